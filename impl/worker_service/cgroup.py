@@ -1,0 +1,402 @@
+"""Cgroup v2 directories: create with limits, observe, kill, remove, reclaim. Knows no jobs.
+
+The one door to cgroupfs. No pid is ever written to `cgroup.procs`: processes are born inside, see
+`spawn`. Source: Linux Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import select
+import stat
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker_service.errors import (
+    ConfigurationError,
+    HostExhaustedError,
+    InvalidRequestError,
+    LimitsUnavailableError,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MOUNT: Final = Path("/sys/fs/cgroup")
+CONTROLLERS: Final = ("cpu", "memory", "io", "pids")
+
+CPU_PERIOD_US: Final = 100_000
+CPU_MIN_MILLICORES: Final = 10  # the kernel's least quota, 1000 us a period
+CPU_MAX_MILLICORES: Final = 1_000_000
+MEMORY_MIN_BYTES: Final = 1024 * 1024  # below it not even the loader of a program fits
+MEMORY_MAX_BYTES: Final = 2**53
+IO_WEIGHT_MAX: Final = 10_000
+PIDS_MAX: Final = 4_194_304  # the kernel's highest pid
+
+
+@dataclass(frozen=True, slots=True)
+class IoMax:
+    """Ceilings for one block device; None means no ceiling."""
+
+    device: str
+    read_bytes_per_second: int | None = None
+    write_bytes_per_second: int | None = None
+    read_operations_per_second: int | None = None
+    write_operations_per_second: int | None = None
+
+    def kernel_line(self) -> str:
+        """Return the line for `io.max`.
+
+        Raises:
+            InvalidRequestError: the device is none, or no ceiling or a ceiling of 0 is asked.
+        """
+        ceilings = {
+            "rbps": self.read_bytes_per_second,
+            "wbps": self.write_bytes_per_second,
+            "riops": self.read_operations_per_second,
+            "wiops": self.write_operations_per_second,
+        }
+        asked = {key: value for key, value in ceilings.items() if value is not None}
+        if not asked or not all(0 < value < 2**63 for value in asked.values()):
+            raise InvalidRequestError(
+                f"io_max for {self.device!r} is {asked or 'empty'}; give at least one ceiling, "
+                "each from 1"
+            )
+        words = [f"{key}={value}" for key, value in asked.items()]
+        return " ".join([_device_number(self.device), *words])
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one cgroup; None means the kernel's default, which is none."""
+
+    cpu_millicores: int | None = None
+    memory_max_bytes: int | None = None
+    io_weight: int | None = None
+    io_max: tuple[IoMax, ...] = ()
+    pids_max: int | None = None
+
+    def validate(self) -> None:
+        """Refuse limits that no kernel takes.
+
+        Raises:
+            InvalidRequestError: names the limit, what was received and what is allowed.
+        """
+        bounds = (
+            ("cpu_millicores", self.cpu_millicores, CPU_MIN_MILLICORES, CPU_MAX_MILLICORES),
+            ("memory_max_bytes", self.memory_max_bytes, MEMORY_MIN_BYTES, MEMORY_MAX_BYTES),
+            ("io_weight", self.io_weight, 1, IO_WEIGHT_MAX),
+            ("pids_max", self.pids_max, 1, PIDS_MAX),
+        )
+        for name, value, lowest, highest in bounds:
+            if value is not None and not lowest <= value <= highest:
+                raise InvalidRequestError(
+                    f"{name} is {value}; it must be from {lowest} to {highest}"
+                )
+        for ceiling in self.io_max:
+            ceiling.kernel_line()
+
+    def kernel_files(self) -> list[tuple[str, str]]:
+        """Return what to write where, in order."""
+        files: list[tuple[str, str]] = []
+        if self.cpu_millicores is not None:
+            quota_us = self.cpu_millicores * CPU_PERIOD_US // 1000
+            files.append(("cpu.max", f"{quota_us} {CPU_PERIOD_US}"))
+        if self.memory_max_bytes is not None:
+            files.append(("memory.max", str(self.memory_max_bytes)))
+            # The OOM killer takes the whole job: half a job is no job.
+            files.append(("memory.oom.group", "1"))
+        if self.io_weight is not None:
+            files.append(("io.weight", f"default {self.io_weight}"))
+        files += [("io.max", ceiling.kernel_line()) for ceiling in self.io_max]
+        if self.pids_max is not None:
+            files.append(("pids.max", str(self.pids_max)))
+        return files
+
+
+# R-CGROUP-2: half a core, 100 MB (the kernel's "100M"), weight 500.
+DEFAULT_LIMITS: Final = Limits(
+    cpu_millicores=500, memory_max_bytes=100 * 1024 * 1024, io_weight=500
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a cgroup has counted; a counter that the kernel lacks is 0."""
+
+    cpu_usage_us: int = 0
+    cpu_throttled_periods: int = 0
+    cpu_throttled_us: int = 0
+    memory_current_bytes: int = 0
+    memory_peak_bytes: int = 0
+    oom_kills: int = 0
+    io_read_bytes: int = 0
+    io_write_bytes: int = 0
+    pids_current: int = 0
+
+
+class Cgroup:
+    """One job's cgroup."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Tell whether the directory is there."""
+        return self.path.is_dir()
+
+    def open_directory(self) -> int:
+        """Return a descriptor of the directory, for the spawn; the caller closes it.
+
+        Raises:
+            HostExhaustedError: it cannot be opened.
+        """
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostExhaustedError(f"cgroup {self.path}: {error.strerror}") from error
+
+    def open_events(self) -> int:
+        """Return a descriptor of `cgroup.events`, on which a change raises POLLPRI."""
+        return os.open(self.path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+
+    def kill(self) -> None:
+        """Kill every process in it and below it, whatever they do; a removed one is no error."""
+        try:
+            (self.path / "cgroup.kill").write_text("1", encoding="ascii")
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENODEV}:
+                raise
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until no process is left in it or below it; tell whether that came true."""
+        events_fd = self.open_events()
+        try:
+            poller = select.poll()
+            poller.register(events_fd, select.POLLPRI)
+            deadline_s = time.monotonic() + timeout_s
+            while is_populated(events_fd):
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    return False
+                poller.poll(left_s * 1000)
+            return True
+        finally:
+            os.close(events_fd)
+
+    def usage(self) -> Usage:
+        """Return what the kernel has counted so far."""
+        cpu = _flat_keyed(self.path / "cpu.stat")
+        oom = _flat_keyed(self.path / "memory.events")
+        read_bytes, write_bytes = _io_bytes(self.path / "io.stat")
+        return Usage(
+            cpu_usage_us=cpu.get("usage_usec", 0),
+            cpu_throttled_periods=cpu.get("nr_throttled", 0),
+            cpu_throttled_us=cpu.get("throttled_usec", 0),
+            memory_current_bytes=_number(self.path / "memory.current"),
+            memory_peak_bytes=_number(self.path / "memory.peak"),
+            oom_kills=oom.get("oom_kill", 0),
+            io_read_bytes=read_bytes,
+            io_write_bytes=write_bytes,
+            pids_current=_number(self.path / "pids.current"),
+        )
+
+    def remove(self) -> None:
+        """Remove the directory, and those that the job made inside it; a removed one is no error.
+
+        Raises:
+            OSError: EBUSY while a process is left inside.
+        """
+        for directory, _, _ in os.walk(self.path, topdown=False):
+            try:
+                Path(directory).rmdir()
+            except FileNotFoundError:
+                continue
+
+
+def is_populated(events_fd: int) -> bool:
+    """Read `cgroup.events` and arm the next POLLPRI on it; a removed cgroup is not populated."""
+    try:
+        text = os.pread(events_fd, 4096, 0)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise
+    return b"populated 1" in text
+
+
+class Hierarchy:
+    """A directory of cgroupfs that belongs to this server and holds its jobs' cgroups.
+
+    Only one server at a time can hold one: it is locked as long as this object is open.
+    """
+
+    def __init__(self, root: Path, lock_fd: int) -> None:
+        self.root = root
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def open(cls, root: Path, mount: Path = DEFAULT_MOUNT) -> "Hierarchy":
+        """Prepare the directory: check the host, make it, lock it, switch its controllers on.
+
+        Raises:
+            ConfigurationError: the host has no usable cgroup v2 there; says what to do.
+        """
+        _require_cgroup2(mount)
+        if root == mount or not root.is_relative_to(mount):
+            raise ConfigurationError(f"cgroup root {root} must be a directory below {mount}")
+        lock_fd = -1
+        try:
+            _enable_controllers(mount, root)
+            lock_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (root / "cgroup.subtree_control").write_text(_enable_line(), encoding="ascii")
+        except BlockingIOError as error:
+            os.close(lock_fd)
+            raise ConfigurationError(
+                f"cgroup root {root} is in use by another server; give this one its own with "
+                "--cgroup-root, or stop the other"
+            ) from error
+        except OSError as error:
+            if lock_fd >= 0:
+                os.close(lock_fd)
+            raise ConfigurationError(
+                f"cgroup root {root}: {error.strerror}: {error.filename}; the server needs write "
+                "access there (run it as root, or delegate the directory to it), or start it with "
+                "--no-limits"
+            ) from error
+        return cls(root, lock_fd)
+
+    def close(self) -> None:
+        """Unlock the directory, and remove it when it is empty."""
+        try:
+            self.root.rmdir()
+        except OSError as error:
+            logger.info("cgroup root %s stays: %s", self.root, error.strerror)
+        os.close(self._lock_fd)
+
+    def create(self, name: str, limits: Limits) -> Cgroup:
+        """Make a cgroup with limits; nothing is left behind when that fails.
+
+        Raises:
+            LimitsUnavailableError: the kernel refused a limit.
+            HostExhaustedError: the directory could not be made, or one of that name is there.
+        """
+        path = self.root / name
+        try:
+            path.mkdir(mode=0o755)
+        except OSError as error:
+            raise HostExhaustedError(f"cgroup {path}: {error.strerror}") from error
+        try:
+            self._write_limits(path, limits)
+        except BaseException:
+            path.rmdir()
+            raise
+        return Cgroup(path)
+
+    @staticmethod
+    def _write_limits(path: Path, limits: Limits) -> None:
+        for file, text in limits.kernel_files():
+            try:
+                (path / file).write_text(text, encoding="ascii")
+            except OSError as error:
+                raise LimitsUnavailableError(
+                    f"the kernel refused {text!r} for {file}: {error.strerror} "
+                    f"(errno {error.errno})"
+                ) from error
+        if limits.memory_max_bytes is not None and (path / "memory.swap.max").exists():
+            # Without it memory.max is no ceiling on a host that has swap.
+            (path / "memory.swap.max").write_text("0", encoding="ascii")
+
+    def leftovers(self) -> list[Cgroup]:
+        """Return the cgroups of jobs that an earlier server left here, named by a UUID."""
+        return [Cgroup(path) for path in sorted(self.root.iterdir()) if _is_job_name(path.name)]
+
+
+def _is_job_name(name: str) -> bool:
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _enable_line() -> str:
+    return " ".join(f"+{controller}" for controller in CONTROLLERS)
+
+
+def _enable_controllers(mount: Path, root: Path) -> None:
+    """Switch the controllers on in every directory above the root, and make the root."""
+    directory = mount
+    for part in root.relative_to(mount).parts:
+        control = directory / "cgroup.subtree_control"
+        missing = set(CONTROLLERS) - set(control.read_text(encoding="ascii").split())
+        if missing:
+            line = " ".join(f"+{controller}" for controller in sorted(missing))
+            control.write_text(line, encoding="ascii")
+        directory /= part
+        directory.mkdir(mode=0o755, exist_ok=True)
+
+
+def _require_cgroup2(mount: Path) -> None:
+    """Check that the host's main hierarchy is cgroup v2 with the controllers that limits need."""
+    try:
+        have = set((mount / "cgroup.controllers").read_text(encoding="ascii").split())
+    except OSError as error:
+        raise ConfigurationError(
+            f"{mount} is no cgroup v2 hierarchy (a cgroup v1 or hybrid host, or none is mounted): "
+            "limits need cgroup v2. Boot with systemd.unified_cgroup_hierarchy=1, or start the "
+            "server with --no-limits: it then refuses jobs that ask for limits"
+        ) from error
+    missing = [controller for controller in CONTROLLERS if controller not in have]
+    if missing:
+        raise ConfigurationError(
+            f"{mount} has the controllers {' '.join(sorted(have)) or 'none'} and lacks "
+            f"{' '.join(missing)}; enable them in the kernel or above this cgroup, or start the "
+            "server with --no-limits"
+        )
+
+
+def _device_number(device: str) -> str:
+    """Return MAJOR:MINOR of a block device given as that or as a path."""
+    if re.fullmatch(r"\d{1,4}:\d{1,7}", device):
+        return device
+    try:
+        status = Path(device).stat() if device.startswith("/") else None
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"io_max device {device!r}: {error}") from error
+    if status is None or not stat.S_ISBLK(status.st_mode):
+        raise InvalidRequestError(
+            f"io_max device is {device!r}; it must be a block device: MAJOR:MINOR or a path such "
+            "as /dev/vda"
+        )
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def _flat_keyed(path: Path) -> dict[str, int]:
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}  # the controller is off: documented as 0
+    pairs = (line.split() for line in lines)
+    return {key: int(value) for key, value in pairs}
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0  # the controller is off, or the counter is newer than the kernel: documented as 0
+
+
+def _io_bytes(path: Path) -> tuple[int, int]:
+    try:
+        words = path.read_text(encoding="ascii").split()
+    except OSError:
+        return 0, 0  # as above
+    read = sum(int(word[7:]) for word in words if word.startswith("rbytes="))
+    written = sum(int(word[7:]) for word in words if word.startswith("wbytes="))
+    return read, written

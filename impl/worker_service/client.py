@@ -1,0 +1,336 @@
+"""The client library: typed calls with deadlines, streams that can be resumed by offset.
+
+Works against the original's servers too: what they lack is found out by asking (an absent field in
+an answer), not by a version, and made up for here where that is possible.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+import grpc
+
+from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
+from worker_service.cgroup import Limits, Usage
+from worker_service.errors import JobWorkerError
+from worker_service.tls import CertificateFiles, channel_credentials
+from worker_service.wire import (
+    limits_from_message,
+    limits_to_message,
+    moment,
+    usage_from_message,
+)
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+# Beyond the grace period of a stop: the kill, the drain, and the way back.
+_STOP_MARGIN_S: Final = 30.0
+_DEFAULT_GRACE_S: Final = 10.0
+_MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
+
+
+class CallError(JobWorkerError):
+    """The server refused a call or could not be reached; `code` is the gRPC status."""
+
+    def __init__(self, code: grpc.StatusCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class StreamUnsupportedError(JobWorkerError):
+    """The server ignored where a stream should start, and it cannot be made up for here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the server tells it; None is what the server did not tell. Times are UTC."""
+
+    job_id: str
+    status: str
+    pid: int
+    exit_code: int
+    signal: int
+    message: str = ""
+    oom_killed: bool = False
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    limits: Limits | None = None
+    usage: Usage | None = None
+    log_size_bytes: int | None = None
+    log_first_offset: int | None = None
+    command: tuple[str, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.status == "running"
+
+    @property
+    def shell_exit_code(self) -> int:
+        """Its exit code as a shell would tell it: 128 and the signal's number for a signal."""
+        return 128 + self.signal if self.signal else self.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A piece of a job's output; `missed_bytes` before it were dropped by retention."""
+
+    offset: int
+    data: bytes
+    missed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a stream starts; at most one is set, none means at the first byte."""
+
+    from_offset: int | None = None
+    tail_bytes: int | None = None
+    tail_lines: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How a client talks to a server.
+
+    Attributes:
+        server: HOST:PORT.
+        files: the client's certificates.
+        timeout_s: the deadline of each call but a stream; a stop gets its grace period on top.
+        server_name: the name to expect in the server's certificate, if not the host.
+        keepalive_time_s: idle time after which a stream's connection is probed. Servers refuse
+            clients that ping more often than they allow, every 5 minutes by default.
+        keepalive_timeout_s: time to answer before the connection counts as dead.
+        stream_window_bytes: HTTP/2 window for received output; 0 leaves it to gRPC.
+    """
+
+    server: str
+    files: CertificateFiles
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    server_name: str | None = None
+    keepalive_time_s: float = 600.0
+    keepalive_timeout_s: float = 20.0
+    stream_window_bytes: int = 0
+
+
+class _StreamCall(Protocol):
+    def __iter__(self) -> Iterator[pb.StreamLogsResponse]: ...
+    def cancel(self) -> bool: ...
+
+
+class Client:
+    """A connection to one server; a context manager. Threads may share it.
+
+    Every method raises `CallError` for what the server refuses, and when it cannot be reached.
+
+    Raises:
+        ConfigurationError: the certificate files are not usable.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._channel = grpc.secure_channel(
+            options.server, channel_credentials(options.files), options=_channel_options(options)
+        )
+        self._stub = jobworker_pb2_grpc.JobWorkerStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; streams that are open end."""
+        self._channel.close()
+
+    def start(
+        self,
+        command: str,
+        arguments: Sequence[str] = (),
+        *,
+        limits: Limits | None = None,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+    ) -> str:
+        """Start a job and return its id."""
+        request = pb.StartJobRequest(
+            command_name=command,
+            command_args=arguments,
+            limits=limits_to_message(limits),
+            environment=environment,
+            working_directory=working_directory or "",
+        )
+        response: pb.StartJobResponse = self._call(self._stub.StartJob, request)
+        return response.job_id
+
+    def stop(self, job_id: str, grace_s: float | None = None) -> str:
+        """End a job and return what the server says of its end."""
+        request = pb.StopJobRequest(
+            job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
+        )
+        timeout_s = (_DEFAULT_GRACE_S if grace_s is None else grace_s) + _STOP_MARGIN_S
+        response: pb.StopJobResponse = self._call(self._stub.StopJob, request, timeout_s)
+        if not response.success:
+            raise CallError(
+                grpc.StatusCode.UNKNOWN, response.message or "the server did not stop it"
+            )
+        return response.message
+
+    def query(self, job_id: str) -> Job:
+        """Return what the server knows of a job."""
+        response: pb.QueryJobResponse = self._call(
+            self._stub.QueryJob, pb.QueryJobRequest(job_id=job_id)
+        )
+        return _job_from(job_id, response)
+
+    def list_jobs(self) -> list[Job]:
+        """Return all jobs since the server's start."""
+        response: pb.ListJobsResponse = self._call(self._stub.ListJobs, pb.ListJobsRequest())
+        return [
+            Job(
+                job_id=job.job_id,
+                status=job.status,
+                pid=job.pid,
+                exit_code=job.exit_code,
+                signal=job.signal,
+                started_at=moment(job, "started_at"),
+                ended_at=moment(job, "ended_at"),
+                log_size_bytes=job.log_size_bytes,
+                command=(job.command_name, *job.command_args),
+            )
+            for job in response.jobs
+        ]
+
+    def stream(
+        self,
+        job_id: str,
+        start: Start | None = None,
+        *,
+        follow: bool = True,
+        timeout_s: float | None = None,
+        on_call: Callable[[_StreamCall], None] | None = None,
+    ) -> Iterator[Output]:
+        """Yield a job's output until the job has ended (or until what is there, without follow).
+
+        Closing the iterator ends the call. To resume after a `CallError`, start at the offset
+        behind the last output that was received.
+
+        Args:
+            job_id: the job.
+            start: where to start.
+            follow: whether to wait for more.
+            timeout_s: a deadline for the whole stream; None for none (keepalive finds a dead
+                server).
+            on_call: given the call, on which any thread may `cancel`.
+
+        Raises:
+            StreamUnsupportedError: the server knows no tail, or no end without follow.
+        """
+        start = start or Start()
+        request = pb.StreamLogsRequest(
+            job_id=job_id,
+            from_offset=start.from_offset,
+            tail_bytes=start.tail_bytes,
+            tail_lines=start.tail_lines,
+            no_follow=not follow,
+        )
+        call: _StreamCall = self._stub.StreamLogs(request, timeout=timeout_s)
+        if on_call is not None:
+            on_call(call)
+        try:
+            yield from _outputs(call, start, follow=follow)
+        except grpc.RpcError as error:
+            raise _call_error(error) from None
+        finally:
+            call.cancel()
+
+    def _call[Request, Response](
+        self,
+        method: Callable[..., Response],
+        request: Request,
+        timeout_s: float | None = None,
+    ) -> Response:
+        try:
+            return method(request, timeout=timeout_s or self._options.timeout_s)
+        except grpc.RpcError as error:
+            raise _call_error(error) from None
+
+
+def _outputs(call: _StreamCall, start: Start, *, follow: bool) -> Iterator[Output]:
+    """Turn messages into outputs, counting offsets where the server does not tell them."""
+    next_offset = 0
+    skip_bytes = 0
+    first = True
+    for message in call:
+        told = message.HasField("offset")
+        if first and not told:
+            skip_bytes = _make_up_for(start, follow=follow)
+        first = False
+        offset = message.offset if told else next_offset
+        data = message.message
+        next_offset = offset + len(data)
+        if skip_bytes:
+            dropped = min(skip_bytes, len(data))
+            skip_bytes -= dropped
+            data = data[dropped:]
+            offset += dropped
+        if data or message.missed_bytes:
+            yield Output(offset, data, message.missed_bytes)
+
+
+def _make_up_for(start: Start, *, follow: bool) -> int:
+    """Return how many bytes to skip of a stream that the server began at its first byte."""
+    if start.tail_bytes is not None or start.tail_lines is not None or not follow:
+        raise StreamUnsupportedError(
+            "the server speaks the original's API, which knows neither --tail nor --no-follow; "
+            "stream without them"
+        )
+    return start.from_offset or 0
+
+
+def _channel_options(options: ClientOptions) -> list[tuple[str, int | str]]:
+    settings: list[tuple[str, int | str]] = [
+        ("grpc.keepalive_time_ms", int(options.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.max_receive_message_length", _MESSAGE_MAX_BYTES),
+        # Each client has its own connection: shared ones would share the flow-control window too.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if options.server_name is not None:
+        settings.append(("grpc.ssl_target_name_override", options.server_name))
+    if options.stream_window_bytes:
+        settings.append(("grpc.http2.lookahead_bytes", options.stream_window_bytes))
+    return settings
+
+
+def _call_error(error: grpc.RpcError) -> CallError:
+    # Every RpcError that a call raises is that call itself, which the types do not say.
+    code: grpc.StatusCode = error.code()
+    detail: str = error.details() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE and "shutting down" not in detail:
+        detail = (
+            f"the server cannot be reached, or refused the TLS connection ({detail}); check the "
+            "address, and that both certificates are valid and of the same CA"
+        )
+    return CallError(code, detail)
+
+
+def _job_from(job_id: str, response: pb.QueryJobResponse) -> Job:
+    has = response.HasField
+    return Job(
+        job_id=job_id,
+        status=response.status,
+        pid=response.pid,
+        exit_code=response.exit_code,
+        signal=response.signal,
+        message=response.message,
+        oom_killed=response.oom_killed,
+        started_at=moment(response, "started_at"),
+        ended_at=moment(response, "ended_at"),
+        limits=limits_from_message(response.limits) if has("limits") else None,
+        usage=usage_from_message(response.usage) if has("usage") else None,
+        log_size_bytes=response.log_size_bytes if has("log_size_bytes") else None,
+        log_first_offset=response.log_first_offset if has("log_first_offset") else None,
+    )

@@ -1,0 +1,176 @@
+"""Sends one reader's bytes on, batched for its client, within a budget shared by all streams.
+
+Batching adapts to the client: after a silence output goes out at once; under a steady flow a
+message leaves when `flush_bytes` have gathered or `flush_interval_s` has passed since the last one;
+a client with a backlog gets the largest messages that the budget allows.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from worker_service.errors import CapacityReachedError
+from worker_service.log import Chunk, LogReader
+
+# What a stream gets in any case, so that stalled ones that hold the budget cannot starve it.
+MESSAGE_MIN_BYTES: Final = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """When pending output becomes a message.
+
+    Attributes:
+        flush_interval_s: the least time between two messages that are smaller than `flush_bytes`.
+        flush_bytes: so many pending bytes do not wait.
+        message_max_bytes: the largest message.
+    """
+
+    flush_interval_s: float = 0.005
+    flush_bytes: int = 256 * 1024
+    message_max_bytes: int = 1024 * 1024
+
+
+class ByteBudget:
+    """Bounds the message bytes that all streams together hold at a time.
+
+    A stream may hold its fair share of the limit, of what is left of it, and `MESSAGE_MIN_BYTES`
+    whatever the others hold. So together they hold at most the limit plus `MESSAGE_MIN_BYTES` for
+    each stream. Shared state and its guard: both counters under `_lock`.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._streams = 0
+        self._held_bytes = 0
+
+    def join(self) -> None:
+        """Count one more stream."""
+        with self._lock:
+            self._streams += 1
+
+    def leave(self) -> None:
+        """Count one stream less."""
+        with self._lock:
+            self._streams -= 1
+
+    def reserve(self, wanted_bytes: int) -> int:
+        """Take up to `wanted_bytes`, at least 1; to be released when they are sent."""
+        with self._lock:
+            share = self._limit_bytes // max(1, self._streams)
+            left = self._limit_bytes - self._held_bytes
+            granted = min(wanted_bytes, max(MESSAGE_MIN_BYTES, min(share, left)))
+            self._held_bytes += granted
+            return granted
+
+    def release(self, granted_bytes: int) -> None:
+        """Give back what `reserve` granted."""
+        with self._lock:
+            self._held_bytes -= granted_bytes
+
+    def held_bytes(self) -> int:
+        """Return what is taken now."""
+        with self._lock:
+            return self._held_bytes
+
+
+class Admission:
+    """A maximum of concurrent streams; the next one is refused at once, never queued."""
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def admit(self) -> "Slot":
+        """Take a slot.
+
+        Raises:
+            CapacityReachedError: none is free.
+        """
+        with self._lock:
+            if self._taken >= self._maximum:
+                raise CapacityReachedError(
+                    f"max capacity reached: {self._maximum} streams are open, as many as this "
+                    "server allows (--max-streams); try again later"
+                )
+            self._taken += 1
+        return Slot(self)
+
+    def taken(self) -> int:
+        """Return how many slots are in use."""
+        with self._lock:
+            return self._taken
+
+    def give_back(self, slot: "Slot") -> None:
+        """Free a slot once, however often it is released. Called by `Slot.release`."""
+        with self._lock:
+            if not slot.released:
+                slot.released = True
+                self._taken -= 1
+
+
+class Slot:
+    """The right to one stream, until it is released."""
+
+    __slots__ = ("_admission", "released")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.released = False
+
+    def release(self) -> None:
+        """Free the slot; any thread, any number of times."""
+        self._admission.give_back(self)
+
+
+def follow(
+    reader: LogReader,
+    batching: Batching,
+    budget: ByteBudget,
+    *,
+    until_offset: int | None = None,
+    lease: Callable[[], float],
+) -> Iterator[Chunk]:
+    """Yield a reader's chunks until its log is closed and read, or the reader is cancelled.
+
+    Args:
+        reader: where to begin; nobody else reads with it.
+        batching: see `Batching`.
+        budget: see `ByteBudget`; a chunk's bytes are released when the next chunk is asked for.
+        until_offset: end there instead of following; output beyond it may be included.
+        lease: raises when the client may not go on; returns the seconds after which to ask again.
+
+    Raises:
+        OutputLostError: the log ended before it held everything.
+    """
+    sent_at_s = float("-inf")
+    budget.join()
+    try:
+        while not reader.cancelled:
+            lease_s = lease()
+            if until_offset is not None and reader.offset >= until_offset:
+                return
+            pending_bytes, closed = reader.pending_bytes()
+            if pending_bytes == 0:
+                if closed:
+                    reader.raise_if_output_lost()
+                    return
+                reader.wait(1, lease_s)
+                continue
+            hold_s = sent_at_s + batching.flush_interval_s - time.monotonic()
+            live = not closed and until_offset is None
+            if live and hold_s > 0 and pending_bytes < batching.flush_bytes:
+                reader.wait(batching.flush_bytes, min(hold_s, lease_s))
+                continue
+            granted_bytes = budget.reserve(min(pending_bytes, batching.message_max_bytes))
+            try:
+                yield reader.read(granted_bytes)
+            finally:
+                budget.release(granted_bytes)
+            sent_at_s = time.monotonic()
+    finally:
+        budget.leave()

@@ -1,0 +1,197 @@
+"""Who is calling, and what they may call: certificate -> role -> rpcs; deny by default.
+
+The role is an extension of the client's certificate, known by its object identifier; the text in it
+is informative, and no name in the certificate ever counts. Everything is checked on every call and
+again inside long streams, because a resumed TLS session outlives its certificate.
+"""
+
+import datetime as dt
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from worker_service.errors import NotAuthenticatedError, NotPermittedError
+
+AuthContext = Mapping[str, Sequence[bytes]]  # as `ServicerContext.auth_context` returns it
+
+RSA_MIN_BITS: Final = 2048
+EC_MIN_BITS: Final = 256
+_CACHED_CERTIFICATES: Final = 4096
+
+# DER tags of the string types that a role's text may have: UTF8String, PrintableString, IA5String.
+_STRING_TAGS: Final = frozenset({0x0C, 0x13, 0x16})
+_SHORT_FORM_MAX: Final = 127
+
+
+class Role(StrEnum):
+    """What a certificate makes its holder."""
+
+    ADMIN = "admin"
+    USER = "user"
+
+
+ROLE_OIDS: Final = {
+    x509.ObjectIdentifier("1.3.6.1.4.1.12345.1.1"): Role.ADMIN,
+    x509.ObjectIdentifier("1.3.6.1.4.1.12345.1.2"): Role.USER,
+}
+
+_ADMINS: Final = frozenset({Role.ADMIN})
+_EVERYBODY: Final = frozenset({Role.ADMIN, Role.USER})
+
+# The one table of permissions. A method that is not in it is refused to everybody.
+PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
+    "/jobworker.v1.JobWorker/StartJob": _ADMINS,
+    "/jobworker.v1.JobWorker/StopJob": _ADMINS,
+    "/jobworker.v1.JobWorker/QueryJob": _EVERYBODY,
+    "/jobworker.v1.JobWorker/StreamLogs": _EVERYBODY,
+    "/jobworker.v1.JobWorker/ListJobs": _ADMINS,
+    "/grpc.health.v1.Health/Check": _EVERYBODY,
+    "/grpc.health.v1.Health/Watch": _EVERYBODY,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ADMINS,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ADMINS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A client certificate that was accepted as proof of who is calling.
+
+    `role` is None when the certificate gives none, and `role_problem` says why.
+    """
+
+    serial_number: int
+    not_before: dt.datetime
+    not_after: dt.datetime
+    role: Role | None
+    role_problem: str = ""
+
+    def valid_for_s(self) -> float:
+        """Return the seconds left until the certificate expires.
+
+        Raises:
+            NotAuthenticatedError: it has expired, or is not valid yet.
+        """
+        now = dt.datetime.now(dt.UTC)
+        if now < self.not_before:
+            raise NotAuthenticatedError(
+                f"the client certificate is not valid before {self.not_before:%Y-%m-%d %H:%M:%SZ}"
+            )
+        if now > self.not_after:
+            raise NotAuthenticatedError(
+                f"the client certificate expired at {self.not_after:%Y-%m-%d %H:%M:%SZ}; renew it"
+            )
+        return (self.not_after - now).total_seconds()
+
+
+def identify(auth_context: AuthContext) -> Identity:
+    """Return who is calling.
+
+    Raises:
+        NotAuthenticatedError: the connection is no mutual TLS 1.3, or the certificate is expired,
+            weak, or not one for clients.
+    """
+    version = b"".join(auth_context.get("ssl_tls_version", ()))
+    if version != b"TLSv1.3":
+        raise NotAuthenticatedError(
+            f"the connection uses {version.decode('ascii', 'replace') or 'no TLS'}; "
+            "TLS 1.3 is required"
+        )
+    certificates = auth_context.get("x509_pem_cert", ())
+    if len(certificates) != 1:
+        raise NotAuthenticatedError("no client certificate was presented; one is required")
+    identity = _parse(certificates[0])
+    identity.valid_for_s()
+    return identity
+
+
+def authorize(identity: Identity, method: str) -> Role:
+    """Return the caller's role if it may call a method.
+
+    Raises:
+        NotPermittedError: it may not; what is not listed in `PERMISSIONS` nobody may.
+    """
+    if identity.role is None:
+        raise NotPermittedError(
+            f"{identity.role_problem}; a client certificate needs exactly one role, admin or user"
+        )
+    if identity.role not in PERMISSIONS.get(method, frozenset()):
+        raise NotPermittedError(
+            f"role {identity.role} may not call {method.rpartition('/')[2]}; "
+            "use a certificate whose role may"
+        )
+    return identity.role
+
+
+@functools.lru_cache(maxsize=_CACHED_CERTIFICATES)
+def _parse(pem: bytes) -> Identity:
+    """Read what never changes in a certificate; its validity is looked at on every call."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        extensions = certificate.extensions
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise NotAuthenticatedError(f"the client certificate cannot be read: {error}") from error
+    _check_key(certificate)
+    _check_purpose(extensions)
+    role, problem = _role(extensions)
+    return Identity(
+        serial_number=certificate.serial_number,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        role=role,
+        role_problem=problem,
+    )
+
+
+def _check_key(certificate: x509.Certificate) -> None:
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_MIN_BITS:
+        return
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= EC_MIN_BITS:
+        return
+    size = getattr(key, "key_size", "unknown")
+    raise NotAuthenticatedError(
+        f"the client certificate's key is {type(key).__name__} of {size} bits; required are RSA of "
+        f"{RSA_MIN_BITS} bits or more, or an elliptic curve of {EC_MIN_BITS} or more"
+    )
+
+
+def _check_purpose(extensions: x509.Extensions) -> None:
+    try:
+        usages = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usages:
+        raise NotAuthenticatedError(
+            "the certificate is not one for clients; its extended key usage must have clientAuth"
+        )
+
+
+def _role(extensions: x509.Extensions) -> tuple[Role | None, str]:
+    found = [extension for extension in extensions if extension.oid in ROLE_OIDS]
+    if not found:
+        return None, "the client certificate has no role"
+    if len(found) > 1:
+        return None, "the client certificate has more than one role"
+    value = found[0].value
+    if not isinstance(value, x509.UnrecognizedExtension) or not _is_text(value.value):
+        return None, "the role in the client certificate is empty or malformed"
+    return ROLE_OIDS[found[0].oid], ""
+
+
+def _is_text(der: bytes) -> bool:
+    """Tell whether this is one DER string with something in it."""
+    header_bytes = 2
+    if len(der) <= header_bytes or der[0] not in _STRING_TAGS:
+        return False
+    if der[1] > _SHORT_FORM_MAX or der[1] != len(der) - header_bytes:
+        return False
+    try:
+        return bool(der[header_bytes:].decode("utf-8").strip())
+    except UnicodeDecodeError:
+        return False

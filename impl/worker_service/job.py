@@ -1,0 +1,302 @@
+"""One job: a process tree, its output, and one state machine that ends in one final status.
+
+The rule: a job ends with its main process. What is left of its tree then is killed, what the tree
+had written by then is kept, and only when all of it is in the log does the status become final; the
+log is closed after that, so whoever sees the end of a stream finds the final status.
+
+    running --exit of the main process--> draining --end of output, tree gone--> ended
+
+Shared state and its guard: `_status` is written by the reactor's thread only, as one reference to a
+frozen object; any thread reads it. `ended` is an Event. All else belongs to the reactor's thread.
+"""
+
+import errno
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final, Protocol
+
+from worker_service.cgroup import Cgroup, Limits, Usage, is_populated
+from worker_service.log import OutputLog
+from worker_service.reactor import PRIORITY, READABLE, Callback, Scheduler, Timer
+from worker_service.spawn import Command, ExitStatus
+
+logger = logging.getLogger(__name__)
+
+# What one event moves from a job's pipe to its log, the whole pipe: others get their turn after it.
+SPLICE_MAX_BYTES: Final = 1024 * 1024
+# How long the output may stay open after the main process has ended and its tree was killed. Only a
+# process that left the tree (possible without a cgroup) or one stuck in the kernel takes this long.
+DRAIN_MAX_S: Final = 2.0
+
+
+class State(StrEnum):
+    """A job's status; the texts are the original's."""
+
+    RUNNING = "running"
+    EXITED = "exited"
+    SIGNALED = "signaled"
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """All that is known of a job at one moment. Times are seconds since the epoch."""
+
+    job_id: str
+    command: Command
+    state: State
+    pid: int
+    started_at_s: float
+    ended_at_s: float | None = None
+    exit_code: int = 0
+    signal: int = 0
+    oom_killed: bool = False
+    limits: Limits | None = None
+    usage: Usage | None = None
+
+
+class Process(Protocol):
+    """The main process, as `spawn.Child` is one."""
+
+    pid: int
+    pidfd: int
+
+    def signal_group(self, signal_number: signal.Signals) -> None:
+        """Signal the process group that it leads."""
+
+    def peek_exit(self) -> ExitStatus | None:
+        """Return how it ended, or None; it stays unreaped."""
+
+    def reap(self) -> None:
+        """Give its pid back."""
+
+
+class ProcessTree(Protocol):
+    """All processes of a job."""
+
+    def kill(self) -> None:
+        """Kill them all."""
+
+    def is_gone(self) -> bool:
+        """Tell whether none is left, as far as this kind of tree can know."""
+
+    def watch(self, scheduler: Scheduler, callback: Callback) -> None:
+        """Call back when `is_gone` may have changed."""
+
+    def unwatch(self, scheduler: Scheduler) -> None:
+        """End `watch`."""
+
+    def usage(self) -> Usage | None:
+        """Return what they have used, if that is counted."""
+
+    def discard(self) -> None:
+        """Give back what the tree holds, after its last process."""
+
+
+class GroupTree:
+    """A tree without a cgroup: the main process's process group. Who leaves it is not followed."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def kill(self) -> None:
+        """See `ProcessTree`."""
+        self._process.signal_group(signal.SIGKILL)
+
+    def is_gone(self) -> bool:
+        """See `ProcessTree`. A group tells nobody when it is empty: the end of output decides."""
+        return True
+
+    def watch(self, scheduler: Scheduler, callback: Callback) -> None:
+        """See `ProcessTree`; there is nothing to watch."""
+
+    def unwatch(self, scheduler: Scheduler) -> None:
+        """See `ProcessTree`."""
+
+    def usage(self) -> Usage | None:
+        """See `ProcessTree`; nothing counts it."""
+        return None
+
+    def discard(self) -> None:
+        """See `ProcessTree`; it holds nothing."""
+
+
+class CgroupTree:
+    """All processes in a cgroup and below it; nobody can leave it by forking or by setsid."""
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self._cgroup = cgroup
+        self._events_fd = cgroup.open_events()
+
+    def kill(self) -> None:
+        """See `ProcessTree`."""
+        self._cgroup.kill()
+
+    def is_gone(self) -> bool:
+        """See `ProcessTree`."""
+        return not is_populated(self._events_fd)
+
+    def watch(self, scheduler: Scheduler, callback: Callback) -> None:
+        """See `ProcessTree`."""
+        scheduler.watch(self._events_fd, PRIORITY, callback)
+
+    def unwatch(self, scheduler: Scheduler) -> None:
+        """See `ProcessTree`."""
+        scheduler.unwatch(self._events_fd)
+
+    def usage(self) -> Usage | None:
+        """See `ProcessTree`."""
+        return self._cgroup.usage()
+
+    def discard(self) -> None:
+        """See `ProcessTree`: the directory is removed, or logged as left for the next start."""
+        os.close(self._events_fd)
+        try:
+            self._cgroup.remove()
+        except OSError as error:
+            logger.error("cgroup %s stays until the next start: %s", self._cgroup.path, error)  # noqa: TRY400 - the cause is one line, a trace adds nothing
+
+
+class Job:
+    """One process tree. `status` and `wait_ended`: any thread; the rest: the scheduler's thread."""
+
+    def __init__(
+        self,
+        status: JobStatus,
+        *,
+        process: Process,
+        tree: ProcessTree,
+        output_fd: int,
+        log: OutputLog,
+        scheduler: Scheduler,
+    ) -> None:
+        self.log = log
+        self._status = status
+        self._ended = threading.Event()
+        self._process = process
+        self._tree = tree
+        self._output_fd = output_fd
+        self._output_open = True
+        self._output_failure: str | None = None
+        self._scheduler = scheduler
+        self._exit: ExitStatus | None = None
+        self._exited_at_s = 0.0
+        self._kill_timer: Timer | None = None
+        self._drain_timer: Timer | None = None
+
+    def status(self) -> JobStatus:
+        """Return what is known now; of a running job with its usage up to now."""
+        status = self._status
+        if status.ended_at_s is not None:
+            return status
+        usage = self._tree.usage()
+        # The job may have ended meanwhile and taken its cgroup along: then its final status counts.
+        latest = self._status
+        return latest if latest.ended_at_s is not None else replace(latest, usage=usage)
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Wait for the final status; tell whether it is there."""
+        return self._ended.wait(timeout_s)
+
+    def begin(self) -> None:
+        """Start to follow the process and its output."""
+        self._scheduler.watch(self._output_fd, READABLE, self._on_output)
+        self._scheduler.watch(self._process.pidfd, READABLE, self._on_exit)
+
+    def request_stop(self, grace_s: float) -> None:
+        """SIGTERM now (and SIGCONT, so that a stopped process can act), SIGKILL after a grace.
+
+        A further request can only shorten the grace. An ended job stays as it is.
+        """
+        if self._exit is not None:
+            return
+        if grace_s <= 0:
+            self._cancel(self._kill_timer)
+            self._tree.kill()
+            return
+        if self._kill_timer is None:
+            self._process.signal_group(signal.SIGTERM)
+            self._process.signal_group(signal.SIGCONT)
+        elif self._kill_timer.due_s <= time.monotonic() + grace_s:
+            return
+        self._cancel(self._kill_timer)
+        self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)
+
+    def _on_output(self) -> None:
+        try:
+            moved = self.log.splice_from(self._output_fd, SPLICE_MAX_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # The memory for the output cannot be had. A job whose output is lost unseen is worse
+            # than one that is ended and says so.
+            self._output_failure = f"{os.strerror(error.errno or errno.EIO)}; the job was killed"
+            logger.exception("output of job %s", self._status.job_id)
+            self._close_output()
+            self._tree.kill()
+            return
+        if moved == 0:
+            self._close_output()
+            self._finish_if_complete()
+
+    def _on_exit(self) -> None:
+        self._exit = self._process.peek_exit()
+        if self._exit is None:
+            return
+        self._exited_at_s = time.time()
+        self._scheduler.unwatch(self._process.pidfd)
+        self._cancel(self._kill_timer)
+        self._tree.kill()
+        self._drain_timer = self._scheduler.call_later(DRAIN_MAX_S, self._on_drain_timeout)
+        self._tree.watch(self._scheduler, self._finish_if_complete)
+        self._finish_if_complete()
+
+    def _on_drain_timeout(self) -> None:
+        """Give up on processes that outlive the tree; take what is in the pipe at this moment."""
+        logger.warning(
+            "job %s: a process outlived its tree (pid %d) by %s s; its output is cut off",
+            self._status.job_id, self._status.pid, DRAIN_MAX_S,
+        )  # fmt: skip
+        if self._output_open:
+            self._on_output()
+        if self._output_open:
+            self._close_output()
+        self._finish()
+
+    def _finish_if_complete(self) -> None:
+        if self._exit is not None and not self._output_open and self._tree.is_gone():
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._exit is None or self._status.ended_at_s is not None:
+            return
+        self._cancel(self._drain_timer)
+        self._tree.unwatch(self._scheduler)
+        usage = self._tree.usage()
+        self._process.reap()
+        self._tree.discard()
+        self._status = replace(
+            self._status,
+            state=State.SIGNALED if self._exit.signal else State.EXITED,
+            ended_at_s=self._exited_at_s,
+            exit_code=self._exit.exit_code,
+            signal=self._exit.signal,
+            oom_killed=usage is not None and usage.oom_kills > 0,
+            usage=usage,
+        )
+        self.log.close(self._output_failure)
+        self._ended.set()
+
+    def _close_output(self) -> None:
+        self._output_open = False
+        self._scheduler.unwatch(self._output_fd)
+        os.close(self._output_fd)
+
+    @staticmethod
+    def _cancel(timer: Timer | None) -> None:
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,63 @@
+"""The few Linux calls that Python does not offer, through ctypes; the only door to them.
+
+Sources: posix_spawn(3), glibc 2.39 NEWS (pidfd_spawn, posix_spawnattr_setcgroup_np),
+fallocate(2), pidfd_send_signal(2).
+"""
+
+import ctypes
+import errno
+import os
+import signal
+from typing import Final
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+_FALLOC_FL_KEEP_SIZE: Final = 0x01
+_FALLOC_FL_PUNCH_HOLE: Final = 0x02
+_SYS_PIDFD_SEND_SIGNAL: Final = 424  # the same number on every architecture
+_PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2  # since Linux 6.9
+
+LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+LIBC.syscall.restype = ctypes.c_long
+
+
+def has_function(name: str) -> bool:
+    """Tell whether this C library exports a function."""
+    return hasattr(LIBC, name)
+
+
+def punch_hole(fd: int, offset: int, length_bytes: int) -> None:
+    """Give a range of a file's pages back to the kernel; its size stays, the range reads as zeros.
+
+    Raises:
+        OSError: the file system cannot do it (a memfd can).
+    """
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    if LIBC.fallocate(fd, mode, offset, length_bytes) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def signal_process_group(pidfd: int, leader_pid: int, signal_number: signal.Signals) -> None:
+    """Signal the whole process group led by a child that has not been reaped yet.
+
+    The caller must hold the child unreaped: that keeps its pid, and with it the group's id, from
+    being given to a stranger. That makes the fallback for kernels before 6.9 safe too.
+
+    Raises:
+        ProcessLookupError: nobody is left in the group.
+    """
+    result = LIBC.syscall(
+        ctypes.c_long(_SYS_PIDFD_SEND_SIGNAL),
+        ctypes.c_int(pidfd),
+        ctypes.c_int(signal_number),
+        None,
+        ctypes.c_uint(_PIDFD_SIGNAL_PROCESS_GROUP),
+    )
+    if result == 0:
+        return
+    number = ctypes.get_errno()
+    if number == errno.EINVAL:
+        os.killpg(leader_pid, signal_number)
+        return
+    raise OSError(number, os.strerror(number))

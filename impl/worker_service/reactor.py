@@ -1,0 +1,146 @@
+"""One thread that waits for descriptors and timers, and calls back; nothing in it polls.
+
+Shared state and its guard: other threads hand in work through `call_soon` only, by a thread-safe
+deque and an eventfd. Everything else is touched by the reactor's thread alone.
+"""
+
+import heapq
+import itertools
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[], None]
+
+READABLE: Final = select.EPOLLIN
+PRIORITY: Final = select.EPOLLPRI
+
+# Callbacks handled before the descriptors are asked again: bounds what one burst can hold up.
+_MAX_EVENTS: Final = 64
+
+
+class Timer:
+    """A callback in the future, until it is cancelled."""
+
+    __slots__ = ("callback", "due_s")
+
+    def __init__(self, due_s: float, callback: Callback) -> None:
+        self.due_s = due_s
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Make the timer do nothing. Reactor's thread only."""
+        self.callback = None
+
+
+class Scheduler(Protocol):
+    """What a job needs of a reactor; tests bring their own."""
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        """Call back whenever the descriptor has one of the events (level-triggered)."""
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching; to be called before the descriptor is closed."""
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """Call back once, after a delay."""
+
+
+class Reactor:
+    """An epoll loop on a thread of its own. `watch`, `unwatch`, `call_later`: that thread only."""
+
+    def __init__(self, name: str = "reactor") -> None:
+        self._epoll = select.epoll()
+        self._wakeup_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wakeup_fd, READABLE)
+        self._callbacks: dict[int, Callback] = {}
+        self._soon: deque[Callback] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_order = itertools.count()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call_soon(self, callback: Callback) -> None:
+        """Run a callback on the reactor's thread; callable from any thread."""
+        self._soon.append(callback)
+        os.eventfd_write(self._wakeup_fd, 1)
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        """See `Scheduler.watch`."""
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """See `Scheduler.unwatch`."""
+        self._epoll.unregister(fd)
+        del self._callbacks[fd]
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """See `Scheduler.call_later`."""
+        timer = Timer(time.monotonic() + delay_s, callback)
+        heapq.heappush(self._timers, (timer.due_s, next(self._timer_order), timer))
+        return timer
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread after what was handed in before, and close the descriptors.
+
+        Raises:
+            TimeoutError: a callback did not come back in time; the descriptors stay open.
+        """
+
+        def set_stopping() -> None:
+            self._stopping = True
+
+        self.call_soon(set_stopping)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the reactor did not stop within {timeout_s} s")
+        self._epoll.close()
+        os.close(self._wakeup_fd)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            for fd, _ in self._epoll.poll(self._timeout_s(), _MAX_EVENTS):
+                if fd == self._wakeup_fd:
+                    os.eventfd_read(fd)
+                    continue
+                # Unwatched by an earlier callback of this round: nothing to call. Every callback
+                # takes a call without an event in its stride, so a reused number does no harm.
+                callback = self._callbacks.get(fd)
+                if callback is not None:
+                    self._call(callback)
+            for _ in range(len(self._soon)):
+                self._call(self._soon.popleft())
+            self._run_due_timers()
+
+    def _timeout_s(self) -> float | None:
+        if self._soon:
+            return 0.0
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _run_due_timers(self) -> None:
+        now_s = time.monotonic()
+        while self._timers and self._timers[0][0] <= now_s:
+            _, _, timer = heapq.heappop(self._timers)
+            if timer.callback is not None:
+                self._call(timer.callback)
+
+    @staticmethod
+    def _call(callback: Callback) -> None:
+        try:
+            callback()
+        except Exception:
+            # One job's trouble must not end every other job's output: logged, with its trace.
+            logger.exception("a callback of the reactor failed")

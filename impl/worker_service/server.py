@@ -1,0 +1,191 @@
+"""Puts the parts together and serves until told to stop."""
+
+import logging
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
+from worker_service.cgroup import Hierarchy
+from worker_service.config import Settings
+from worker_service.errors import ConfigurationError
+from worker_service.follow import Admission, Batching, ByteBudget
+from worker_service.service import Gate, JobWorkerService
+from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
+from worker_service.worker import Worker, WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+# How long calls may take to come back after all jobs have ended; then they are cut.
+_CALLS_GRACE_S: Final = 5.0
+_DESCRIPTORS_BESIDE_STREAMS: Final = 4096
+_SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
+
+
+def channel_options(settings: Settings) -> list[tuple[str, int]]:
+    """Return gRPC's options for a server; what each acts on stands in `config.Settings`."""
+
+    def milliseconds(seconds: float) -> int:
+        return int(seconds * 1000)
+
+    return [
+        # Two servers on one port would share its clients between them, silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", milliseconds(settings.keepalive_time)),
+        ("grpc.keepalive_timeout_ms", milliseconds(settings.keepalive_timeout)),
+        ("grpc.max_connection_idle_ms", milliseconds(settings.max_connection_idle)),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_receive_message_length", settings.max_receive_size),
+        # Room for the message's other fields beside the output.
+        ("grpc.max_send_message_length", settings.message_size + 1024),
+        ("grpc.http2.lookahead_bytes", settings.stream_window),
+        ("grpc.http2.bdp_probe", int(settings.connection_window)),
+        ("grpc.http2.max_frame_size", settings.frame_size),
+        ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
+    ]
+
+
+class Server:
+    """A worker behind gRPC. Construct, `start`, later `stop`; or use it as a context manager.
+
+    Raises:
+        ConfigurationError, LimitsUnavailableError: it cannot start; says what to change.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        credentials = server_credentials(
+            CertificateFiles(ca=settings.ca, certificate=settings.cert, key=settings.key)
+        )
+        self._hierarchy = Hierarchy.open(settings.cgroup_root) if settings.limits else None
+        self.worker = Worker(
+            WorkerSettings(
+                stop_grace_s=settings.stop_grace,
+                log_retention_bytes=settings.log_retention or None,
+            ),
+            self._hierarchy,
+        )
+        self.admission = Admission(settings.max_streams)
+        self._pool = ThreadPoolExecutor(
+            settings.max_streams + settings.unary_threads, thread_name_prefix="rpc"
+        )
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+        self._server = self._build()
+        try:
+            self.port = self._server.add_secure_port(settings.listen, credentials)
+        except RuntimeError as error:
+            self.worker.close()
+            raise ConfigurationError(
+                f"cannot listen on {settings.listen}: the port is taken or the address is not this "
+                "machine's; choose another with --listen"
+            ) from error
+        self.address = f"{settings.listen.rpartition(':')[0]}:{self.port}"
+
+    def start(self) -> None:
+        """Serve. Returns once connections are accepted, and TLS 1.2 was seen to be refused."""
+        self._server.start()
+        check_refuses_tls12(self.address.replace("0.0.0.0", "127.0.0.1"))  # noqa: S104 - no binding
+        for name in ("", _SERVICE_NAME):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """End all jobs, which ends their streams, then the calls. Bounded; safe to call twice."""
+        self._health.enter_graceful_shutdown()
+        self.worker.close(grace_s)
+        self._server.stop(_CALLS_GRACE_S).wait()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._hierarchy is not None:
+            self._hierarchy.close()
+            self._hierarchy = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(grace_s=0)
+
+    def _build(self) -> grpc.Server:
+        settings = self._settings
+        server = grpc.server(
+            self._pool,
+            interceptors=[Gate(self.admission)],
+            options=channel_options(settings),
+            # Beyond it a call is refused at once; without it, it would wait for a thread, unseen.
+            maximum_concurrent_rpcs=settings.max_streams + settings.unary_threads,
+        )
+        batching = Batching(
+            flush_interval_s=settings.flush_interval,
+            flush_bytes=settings.flush_size,
+            message_max_bytes=settings.message_size,
+        )
+        service = JobWorkerService(self.worker, batching, ByteBudget(settings.in_flight))
+        jobworker_pb2_grpc.add_JobWorkerServicer_to_server(service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if settings.reflection:
+            names = (_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        return server
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one kills the jobs instead of waiting for them.
+
+    Args:
+        settings: how.
+        announce: called once with the address, when connections are accepted.
+
+    Raises:
+        ConfigurationError, LimitsUnavailableError: it cannot start.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
+    asked_to_stop = threading.Event()
+    server = Server(settings)
+
+    def handle(signal_number: int, _frame: object) -> None:
+        if asked_to_stop.is_set():
+            server.worker.kill_all()
+        logger.info("%s: stopping", signal.Signals(signal_number).name)
+        asked_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    if not settings.limits:
+        logger.warning(
+            "RUNNING WITHOUT LIMITS (--no-limits): jobs use all the CPU, memory and disk they want,"
+            " and processes that leave a job's process group outlive it"
+        )
+    try:
+        server.start()
+        announce(server.address)
+        asked_to_stop.wait()
+    finally:
+        server.stop()
+        logger.info("stopped")
+
+
+def _raise_descriptor_limit(wanted: int) -> None:
+    """Make room for a descriptor a stream. The jobs inherit it, which is why it is not 'all'."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logger.warning(
+            "descriptors are limited to %d, and %d are wanted for --max-streams; raise the hard "
+            "limit (ulimit -Hn, LimitNOFILE=) or lower --max-streams", allowed, wanted,
+        )  # fmt: skip

@@ -1,0 +1,377 @@
+"""Starts a child process, inside its cgroup from its first instruction, and reports its end.
+
+Guarantees for the child: only descriptors 0 to 2 (input is /dev/null; output and errors are the
+same pipe, so they keep their order), its own session and process group, nothing blocked and nothing
+ignored, exactly the environment that was given.
+
+Nothing of Python runs between fork and exec: `pidfd_spawn` of glibc >= 2.39 does clone3 with
+CLONE_INTO_CGROUP and hands back a pidfd; where no cgroup is asked for, `posix_spawn` of any glibc
+>= 2.34 does. Both suspend only the calling thread. Sources: posix_spawn(3), clone(2).
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import signal
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from worker_service.cgroup import Cgroup
+from worker_service.errors import (
+    CannotExecuteError,
+    CommandNotFoundError,
+    HostExhaustedError,
+    InvalidRequestError,
+    LimitsUnavailableError,
+)
+from worker_service.linux import LIBC, has_function, signal_process_group
+
+# Sizes of glibc's opaque types (x86_64 and aarch64), rounded up.
+_ATTRIBUTES_BYTES: Final = 512
+_FILE_ACTIONS_BYTES: Final = 128
+_SIGSET_BYTES: Final = 128
+
+_POSIX_SPAWN_SETSIGDEF: Final = 0x04
+_POSIX_SPAWN_SETSIGMASK: Final = 0x08
+_POSIX_SPAWN_SETSID: Final = 0x80
+_POSIX_SPAWN_SETCGROUP: Final = 0x100
+
+# SIGKILL and SIGSTOP have no disposition to reset; 32 and 33 belong to glibc's threads.
+_SIGNALS_WITHOUT_DEFAULT: Final = frozenset({signal.SIGKILL, signal.SIGSTOP, 32, 33})
+_HIGHEST_SIGNAL: Final = 64
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What a job takes over from the server's environment. Everything else, secrets above all, stays.
+INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+
+# The kernel's own bounds (execve(2)): one string, and all of them. The second leaves room for the
+# program's stack below the usual RLIMIT_STACK.
+ARGUMENT_MAX_BYTES: Final = 131_071
+ARGUMENTS_MAX_BYTES: Final = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run: a program, its arguments, its environment and its working directory."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+    working_directory: str | None = None
+
+    def validate(self) -> None:
+        """Refuse what no kernel would run.
+
+        Raises:
+            InvalidRequestError: says which part, and why.
+        """
+        if not self.name:
+            raise InvalidRequestError("command_name is empty; name a program to run")
+        strings = [("command_name", self.name)]
+        strings += [(f"command_args[{i}]", text) for i, text in enumerate(self.arguments)]
+        for key, value in (self.environment or {}).items():
+            if not key or "=" in key:
+                raise InvalidRequestError(
+                    f"environment key {key!r} is empty or contains '='; keys need a name without it"
+                )
+            strings.append((f"environment[{key!r}]", f"{key}={value}"))
+        if self.working_directory is not None:
+            if not self.working_directory.startswith("/"):
+                raise InvalidRequestError(
+                    f"working_directory is {self.working_directory!r}; it must be an absolute path"
+                )
+            strings.append(("working_directory", self.working_directory))
+        _check_strings(strings)
+
+
+def _check_strings(strings: Sequence[tuple[str, str]]) -> None:
+    total_bytes = 0
+    for label, text in strings:
+        if "\0" in text:
+            raise InvalidRequestError(f"{label} contains a NUL character; no program can take one")
+        size_bytes = len(os.fsencode(text))
+        if size_bytes > ARGUMENT_MAX_BYTES:
+            raise InvalidRequestError(
+                f"{label} has {size_bytes} bytes; Linux takes at most {ARGUMENT_MAX_BYTES} in one"
+            )
+        total_bytes += size_bytes + 9  # its NUL and its pointer
+    if total_bytes > ARGUMENTS_MAX_BYTES:
+        raise InvalidRequestError(
+            f"arguments and environment have {total_bytes} bytes in all; at most "
+            f"{ARGUMENTS_MAX_BYTES} are taken: pass the data in a file"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: its exit code, or the signal that ended it (the other is 0)."""
+
+    exit_code: int
+    signal: int
+
+
+class Child:
+    """A process that was started here and has not been reaped. Used by one thread at a time."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+
+    def signal_group(self, signal_number: signal.Signals) -> None:
+        """Signal every process of the child's process group; an empty group is no error."""
+        try:
+            signal_process_group(self.pidfd, self.pid, signal_number)
+        except ProcessLookupError:
+            return
+
+    def peek_exit(self) -> ExitStatus | None:
+        """Return how the process ended, leaving it a zombie so that its pid stays taken."""
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is None:
+            return None
+        if result.si_code == os.CLD_EXITED:
+            return ExitStatus(exit_code=result.si_status, signal=0)
+        return ExitStatus(exit_code=0, signal=result.si_status)
+
+    def reap(self) -> None:
+        """Give the ended process's pid back and close the pidfd. The child is of no use after."""
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+
+
+def job_environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """Return a job's whole environment: the few inherited variables, and what was asked for."""
+    environment = {"PATH": DEFAULT_PATH}
+    environment |= {key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}
+    environment |= extra or {}
+    return environment
+
+
+def limits_supported() -> bool:
+    """Tell whether this C library can start a process inside a cgroup (glibc >= 2.39)."""
+    return has_function("pidfd_spawn") and has_function("posix_spawnattr_setcgroup_np")
+
+
+def spawn(command: Command, output_fd: int, cgroup: Cgroup | None) -> Child:
+    """Start a program with both its outputs going to `output_fd`.
+
+    Raises:
+        CommandNotFoundError: there is no such program.
+        CannotExecuteError: it is there but cannot be run, or its working directory cannot be used.
+        InvalidRequestError: its arguments cannot be passed to any program.
+        LimitsUnavailableError: a cgroup is wanted and the C library is too old.
+        HostExhaustedError: the host is out of processes, memory or descriptors.
+    """
+    command.validate()
+    _check_working_directory(command.working_directory)
+    environment = job_environment(command.environment)
+    program = _find_program(command.name, environment["PATH"], command.working_directory)
+    argv = _string_array([command.name, *command.arguments])
+    envp = _string_array([f"{key}={value}" for key, value in environment.items()])
+    with (
+        _file_actions(command.working_directory, output_fd) as actions,
+        _attributes(cgroup) as attributes,
+    ):
+        if cgroup is None:
+            result, child = _posix_spawn(program, actions, attributes, argv, envp)
+        else:
+            result, child = _pidfd_spawn(program, actions, attributes, argv, envp)
+    if child is None:
+        raise _spawn_error(result, program, command, cgroup)
+    return child
+
+
+_SpawnResult = tuple[int, Child | None]
+
+
+def _posix_spawn(
+    program: str,
+    actions: ctypes.Array[ctypes.c_char],
+    attributes: ctypes.Array[ctypes.c_char],
+    argv: ctypes.Array[ctypes.c_char_p],
+    envp: ctypes.Array[ctypes.c_char_p],
+) -> _SpawnResult:
+    pid = ctypes.c_int()
+    result = LIBC.posix_spawn(
+        ctypes.byref(pid), os.fsencode(program), actions, attributes, argv, envp
+    )
+    if result != 0:
+        return result, None
+    # Nobody else reaps our children, so the pid is still the child's even if it has ended.
+    try:
+        return 0, Child(pid.value, os.pidfd_open(pid.value))
+    except OSError as error:
+        os.kill(pid.value, signal.SIGKILL)
+        os.waitpid(pid.value, 0)
+        raise HostExhaustedError(f"pidfd_open: {error.strerror}; the job was killed") from error
+
+
+def _pidfd_spawn(
+    program: str,
+    actions: ctypes.Array[ctypes.c_char],
+    attributes: ctypes.Array[ctypes.c_char],
+    argv: ctypes.Array[ctypes.c_char_p],
+    envp: ctypes.Array[ctypes.c_char_p],
+) -> _SpawnResult:
+    pidfd = ctypes.c_int(-1)
+    result = LIBC.pidfd_spawn(
+        ctypes.byref(pidfd), os.fsencode(program), actions, attributes, argv, envp
+    )
+    if result != 0:
+        return result, None
+    return 0, Child(LIBC.pidfd_getpid(pidfd.value), pidfd.value)
+
+
+def _string_array(strings: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
+    encoded = [os.fsencode(text) for text in strings]
+    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+
+
+def _must(result: int, function: str) -> None:
+    """Check a function that returns an errno; these fail only without memory."""
+    if result != 0:
+        raise HostExhaustedError(f"{function}: {os.strerror(result)}")
+
+
+@contextmanager
+def _file_actions(
+    working_directory: str | None, output_fd: int
+) -> Iterator[ctypes.Array[ctypes.c_char]]:
+    actions = ctypes.create_string_buffer(_FILE_ACTIONS_BYTES)
+    _must(LIBC.posix_spawn_file_actions_init(actions), "posix_spawn_file_actions_init")
+    try:
+        results = [
+            LIBC.posix_spawn_file_actions_addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0),
+            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 1),
+            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 2),
+            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),
+        ]
+        if working_directory is not None:
+            directory = os.fsencode(working_directory)
+            results.append(LIBC.posix_spawn_file_actions_addchdir_np(actions, directory))
+        for result in results:
+            _must(result, "posix_spawn_file_actions")
+        yield actions
+    finally:
+        LIBC.posix_spawn_file_actions_destroy(actions)
+
+
+@contextmanager
+def _attributes(cgroup: Cgroup | None) -> Iterator[ctypes.Array[ctypes.c_char]]:
+    attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
+    _must(LIBC.posix_spawnattr_init(attributes), "posix_spawnattr_init")
+    cgroup_fd = -1
+    try:
+        flags = _POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID
+        if cgroup is not None:
+            cgroup_fd = cgroup.open_directory()
+            _must(LIBC.posix_spawnattr_setcgroup_np(attributes, cgroup_fd), "setcgroup_np")
+            flags |= _POSIX_SPAWN_SETCGROUP
+        default_signals = ctypes.create_string_buffer(_SIGSET_BYTES)
+        LIBC.sigemptyset(default_signals)
+        for number in range(1, _HIGHEST_SIGNAL + 1):
+            if number not in _SIGNALS_WITHOUT_DEFAULT:
+                LIBC.sigaddset(default_signals, number)
+        blocked_signals = ctypes.create_string_buffer(_SIGSET_BYTES)
+        LIBC.sigemptyset(blocked_signals)
+        _must(LIBC.posix_spawnattr_setsigdefault(attributes, default_signals), "setsigdefault")
+        _must(LIBC.posix_spawnattr_setsigmask(attributes, blocked_signals), "setsigmask")
+        _must(LIBC.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)), "setflags")
+        yield attributes
+    finally:
+        LIBC.posix_spawnattr_destroy(attributes)
+        if cgroup_fd >= 0:
+            os.close(cgroup_fd)
+
+
+def _check_working_directory(directory: str | None) -> None:
+    """Find out beforehand what the spawn itself could not tell from a missing program."""
+    if directory is None:
+        return
+    try:
+        mode = os.stat(directory).st_mode
+    except OSError as error:
+        raise CannotExecuteError(
+            f"working_directory {directory!r}: {error.strerror} (errno {error.errno}); "
+            "it must be a directory on the server"
+        ) from error
+    if not stat.S_ISDIR(mode):
+        raise CannotExecuteError(
+            f"working_directory {directory!r}: {os.strerror(errno.ENOTDIR)} "
+            f"(errno {errno.ENOTDIR}); it must be a directory on the server"
+        )
+
+
+def _find_program(name: str, path: str, working_directory: str | None) -> str:
+    """Return what to execute: a name with a slash as it is, another one found in PATH.
+
+    Raises:
+        CommandNotFoundError: not found.
+        CannotExecuteError: found, but a directory or without permission to execute.
+    """
+    if "/" in name:
+        location = os.path.join(working_directory or "", name)
+        if not os.path.lexists(location):
+            raise CommandNotFoundError(
+                f"command {name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT})"
+            )
+        _check_executable(name, location)
+        return name
+    refused = ""
+    for directory in path.split(":"):
+        candidate = os.path.join(directory or ".", name)
+        if os.path.isfile(candidate):
+            if os.access(candidate, os.X_OK):
+                return candidate
+            refused = refused or candidate
+    if refused:
+        _check_executable(refused, refused)
+    raise CommandNotFoundError(
+        f"command {name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT}) in PATH={path}"
+    )
+
+
+def _check_executable(name: str, location: str) -> None:
+    if os.path.isdir(location) or not os.access(location, os.X_OK):
+        number = errno.EISDIR if os.path.isdir(location) else errno.EACCES
+        raise CannotExecuteError(f"command {name!r}: {os.strerror(number)} (errno {number})")
+
+
+def _spawn_error(
+    number: int, program: str, command: Command, cgroup: Cgroup | None
+) -> CannotExecuteError | HostExhaustedError | InvalidRequestError:
+    """Name the cause of a failed spawn; several causes share ENOENT."""
+    text = f"command {program!r}: {os.strerror(number)} (errno {number})"
+    if number == errno.E2BIG:
+        return InvalidRequestError(f"{text}; pass less in arguments and environment")
+    if number in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}:
+        cause = " inside the job's limits" if cgroup is not None else ""
+        return HostExhaustedError(f"{text}; the host has no room for another process{cause}")
+    if number == errno.ENOEXEC:
+        return CannotExecuteError(f"{text}; it is no program of this machine; a script needs '#!'")
+    if number == errno.ENOENT:
+        if cgroup is not None and not cgroup.exists():
+            return HostExhaustedError(
+                f"{text}; the job's cgroup {cgroup.path} was removed by force"
+            )
+        _check_working_directory(command.working_directory)
+        return CannotExecuteError(f"{text}; the file is there, its interpreter or loader is not")
+    return CannotExecuteError(text)
+
+
+def require_limits_supported() -> None:
+    """Refuse to go on where limits are wanted and the C library cannot apply them at birth.
+
+    Raises:
+        LimitsUnavailableError: names what is there and what is needed.
+    """
+    if not limits_supported():
+        library, version = platform.libc_ver()
+        raise LimitsUnavailableError(
+            f"the C library is {library or 'unknown'} {version}; starting a process inside its "
+            "cgroup needs glibc >= 2.39 (Debian 13, Ubuntu 24.04, Fedora 40)"
+        )

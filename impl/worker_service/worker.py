@@ -1,0 +1,290 @@
+"""The library: start, stop, query, list and stream jobs. Usable without gRPC.
+
+Threads: any number of callers, and one reactor that owns every job's state and is the one writer of
+every log. Shared state and its guard: `_jobs`, `_starting` and `_closing` under `_lock`.
+"""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from fcntl import F_SETPIPE_SZ, fcntl
+from typing import Final
+
+from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Hierarchy, Limits
+from worker_service.errors import (
+    HostExhaustedError,
+    InvalidRequestError,
+    JobNotFoundError,
+    LimitsUnavailableError,
+    ShuttingDownError,
+    StopTimedOutError,
+)
+from worker_service.job import DRAIN_MAX_S, CgroupTree, GroupTree, Job, JobStatus, State
+from worker_service.log import OutputLog
+from worker_service.reactor import Reactor
+from worker_service.spawn import Child, Command, require_limits_supported, spawn
+
+logger = logging.getLogger(__name__)
+
+# The kernel's bound for unprivileged processes: it swallows a burst while the reactor is busy.
+PIPE_BYTES: Final = 1024 * 1024
+# How long a killed process may take to go away: one throttled to a sliver of CPU takes seconds.
+KILL_MAX_S: Final = 15.0
+GRACE_MAX_S: Final = 3600.0
+_RECLAIM_MAX_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker treats its jobs.
+
+    Attributes:
+        stop_grace_s: seconds between SIGTERM and SIGKILL when a stop names none.
+        log_retention_bytes: the most recent output kept of each job; None keeps all.
+        default_limits: for what a start leaves open.
+    """
+
+    stop_grace_s: float = 10.0
+    log_retention_bytes: int | None = None
+    default_limits: Limits = DEFAULT_LIMITS
+
+
+class Worker:
+    """Runs jobs until it is closed.
+
+    Args:
+        settings: see `WorkerSettings`.
+        hierarchy: where the jobs' cgroups go; None runs jobs without limits. It stays the caller's
+            to close, after the worker.
+
+    Raises:
+        LimitsUnavailableError: a hierarchy is given and the C library cannot start processes in it.
+    """
+
+    def __init__(self, settings: WorkerSettings, hierarchy: Hierarchy | None) -> None:
+        if hierarchy is not None:
+            require_limits_supported()
+            _reclaim(hierarchy)
+        self._settings = settings
+        self._hierarchy = hierarchy
+        self._lock = threading.Lock()
+        self._none_starting = threading.Condition(self._lock)
+        self._jobs: dict[str, Job] = {}
+        self._starting = 0
+        self._closing = False
+        self._reactor = Reactor("jobs")
+
+    def start(self, command: Command, limits: Limits | None = None) -> JobStatus:
+        """Start a job; what `limits` leaves open is filled with the defaults.
+
+        Raises:
+            InvalidRequestError, CommandNotFoundError, CannotExecuteError, HostExhaustedError:
+                as `spawn.spawn`.
+            LimitsUnavailableError: limits are asked for and cannot be enforced.
+            ShuttingDownError: the worker is closing.
+        """
+        effective_limits = self._effective_limits(limits)
+        with self._lock:
+            if self._closing:
+                raise ShuttingDownError("the server is shutting down and starts no more jobs")
+            self._starting += 1
+        try:
+            job, status = self._launch(command, effective_limits)
+            with self._lock:
+                self._jobs[status.job_id] = job
+            self._reactor.call_soon(job.begin)
+        finally:
+            with self._lock:
+                self._starting -= 1
+                self._none_starting.notify_all()
+        return status
+
+    def stop(self, job_id: str, grace_s: float | None = None) -> JobStatus:
+        """End a job's whole tree and return its final status; an ended job is no error.
+
+        Args:
+            job_id: the job.
+            grace_s: seconds between SIGTERM and SIGKILL; None takes the settings'.
+
+        Raises:
+            JobNotFoundError, InvalidRequestError: about the arguments.
+            StopTimedOutError: the kernel did not end it in time; it stays killed.
+        """
+        grace_s = self._settings.stop_grace_s if grace_s is None else grace_s
+        if not 0 <= grace_s <= GRACE_MAX_S:
+            raise InvalidRequestError(
+                f"the grace period is {grace_s} s; it must be from 0 to {GRACE_MAX_S} s"
+            )
+        job = self._job(job_id)
+        self._reactor.call_soon(lambda: job.request_stop(grace_s))
+        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
+            raise StopTimedOutError(
+                f"job {job_id} was killed {KILL_MAX_S} s ago and has not ended yet; the kernel "
+                "holds it, query it later"
+            )
+        return job.status()
+
+    def query(self, job_id: str) -> JobStatus:
+        """Return what is known of a job.
+
+        Raises:
+            JobNotFoundError, InvalidRequestError: about the id.
+        """
+        return self._job(job_id).status()
+
+    def list_jobs(self) -> list[JobStatus]:
+        """Return all jobs since the worker's start, in the order of their start."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        return [job.status() for job in jobs]
+
+    def log(self, job_id: str) -> OutputLog:
+        """Return a job's output, to read from it.
+
+        Raises:
+            JobNotFoundError, InvalidRequestError: about the id.
+        """
+        return self._job(job_id).log
+
+    def running(self) -> int:
+        """Return how many jobs have not ended."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        return sum(not job.wait_ended(0) for job in jobs)
+
+    def close(self, grace_s: float | None = None) -> None:
+        """Start no more jobs, end those that run (see `stop`) and release the threads.
+
+        Logs stay readable. Safe to call twice.
+        """
+        grace_s = self._settings.stop_grace_s if grace_s is None else grace_s
+        with self._lock:
+            already_closing, self._closing = self._closing, True
+            self._none_starting.wait_for(lambda: self._starting == 0, timeout=KILL_MAX_S)
+            jobs = list(self._jobs.values())
+        if already_closing:
+            return
+        for job in jobs:
+            self._reactor.call_soon(lambda job=job: job.request_stop(grace_s))  # type: ignore[misc]
+        deadline_s = time.monotonic() + grace_s + KILL_MAX_S + DRAIN_MAX_S
+        for job in jobs:
+            if not job.wait_ended(max(0.0, deadline_s - time.monotonic())):
+                logger.error("job %s did not end at shutdown", job.status().job_id)
+        self._reactor.stop(timeout_s=KILL_MAX_S)
+
+    def kill_all(self) -> None:
+        """Kill what still runs, without a grace. Takes no lock: a signal handler may call it."""
+        self._reactor.call_soon(self._kill_all)
+
+    def _kill_all(self) -> None:
+        for job in list(self._jobs.values()):
+            job.request_stop(0)
+
+    def _job(self, job_id: str) -> Job:
+        try:
+            canonical = str(uuid.UUID(job_id))
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"job_id is {job_id[:100]!r}; it must be a UUID as `start` returned it"
+            ) from error
+        with self._lock:
+            job = self._jobs.get(canonical)
+        if job is None:
+            raise JobNotFoundError(
+                f"no job has the id {canonical}; ids are kept from the server's start to its end"
+            )
+        return job
+
+    def _effective_limits(self, asked: Limits | None) -> Limits | None:
+        asked = asked or Limits()
+        if self._hierarchy is None:
+            if asked != Limits():
+                raise LimitsUnavailableError(
+                    "limits were asked for, but this server runs without limits (--no-limits); "
+                    "leave them out, or use a server on a cgroup v2 host"
+                )
+            return None
+        asked.validate()
+        defaults = self._settings.default_limits
+        return Limits(
+            cpu_millicores=asked.cpu_millicores or defaults.cpu_millicores,
+            memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,
+            io_weight=asked.io_weight or defaults.io_weight,
+            io_max=asked.io_max or defaults.io_max,
+            pids_max=asked.pids_max or defaults.pids_max,
+        )
+
+    def _launch(self, command: Command, limits: Limits | None) -> tuple[Job, JobStatus]:
+        """Start the process; on failure nothing of it is left: no pipe, no cgroup, no entry."""
+        job_id = str(uuid.uuid4())
+        cgroup = self._create_cgroup(job_id, limits)
+        cgroup_tree = None
+        try:
+            # Before the spawn, so that nothing which can fail comes after it.
+            cgroup_tree = CgroupTree(cgroup) if cgroup is not None else None
+            output_fd, child = _spawn_with_pipe(command, cgroup)
+        except BaseException:
+            if cgroup_tree is not None:
+                cgroup_tree.discard()
+            elif cgroup is not None:
+                cgroup.remove()
+            raise
+        status = JobStatus(
+            job_id=job_id,
+            command=command,
+            state=State.RUNNING,
+            pid=child.pid,
+            started_at_s=time.time(),
+            limits=limits,
+        )
+        job = Job(
+            status,
+            process=child,
+            tree=cgroup_tree or GroupTree(child),
+            output_fd=output_fd,
+            log=OutputLog(self._settings.log_retention_bytes),
+            scheduler=self._reactor,
+        )
+        return job, status
+
+    def _create_cgroup(self, job_id: str, limits: Limits | None) -> Cgroup | None:
+        if self._hierarchy is None or limits is None:
+            return None
+        return self._hierarchy.create(job_id, limits)
+
+
+def _spawn_with_pipe(command: Command, cgroup: Cgroup | None) -> tuple[int, Child]:
+    """Start the process with a pipe for its output; return the pipe's end to read from."""
+    try:
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise HostExhaustedError(f"a pipe for the job's output: {error.strerror}") from error
+    try:
+        os.set_blocking(read_fd, False)
+        try:
+            fcntl(write_fd, F_SETPIPE_SZ, PIPE_BYTES)
+        except PermissionError:
+            # The user's pipes hold all they may (pipe(7)): this one stays small, which only costs
+            # the job more waiting.
+            logger.info("a pipe of %d bytes was refused; the job gets a smaller one", PIPE_BYTES)
+        child = spawn(command, write_fd, cgroup)
+    except BaseException:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    return read_fd, child
+
+
+def _reclaim(hierarchy: Hierarchy) -> None:
+    """Kill what a server that died has left running, and remove its cgroups."""
+    for cgroup in hierarchy.leftovers():
+        logger.warning("reclaiming cgroup %s of an earlier server", cgroup.path)
+        cgroup.kill()
+        if not cgroup.wait_empty(_RECLAIM_MAX_S):
+            logger.error("cgroup %s still has processes; it stays", cgroup.path)
+            continue
+        cgroup.remove()

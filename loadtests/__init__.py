@@ -1,0 +1,1 @@
+"""Measures streaming, from outside: knows a server only through its API and the network."""

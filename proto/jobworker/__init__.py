@@ -1,0 +1,1 @@
+"""The protocol: generated code beside its .proto (`make proto` makes it anew)."""
