@@ -1,0 +1,49 @@
+# Every target sets up what it needs; none needs another one called before it.
+# PYTHON=/path/to/python3.13 chooses the interpreter, SERVE="--flags" adds to `make serve`.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint certs serve proto proto-check lock bench clean
+
+BIN := .venv/bin
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv from the lock file, hashes checked
+	@.ci/setup
+
+demo: setup certs ## Run a real job on a real server and stream it twice, start to end
+	@.ci/demo
+
+test: setup ## Unit and integration tests: real processes, real TLS, real sockets
+	@$(BIN)/python -m pytest -n 2 -m "not vm" $(ARGS)
+
+lint: setup proto-check ## Style, types, protocol, layout
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy impl harness loadtests tests
+
+certs: ## Make or renew the certificates in certs/out, and say when each expires
+	@certs/make-certs
+
+serve: setup certs ## Serve on localhost:50051 until Ctrl-C (cgroup v2 and root, or SERVE=--no-limits)
+	@$(BIN)/worker-service serve $(SERVE)
+
+bench: setup certs ## Measure streaming beside a plain grpcio server (2 minutes, 2 GiB of memory)
+	@$(BIN)/python -m loadtests.bench $(ARGS)
+
+proto: setup ## Generate the code beside proto/jobworker/v1/jobworker.proto anew
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto \
+		--grpc_python_out=proto proto/jobworker/v1/jobworker.proto
+
+proto-check: setup ## Hold the protocol against its style and against the original's
+	@cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against ../tests/proto/original
+
+lock: setup ## Resolve the dependencies anew into requirements.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --universal --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+		--group dev pyproject.toml -o requirements.lock
+
+clean: ## Remove what the other targets made, certificates included
+	@rm -rf .venv certs/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -97,7 +97,7 @@ IO_MAX: Final = _Converted("device:key=value,...", _parse_io_max)
 @click.group(context_settings={"help_option_names": ["-h", "--help", "-help"]})
 @click.version_option(package_name="jobworker", message="worker-service %(version)s")
 def main() -> None:
-    r"""Run Linux processes on a server: start, stop, query, and stream their output live.
+    """Run Linux processes on a server: start, stop, query, and stream their output live.
 
     \b
     worker-service start -command "sort" "largefile.txt -o sortedfile.txt"
@@ -107,7 +107,7 @@ def main() -> None:
 
     Who you are is your client certificate: an admin may do everything, a user may query and stream.
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not allowed, 5 server not reached.
-    """
+    """  # noqa: D301 - \b is click's mark for lines to keep
 
 
 _CONNECTION_OPTIONS: Final = (
@@ -172,12 +172,41 @@ def _errors_as_one_line() -> Iterator[None]:
         sys.exit(EXIT_NO_READER)
 
 
+def run() -> None:
+    """Run the command line as a program: errors are one line on standard error."""
+    try:
+        sys.exit(main.main(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        hint = f" (try {path} --help)" if path else ""
+        _fail(error.format_message() + hint, error.exit_code)
+    except click.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+
+
 def _fail(text: str, exit_code: int) -> None:
     click.echo("worker-service: " + " ".join(text.split()), err=True)
     sys.exit(exit_code)
 
 
-@main.command(context_settings=_OPTIONS_FIRST)
+class _StartCommand(click.Command):
+    """Knows the one mistake that everybody makes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"no such option: {error.option_name}. Options of worker-service come before the "
+                "program's words; put -- before words of the program that begin with a dash",
+                ctx,
+            ) from None
+
+
+@main.command(cls=_StartCommand, context_settings=_OPTIONS_FIRST)
 @click.option("-command", "--command", "command", metavar="PROGRAM", help="The program to run.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.option("--cpu", type=CORES, help="CPU limit in cores: 0.5 is half a core.")
@@ -206,7 +235,7 @@ def start(
     as_json: bool,
     **connection: Any,
 ) -> None:
-    r"""Start a job. Admins only.
+    """Start a job. Admins only.
 
     Options come first. Words after the program are split as a shell would split them, but no shell
     runs: a pipe or a `*` is passed on as it is written.
@@ -215,7 +244,7 @@ def start(
     worker-service start -command "sort" "largefile.txt -o sortedfile.txt"
     worker-service start --cpu 0.5 --memory 100MiB make -j2 all
     worker-service start -command sh -- -c "'echo one; sleep 1; echo two'"
-    """
+    """  # noqa: D301 - \b is click's mark for lines to keep
     program, arguments = _split_words(command, words)
     limits = Limits(
         cpu_millicores=cpu,

@@ -1,0 +1,71 @@
+"""What every test gets: a leak guard around it."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Must come before anything imports grpc: it switches TLS 1.2 off.
+import worker_service  # noqa: F401
+
+_SETTLE_S = 5.0
+# Threads that libraries keep for the whole process, once started.
+_LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "Thread-1 (_serve)")
+
+
+def _threads() -> set[str]:
+    return {
+        f"{thread.name} ({thread.ident})"
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_LASTING_THREADS)
+    }
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            found[path.name] = str(path.readlink())
+        except OSError:
+            continue  # the listing's own
+    return found
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+# gRPC keeps these for the process: its event engine's epoll and wake-up descriptors.
+_LASTING_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/", "/tmp/", "/proc")
+
+
+@pytest.fixture(autouse=True)
+def leak_guard() -> Iterator[None]:
+    """Fail a test that leaves a thread, a descriptor or a child process behind."""
+    threads, descriptors, children = _threads(), _descriptors(), _children()
+    yield
+    deadline_s = time.monotonic() + _SETTLE_S
+    while True:
+        gc.collect()
+        left_threads = _threads() - threads
+        left_children = _children() - children
+        left_descriptors = {
+            fd: name
+            for fd, name in _descriptors().items()
+            if descriptors.get(fd) != name and not name.startswith(_LASTING_DESCRIPTORS)
+        }
+        if not (left_threads or left_children or left_descriptors):
+            return
+        if time.monotonic() > deadline_s:
+            pytest.fail(
+                f"left behind: threads {sorted(left_threads)}, children {sorted(left_children)}, "
+                f"descriptors {left_descriptors}"
+            )
+        # What ends asynchronously (a closed connection's socket) gets a bounded time to do so.
+        os.sched_yield()
+        time.sleep(0.01)

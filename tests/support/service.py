@@ -1,0 +1,100 @@
+"""A real server for a test, in this process or as a program of its own, and clients for it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from tests.support.identities import Authority, CertFiles
+from worker_service.client import Client, ClientOptions
+from worker_service.config import Settings
+from worker_service.server import Server
+from worker_service.tls import CertificateFiles
+
+START_TIMEOUT_S: Final = 30.0
+COMMAND: Final = str(Path(sys.executable).with_name("worker-service"))
+
+
+class Certificates:
+    """A CA and the certificates that a test needs, written to a directory as `certs/` has them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authority = Authority()
+        self.server = self.authority.issue_server().write(directory, "server")
+        self.admin = self.authority.issue_admin().write(directory, "admin")
+        self.user = self.authority.issue_user().write(directory, "user")
+
+    def settings(self) -> Settings:
+        """Return settings for a server on any port, without limits."""
+        return Settings(
+            listen="127.0.0.1:0",
+            ca=self.server.ca,
+            cert=self.server.cert,
+            key=self.server.key,
+            limits=False,
+            stop_grace=2.0,
+        )
+
+
+def client_for(address: str, files: CertFiles, timeout_s: float = 20.0) -> Client:
+    """Return a client with some certificate."""
+    return Client(
+        ClientOptions(
+            address, CertificateFiles(files.ca, files.cert, files.key), timeout_s=timeout_s
+        )
+    )
+
+
+@contextmanager
+def running_server(certificates: Certificates, **changes: object) -> Iterator[Server]:
+    """Run a server in this process; jobs that are left are killed at the end."""
+    with Server(replace(certificates.settings(), **changes)) as server:  # type: ignore[arg-type]
+        yield server
+
+
+@contextmanager
+def launched_server(
+    certificates: Certificates, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `worker-service serve` as a program; yield it and its address."""
+    files = certificates.server
+    command = [COMMAND, "serve", "--no-limits", "--listen", "127.0.0.1:0"]
+    command += ["--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key)]
+    log_path = certificates.directory / f"server-{os.urandom(4).hex()}.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        yield process, _address(process, log_path)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _address(process: subprocess.Popen[str], log_path: Path) -> str:
+    timer = threading.Timer(START_TIMEOUT_S, process.kill)
+    timer.start()
+    try:
+        for line in process.stdout or ():
+            if found := re.search(r"listening on (\S+)", line):
+                return found[1]
+    finally:
+        timer.cancel()
+        timer.join()
+    raise AssertionError(f"the server did not start: {log_path.read_text()[-2000:]}")
