@@ -41,7 +41,7 @@ def _children() -> set[int]:
 
 
 # gRPC keeps these for the process: its event engine's epoll and wake-up descriptors.
-_LASTING_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/", "/tmp/", "/proc")
+_LASTING_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/", "/proc")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,152 @@
+"""Keeps the house: walls between the parts, a door for each danger, sizes that fit in the head."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+IMPL = ROOT / "impl" / "worker_service"
+
+MODULE_MAX_LINES = 450
+FUNCTION_MAX_LINES = 60
+
+# What a module of impl may import of its own package; the order is the layers'.
+LAYERS: dict[str, set[str]] = {
+    "errors": set(),
+    "linux": set(),
+    "reactor": set(),
+    "log": {"errors", "linux"},
+    "cgroup": {"errors"},
+    "spawn": {"errors", "linux", "cgroup"},
+    "job": {"cgroup", "log", "reactor", "spawn"},
+    "worker": {"errors", "cgroup", "spawn", "log", "reactor", "job"},
+    "follow": {"errors", "log"},
+    "identity": {"errors"},
+    "tls": {"errors"},
+    "wire": {"cgroup", "log"},
+    "config": {"errors", "cgroup"},
+    "service": {"errors", "follow", "identity", "job", "log", "spawn", "wire", "worker"},
+    "server": {"errors", "cgroup", "config", "follow", "service", "tls", "worker"},
+    "client": {"errors", "cgroup", "tls", "wire"},
+    "options": {"cgroup", "config"},
+    "cli": {"errors", "cgroup", "client", "config", "options", "server", "tls"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+WITHOUT_GRPC = {
+    "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
+    "config", "options",
+}  # fmt: skip
+
+# A pattern that is banned, where it is allowed, and what to use instead.
+DOORS = [
+    (r"\bctypes\b", {"linux.py", "spawn.py"}, "a function in linux.py"),
+    (r"cgroup\.(procs|kill|subtree_control|events)\"", {"cgroup.py"}, "a method of cgroup.Cgroup"),
+    (r"cgroup\.procs", set(), "spawn.spawn: processes are born in their cgroup"),
+    (r"\btime\.sleep\(", set(), "an event, a descriptor in the reactor, or a timer of it"),
+    (r"\bsubprocess\b|os\.fork\(|preexec_fn=", set(), "spawn.spawn"),
+    (r"\bos\.kill\(", {"spawn.py"}, "Child.signal_group: pidfds, not bare pids"),
+    (r"\bos\.killpg\(", {"linux.py"}, "linux.signal_process_group"),
+    (r"ssl_server_credentials|ssl_channel_credentials", {"tls.py"}, "tls.server_credentials"),
+]
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split() if "_pb2" not in name]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_service_imports_neither_the_harness_nor_the_load_tests() -> None:
+    for path in IMPL.rglob("*.py"):
+        roots = {name.partition(".")[0] for name in imports(path)}
+        assert not roots & {"harness", "loadtests", "tests"}, path
+
+
+@pytest.mark.parametrize("part", ["harness", "loadtests", "proto"])
+def test_the_parts_outside_know_the_service_through_the_network_only(part: str) -> None:
+    for path in (ROOT / part).rglob("*.py"):
+        assert "worker_service" not in {name.partition(".")[0] for name in imports(path)}, path
+
+
+@pytest.mark.parametrize("path", sorted(IMPL.glob("*.py")), ids=lambda path: path.stem)
+def test_a_module_imports_only_what_its_layer_allows(path: Path) -> None:
+    assert path.stem in LAYERS, "give the new module its place in LAYERS"
+    used = {
+        name.split(".")[1]
+        for name in imports(path)
+        if name.startswith("worker_service.") and (IMPL / f"{name.split('.')[1]}.py").exists()
+    }
+    assert used <= LAYERS[path.stem]
+    if path.stem in WITHOUT_GRPC:
+        assert not {name for name in imports(path) if name.startswith(("grpc", "jobworker"))}
+
+
+@pytest.mark.parametrize(("pattern", "allowed", "instead"), DOORS)
+def test_each_danger_has_one_door(pattern: str, allowed: set[str], instead: str) -> None:
+    for path in IMPL.glob("*.py"):
+        code = _without_docstrings(path)
+        if path.name not in allowed:
+            assert not re.search(pattern, code), f"{path}: use {instead}"
+
+
+def _without_docstrings(path: Path) -> str:
+    """Return a module's code as Python sees it: no comments, no docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree).replace("'", '"')
+
+
+def test_modules_and_functions_fit_in_the_head() -> None:
+    for path in tracked("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= MODULE_MAX_LINES, f"{path} is too long: split it"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= FUNCTION_MAX_LINES, f"{path}:{node.lineno} {node.name}: {lines}"
+
+
+def test_no_secret_and_no_generated_certificate_is_tracked() -> None:
+    for path in tracked():
+        assert not path.is_relative_to(ROOT / "certs" / "out"), path
+        assert path.suffix not in {".key", ".crt", ".pem", ".srl"}, path
+        assert b"PRIVATE KEY-----\n" not in path.read_bytes(), path
+
+
+def test_every_make_target_in_the_readme_exists_and_every_target_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"^\s*make ([a-z-]+)", readme, flags=re.MULTILINE)) <= targets
+    section = readme.partition("## All commands")[2]
+    listed = set(re.findall(r"`([a-z-]+)`", section)) - {"make"}
+    assert listed == targets - {"help", "setup", "proto-check"}
+
+
+def test_the_lock_file_pins_every_dependency_with_hashes() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"\n(?=[a-z])", lock)
+    assert len(entries) > 20
+    for entry in entries:
+        assert "==" in entry.splitlines()[0], entry
+        assert "--hash=sha256:" in entry, entry
