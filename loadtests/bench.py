@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 # TLS 1.3 only: read once, when grpc is imported.
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-PSK-CHACHA20-POLY1305"
@@ -131,9 +131,7 @@ def launched(command: list[str], certs: Path) -> Iterator[Target]:
                 process.stdout.close()
 
 
-def _listening_address(
-    process: subprocess.Popen[str], log: "tempfile._TemporaryFileWrapper[str]"
-) -> str:
+def _listening_address(process: subprocess.Popen[str], log: IO[str]) -> str:
     timer = threading.Timer(START_TIMEOUT_S, process.kill)
     timer.start()
     try:
@@ -198,7 +196,8 @@ def receive_plain(target: Target) -> int:
     digest = hashlib.sha256()
     size_bytes = 0
     with target.channel() as channel:
-        for message in channel.unary_stream(f"/{PLAIN_SERVICE}/Get")(b"", timeout=STREAM_TIMEOUT_S):
+        call: Any = channel.unary_stream(f"/{PLAIN_SERVICE}/Get")
+        for message in call(b"", timeout=STREAM_TIMEOUT_S):
             size_bytes += len(message)
             digest.update(message)
     return size_bytes
@@ -207,7 +206,7 @@ def receive_plain(target: Target) -> int:
 def serve_plain(certs: Path, size_mib: int) -> None:
     """Be the plain server: the most that grpcio gives with 1 MiB messages."""
     payload = bytes(range(256)) * 4096
-    handlers = {
+    handlers: dict[str, Any] = {
         "Get": grpc.unary_stream_rpc_method_handler(
             lambda _request, _context: (payload for _ in range(size_mib))
         )
@@ -230,7 +229,7 @@ def run(command: list[str], certs: Path, size_mib: int, rounds: int) -> None:
     """Measure everything and print the table."""
     plain = [sys.executable, "-m", "loadtests.bench", "--serve-plain", "--size-mib", str(size_mib)]
     plain += ["--certs", str(certs)]
-    rates = {"plain": [], "replay": []}  # type: dict[str, list[float]]
+    rates: dict[str, list[float]] = {"plain": [], "replay": []}
     with launched(plain, certs) as reference, launched(command, certs) as server:
         job_id = start_emitter(server, size_mib)
         print(

@@ -14,8 +14,9 @@ import pytest
 import worker_service  # noqa: F401
 
 _SETTLE_S = 5.0
-# Threads that libraries keep for the whole process, once started.
-_LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "Thread-1 (_serve)")
+# Threads that last longer than a test: libraries' own, and the pool of the server that the
+# integration tests share (a server of a test's own joins its pool when it stops).
+_LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "rpc_")
 
 
 def _threads() -> set[str]:
@@ -40,8 +41,15 @@ def _children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-# gRPC keeps these for the process: its event engine's epoll and wake-up descriptors.
-_LASTING_DESCRIPTORS = ("anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/", "/proc")
+# gRPC keeps its event engine's epoll and wake-up descriptors for the process, and the shared server
+# keeps the logs of its jobs.
+_LASTING_DESCRIPTORS = (
+    "anon_inode:[eventpoll]",
+    "anon_inode:[eventfd]",
+    "/memfd:job-output",
+    "/dev/",
+    "/proc",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -108,7 +108,7 @@ class Settings:
         "which is 4 MiB in gRPC.", least=KIB
     )  # fmt: skip
     in_flight: int = _setting(
-        SIZE, 64 * MIB, "Output held in messages over all streams, beyond 16 KiB for each.",
+        SIZE, 64 * MIB, "Output held in messages over all streams, beyond 64 KiB for each.",
         least=MIB
     )  # fmt: skip
     keepalive_time: float = _setting(

@@ -22,7 +22,7 @@ AuthContext = Mapping[str, Sequence[bytes]]  # as `ServicerContext.auth_context`
 
 RSA_MIN_BITS: Final = 2048
 EC_MIN_BITS: Final = 256
-_CACHED_CERTIFICATES: Final = 4096
+_CACHED_CERTIFICATES: Final = 512
 
 # DER tags of the string types that a role's text may have: UTF8String, PrintableString, IA5String.
 _STRING_TAGS: Final = frozenset({0x0C, 0x13, 0x16})

@@ -127,8 +127,8 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
             until_offset=log.extent().end_offset if request.no_follow else None,
             lease=identity.valid_for_s,
         )
-        for chunk in chunks:
-            yield encode_output(chunk)
+        # `map` holds no chunk while its message is on its way, as a loop's variable would.
+        yield from map(encode_output, chunks)
 
     def ListJobs(  # noqa: N802 - the rpc's name
         self, request: pb.ListJobsRequest, context: grpc.ServicerContext

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tests.support.identities import Authority, CertFiles
+from tests.support.certificates import ADMIN, USER, Authority, CertFiles, Wanted, server_wanted
 from worker_service.client import Client, ClientOptions
 from worker_service.config import Settings
 from worker_service.server import Server
@@ -28,9 +28,9 @@ class Certificates:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.authority = Authority()
-        self.server = self.authority.issue_server().write(directory, "server")
-        self.admin = self.authority.issue_admin().write(directory, "admin")
-        self.user = self.authority.issue_user().write(directory, "user")
+        self.server = self.authority.write(directory, "server", server_wanted())
+        self.admin = self.authority.write(directory, "admin", Wanted(roles=(ADMIN,)))
+        self.user = self.authority.write(directory, "user", Wanted(roles=(USER,)))
 
     def settings(self) -> Settings:
         """Return settings for a server on any port, without limits."""

@@ -1,0 +1,237 @@
+"""The command line as a program: the original's words to the letter, and the comforts."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_streams import wait_until
+from tests.support.service import COMMAND, Certificates, launched_server
+from worker_service.server import Server
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def environment(server: Server, certificates: Certificates) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "JOBWORKER_SERVER": server.address,
+        "JOBWORKER_CERTS": str(certificates.directory),
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str]) -> Run:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    return command
+
+
+@pytest.fixture
+def job(run: Run) -> Iterator[str]:
+    """A job that has said something and goes on."""
+    started = run("start", "-command", "sh", "--", "-c", "'echo ready; exec sleep 100'")
+    job_id = started.stdout.split()[3]
+    yield job_id
+    run("stop", "--grace", "0", job_id)
+
+
+def succeeded(done: subprocess.CompletedProcess[str], output: str) -> bool:
+    return (done.stdout, done.stderr, done.returncode) == (output, "", 0)
+
+
+def failed(done: subprocess.CompletedProcess[str], exit_code: int, *texts: str) -> bool:
+    """Tell whether a command failed with one clear line and nothing on standard output."""
+    one_line = done.stderr.startswith("worker-service: ") and done.stderr.count("\n") == 1
+    said = all(text in done.stderr for text in texts)
+    assert (done.returncode, done.stdout, one_line, said) == (exit_code, "", True, True), done
+    return True
+
+
+def test_the_originals_four_commands_print_what_the_document_shows(
+    run: Run, tmp_path: Path
+) -> None:
+    unsorted = tmp_path / "largefile.txt"
+    unsorted.write_text("b\na\n")
+    result = tmp_path / "sortedfile.txt"
+    started = run("start", "-command", "sort", f"{unsorted} -o {result}")
+    found = re.fullmatch(r"job with id (\S+) started\.\n", started.stdout)
+    assert found, started
+    job_id = found[1]
+    assert uuid.UUID(job_id).version == 4
+    assert succeeded(run("stream", job_id), "")
+    assert result.read_text() == "a\nb\n"
+    assert succeeded(run("query", job_id), f"job with id {job_id} has stopped.\n")
+    assert succeeded(run("stop", job_id), f"Success! job with id {job_id} stopped.\n")
+
+
+def test_query_and_stop_of_a_running_job(run: Run, job: str) -> None:
+    assert succeeded(run("query", job), f"job with id {job} is running.\n")
+    assert succeeded(run("stop", job), f"Success! job with id {job} stopped.\n")
+    assert succeeded(run("query", job), f"job with id {job} has stopped.\n")
+
+
+def test_words_are_split_as_a_shell_would_and_no_shell_runs(run: Run) -> None:
+    started = run("start", "--stream", "-command", "printf", "'%s|'", '"a  b" c\\ d', "$HOME *")
+    assert started.stdout == "a  b|c d|$HOME|*|"
+    assert started.stderr.startswith("job with id ")
+
+
+def test_binary_output_goes_through_untouched(run: Run, environment: dict[str, str]) -> None:
+    started = run("start", "--json", "head", "-c", "300000", "/dev/urandom")
+    job_id = json.loads(started.stdout)["job_id"]
+    first, second = (
+        subprocess.run(
+            [COMMAND, "stream", job_id],
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    )
+    assert len(first) == 300_000
+    assert first == second
+
+
+def test_exit_status_of_a_stream_is_the_jobs_own(run: Run) -> None:
+    for script, exit_code in (("exit 7", 7), ("kill -9 $$", 137), ("true", 0)):
+        job_id = run("start", "sh", "-c", f"'{script}'").stdout.split()[3]
+        assert run("stream", "--exit-status", job_id).returncode == exit_code
+
+
+def test_json_tells_everything(run: Run, job: str) -> None:
+    told = json.loads(run("query", "--json", job).stdout)
+    assert told["job_id"] == job
+    assert told["status"] == "running"
+    assert told["pid"] > 1
+    assert told["started_at"].endswith("+00:00")
+    assert told["limits"] is None
+    lines = run("list", "--json").stdout.splitlines()
+    [listed] = [entry for entry in map(json.loads, lines) if entry["job_id"] == job]
+    assert listed["command"] == ["sh", "-c", "echo ready; exec sleep 100"]
+    assert f"{job}  running" in run("list").stdout
+    assert "  status: running\n" in run("query", "-v", job).stdout
+
+
+def test_tail_offset_and_no_follow(run: Run, job: str) -> None:
+    wait_until(lambda: run("stream", "--no-follow", job).stdout == "ready\n")
+    assert succeeded(run("stream", "--no-follow", "--from-offset", "3", job), "dy\n")
+    assert succeeded(run("stream", "--no-follow", "--tail", "1", job), "ready\n")
+    assert succeeded(run("stream", "--no-follow", "--tail-bytes", "2", job), "y\n")
+    assert failed(run("stream", "--from-offset", "99", job), 1, "OUT_OF_RANGE", "ends at 6")
+
+
+def test_errors_are_one_clear_line_with_their_own_exit_code(run: Run, job: str) -> None:
+    assert failed(run("query", str(uuid.uuid4())), 3, "no job has the id", "NOT_FOUND")
+    assert failed(run("query", "nonsense"), 1, "must be a UUID", "INVALID_ARGUMENT")
+    assert failed(run("stop", "--as", "user", job), 4, "role user may not call StopJob")
+    assert failed(run("start", "no-such-program"), 3, "no-such-program", "PATH=")
+    assert failed(run("start", "--memory", "1GB", "true"), 1, "--no-limits")
+    assert failed(run("list", "--server", "127.0.0.1:1"), 5, "cannot be reached")
+    assert failed(run("list", "--certs", "/nowhere"), 1, "/nowhere", "make certs")
+    assert failed(run("start"), 2, "name a program")
+    assert failed(run("start", "-command", "ls", "-l"), 2, "put -- before")
+    assert failed(run("start", "--memory", "lots", "true"), 2, "'lots' is not understood")
+    assert failed(run("nonsense"), 2, "No such command")
+    assert failed(run("start", "-command", "sh", "'"), 2, "cannot be split")
+
+
+def test_ctrl_c_ends_a_stream_cleanly(environment: dict[str, str], job: str) -> None:
+    with subprocess.Popen(
+        [COMMAND, "stream", job],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (130, "")
+
+
+def test_a_closed_pipe_ends_a_stream_quietly(environment: dict[str, str], run: Run) -> None:
+    job_id = run("start", "yes").stdout.split()[3]
+    with subprocess.Popen(
+        [COMMAND, "stream", job_id],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.read(2) == b"y\n"
+        process.stdout.close()
+        assert process.wait(timeout=30) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    run("stop", "--grace", "0", job_id)
+
+
+def test_a_broken_stream_says_where_to_go_on(
+    certificates: Certificates, environment: dict[str, str]
+) -> None:
+    with launched_server(certificates) as (server, address):
+        there = {**environment, "JOBWORKER_SERVER": address}
+        started = subprocess.run(
+            [COMMAND, "start", "sh", "-c", "'echo 12345; exec sleep 20'"],
+            env=there, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        job_id = started.stdout.split()[3]
+        with subprocess.Popen(
+            [COMMAND, "stream", job_id],
+            env=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as stream:  # fmt: skip
+            assert stream.stdout is not None
+            assert stream.stdout.readline() == "12345\n"
+            told = json.loads(
+                subprocess.run(
+                    [COMMAND, "query", "--json", job_id],
+                    env=there, capture_output=True, text=True, timeout=60, check=True,
+                ).stdout
+            )  # fmt: skip
+            server.kill()
+            _, errors = stream.communicate(timeout=30)
+        os.kill(told["pid"], signal.SIGKILL)  # the job of a killed server without cgroups lives on
+        assert stream.returncode == 5
+        assert "--from-offset 6" in errors
+        assert errors.count("\n") == 1
+
+
+def test_help_teaches(run: Run) -> None:
+    assert 'start -command "sort" "largefile.txt -o sortedfile.txt"' in run("--help").stdout
+    served = run("serve", "--help").stdout
+    for setting in ("--keepalive-time", "--max-streams", "--flush-interval", "--log-retention"):
+        assert setting in served
+    assert " ".join(served.split()).count("cts on") >= 5  # says which side a setting acts on
+
+
+def test_settings_come_from_flags_environment_and_a_file_in_this_order(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('max-streams = 0\nflush-interval = "20ms"\n')
+    files = certificates.server
+    command = [COMMAND, "serve", "--config", str(config), "--no-limits", "--listen", "nonsense"]
+    command += ["--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key)]
+
+    def error(environment: dict[str, str], *flags: str) -> str:
+        return subprocess.run(
+            [*command, *flags],
+            env={"PATH": os.environ["PATH"], **environment},
+            capture_output=True, text=True, timeout=30, check=False,
+        ).stderr  # fmt: skip
+
+    assert "--max-streams is 0" in error({})
+    assert "--max-streams is -1" in error({"JOBWORKER_MAX_STREAMS": "-1"})
+    assert "--max-streams is -2" in error({"JOBWORKER_MAX_STREAMS": "-1"}, "--max-streams=-2")
+    assert "--listen is 'nonsense'" in error({}, "--max-streams=1")
+    config.write_text("max-stream = 1\n")
+    assert "max_stream, which is no setting" in error({})

@@ -1,0 +1,175 @@
+"""The original's client against our server, our client against the original's server.
+
+The original's messages are made by hand from its own .proto, so that no field of ours can slip in.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc_tools
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_tools import protoc
+
+from tests.support.service import Certificates, client_for
+from worker_service.client import Client, Output, Start, StreamUnsupportedError
+from worker_service.server import Server
+from worker_service.tls import CertificateFiles, channel_credentials
+
+ORIGINAL = Path(__file__).parents[1] / "proto" / "original"
+SERVICE = "/jobworker.v1.JobWorker/"
+JOB_ID = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
+LOG = b"2024-08-26T14:35:21Z [INFO] Server started on port 8080\n"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The original's message classes, in a pool of their own."""
+    descriptors = tmp_path_factory.mktemp("original") / "descriptors"
+    protoc.main(
+        [
+            "protoc", f"-I{ORIGINAL}", f"--descriptor_set_out={descriptors}",
+            "jobworker/v1/jobworker.proto",
+        ]
+    )  # fmt: skip
+    files = descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes())
+    pool = descriptor_pool.DescriptorPool()
+    for file in files.file:
+        pool.Add(file)
+    names = [f"jobworker.v1.{message.name}" for message in files.file[0].message_type]
+    return {
+        name.rpartition(".")[2]: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+        for name in names
+    }
+
+
+def test_the_originals_messages_have_only_the_originals_fields(original: dict[str, Any]) -> None:
+    fields = {name: [f.name for f in each.DESCRIPTOR.fields] for name, each in original.items()}
+    assert fields["StreamLogsResponse"] == ["message"]
+    assert fields["QueryJobResponse"] == ["status", "pid", "exit_code", "signal", "message"]
+
+
+def test_the_originals_client_works_against_our_server(
+    original: dict[str, Any], server: Server, certificates: Certificates
+) -> None:
+    files = certificates.admin
+    credentials = channel_credentials(CertificateFiles(files.ca, files.cert, files.key))
+    with grpc.secure_channel(server.address, credentials) as channel:
+
+        def call(rpc: str, **fields: Any) -> Any:
+            return channel.unary_unary(
+                SERVICE + rpc,
+                original[rpc + "Request"].SerializeToString,
+                original[rpc + "Response"].FromString,
+            )(original[rpc + "Request"](**fields), timeout=20)
+
+        job_id = call("StartJob", command_name="sh", command_args=["-c", "echo hi; exit 5"]).job_id
+        stream = channel.unary_stream(
+            SERVICE + "StreamLogs",
+            original["StreamLogsRequest"].SerializeToString,
+            original["StreamLogsResponse"].FromString,
+        )
+        messages = list(stream(original["StreamLogsRequest"](job_id=job_id), timeout=20))
+        assert b"".join(message.message for message in messages) == b"hi\n"
+        job = call("QueryJob", job_id=job_id)
+        assert (job.status, job.exit_code, job.signal) == ("exited", 5, 0)
+        assert call("StopJob", job_id=job_id).success
+
+
+@contextmanager
+def original_server(original: dict[str, Any], certificates: Certificates) -> Iterator[str]:
+    """A server that knows nothing of ours: it ignores our fields and sends only the original's."""
+
+    def unary(rpc: str, **answer: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _request, _context: original[rpc + "Response"](**answer),
+            request_deserializer=original[rpc + "Request"].FromString,
+            response_serializer=original[rpc + "Response"].SerializeToString,
+        )
+
+    def stream(_request: object, _context: object) -> Iterator[Any]:
+        for start in range(0, len(LOG), 10):
+            yield original["StreamLogsResponse"](message=LOG[start : start + 10])
+
+    handlers = {
+        "StartJob": unary("StartJob", job_id=JOB_ID, message="ok"),
+        "StopJob": unary("StopJob", success=True, message="ok"),
+        "QueryJob": unary("QueryJob", status="exited", pid=123, exit_code=5),
+        "StreamLogs": grpc.unary_stream_rpc_method_handler(
+            stream,
+            request_deserializer=original["StreamLogsRequest"].FromString,
+            response_serializer=original["StreamLogsResponse"].SerializeToString,
+        ),
+    }
+    files = certificates.server
+    credentials = grpc.ssl_server_credentials(
+        [(files.key.read_bytes(), files.cert.read_bytes())], files.ca.read_bytes(), True
+    )
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        handler = grpc.method_handlers_generic_handler("jobworker.v1.JobWorker", handlers)
+        server.add_generic_rpc_handlers((handler,))
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+@pytest.fixture
+def client(original: dict[str, Any], certificates: Certificates) -> Iterator[Client]:
+    with (
+        original_server(original, certificates) as address,
+        client_for(address, certificates.admin) as connected,
+    ):
+        yield connected
+
+
+def test_our_client_works_against_the_originals_server(client: Client) -> None:
+    assert client.start("sort", ["largefile.txt"]) == JOB_ID
+    assert client.stop(JOB_ID) == "ok"
+    job = client.query(JOB_ID)
+    assert (job.status, job.pid, job.exit_code) == ("exited", 123, 5)
+    assert (job.limits, job.usage, job.started_at, job.log_size_bytes) == (None, None, None, None)
+    outputs = list(client.stream(JOB_ID))
+    assert b"".join(output.data for output in outputs) == LOG
+    assert [output.offset for output in outputs] == list(range(0, len(LOG), 10))
+
+
+def test_our_client_makes_up_for_an_offset_that_the_server_does_not_know(client: Client) -> None:
+    assert next(client.stream(JOB_ID, Start(from_offset=13))) == Output(13, LOG[13:20])
+    resumed = client.stream(JOB_ID, Start(from_offset=40))
+    assert b"".join(output.data for output in resumed) == LOG[40:]
+
+
+@pytest.mark.parametrize(
+    ("start", "follow"),
+    [(Start(tail_lines=1), True), (Start(tail_bytes=1), True), (Start(), False)],
+)
+def test_our_client_says_what_the_originals_server_cannot_do(
+    client: Client, start: Start, *, follow: bool
+) -> None:
+    with pytest.raises(StreamUnsupportedError, match="the original's API"):
+        list(client.stream(JOB_ID, start, follow=follow))
+
+
+def test_the_committed_code_is_what_the_proto_generates(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2] / "proto"
+    well_known = Path(grpc_tools.__file__).parent / "_proto"
+    arguments = [
+        "protoc",
+        f"-I{root}",
+        f"-I{well_known}",
+        f"--python_out={tmp_path}",
+        f"--pyi_out={tmp_path}",
+    ]
+    arguments += [f"--grpc_python_out={tmp_path}", "jobworker/v1/jobworker.proto"]
+    assert protoc.main(["protoc", *arguments]) == 0
+    for name in ("jobworker_pb2.py", "jobworker_pb2.pyi", "jobworker_pb2_grpc.py"):
+        generated = (tmp_path / "jobworker" / "v1" / name).read_text()
+        assert (root / "jobworker" / "v1" / name).read_text() == generated, "run `make proto`"
