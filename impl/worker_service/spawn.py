@@ -40,9 +40,11 @@ _POSIX_SPAWN_SETSIGMASK: Final = 0x08
 _POSIX_SPAWN_SETSID: Final = 0x80
 _POSIX_SPAWN_SETCGROUP: Final = 0x100
 
-# SIGKILL and SIGSTOP have no disposition to reset; 32 and 33 belong to glibc's threads.
-_SIGNALS_WITHOUT_DEFAULT: Final = frozenset({signal.SIGKILL, signal.SIGSTOP, 32, 33})
-_HIGHEST_SIGNAL: Final = 64
+# Every signal but SIGKILL and SIGSTOP, as a sigset_t: bit N-1 is signal N. Made by hand, because
+# sigaddset refuses 32 and 33, which glibc keeps for its threads and would leave ignored.
+_ALL_SIGNALS: Final = sum(
+    1 << number - 1 for number in range(1, 65) if number not in {signal.SIGKILL, signal.SIGSTOP}
+).to_bytes(_SIGSET_BYTES, "little")
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a job takes over from the server's environment. Everything else, secrets above all, stays.
@@ -271,15 +273,9 @@ def _attributes(cgroup: Cgroup | None) -> Iterator[ctypes.Array[ctypes.c_char]]:
             cgroup_fd = cgroup.open_directory()
             _must(LIBC.posix_spawnattr_setcgroup_np(attributes, cgroup_fd), "setcgroup_np")
             flags |= _POSIX_SPAWN_SETCGROUP
-        default_signals = ctypes.create_string_buffer(_SIGSET_BYTES)
-        LIBC.sigemptyset(default_signals)
-        for number in range(1, _HIGHEST_SIGNAL + 1):
-            if number not in _SIGNALS_WITHOUT_DEFAULT:
-                LIBC.sigaddset(default_signals, number)
-        blocked_signals = ctypes.create_string_buffer(_SIGSET_BYTES)
-        LIBC.sigemptyset(blocked_signals)
-        _must(LIBC.posix_spawnattr_setsigdefault(attributes, default_signals), "setsigdefault")
-        _must(LIBC.posix_spawnattr_setsigmask(attributes, blocked_signals), "setsigmask")
+        no_signals = bytes(_SIGSET_BYTES)
+        _must(LIBC.posix_spawnattr_setsigdefault(attributes, _ALL_SIGNALS), "setsigdefault")
+        _must(LIBC.posix_spawnattr_setsigmask(attributes, no_signals), "setsigmask")
         _must(LIBC.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)), "setflags")
         yield attributes
     finally:

@@ -190,7 +190,7 @@ def test_health_is_for_both_roles_and_reflection_for_admins(
         names = {service.name for service in answer.list_services_response.service}
         assert "jobworker.v1.JobWorker" in names
     with channel(server, certificates, "user") as connection:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(connection)
+        stub = reflection_pb2_grpc.ServerReflectionStub(connection)
         with pytest.raises(grpc.RpcError) as refused:
             list(stub.ServerReflectionInfo(iter([request]), timeout=10))
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED

@@ -1,0 +1,174 @@
+"""What can be told of cgroups without a kernel that has them: texts, bounds, refusals, leftovers.
+
+The kernel's side of it (here a directory of plain files stands in) is proven in a VM.
+"""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from worker_service.cgroup import DEFAULT_LIMITS, Hierarchy, IoMax, Limits, Usage
+from worker_service.errors import (
+    ConfigurationError,
+    HostExhaustedError,
+    InvalidRequestError,
+    LimitsUnavailableError,
+)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """A directory that looks like a cgroup v2 mount with all controllers."""
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "cgroup.subtree_control").write_text("")
+    return tmp_path
+
+
+def test_the_defaults_are_half_a_core_100_mb_and_weight_500() -> None:
+    assert DEFAULT_LIMITS.kernel_files() == [
+        ("cpu.max", "50000 100000"),
+        ("memory.max", "104857600"),
+        ("memory.oom.group", "1"),
+        ("io.weight", "default 500"),
+    ]
+
+
+def test_every_limit_becomes_its_file() -> None:
+    limits = Limits(
+        cpu_millicores=2000, io_max=(IoMax("8:0", 1, 2, 3, 4), IoMax("8:16", None, 5)), pids_max=7
+    )
+    limits.validate()
+    assert limits.kernel_files() == [
+        ("cpu.max", "200000 100000"),
+        ("io.max", "8:0 rbps=1 wbps=2 riops=3 wiops=4"),
+        ("io.max", "8:16 wbps=5"),
+        ("pids.max", "7"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (Limits(cpu_millicores=0), "cpu_millicores is 0; it must be from 10"),
+        (Limits(cpu_millicores=9), "from 10"),
+        (Limits(cpu_millicores=10**6 + 1), "to 1000000"),
+        (Limits(memory_max_bytes=0), "memory_max_bytes is 0"),
+        (Limits(memory_max_bytes=2**20 - 1), "from 1048576"),
+        (Limits(io_weight=0), "from 1 to 10000"),
+        (Limits(io_weight=10_001), "from 1 to 10000"),
+        (Limits(pids_max=0), "pids_max is 0"),
+        (Limits(io_max=(IoMax("8:0"),)), "at least one ceiling"),
+        (Limits(io_max=(IoMax("8:0", 0),)), "each from 1"),
+        (Limits(io_max=(IoMax("vda", 1),)), "must be a block device"),
+        (Limits(io_max=(IoMax("/dev/null", 1),)), "must be a block device"),
+        (Limits(io_max=(IoMax("/dev/no-such", 1),)), "No such file"),
+        (Limits(io_max=(IoMax("8:0\nmax", 1),)), "must be a block device"),
+    ],
+)
+def test_a_limit_that_no_kernel_takes_is_refused_with_its_bounds(limits: Limits, text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=text):
+        limits.validate()
+
+
+def test_controllers_are_switched_on_above_and_in_the_root(mount: Path) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    assert set((mount / "cgroup.subtree_control").read_text().split()) == {
+        "+cpu", "+io", "+memory", "+pids",
+    }  # fmt: skip
+    assert "+memory" in (mount / "jobs" / "cgroup.subtree_control").read_text()
+    hierarchy.close()
+
+
+def test_a_root_in_use_by_another_server_is_refused(mount: Path) -> None:
+    first = Hierarchy.open(mount / "jobs", mount)
+    with pytest.raises(ConfigurationError, match="in use by another server"):
+        Hierarchy.open(mount / "jobs", mount)
+    first.close()
+    Hierarchy.open(mount / "jobs", mount).close()
+
+
+def test_a_host_without_cgroup_v2_or_a_controller_is_refused_with_what_to_do(
+    tmp_path: Path, mount: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"no cgroup v2 hierarchy.*--no-limits"):
+        Hierarchy.open(tmp_path / "v1" / "jobs", tmp_path / "v1")
+    (mount / "cgroup.controllers").write_text("cpu pids\n")
+    with pytest.raises(ConfigurationError, match="lacks memory io"):
+        Hierarchy.open(mount / "jobs", mount)
+
+
+@pytest.mark.parametrize("root", ["/", "/etc", "."])
+def test_a_root_outside_the_mount_is_refused(root: str, mount: Path) -> None:
+    with pytest.raises(ConfigurationError, match="must be a directory below"):
+        Hierarchy.open(mount / root, mount)
+
+
+def test_a_name_that_is_taken_is_refused_and_left_alone(mount: Path) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    taken = mount / "jobs" / "name"
+    taken.mkdir()
+    (taken / "foreign").write_text("mine")
+    with pytest.raises(HostExhaustedError, match="File exists"):
+        hierarchy.create("name", Limits())
+    assert (taken / "foreign").read_text() == "mine"
+    hierarchy.close()
+
+
+def test_a_limit_that_the_kernel_refuses_leaves_no_cgroup(
+    mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+
+    def refuse(path: Path, text: str, **_: str) -> int:
+        raise OSError(19, f"No such device ({text})", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", refuse)
+        with pytest.raises(LimitsUnavailableError, match=r"cpu\.max"):
+            hierarchy.create("name", DEFAULT_LIMITS)
+    assert not (mount / "jobs" / "name").exists()
+    hierarchy.close()
+
+
+def test_usage_is_read_from_the_kernels_files(mount: Path) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    cgroup = hierarchy.create("name", Limits(pids_max=3))
+    for file, text in {
+        "cpu.stat": "usage_usec 10\nuser_usec 4\nnr_throttled 2\nthrottled_usec 30\n",
+        "memory.events": "low 0\noom 1\noom_kill 4\n",
+        "memory.current": "4096\n",
+        "memory.peak": "8192\n",
+        "pids.current": "3\n",
+        "io.stat": "8:0 rbytes=5 wbytes=6 rios=1\n8:16 rbytes=10 wbytes=20\n",
+    }.items():
+        (cgroup.path / file).write_text(text)
+    assert cgroup.usage() == Usage(10, 2, 30, 4096, 8192, 4, 15, 26, 3)
+    hierarchy.close()
+
+
+def test_counters_that_are_not_there_are_0(mount: Path) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    assert hierarchy.create("name", Limits()).usage() == Usage()
+    hierarchy.close()
+
+
+def test_only_directories_named_like_jobs_are_leftovers(mount: Path) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    job = str(uuid.uuid4())
+    for name in (job, "somebody-elses", job.upper(), "{" + job + "}"):
+        (mount / "jobs" / name).mkdir()
+    assert [cgroup.path.name for cgroup in hierarchy.leftovers()] == [job]
+    hierarchy.close()
+
+
+def test_removing_takes_what_the_job_made_inside_along(mount: Path) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    cgroup = hierarchy.create("name", Limits())
+    (cgroup.path / "sub" / "subsub").mkdir(parents=True)
+    cgroup.remove()
+    assert not cgroup.exists()
+    cgroup.remove()  # a removed one is no error
+    hierarchy.close()

@@ -1,0 +1,210 @@
+"""Batching, the budget over all streams, and admission."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
+from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
+from worker_service.log import Chunk, LogReader, OutputLog
+
+LONG_S = 60.0
+
+
+def following(
+    log: OutputLog,
+    batching: Batching | None = None,
+    budget: ByteBudget | None = None,
+    *,
+    until_offset: int | None = None,
+) -> tuple[LogReader, Iterator[Chunk]]:
+    reader = log.reader_at(0)
+    chunks = follow(
+        reader,
+        batching or Batching(),
+        budget or ByteBudget(2**20),
+        until_offset=until_offset,
+        lease=lambda: LONG_S,
+    )
+    return reader, chunks
+
+
+def test_output_after_a_silence_goes_out_at_once() -> None:
+    log = OutputLog()
+    _, chunks = following(log, Batching(flush_interval_s=LONG_S))
+    log.append(b"first")
+    assert next(chunks).data == b"first"
+
+
+def test_small_output_is_held_for_the_interval_and_close_ends_the_hold() -> None:
+    log = OutputLog()
+    _, chunks = following(log, Batching(flush_interval_s=LONG_S))
+    log.append(b"1")
+    next(chunks)
+    log.append(b"2")
+    rest: list[bytes] = []
+    thread = threading.Thread(target=lambda: rest.extend(chunk.data for chunk in chunks))
+    thread.start()
+    log.append(b"3")
+    thread.join(0.1)
+    assert rest == []  # held: the interval is long
+    log.close()
+    thread.join(10)
+    assert rest == [b"23"]
+
+
+def test_enough_output_does_not_wait_for_the_interval() -> None:
+    log = OutputLog()
+    _, chunks = following(log, Batching(flush_interval_s=LONG_S, flush_bytes=100))
+    log.append(b"1")
+    next(chunks)
+    log.append(b"x" * 100)
+    assert next(chunks).data == b"x" * 100
+
+
+def test_the_interval_lets_small_output_go() -> None:
+    log = OutputLog()
+    _, chunks = following(log, Batching(flush_interval_s=0.05))
+    log.append(b"1")
+    next(chunks)
+    log.append(b"2")
+    started_s = time.monotonic()
+    assert next(chunks).data == b"2"
+    assert time.monotonic() - started_s < LONG_S
+
+
+def test_until_offset_ends_although_the_log_grows_and_stays_open() -> None:
+    log = OutputLog()
+    log.append(b"12345")
+    _, chunks = following(log, until_offset=5)
+    assert next(chunks).data == b"12345"
+    log.append(b"67890")
+    assert list(chunks) == []
+
+
+def test_a_message_is_never_larger_than_its_maximum() -> None:
+    log = OutputLog()
+    log.append(b"x" * 1000)
+    log.close()
+    _, chunks = following(log, Batching(message_max_bytes=300))
+    assert [len(chunk.data) for chunk in chunks] == [300, 300, 300, 100]
+
+
+def test_a_cancelled_reader_ends_the_iteration() -> None:
+    log = OutputLog()
+    reader, chunks = following(log)
+    done = threading.Event()
+
+    def drain() -> None:
+        assert list(chunks) == []
+        done.set()
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    reader.cancel()
+    assert done.wait(10)
+    thread.join(10)
+
+
+def test_the_lease_is_asked_again_when_it_says_and_its_refusal_ends_the_stream() -> None:
+    log = OutputLog()
+    asked: list[float] = []
+
+    def lease() -> float:
+        asked.append(time.monotonic())
+        if len(asked) == 3:
+            raise NotAuthenticatedError("expired")
+        return 0.02
+
+    chunks = follow(log.reader_at(0), Batching(), ByteBudget(2**20), lease=lease)
+    with pytest.raises(NotAuthenticatedError):
+        next(chunks)
+    assert len(asked) == 3
+
+
+def test_lost_output_is_told_after_what_there_is() -> None:
+    log = OutputLog()
+    log.append(b"123")
+    log.close("memory is full")
+    _, chunks = following(log)
+    assert next(chunks).data == b"123"
+    with pytest.raises(OutputLostError, match="memory is full"):
+        next(chunks)
+
+
+def test_the_budget_is_given_back_however_a_stream_ends() -> None:
+    log = OutputLog()
+    log.append(b"x" * 1000)
+    budget = ByteBudget(2**20)
+    _, closed = following(log, budget=budget)
+    next(closed)
+    assert budget.held_bytes() == 1000
+    closed.close()  # type: ignore[attr-defined]
+    _, ended = following(log, budget=budget, until_offset=1000)
+    assert len(list(ended)) == 1
+    assert budget.held_bytes() == 0
+    assert budget._streams == 0
+
+
+@given(
+    limit=st.integers(1, 2**26),
+    steps=st.lists(st.tuples(st.integers(1, 2**21), st.booleans()), max_size=60),
+)
+def test_the_budget_is_never_exceeded_by_more_than_the_least_of_each_stream(
+    limit: int, steps: list[tuple[int, bool]]
+) -> None:
+    budget = ByteBudget(limit)
+    held: list[int] = []
+    for wanted, stalls in steps:
+        budget.join()
+        granted = budget.reserve(wanted)
+        assert 1 <= granted <= wanted
+        assert granted >= min(wanted, MESSAGE_MIN_BYTES)
+        if stalls:
+            held.append(granted)
+        else:
+            budget.release(granted)
+            budget.leave()
+        assert budget.held_bytes() == sum(held)
+        assert sum(held) <= limit + MESSAGE_MIN_BYTES * len(held)
+
+
+def test_a_lone_stream_gets_the_largest_message_and_many_get_their_share() -> None:
+    budget = ByteBudget(2**26)
+    budget.join()
+    assert budget.reserve(2**20) == 2**20
+    for _ in range(1023):
+        budget.join()
+    assert budget.reserve(2**20) == MESSAGE_MIN_BYTES
+
+
+def test_admission_refuses_the_next_one_at_once_and_frees_a_slot_once() -> None:
+    admission = Admission(2)
+    first, _ = admission.admit(), admission.admit()
+    with pytest.raises(CapacityReachedError, match="max capacity reached"):
+        admission.admit()
+    first.release()
+    first.release()
+    assert admission.taken() == 1
+    admission.admit()
+    with pytest.raises(CapacityReachedError):
+        admission.admit()
+
+
+def test_concurrent_admissions_never_exceed_the_maximum() -> None:
+    admission = Admission(10)
+
+    def admit(_: int) -> bool:
+        try:
+            admission.admit()
+        except CapacityReachedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(admit, range(200))) == 10

@@ -1,0 +1,244 @@
+"""The library without gRPC, with real processes."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from worker_service import job as job_module
+from worker_service.cgroup import Limits
+from worker_service.errors import (
+    InvalidRequestError,
+    JobNotFoundError,
+    JobWorkerError,
+    LimitsUnavailableError,
+    ShuttingDownError,
+)
+from worker_service.job import JobStatus, State
+from worker_service.log import LogReader
+from worker_service.spawn import Command
+from worker_service.worker import Worker, WorkerSettings
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    running = Worker(WorkerSettings(stop_grace_s=1.0), hierarchy=None)
+    yield running
+    running.close(grace_s=0)
+
+
+def shell(script: str) -> Command:
+    return Command("sh", ("-c", script))
+
+
+def read_until(reader: LogReader, wanted: bytes = b"") -> bytes:
+    """Read until something was said, or to the end of the log."""
+    data = b""
+    while True:
+        data += reader.read(2**20).data
+        pending, closed = reader.pending_bytes()
+        if (wanted and wanted in data) or (closed and not pending):
+            return data
+        reader.wait(1, 30)
+    return data
+
+
+def output(worker: Worker, status: JobStatus, wanted: bytes = b"") -> bytes:
+    return read_until(worker.log(status.job_id).reader_at(0), wanted)
+
+
+def test_a_job_runs_and_its_end_is_told_after_its_output(worker: Worker) -> None:
+    status = worker.start(shell("echo out; echo err >&2; exit 3"))
+    assert (status.state, uuid.UUID(status.job_id).version) == (State.RUNNING, 4)
+    assert output(worker, status) == b"out\nerr\n"
+    final = worker.query(status.job_id)
+    assert (final.state, final.exit_code, final.signal) == (State.EXITED, 3, 0)
+    assert final.ended_at_s is not None
+    assert final.ended_at_s >= final.started_at_s
+    assert [job.job_id for job in worker.list_jobs()] == [status.job_id]
+
+
+def test_no_byte_of_200_short_jobs_is_lost(worker: Worker) -> None:
+    program = "import os; os.write(1, bytes([int(__import__('sys').argv[1])]) * 65000)"
+
+    def run(number: int) -> bytes:
+        command = Command(sys.executable, ("-I", "-S", "-c", program, str(number)))
+        return output(worker, worker.start(command))
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, data in enumerate(pool.map(run, range(200))):
+            assert data == bytes([number]) * 65000
+
+
+def test_a_tree_that_ignores_sigterm_is_killed_after_the_grace(worker: Worker) -> None:
+    status = worker.start(shell("trap '' TERM; sleep 100 & echo on; wait; wait"))
+    output(worker, status, b"on\n")
+    started_s = time.monotonic()
+    final = worker.stop(status.job_id, grace_s=0.2)
+    assert time.monotonic() - started_s >= 0.2
+    assert (final.state, final.signal) == (State.SIGNALED, signal.SIGKILL)
+
+
+def test_a_stopped_process_can_be_stopped(worker: Worker) -> None:
+    status = worker.start(shell("echo on; kill -STOP $$; sleep 100"))
+    output(worker, status, b"on\n")
+    assert worker.stop(status.job_id).signal == signal.SIGTERM
+
+
+@pytest.mark.parametrize("jobs", [1, 20])
+def test_100_concurrent_stops_end_in_the_same_final_status(worker: Worker, jobs: int) -> None:
+    started = [worker.start(Command("sleep", ("100",))) for _ in range(jobs)]
+    with ThreadPoolExecutor(100) as pool:
+        finals = list(
+            pool.map(lambda number: worker.stop(started[number % jobs].job_id), range(100))
+        )
+    assert {(final.state, final.signal) for final in finals} == {(State.SIGNALED, signal.SIGTERM)}
+    assert len({(final.job_id, final.ended_at_s) for final in finals}) == jobs
+
+
+def test_a_stop_that_races_with_the_end_tells_one_truth(worker: Worker) -> None:
+    for _ in range(30):
+        status = worker.start(Command("true"))
+        final = worker.stop(status.job_id)
+        assert (final.state, final.signal or final.exit_code) in {
+            (State.EXITED, 0),
+            (State.SIGNALED, signal.SIGTERM),
+        }
+        assert worker.query(status.job_id) == final
+
+
+def test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output(
+    worker: Worker,
+) -> None:
+    status = worker.start(shell("(sleep 100 & echo $!) ; exit 4"))
+    started_s = time.monotonic()
+    daemon = int(output(worker, status))
+    assert time.monotonic() - started_s < job_module.DRAIN_MAX_S  # not only at the drain's bound
+    assert worker.query(status.job_id).exit_code == 4
+    assert not _runs(daemon)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"Z", "X"}
+
+
+def test_output_held_open_by_an_escaped_daemon_is_cut_after_the_drain(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a cgroup, setsid is a way out of the tree.
+    monkeypatch.setattr(job_module, "DRAIN_MAX_S", 0.2)
+    status = worker.start(shell("setsid sh -c 'echo $$; exec sleep 100' & wait"))
+    daemon = int(output(worker, status, b"\n"))
+    final = worker.stop(status.job_id)
+    assert final.signal == signal.SIGTERM
+    os.kill(daemon, signal.SIGKILL)
+
+
+def test_closing_ends_all_jobs_and_refuses_new_ones() -> None:
+    worker = Worker(WorkerSettings(), hierarchy=None)
+    jobs = [worker.start(Command("sleep", ("100",))) for _ in range(10)]
+    worker.close(grace_s=1)
+    assert {worker.query(job.job_id).signal for job in jobs} == {signal.SIGTERM}
+    with pytest.raises(ShuttingDownError):
+        worker.start(Command("true"))
+    worker.close()
+
+
+def test_starts_that_race_with_closing_leave_no_process() -> None:
+    worker = Worker(WorkerSettings(), hierarchy=None)
+    started: list[JobStatus] = []
+    go = threading.Event()
+
+    def start() -> None:
+        go.wait(10)
+        try:
+            for _ in range(100):
+                started.append(worker.start(Command("sleep", ("100",))))  # noqa: PERF401 - it ends by an error
+        except ShuttingDownError:
+            return
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    go.set()
+    worker.close(grace_s=0)
+    for thread in threads:
+        thread.join(30)
+    assert all(worker.query(status.job_id).ended_at_s for status in started)
+
+
+def test_killing_all_ends_a_patient_close() -> None:
+    worker = Worker(WorkerSettings(), hierarchy=None)
+    status = worker.start(shell("trap '' TERM; echo on; while :; do sleep 100; done"))
+    output(worker, status, b"on\n")
+    closing = threading.Thread(target=worker.close, args=(60.0,))
+    closing.start()
+    worker.kill_all()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert worker.query(status.job_id).signal == signal.SIGKILL
+
+
+@pytest.mark.parametrize("job_id", ["", "x", "../..", "761db04c-0150-4f0b-a6fd"])
+def test_a_malformed_id_is_no_job(worker: Worker, job_id: str) -> None:
+    with pytest.raises(InvalidRequestError, match="must be a UUID"):
+        worker.query(job_id)
+
+
+def test_an_unknown_id_is_not_found(worker: Worker) -> None:
+    with pytest.raises(JobNotFoundError):
+        worker.log(str(uuid.uuid4()))
+
+
+def test_limits_without_a_hierarchy_are_refused(worker: Worker) -> None:
+    with pytest.raises(LimitsUnavailableError, match="--no-limits"):
+        worker.start(Command("true"), Limits(pids_max=5))
+    assert worker.start(Command("true"), Limits()).limits is None
+
+
+@pytest.mark.parametrize("grace_s", [-1.0, 3601.0, float("nan")])
+def test_a_senseless_grace_is_refused(worker: Worker, grace_s: float) -> None:
+    status = worker.start(Command("true"))
+    with pytest.raises(InvalidRequestError, match="grace period"):
+        worker.stop(status.job_id, grace_s)
+
+
+def test_a_failed_start_leaves_nothing(worker: Worker) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        with pytest.raises(JobWorkerError):
+            worker.start(Command("/no/such"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert worker.list_jobs() == []
+
+
+def test_ended_jobs_hold_no_descriptor(worker: Worker) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        output(worker, worker.start(Command("echo", ("x",))))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert worker.running() == 0
+
+
+def test_retention_bounds_the_log_of_an_endless_job() -> None:
+    worker = Worker(WorkerSettings(log_retention_bytes=100_000), hierarchy=None)
+    try:
+        status = worker.start(Command("yes"))
+        reader = worker.log(status.job_id).reader_at(0)
+        reader.wait(5_000_000, 30)
+        extent = worker.log(status.job_id).extent()
+        assert extent.end_offset >= 5_000_000
+        assert extent.end_offset - extent.first_offset == 100_000
+    finally:
+        worker.close(grace_s=0)
