@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint certs serve proto proto-check lock bench clean
+.PHONY: help setup demo test mutants lint certs serve proto proto-check lock bench clean
 
 BIN := .venv/bin
 
@@ -17,7 +17,10 @@ demo: setup certs ## Run a real job on a real server and stream it twice, start 
 	@.ci/demo
 
 test: setup ## Unit and integration tests: real processes, real TLS, real sockets
-	@$(BIN)/python -m pytest -n 2 -m "not vm" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not vm and not mutants" $(ARGS)
+
+mutants: setup ## Break the code on purpose, 44 times, and see the tests notice (5 minutes)
+	@$(BIN)/python -m pytest -n 2 -m mutants $(ARGS)
 
 lint: setup proto-check ## Style, types, protocol, layout
 	@$(BIN)/ruff check .

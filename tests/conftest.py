@@ -11,7 +11,12 @@ import psutil
 import pytest
 
 # Must come before anything imports grpc: it switches TLS 1.2 off.
-import worker_service  # noqa: F401
+import worker_service
+
+# Set by the mutants' runs: the tree whose code must be the one under test.
+_TREE = os.environ.get("JOBWORKER_TREE")
+if _TREE is not None and not Path(worker_service.__file__ or "").is_relative_to(_TREE):
+    raise RuntimeError(f"the tests run {worker_service.__file__}, not the code in {_TREE}")
 
 _SETTLE_S = 5.0
 # Threads that last longer than a test: libraries' own, and the pool of the server that the

@@ -48,7 +48,9 @@ def test_small_output_is_held_for_the_interval_and_close_ends_the_hold() -> None
     next(chunks)
     log.append(b"2")
     rest: list[bytes] = []
-    thread = threading.Thread(target=lambda: rest.extend(chunk.data for chunk in chunks))
+    thread = threading.Thread(
+        target=lambda: rest.extend(chunk.data for chunk in chunks), daemon=True
+    )
     thread.start()
     log.append(b"3")
     thread.join(0.1)

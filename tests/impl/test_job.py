@@ -214,6 +214,8 @@ class JobMachine(RuleBasedStateMachine):
         )
         assert status.state is (State.SIGNALED if status.signal else State.EXITED)
         assert status.oom_killed
+        if self.final is None and not self.drain_cut:
+            assert self.log.reader_at(0).read(10**7).data == self.written
         self.final = self.final or status
         assert status == self.final
 
@@ -229,7 +231,7 @@ class StatusSeen(OutputLog):
     seen: State | None = None
 
     def close(self, failure: str | None = None) -> None:
-        self.seen = self.job.status().state
+        self.seen = self.seen or self.job.status().state
         super().close(failure)
 
 
@@ -251,6 +253,18 @@ def test_the_status_is_final_before_the_log_is_closed() -> None:
     process.exit, tree.gone = ExitStatus(3, 0), True
     scheduler.ready(PIDFD)
     assert log.seen is State.EXITED
+
+
+def test_a_job_has_not_ended_while_its_tree_lives() -> None:
+    job, scheduler, process, tree, read_fd, write_fd = make(OutputLog())
+    os.close(write_fd)
+    scheduler.ready(read_fd)
+    process.exit = ExitStatus(0, 0)
+    scheduler.ready(PIDFD)
+    assert job.status().state is State.RUNNING
+    tree.gone = True
+    scheduler.ready(TREE_FD)
+    assert job.status().state is State.EXITED
 
 
 def test_output_that_stays_open_is_cut_after_the_drain_and_kept_until_then() -> None:

@@ -198,7 +198,8 @@ def waiting(reader: LogReader, wanted: int, timeout_s: float | None = None) -> t
         queued.set()
 
     reader.prepare_wait = prepare  # type: ignore[method-assign]
-    thread = threading.Thread(target=reader.wait, args=(wanted, timeout_s))
+    # A daemon: one that is never woken must not hold up the end of the failing test.
+    thread = threading.Thread(target=reader.wait, args=(wanted, timeout_s), daemon=True)
     thread.start()
     assert queued.wait(10)
     return thread
@@ -250,6 +251,27 @@ def test_a_cancel_before_the_wait_is_not_lost() -> None:
     reader = OutputLog().reader_at(0)
     reader.cancel()
     reader.wait(1)  # would never end
+
+
+def test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep = 2 * PUNCH_STEP_BYTES
+    log = OutputLog(keep)
+    log.append(pattern(0, keep))
+    reader = log.reader_at(0)
+    real_pread = os.pread
+
+    def overtaken(fd: int, length: int, offset: int) -> bytes:
+        # The race made certain: the writer comes by between the reader's look and its read.
+        monkeypatch.setattr(os, "pread", real_pread)
+        log.append(pattern(keep, PUNCH_STEP_BYTES))
+        return real_pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", overtaken)
+    chunk = reader.read(1000)
+    assert (chunk.offset, chunk.missed_bytes) == (PUNCH_STEP_BYTES, PUNCH_STEP_BYTES)
+    assert chunk.data == pattern(PUNCH_STEP_BYTES, 1000)
 
 
 @pytest.mark.parametrize("retention", [None, 3 * PUNCH_STEP_BYTES])

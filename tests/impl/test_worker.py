@@ -47,7 +47,6 @@ def read_until(reader: LogReader, wanted: bytes = b"") -> bytes:
         if (wanted and wanted in data) or (closed and not pending):
             return data
         reader.wait(1, 30)
-    return data
 
 
 def output(worker: Worker, status: JobStatus, wanted: bytes = b"") -> bytes:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -26,7 +27,9 @@ from tests.support.certificates import (
 )
 from tests.support.service import Certificates, client_for, running_server
 from worker_service.client import CallError, Client
+from worker_service.errors import ConfigurationError
 from worker_service.server import Server
+from worker_service.tls import check_refuses_tls12
 
 UNKNOWN_ID = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 
@@ -128,6 +131,25 @@ def test_14_openssl_gets_tls_13(server: Server, certificates: Certificates) -> N
     assert "New, TLSv1.3, Cipher is TLS_" in said
     assert "ALPN protocol: h2" in said
     assert "Verify return code: 0 (ok)" in said
+
+
+def test_a_server_that_accepts_tls_12_does_not_start(tmp_path: Path) -> None:
+    # Another server stands in for ours: one whose TLS was not restricted.
+    files = Authority("lax CA", 3).write(tmp_path, "server", server_wanted())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.cert, files.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with connection, context.wrap_socket(connection, server_side=True):
+                return
+
+        accepting = pool.submit(accept)
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=r"accepted TLS 1\.2"):
+            check_refuses_tls12(f"127.0.0.1:{port}")
+        accepting.result(10)
 
 
 def test_15_a_connection_that_does_not_speak_http2_gets_nowhere(

@@ -197,13 +197,17 @@ def test_the_next_stream_over_the_maximum_is_refused_at_once_and_calls_go_on(
             stream.close()
 
 
-def test_cancelling_a_silent_stream_frees_its_slot(server: Server, admin: Client) -> None:
+def test_cancelling_a_silent_stream_frees_its_slot_and_its_thread(
+    server: Server, admin: Client
+) -> None:
     job_id = admin.start("sh", ["-c", "echo ready; sleep 100"])
     taken = server.admission.taken()
     call, stream = open_stream(admin, job_id)
     assert server.admission.taken() == taken + 1
+    log = server.worker.log(job_id)
+    wait_until(lambda: len(log._waiting) == 1)
     call.cancel()
-    wait_until(lambda: server.admission.taken() == taken)
+    wait_until(lambda: server.admission.taken() == taken and not log._waiting)
     stream.close()
     admin.stop(job_id, grace_s=0)
 

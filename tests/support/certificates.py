@@ -155,7 +155,7 @@ def _alternative(name: str) -> x509.GeneralName:
 
 def server_wanted(names: Sequence[str] = ("localhost", "127.0.0.1")) -> Wanted:
     """Return what a server's certificate shall be."""
-    return Wanted(usages=(SERVER,), common_name="server", names=names)
+    return Wanted(usages=(SERVER,), common_name="server", names=names, key=lambda: rsa_key(2048, 2))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,261 @@
+"""Servers broken on purpose, each with the test that must notice: proof that the tests can fail.
+
+A new mutant is one row: the file below `impl/worker_service`, the text to replace (it must stand
+there once), what to put in its place, and the test.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault, and the test that must fail because of it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+LOG: Final = "tests/impl/test_log.py::"
+FOLLOW: Final = "tests/impl/test_follow.py::"
+JOB: Final = "tests/impl/test_job.py::"
+SPAWN: Final = "tests/impl/test_spawn.py::"
+WORKER: Final = "tests/impl/test_worker.py::"
+SMALL: Final = "tests/impl/test_small_parts.py::"
+SERVICE: Final = "tests/integration/test_service.py::"
+STREAMS: Final = "tests/integration/test_streams.py::"
+IDENTITIES: Final = "tests/integration/test_identities.py::"
+INTEROP: Final = "tests/integration/test_interop.py::"
+DESERVES: Final = IDENTITIES + "test_a_client_certificate_gets_the_status_that_it_deserves"
+INHERITS: Final = SPAWN + "test_a_child_inherits_nothing_but_its_three_descriptors"
+ADMISSION: Final = FOLLOW + "test_admission_refuses_the_next_one_at_once_and_frees_a_slot_once"
+
+MUTANTS: Final = (
+    # The log.
+    Mutant(
+        "close wakes nobody", "log.py",
+        "woken = list(self._waiting)", "woken: list[LogReader] = []",
+        LOG + "test_a_waiting_reader_is_woken_by[close]",
+    ),
+    Mutant(
+        "every write wakes every reader", "log.py",
+        "if reader.wake_at <= self._end_offset]", "]",
+        LOG + "test_a_reader_is_not_woken_before_the_bytes_it_waits_for",
+    ),
+    Mutant(
+        "a cancel wakes nobody", "log.py",
+        "self._cancelled.set()\n        self._wakeup.set()", "self._cancelled.set()",
+        LOG + "test_a_waiting_reader_is_woken_by[cancel]",
+    ),
+    Mutant(
+        "a cancel before the wait is lost", "log.py",
+        "if not self._cancelled.is_set():", "if self._wakeup is not None:",
+        LOG + "test_a_cancel_before_the_wait_is_not_lost",
+    ),
+    Mutant(
+        "a hole is taken for data", "log.py",
+        "if start >= self._first_offset and len(data) == length:", "if len(data) == length:",
+        LOG + "test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole",
+    ),
+    Mutant(
+        "missed bytes are not counted", "log.py",
+        "return Chunk(start, data, start - offset), at_end\n            # Overtaken",
+        "return Chunk(start, data, 0), at_end\n            # Overtaken",
+        LOG + "TestLog::runTest",
+    ),
+    Mutant(
+        "retention keeps the memory", "log.py",
+        "if dropped >= PUNCH_STEP_BYTES:", "if dropped < 0:",
+        LOG + "test_retention_gives_the_memory_back",
+    ),
+    Mutant(
+        "the end is announced with output missing", "log.py",
+        "self._end_offset = end_offset\n            woken = self._take_ready()",
+        "self._end_offset = end_offset - 1\n            woken = self._take_ready()",
+        LOG + "TestLog::runTest",
+    ),
+    # Streams.
+    Mutant(
+        "a silent stream never asks its lease again", "follow.py",
+        "reader.wait(1, lease_s)", "reader.wait(1)",
+        FOLLOW + "test_the_lease_is_asked_again_when_it_says_and_its_refusal_ends_the_stream",
+    ),
+    Mutant(
+        "the budget is never given back", "follow.py",
+        "                budget.release(granted_bytes)", "                pass",
+        FOLLOW + "test_the_budget_is_given_back_however_a_stream_ends",
+    ),
+    Mutant(
+        "the budget is not shared", "follow.py",
+        "min(share, left)", "wanted_bytes",
+        FOLLOW + "test_the_budget_is_never_exceeded_by_more_than_the_least_of_each_stream",
+    ),
+    Mutant(
+        "every write is a message", "follow.py",
+        "if live and hold_s > 0 and", "if live and hold_s > 1e9 and",
+        FOLLOW + "test_small_output_is_held_for_the_interval_and_close_ends_the_hold",
+    ),
+    Mutant(
+        "lost output is not told", "follow.py",
+        "                    reader.raise_if_output_lost()\n", "",
+        FOLLOW + "test_lost_output_is_told_after_what_there_is",
+    ),
+    Mutant(
+        "a slot is freed twice", "follow.py", "if not slot.released:", "if slot:", ADMISSION
+    ),
+    Mutant(
+        "one stream too many", "follow.py",
+        "if self._taken >= self._maximum:", "if self._taken > self._maximum:", ADMISSION,
+    ),
+    Mutant(
+        "a stream goes on after its client has gone", "service.py",
+        "if not context.add_callback(reader.cancel):", "if not context.is_active():",
+        STREAMS + "test_cancelling_a_silent_stream_frees_its_slot_and_its_thread",
+    ),
+    Mutant(
+        "offsets are wrong on the wire", "wire.py",
+        "parts = [_OFFSET_TAG, _varint(chunk.offset)]",
+        "parts = [_OFFSET_TAG, _varint(chunk.offset + 1)]",
+        SMALL + "test_hand_made_messages_are_what_protobuf_makes",
+    ),
+    Mutant(
+        "no-follow follows", "service.py",
+        "if request.no_follow else None", "if request.no_follow and not reader else None",
+        STREAMS + "test_no_follow_ends_although_the_job_goes_on_writing",
+    ),
+    # Jobs.
+    Mutant(
+        "the log is closed before the status is final", "job.py",
+        "usage = self._tree.usage()\n        self._process",
+        "usage = self._tree.usage()\n        self.log.close()\n        self._process",
+        JOB + "test_the_status_is_final_before_the_log_is_closed",
+    ),
+    Mutant(
+        "the end is told before the output is drained", "job.py",
+        "if self._exit is not None and not self._output_open and self._tree.is_gone():",
+        "if self._exit is not None and self._tree.is_gone():",
+        JOB + "TestJob::runTest",
+    ),
+    Mutant(
+        "the end is told before the tree is gone", "job.py",
+        "not self._output_open and self._tree.is_gone():", "not self._output_open:",
+        JOB + "test_a_job_has_not_ended_while_its_tree_lives",
+    ),
+    Mutant(
+        "a daemon outlives its job", "job.py",
+        "self._cancel(self._kill_timer)\n        self._tree.kill()\n        self._drain",
+        "self._cancel(self._kill_timer)\n        self._drain",
+        WORKER + "test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output",
+    ),
+    Mutant(
+        "a stopped process sleeps through its stop", "job.py",
+        "            self._process.signal_group(signal.SIGCONT)\n", "",
+        WORKER + "test_a_stopped_process_can_be_stopped",
+    ),
+    Mutant(
+        "a stop leaves no grace", "job.py",
+        "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
+        "self._tree.kill()",
+        WORKER + "test_a_tree_that_ignores_sigterm_is_killed_after_the_grace",
+    ),
+    Mutant(
+        "only the leader is killed", "linux.py",
+        "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2", "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 0",
+        WORKER + "test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output",
+    ),
+    Mutant(
+        "a failed start leaves its pipe", "worker.py",
+        "        os.close(read_fd)\n        raise", "        raise",
+        WORKER + "test_a_failed_start_leaves_nothing",
+    ),
+    # Processes.
+    Mutant(
+        "a child inherits descriptors", "spawn.py",
+        "            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n", "", INHERITS,
+    ),
+    Mutant(
+        "a child inherits blocked signals", "spawn.py",
+        "_POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK |", "_POSIX_SPAWN_SETSIGDEF |", INHERITS,
+    ),
+    Mutant(
+        "a child inherits ignored signals", "spawn.py",
+        "_POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK |", "_POSIX_SPAWN_SETSIGMASK |",
+        SPAWN + "test_ignored_signals_are_back_to_their_defaults",
+    ),
+    Mutant(
+        "a child stays in the server's session", "spawn.py",
+        "_POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID", "_POSIX_SPAWN_SETSIGMASK", INHERITS,
+    ),
+    Mutant(
+        "a child inherits the server's environment", "spawn.py",
+        "{key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}",
+        "dict(os.environ)", INHERITS,
+    ),
+    Mutant(
+        "errors go elsewhere", "spawn.py",
+        "            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 2),\n", "",
+        SPAWN + "test_output_and_errors_keep_their_order",
+    ),
+    # Identity.
+    Mutant(
+        "an expired certificate goes on streaming", "identity.py",
+        "if now > self.not_after:", "if now < self.not_before:",
+        IDENTITIES + "test_25_a_stream_ends_when_its_clients_certificate_expires",
+    ),
+    Mutant(
+        "roles do not count", "identity.py",
+        "if identity.role not in PERMISSIONS.get(method, frozenset()):",
+        "if identity.role is None:",
+        SERVICE + "test_a_user_may_query_and_stream_and_nothing_else",
+    ),
+    Mutant(
+        "what is not listed is allowed", "identity.py",
+        "PERMISSIONS.get(method, frozenset())", "PERMISSIONS.get(method, frozenset(Role))",
+        SERVICE + "test_a_method_without_permissions_is_refused_to_an_admin",
+    ),
+    Mutant(
+        "the first of two roles counts", "identity.py", "if len(found) > 1:", "if len(found) > 9:",
+        DESERVES + "[19-both roles]",
+    ),
+    Mutant(
+        "a weak key will do", "identity.py",
+        "key.key_size >= RSA_MIN_BITS", "key.key_size >= RSA_MIN_BITS // 2",
+        DESERVES + "[17-RSA of 1024 bits]",
+    ),
+    Mutant(
+        "any certificate is one for clients", "identity.py",
+        "if ExtendedKeyUsageOID.CLIENT_AUTH not in usages:", "if usages is None:",
+        DESERVES + "[16-no key usage]",
+    ),
+    Mutant(
+        "a role without a text will do", "identity.py",
+        "or not _is_text(value.value):", "or value.value is None:", DESERVES + "[20-empty text]",
+    ),
+    Mutant(
+        "TLS 1.2 is accepted", "tls.py",
+        "        ):\n            raise ConfigurationError(\n"
+        '                f"the server at {address} accepted',
+        "        ):\n            return\n            raise ConfigurationError(\n"
+        '                f"the server at {address} accepted',
+        IDENTITIES + "test_a_server_that_accepts_tls_12_does_not_start",
+    ),
+    Mutant(
+        "an exposed key is used", "tls.py", "if mode & 0o077:", "if mode & 0o007:",
+        SERVICE + "test_a_key_that_others_may_read_is_refused_at_start",
+    ),
+    Mutant(
+        "an internal error tells its text", "service.py",
+        'text = f"internal error; the server\'s log has it under {reference}"',
+        "text = __import__('traceback').format_exc()",
+        SERVICE + "test_an_unexpected_exception_does_not_leak_its_text",
+    ),
+    # The client.
+    Mutant(
+        "an offset that the server ignores is believed", "client.py",
+        "skip_bytes = _make_up_for(start, follow=follow)", "_make_up_for(start, follow=follow)",
+        INTEROP + "test_our_client_makes_up_for_an_offset_that_the_server_does_not_know",
+    ),
+)  # fmt: skip

@@ -1,0 +1,64 @@
+"""Every mutant in the table is caught by the test that its row names."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.table import MUTANTS, Mutant
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 12  # of one test: a mutant that hangs is a mutant that was noticed
+RUN_TIMEOUT_S = 300
+TESTS_FAILED = 1
+
+
+def copy_of_the_tree(directory: Path) -> Path:
+    """Copy what a test needs; generated caches stay behind, or an old one could be used."""
+    for part in ("impl", "proto", "tests"):
+        shutil.copytree(
+            ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__", "mutants")
+        )
+    shutil.copy(ROOT / "pyproject.toml", directory)
+    return directory
+
+
+def run_tests(tree: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(str(tree / part) for part in ("impl", "proto", "."))
+    return subprocess.run(
+        [
+            sys.executable, "-m", "pytest", *nodes, "-x", "-q", "-p", "no:cacheprovider",
+            "--timeout", str(TIMEOUT_S), "--rootdir", str(tree), "-c", str(tree / "pyproject.toml"),
+        ],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": paths, "JOBWORKER_TREE": str(tree)},
+        capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.mutants
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -> None:
+    nodes = sorted({mutant.caught_by for mutant in MUTANTS})
+    done = run_tests(copy_of_the_tree(tmp_path), *nodes)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{len(nodes)} passed" in done.stdout
+
+
+@pytest.mark.mutants
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
+    tree = copy_of_the_tree(tmp_path)
+    path = tree / "impl" / "worker_service" / mutant.file
+    text = path.read_text()
+    assert text.count(mutant.old) == 1, "the text to replace must stand there once"
+    path.write_text(text.replace(mutant.old, mutant.new))
+    done = run_tests(tree, mutant.caught_by)
+    assert done.returncode == TESTS_FAILED, done.stdout[-3000:]
+    # By the test itself, or by its running out of time; not by a mutant that cannot be imported.
+    node = mutant.caught_by
+    assert f"FAILED {node}" in done.stdout or "Timeout" in done.stdout + done.stderr, done.stdout
