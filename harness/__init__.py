@@ -1,1 +1,1 @@
-"""Judges any job worker from outside: knows a server only through its API, its host and the network."""
+"""Judges any job worker from outside: knows a server only through its API and the network."""

@@ -64,7 +64,9 @@ def run(
         raise BrokenError(f"{words[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         said = (error.stderr or b"").decode("utf-8", "replace")[-1000:]
-        raise BrokenError(f"{shlex.join(words)} did not end within {timeout_s:g} s\n{said}") from error
+        raise BrokenError(
+            f"{shlex.join(words)} did not end within {timeout_s:g} s\n{said}"
+        ) from error
     return Done(
         done.returncode,
         (done.stdout or b"").decode("utf-8", "replace"),

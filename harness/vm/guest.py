@@ -1,6 +1,6 @@
 """A booted guest: run commands in it, copy the project to it, reach its ports."""
 
-import json
+import logging
 import secrets
 import shlex
 import socket
@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +17,13 @@ from harness.processes import Done, run
 from harness.verdict import BrokenError
 from harness.vm.image import PROJECT, Image, built_image
 from harness.vm.machine import Machine, running_machine
+from harness.vm.qmp import execute, monitor_command
+from harness.vm.state import is_running, save_state, saved_state_path
+
+logger = logging.getLogger(__name__)
 
 BOOT_TIMEOUT_S: Final = 180.0
+RESTORE_TIMEOUT_S: Final = 60.0
 SSH_TIMEOUT_S: Final = 60.0
 COMMAND_TIMEOUT_S: Final = 120.0
 # ssh's own exit code for a connection that broke: nothing is known of the command then.
@@ -30,10 +35,11 @@ PARTS_TO_COPY: Final = ("impl", "proto", "certs/cnf", "certs/make-certs", "harne
 class Guest:
     """A guest that answers; made by `booted`."""
 
-    def __init__(self, machine: Machine, image: Image, boot_s: float) -> None:
+    def __init__(self, machine: Machine, image: Image, boot_s: float, *, restored: bool) -> None:
         self.machine = machine
+        self.image = image
         self.boot_s = boot_s
-        self._image = image
+        self.restored = restored
         # Short: a socket's path may have 107 bytes.
         self._control = tempfile.mkdtemp(prefix="jw-")
 
@@ -64,7 +70,7 @@ class Guest:
 
     @contextmanager
     def background(self, command: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a command for as long as the context lasts, its output going to a file on the host."""
+        """Run a command for as long as the context lasts; its output goes to a file on the host."""
         with log.open("wb") as file:
             # -tt: the guest's sshd hangs the command up when this end goes away.
             process = subprocess.Popen(
@@ -85,7 +91,7 @@ class Guest:
         """Copy the service and the payloads; the locked packages are in the image."""
         with tempfile.TemporaryFile() as archive:
             parts = [part for part in PARTS_TO_COPY if (PROJECT / part).exists()]
-            pack = ["tar", "-C", PROJECT, "--exclude=__pycache__", "-cz", *parts]
+            pack: list[str | Path] = ["tar", "-C", PROJECT, "--exclude=__pycache__", "-cz", *parts]
             run(pack, COMMAND_TIMEOUT_S, stdout=archive).require("tar")
             archive.seek(0)
             unpack = [*self._ssh(), "mkdir -p project && tar -C project -xz"]
@@ -100,7 +106,9 @@ class Guest:
         with tempfile.TemporaryFile() as file:
             file.write(content)
             file.seek(0)
-            command = f"umask 077 && cat > {shlex.quote(path)} && chmod {mode:o} {shlex.quote(path)}"
+            command = (
+                f"umask 077 && cat > {shlex.quote(path)} && chmod {mode:o} {shlex.quote(path)}"
+            )
             run([*self._ssh(), command], COMMAND_TIMEOUT_S, stdin=file).require(f"put {path}")
 
     def forward(self, guest_port: int) -> int:
@@ -108,32 +116,14 @@ class Guest:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port: int = listener.getsockname()[1]
         rule = f"hostfwd_add net tcp:127.0.0.1:{port}-10.0.2.15:{guest_port}"
-        answer = self._monitor(rule)
-        if answer.strip():
+        answer = execute(self.machine.qmp_socket, monitor_command(rule))[-1]
+        if str(answer).strip():
             raise BrokenError(f"QEMU does not forward port {guest_port}: {answer}")
         return port
 
     def set_clock(self) -> None:
         """Set the guest's clock to the host's: certificates depend on it."""
         self.require(f"date -u -s @{time.time():.3f}")
-
-    def _monitor(self, command: str) -> str:
-        """Send one command of QEMU's human monitor through QMP, and return its answer."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(SSH_TIMEOUT_S)
-            connection.connect(str(self.machine.directory / "qmp"))
-            with connection.makefile("rw", encoding="utf-8") as lines:
-                lines.readline()
-                answer: object = None
-                requests: tuple[dict[str, object], ...] = (
-                    {"execute": "qmp_capabilities"},
-                    {"execute": "human-monitor-command", "arguments": {"command-line": command}},
-                )
-                for request in requests:
-                    lines.write(json.dumps(request) + "\n")
-                    lines.flush()
-                    answer = json.loads(lines.readline())
-        return str(answer["return"]) if isinstance(answer, dict) and "return" in answer else str(answer)
 
     def _ssh(self) -> list[str]:
         options = {
@@ -146,7 +136,7 @@ class Guest:
             "ControlPersist": "60",
             "ConnectTimeout": "30",
         }
-        command = ["ssh", "-F", "none", "-i", str(self._image.ssh_key)]
+        command = ["ssh", "-F", "none", "-i", str(self.image.ssh_key)]
         command += ["-p", str(self.machine.ssh_port)]
         for key, value in options.items():
             command += ["-o", f"{key}={value}"]
@@ -159,24 +149,66 @@ class Guest:
 
 
 @contextmanager
-def booted(name: str = "guest", image: Image | None = None) -> Iterator[Guest]:
-    """Boot a guest and wait until it answers; it is gone at the end, whatever happens.
+def booted(name: str = "guest", *, fresh: bool = False) -> Iterator[Guest]:
+    """Boot a guest, or restore a booted one; it is gone at the end, whatever happens.
+
+    The first guest of an image and a host is saved once it is up and its files are warm; later ones
+    are restored from that, unless `fresh` asks for a cold boot. A restore that fails is said, and
+    falls back to one cold boot.
 
     Raises:
         BrokenError: it did not come up; has the end of its console.
     """
-    image = image or built_image()
+    image = built_image()
+    name = f"{name}-{secrets.token_hex(3)}"
+    state = saved_state_path(image)
+    with ExitStack() as stack:
+        guest = None
+        if state.exists() and not fresh:
+            guest = _restored(stack, image, name, state)
+        if guest is None:
+            guest = _cold(stack, image, name)
+            if not fresh:
+                guest = _saved(guest, state)
+        stack.callback(guest.close)
+        guest.set_clock()
+        yield guest
+
+
+def _cold(stack: ExitStack, image: Image, name: str) -> Guest:
     started_s = time.monotonic()
-    with running_machine(image, f"{name}-{secrets.token_hex(3)}") as machine:
+    machine = stack.enter_context(running_machine(image, name))
 
-        def ready() -> bool | None:
-            machine.require_alive()
-            return True if "GUEST-READY" in machine.serial else None
+    def ready() -> bool | None:
+        machine.require_alive()
+        return True if "GUEST-READY" in machine.serial else None
 
-        poll_until(ready, BOOT_TIMEOUT_S, "the guest to boot", machine.serial_tail)
-        guest = Guest(machine, image, time.monotonic() - started_s)
+    poll_until(ready, BOOT_TIMEOUT_S, "the guest to boot", machine.serial_tail)
+    return Guest(machine, image, time.monotonic() - started_s, restored=False)
+
+
+def _restored(stack: ExitStack, image: Image, name: str, state: Path) -> Guest | None:
+    started_s = time.monotonic()
+    with ExitStack() as attempt:
         try:
-            guest.set_clock()
-            yield guest
-        finally:
-            guest.close()
+            machine = attempt.enter_context(running_machine(image, name, restore_from=state))
+            poll_until(lambda: is_running(machine), RESTORE_TIMEOUT_S, "the guest's restore")
+            guest = Guest(machine, image, 0.0, restored=True)
+            guest.require("true", RESTORE_TIMEOUT_S)
+            guest.boot_s = time.monotonic() - started_s
+        except BrokenError as error:
+            logger.warning("the saved guest could not be restored, booting a new one: %s", error)
+            state.unlink(missing_ok=True)
+            return None
+        stack.push(attempt.pop_all())
+        return guest
+
+
+def _saved(guest: Guest, state: Path) -> Guest:
+    """Warm the guest's files, save it, and return it with a new connection."""
+    guest.require(
+        f"PYTHONPATH={PYTHONPATH} python3 -c 'import grpc, grpc_health, cryptography.x509'"
+    )
+    guest.close()  # a saved connection would be dead in a restored guest
+    save_state(guest.machine, state)
+    return Guest(guest.machine, guest.image, guest.boot_s, restored=False)

@@ -1,7 +1,7 @@
-"""What a guest boots from: kernel, initrd, root and Python packages, kept by the hash of the recipe.
+"""What a guest boots from: kernel, initrd, root, Python packages; kept by the hash of the recipe.
 
-Built once into the cache, in a directory of its own that is renamed when it is complete: a build that
-is killed leaves nothing that could be taken for an image, and two at once do not disturb each other.
+Built once into the cache, in a directory of its own that is renamed when it is complete: a build
+that is killed leaves nothing that could be taken for an image, and two at once wait for each other.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Final
 
+import click
 from packaging.requirements import Requirement
 
 from harness.processes import run
@@ -34,9 +35,11 @@ PACKAGES: Final = (KERNEL_PACKAGE, "openssh-server", "openssl", "python3", "proc
 MODULES: Final = ("virtio_blk", "overlay", "failover", "net_failover", "virtio_net")
 PYTHON_VERSION: Final = "3.13"  # the suite's
 # Every kind of wheel that the suite's C library (2.41) runs.
-PLATFORMS: Final = tuple(
-    f"manylinux_{version}_x86_64" for version in ("2_34", "2_28", "2_27", "2_26", "2_24", "2_17")
-) + ("manylinux2014_x86_64",)
+GLIBC_VERSIONS: Final = ("2_34", "2_28", "2_27", "2_26", "2_24", "2_17")
+PLATFORMS: Final = (
+    *(f"manylinux_{version}_x86_64" for version in GLIBC_VERSIONS),
+    "manylinux2014_x86_64",
+)
 ROOT_BYTES: Final = 900 * 1024 * 1024
 SITE_BYTES: Final = 160 * 1024 * 1024
 BUILD_TIMEOUT_S: Final = 900.0
@@ -115,7 +118,7 @@ def ensure_host_packages() -> None:
     command = f"apt-get install {' '.join(missing)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise BrokenError(f"this host lacks {', '.join(missing)}; install them: sudo {command}")
-    print(f"installing {', '.join(missing)}", file=sys.stderr)
+    _say(f"installing {', '.join(missing)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "-qq"], BUILD_TIMEOUT_S, environment=environment)
     run(
@@ -191,17 +194,20 @@ def _build(directory: Path) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    click.echo(text, err=True)
 
 
 def _bootstrap(root: Path, image: Image) -> None:
     """Unpack Debian into a directory and make it a guest's root."""
     command: list[str | Path] = ["mmdebstrap", "--variant=minbase", "--mode=auto"]
-    command += [f"--include={','.join(PACKAGES)}", "--aptopt=Apt::Install-Recommends \"false\""]
-    command += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"]
+    command += [f"--include={','.join(PACKAGES)}", '--aptopt=Apt::Install-Recommends "false"']
+    command += [
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+    ]
     # No initrd of Debian's: ours boots in a fraction of the time.
-    command += ["--essential-hook=mkdir -p \"$1/etc/kernel\" \"$1/usr/local/sbin\""]
-    command += ["--essential-hook=ln -s /bin/true \"$1/usr/local/sbin/update-initramfs\""]
+    command += ['--essential-hook=mkdir -p "$1/etc/kernel" "$1/usr/local/sbin"']
+    command += ['--essential-hook=ln -s /bin/true "$1/usr/local/sbin/update-initramfs"']
     command += [SUITE, root]
     mirror = _mirror()
     if mirror:

@@ -1,6 +1,7 @@
 """QEMU: the process that is a guest's machine."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -36,6 +37,11 @@ class Machine:
     directory: Path
     ssh_port: int
     process: subprocess.Popen[bytes]
+
+    @property
+    def qmp_socket(self) -> Path:
+        """Where QEMU takes commands."""
+        return self.directory / "qmp"
 
     @property
     def serial(self) -> str:
@@ -81,8 +87,8 @@ def acceleration() -> tuple[str, ...]:
 
 
 @contextmanager
-def running_machine(image: Image, name: str) -> Iterator[Machine]:
-    """Run a guest's machine; it is killed at the end, whatever happened."""
+def running_machine(image: Image, name: str, restore_from: Path | None = None) -> Iterator[Machine]:
+    """Run a guest's machine, booting or restored; it is killed at the end, whatever happened."""
     directory = Path(tempfile.mkdtemp(prefix=f"jobworker-{name}-"))
     process = None
     try:
@@ -92,6 +98,8 @@ def running_machine(image: Image, name: str) -> Iterator[Machine]:
         port = _free_port()
         # setpriv: the machine dies with the harness, even with one that is killed.
         command = ["setpriv", "--pdeathsig", "KILL", *_command(image, name, directory, port)]
+        if restore_from is not None:
+            command += ["-incoming", f"exec:cat {shlex.quote(str(restore_from))}"]
         with (directory / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

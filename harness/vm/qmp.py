@@ -1,0 +1,54 @@
+"""QEMU's machine protocol: one connection, a few commands, their answers."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from harness.verdict import BrokenError
+
+Command = dict[str, object]
+
+TIMEOUT_S: Final = 60.0
+
+
+def monitor_command(line: str) -> Command:
+    """Return a command of the human monitor, for what the protocol itself lacks."""
+    return {"execute": "human-monitor-command", "arguments": {"command-line": line}}
+
+
+def execute(path: Path, *commands: Command) -> list[object]:
+    """Send commands one after the other, and return what each returned.
+
+    Raises:
+        BrokenError: QEMU refused one, or does not answer.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(str(path))
+            with connection.makefile("rw", encoding="utf-8") as lines:
+                lines.readline()  # the greeting
+                capabilities: Command = {"execute": "qmp_capabilities"}
+                answers = []
+                for command in (capabilities, *commands):
+                    lines.write(json.dumps(command) + "\n")
+                    lines.flush()
+                    answers.append(_answer(command, lines.readline))
+    except (OSError, ValueError) as error:
+        raise BrokenError(f"QEMU does not answer: {error}") from error
+    return answers[1:]
+
+
+def _answer(command: Command, read_line: Callable[[], str]) -> object:
+    """Return the answer to a command; events come between."""
+    while True:
+        line = read_line()
+        if not line:
+            raise BrokenError(f"QEMU went away at {command}")
+        message = json.loads(line)
+        if "return" in message:
+            return message["return"]
+        if "error" in message:
+            raise BrokenError(f"QEMU refused {command}: {message['error']}")
