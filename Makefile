@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants lint certs serve proto proto-check lock bench clean
+.PHONY: help setup demo test mutants vm-test vm-mutants lint certs serve proto proto-check lock bench clean
 
 BIN := .venv/bin
 
@@ -17,15 +17,21 @@ demo: setup certs ## Run a real job on a real server and stream it twice, start 
 	@.ci/demo
 
 test: setup ## Unit and integration tests: real processes, real TLS, real sockets
-	@$(BIN)/python -m pytest -n 2 -m "not vm and not mutants" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not vm and not mutants and not vm_mutants" $(ARGS)
 
 mutants: setup ## Break the code on purpose, 44 times, and see the tests notice (5 minutes)
 	@$(BIN)/python -m pytest -n 2 -m mutants $(ARGS)
 
+vm-test: setup ## Prove the limits in a cgroup v2 guest (the first time: builds its image, 1 minute)
+	@$(BIN)/python -m pytest -m vm $(ARGS)
+
+vm-mutants: setup ## Break the limits on purpose, 14 times, and see the tests in the guest notice
+	@$(BIN)/python -m pytest -m vm_mutants $(ARGS)
+
 lint: setup proto-check ## Style, types, protocol, layout
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy impl $(wildcard harness) loadtests tests
+	@$(BIN)/mypy impl harness loadtests tests
 
 certs: ## Make or renew the certificates in certs/out, and say when each expires
 	@certs/make-certs

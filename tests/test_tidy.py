@@ -116,6 +116,23 @@ def _without_docstrings(path: Path) -> str:
     return ast.unparse(tree).replace("'", '"')
 
 
+# The same for the harness, without its payloads: these are programs of their own.
+HARNESS_DOORS = [
+    (r"\btime\.sleep\(", {"clock.py"}, "clock.poll_until, or an event"),
+    (r"subprocess\.(run|call|check)", {"processes.py", "commands.py"}, "processes.run"),
+    (r"subprocess\.Popen\(", {"machine.py", "guest.py"}, "a context manager of vm"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "allowed", "instead"), HARNESS_DOORS)
+def test_each_danger_of_the_harness_has_one_door(
+    pattern: str, allowed: set[str], instead: str
+) -> None:
+    for path in (ROOT / "harness").rglob("*.py"):
+        if path.name not in allowed and "payloads" not in path.parts:
+            assert not re.search(pattern, _without_docstrings(path)), f"{path}: use {instead}"
+
+
 def test_modules_and_functions_fit_in_the_head() -> None:
     for path in tracked("*.py"):
         text = path.read_text()

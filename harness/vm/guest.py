@@ -51,7 +51,7 @@ class Guest:
         """
         self.machine.require_alive()
         try:
-            done = run([*self._ssh(), command], timeout_s)
+            done = run([*self.ssh_command(), command], timeout_s)
         except BrokenError as error:
             self.machine.require_alive()
             raise BrokenError(f"{error}\n{self.machine.serial_tail()}") from error
@@ -74,7 +74,7 @@ class Guest:
         with log.open("wb") as file:
             # -tt: the guest's sshd hangs the command up when this end goes away.
             process = subprocess.Popen(
-                [*self._ssh(), "-tt", command],
+                [*self.ssh_command(), "-tt", command],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -94,7 +94,7 @@ class Guest:
             pack: list[str | Path] = ["tar", "-C", PROJECT, "--exclude=__pycache__", "-cz", *parts]
             run(pack, COMMAND_TIMEOUT_S, stdout=archive).require("tar")
             archive.seek(0)
-            unpack = [*self._ssh(), "mkdir -p project && tar -C project -xz"]
+            unpack = [*self.ssh_command(), "mkdir -p project && tar -C project -xz"]
             run(unpack, COMMAND_TIMEOUT_S, stdin=archive).require("tar in the guest")
 
     def get(self, path: str) -> bytes:
@@ -109,7 +109,9 @@ class Guest:
             command = (
                 f"umask 077 && cat > {shlex.quote(path)} && chmod {mode:o} {shlex.quote(path)}"
             )
-            run([*self._ssh(), command], COMMAND_TIMEOUT_S, stdin=file).require(f"put {path}")
+            run([*self.ssh_command(), command], COMMAND_TIMEOUT_S, stdin=file).require(
+                f"put {path}"
+            )
 
     def forward(self, guest_port: int) -> int:
         """Make a port of the guest reachable on the host's loopback, and return the port there."""
@@ -125,7 +127,8 @@ class Guest:
         """Set the guest's clock to the host's: certificates depend on it."""
         self.require(f"date -u -s @{time.time():.3f}")
 
-    def _ssh(self) -> list[str]:
+    def ssh_command(self) -> list[str]:
+        """Return the words that reach the guest by ssh, its address last."""
         options = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "no",  # the guest is this process's own, on loopback
@@ -144,7 +147,7 @@ class Guest:
 
     def close(self) -> None:
         """End the connection that the commands share."""
-        run([*self._ssh()[:-1], "-O", "exit", "root@127.0.0.1"], SSH_TIMEOUT_S)
+        run([*self.ssh_command()[:-1], "-O", "exit", "root@127.0.0.1"], SSH_TIMEOUT_S)
         Path(self._control).rmdir()
 
 
@@ -154,7 +157,7 @@ def booted(name: str = "guest", *, fresh: bool = False) -> Iterator[Guest]:
 
     The first guest of an image and a host is saved once it is up and its files are warm; later ones
     are restored from that, unless `fresh` asks for a cold boot. A restore that fails is said, and
-    falls back to one cold boot.
+    falls back to a cold boot; one of those that fails is said, and tried once more (unless fresh).
 
     Raises:
         BrokenError: it did not come up; has the end of its console.
@@ -166,13 +169,26 @@ def booted(name: str = "guest", *, fresh: bool = False) -> Iterator[Guest]:
         guest = None
         if state.exists() and not fresh:
             guest = _restored(stack, image, name, state)
-        if guest is None:
+        if guest is None and fresh:
             guest = _cold(stack, image, name)
-            if not fresh:
-                guest = _saved(guest, state)
+        elif guest is None:
+            guest = _saved(_cold_or_again(stack, image, name), state)
         stack.callback(guest.close)
         guest.set_clock()
         yield guest
+
+
+def _cold_or_again(stack: ExitStack, image: Image, name: str) -> Guest:
+    """Boot cold, and once more if that fails: an emulated processor's fault is not the server's."""
+    with ExitStack() as attempt:
+        try:
+            guest = _cold(attempt, image, name)
+        except BrokenError as error:
+            logger.warning("the guest did not boot, trying once more: %s", error)
+        else:
+            stack.push(attempt.pop_all())
+            return guest
+    return _cold(stack, image, name)
 
 
 def _cold(stack: ExitStack, image: Image, name: str) -> Guest:

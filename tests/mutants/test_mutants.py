@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.table import MUTANTS, Mutant
+from tests.mutants.vm_table import VM_MUTANTS
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 12  # of one test: a mutant that hangs is a mutant that was noticed
@@ -18,20 +19,25 @@ TESTS_FAILED = 1
 
 def copy_of_the_tree(directory: Path) -> Path:
     """Copy what a test needs; generated caches stay behind, or an old one could be used."""
-    for part in ("impl", "proto", "tests"):
+    for part in ("impl", "proto", "harness", "certs", "tests"):
         shutil.copytree(
-            ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__", "mutants")
+            ROOT / part,
+            directory / part,
+            ignore=shutil.ignore_patterns("__pycache__", "mutants", "out"),
         )
-    shutil.copy(ROOT / "pyproject.toml", directory)
+    for file in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / file, directory)
     return directory
 
 
-def run_tests(tree: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
+def run_tests(
+    tree: Path, *nodes: str, timeout_s: int = TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join(str(tree / part) for part in ("impl", "proto", "."))
     return subprocess.run(
         [
             sys.executable, "-m", "pytest", *nodes, "-x", "-q", "-p", "no:cacheprovider",
-            "--timeout", str(TIMEOUT_S), "--rootdir", str(tree), "-c", str(tree / "pyproject.toml"),
+            "--timeout", str(timeout_s), "--rootdir", str(tree), "-c", str(tree / "pyproject.toml"),
         ],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": paths, "JOBWORKER_TREE": str(tree)},
@@ -52,12 +58,23 @@ def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Pat
 @pytest.mark.timeout(RUN_TIMEOUT_S)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
-    tree = copy_of_the_tree(tmp_path)
+    catch(mutant, copy_of_the_tree(tmp_path), TIMEOUT_S)
+
+
+@pytest.mark.vm_mutants
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+@pytest.mark.parametrize("mutant", VM_MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_mutant_is_caught_in_the_guest(mutant: Mutant, tmp_path: Path) -> None:
+    catch(mutant, copy_of_the_tree(tmp_path), RUN_TIMEOUT_S)
+
+
+def catch(mutant: Mutant, tree: Path, timeout_s: int) -> None:
+    """Break the code in a copy of the tree, and see the named test fail."""
     path = tree / "impl" / "worker_service" / mutant.file
     text = path.read_text()
     assert text.count(mutant.old) == 1, "the text to replace must stand there once"
     path.write_text(text.replace(mutant.old, mutant.new))
-    done = run_tests(tree, mutant.caught_by)
+    done = run_tests(tree, mutant.caught_by, timeout_s=timeout_s)
     assert done.returncode == TESTS_FAILED, done.stdout[-3000:]
     # By the test itself, or by its running out of time; not by a mutant that cannot be imported.
     node = mutant.caught_by

@@ -27,11 +27,11 @@ class GuestServer:
     log: Path = Path()
 
     @contextmanager
-    def running(self, *flags: str) -> Iterator[None]:
+    def running(self, *flags: str, port: int = SERVER_PORT) -> Iterator[None]:
         """Run it for as long as the context lasts; it ends by SIGTERM, as far as it still runs."""
         command = (
             f"cd project && PYTHONPATH={PYTHONPATH} exec python3 -m worker_service serve "
-            f"--listen 10.0.2.15:{SERVER_PORT} --ca /root/ca.crt --cert /root/server.crt "
+            f"--listen 10.0.2.15:{port} --ca /root/ca.crt --cert /root/server.crt "
             f"--key /root/server.key --log-level warning {' '.join(flags)}"
         )
         with tempfile.TemporaryDirectory() as directory:
@@ -45,7 +45,7 @@ class GuestServer:
 
                 poll_until(listening, START_TIMEOUT_S, "the server", self.log.read_text)
                 yield
-                self.guest.run("pkill -TERM -f '[m] worker_service serve'")
+                self.guest.run(f"pkill -TERM -f '[-]-listen 10.0.2.15:{port} '")
                 process.wait(timeout=60)
 
     def client(self) -> Client:

@@ -1,0 +1,34 @@
+"""The command `python -m harness`. A new group of commands is one line in `GROUPS`."""
+
+import logging
+import sys
+from typing import Final
+
+import click
+
+from harness.verdict import BrokenError
+from harness.vm.commands import vm
+
+EXIT_BROKEN: Final = 2
+
+GROUPS: Final = (vm,)
+
+
+@click.group(commands=list(GROUPS))
+@click.option("-v", "--verbose", is_flag=True, help="Show every program that is run.")
+def main(*, verbose: bool) -> None:
+    """Judge job workers from outside, and run the machines that this takes."""
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(message)s")
+
+
+def run() -> None:
+    """Run the command line; what is broken ends in one clear text and exit code 2."""
+    try:
+        main()
+    except BrokenError as error:
+        click.echo(f"BROKEN: {error}", err=True)
+        sys.exit(EXIT_BROKEN)
+
+
+if __name__ == "__main__":
+    run()
