@@ -153,10 +153,11 @@ def test_a_daemon_does_not_outlive_the_main_process(client: Client, in_guest: Sh
 def test_cgroups_that_a_job_makes_are_removed_with_it(client: Client, in_guest: Shell) -> None:
     script = (
         f"cd {ROOT}/$(basename $(cut -d: -f3 /proc/self/cgroup)) && mkdir -p sub/subsub && "
-        "echo $$ > sub/subsub/cgroup.procs && sleep 100 & echo made; wait"
+        "echo $$ > sub/subsub/cgroup.procs && echo made && sleep 100"
     )
     job_id = client.start("sh", ["-c", script])
-    next(client.stream(job_id))
+    assert next(client.stream(job_id)).data == b"made\n"
+    assert in_guest(f"find {ROOT}/{job_id} -type d").count("\n") == 3
     client.stop(job_id, grace_s=0)
     assert in_guest(f"ls {ROOT} | grep {job_id} || true") == ""
 
