@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 # How long calls may take to come back after all jobs have ended; then they are cut.
 _CALLS_GRACE_S: Final = 5.0
 _DESCRIPTORS_BESIDE_STREAMS: Final = 4096
+_ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
 
 
@@ -44,8 +45,8 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", milliseconds(settings.max_connection_idle)),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_receive_message_length", settings.max_receive_size),
-        # Room for the message's other fields beside the output.
-        ("grpc.max_send_message_length", settings.message_size + 1024),
+        # Output is bounded by --message-size; a list of very many jobs may be larger than that.
+        ("grpc.max_send_message_length", _ANSWER_MAX_BYTES),
         ("grpc.http2.lookahead_bytes", settings.stream_window),
         ("grpc.http2.bdp_probe", int(settings.connection_window)),
         ("grpc.http2.max_frame_size", settings.frame_size),
@@ -66,13 +67,17 @@ class Server:
             CertificateFiles(ca=settings.ca, certificate=settings.cert, key=settings.key)
         )
         self._hierarchy = Hierarchy.open(settings.cgroup_root) if settings.limits else None
-        self.worker = Worker(
-            WorkerSettings(
-                stop_grace_s=settings.stop_grace,
-                log_retention_bytes=settings.log_retention or None,
-            ),
-            self._hierarchy,
-        )
+        try:
+            self.worker = Worker(
+                WorkerSettings(
+                    stop_grace_s=settings.stop_grace,
+                    log_retention_bytes=settings.log_retention or None,
+                ),
+                self._hierarchy,
+            )
+        except BaseException:
+            self._close_hierarchy()
+            raise
         self.admission = Admission(settings.max_streams)
         self._pool = ThreadPoolExecutor(
             settings.max_streams + settings.unary_threads, thread_name_prefix="rpc"
@@ -83,6 +88,7 @@ class Server:
             self.port = self._server.add_secure_port(settings.listen, credentials)
         except RuntimeError as error:
             self.worker.close()
+            self._close_hierarchy()
             raise ConfigurationError(
                 f"cannot listen on {settings.listen}: the port is taken or the address is not this "
                 "machine's; choose another with --listen"
@@ -92,6 +98,7 @@ class Server:
     def start(self) -> None:
         """Serve. Returns once connections are accepted, and TLS 1.2 was seen to be refused."""
         self._server.start()
+        logger.info("asking for TLS 1.2, to see it refused; gRPC logs that as a failed handshake")
         check_refuses_tls12(self.address.replace("0.0.0.0", "127.0.0.1"))  # noqa: S104 - no binding
         for name in ("", _SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -102,6 +109,9 @@ class Server:
         self.worker.close(grace_s)
         self._server.stop(_CALLS_GRACE_S).wait()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._close_hierarchy()
+
+    def _close_hierarchy(self) -> None:
         if self._hierarchy is not None:
             self._hierarchy.close()
             self._hierarchy = None
