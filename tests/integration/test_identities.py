@@ -6,6 +6,7 @@ The numbers are those of the project's catalogue of cases.
 import datetime as dt
 import socket
 import ssl
+import struct
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -150,6 +151,27 @@ def test_a_server_that_accepts_tls_12_does_not_start(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=r"accepted TLS 1\.2"):
             check_refuses_tls12(f"127.0.0.1:{port}")
         accepting.result(10)
+
+
+@pytest.mark.parametrize("linger", [b"", struct.pack("ii", 1, 0)], ids=["closed", "reset"])
+def test_a_server_that_hangs_up_on_tls_12_has_refused_it(linger: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1)  # the client's hello has come, and the rest of it stays unread
+                if linger:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        hanging_up = pool.submit(hang_up)
+        check_refuses_tls12(f"127.0.0.1:{listener.getsockname()[1]}")
+        hanging_up.result(10)
+
+
+def test_a_server_that_is_not_there_is_not_taken_for_one_that_refuses() -> None:
+    with pytest.raises(ConfigurationError, match="does not answer"):
+        check_refuses_tls12("127.0.0.1:1")
 
 
 def test_15_a_connection_that_does_not_speak_http2_gets_nowhere(
