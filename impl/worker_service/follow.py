@@ -152,7 +152,8 @@ def follow(
     budget.join()
     try:
         while not reader.cancelled:
-            lease_s = lease()
+            # A certificate may be valid to the year 9999, which no wait takes.
+            lease_s = min(lease(), threading.TIMEOUT_MAX)
             if until_offset is not None and reader.offset >= until_offset:
                 return
             pending_bytes, closed = reader.pending_bytes()

@@ -210,3 +210,23 @@ def test_concurrent_admissions_never_exceed_the_maximum() -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(admit, range(200))) == 10
+
+
+def test_a_certificate_that_never_ends_is_no_trouble_to_a_wait() -> None:
+    log = OutputLog()
+    waits_s: list[float | None] = []
+    reader = log.reader_at(0)
+    wait = reader.wait
+
+    def noted(wanted_bytes: int, timeout_s: float | None = None) -> None:
+        waits_s.append(timeout_s)
+        log.append(b"x")
+        log.close()
+        wait(wanted_bytes, timeout_s)
+
+    reader.wait = noted  # type: ignore[method-assign]
+    eight_thousand_years_s = 8000 * 365 * 86_400.0
+    chunks = follow(reader, Batching(), ByteBudget(2**20), lease=lambda: eight_thousand_years_s)
+    assert [chunk.data for chunk in chunks] == [b"x"]
+    assert waits_s[0] is not None
+    assert waits_s[0] <= threading.TIMEOUT_MAX
