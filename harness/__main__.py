@@ -1,4 +1,4 @@
-"""The command `python -m harness`. A new group of commands is one line in `GROUPS`."""
+"""The command `python -m harness`. A new command is one entry in `COMMANDS`."""
 
 import logging
 import sys
@@ -6,15 +6,16 @@ from typing import Final
 
 import click
 
+from harness.commands import check, identities, recheck, selftest, verify
 from harness.verdict import BrokenError
 from harness.vm.commands import vm
 
 EXIT_BROKEN: Final = 2
 
-GROUPS: Final = (vm,)
+COMMANDS: Final = (check, recheck, identities, selftest, verify, vm)
 
 
-@click.group(commands=list(GROUPS))
+@click.group(commands=list(COMMANDS))
 @click.option("-v", "--verbose", is_flag=True, help="Show every program that is run.")
 def main(*, verbose: bool) -> None:
     """Judge job workers from outside, and run the machines that this takes."""

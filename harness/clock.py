@@ -44,3 +44,22 @@ def poll_until[Result](
         if deadline.passed():
             raise BrokenError(f"waited {timeout_s:g} s for {what}\n{explain()}")
         time.sleep(min(_STEP_S, deadline.left_s()))
+
+
+def came_true(look: Callable[[], bool], timeout_s: float) -> float | None:
+    """Look until something is true; return after how many seconds, or None if not in time.
+
+    For what the server promises to bring about: that it did not is a finding, not a fault of ours.
+    """
+    started_s = time.monotonic()
+    deadline = Deadline(timeout_s)
+    while not look():
+        if deadline.passed():
+            return None
+        time.sleep(min(_STEP_S, deadline.left_s()))
+    return time.monotonic() - started_s
+
+
+def measured_window(seconds: float) -> None:
+    """Let a time pass that is itself what is measured; never to wait for something to happen."""
+    time.sleep(seconds)

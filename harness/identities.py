@@ -1,10 +1,15 @@
-"""Certificates for the tests: an authority with every knob, and the table of good and bad clients.
+"""Certificates of the harness's own: an authority with every knob, a table of good and bad clients.
+
+`make_identities` writes a directory with all of them: its `ca.crt`, `server.crt` and `server.key`
+are what a server is to be started with, the others are what the harness calls it with. A new good
+or bad client is one row of `CASES`.
 
 RSA keys of 2048 bits, made once a process: their making is what takes time.
 """
 
 import datetime as dt
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,6 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from harness.verdict import BrokenError, UnsupportedError
+
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 ADMIN_OID: Final = "1.3.6.1.4.1.12345.1.1"
@@ -25,6 +32,10 @@ USER_TEXT: Final = b"\x0c\x04User"
 CLIENT: Final = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
 DAY: Final = dt.timedelta(days=1)
+FOREVER: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC) - dt.datetime.now(dt.UTC)
+
+CA_CERT: Final = "ca.crt"
+CA_KEY: Final = "ca.key"
 
 
 @functools.cache
@@ -71,14 +82,27 @@ class Wanted:
     padding_bytes: int = 0
 
 
+def write_key(path: Path, key: PrivateKey) -> None:
+    """Write a key that nobody else can read, not even for a moment."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
 class Authority:
-    """A certificate authority of the tests' own."""
+    """A certificate authority, made now."""
 
     def __init__(self, common_name: str = "test CA", number: int = 0) -> None:
         self.key = rsa_key(2048, 100 + number)
         self.name = _name(common_name)
         now = dt.datetime.now(dt.UTC)
-        self.certificate = (
+        self.certificate: x509.Certificate = (
             x509.CertificateBuilder()
             .subject_name(self.name)
             .issuer_name(self.name)
@@ -90,24 +114,41 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
 
+    @classmethod
+    def load(cls, directory: Path) -> "Authority":
+        """Take up the authority that `make_identities` wrote to a directory.
+
+        Raises:
+            UnsupportedError: its key is not there.
+        """
+        try:
+            key = serialization.load_pem_private_key((directory / CA_KEY).read_bytes(), None)
+            certificate = x509.load_pem_x509_certificate((directory / CA_CERT).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UnsupportedError(f"the authority's key in {directory} ({error})") from error
+        if not isinstance(key, rsa.RSAPrivateKey):
+            raise UnsupportedError(f"an RSA key of the authority in {directory}")
+        authority = cls.__new__(cls)
+        authority.key, authority.certificate = key, certificate
+        authority.name = certificate.subject
+        return authority
+
     def write(self, directory: Path, name: str, wanted: Wanted) -> CertFiles:
         """Make a certificate and write it with its key, and the CA's, as `certs/out` has them."""
+        (directory / CA_CERT).write_bytes(self._pem(self.certificate))
+        return self.write_pair(directory, name, wanted)
+
+    def write_pair(self, directory: Path, name: str, wanted: Wanted) -> CertFiles:
+        """Make a certificate and write it with its key; the CA's stays as it is."""
         key = wanted.key()
-        certificate = self._sign(key, wanted)
-        files = CertFiles(
-            directory / "ca.crt", directory / f"{name}.crt", directory / f"{name}.key"
-        )
-        files.ca.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
-        files.cert.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        files.key.touch(mode=0o600)
-        files.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        files = CertFiles(directory / CA_CERT, directory / f"{name}.crt", directory / f"{name}.key")
+        files.cert.write_bytes(self._pem(self._sign(key, wanted)))
+        write_key(files.key, key)
         return files
+
+    @staticmethod
+    def _pem(certificate: x509.Certificate) -> bytes:
+        return certificate.public_bytes(serialization.Encoding.PEM)
 
     def _sign(self, key: PrivateKey, wanted: Wanted) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
@@ -172,6 +213,11 @@ class Case:
     wanted: Wanted
     authority: str = "ours"
 
+    @property
+    def file_name(self) -> str:
+        """What its files are called."""
+        return f"case-{self.number}-{re.sub('[^a-z0-9]+', '-', self.name.lower())}"
+
 
 def _client(**changes: object) -> Wanted:
     return Wanted(**({"roles": (ADMIN,)} | changes))  # type: ignore[arg-type]
@@ -181,6 +227,8 @@ CASES: Final = (
     Case(0, "admin", "OK", _client()),
     Case(0, "user", "OK", _client(roles=(USER,))),
     Case(0, "elliptic curve", "OK", _client(key=lambda: ec.generate_private_key(ec.SECP256R1()))),
+    # RFC 5280 4.1.2.5: a certificate without a well-defined end is valid to the year 9999.
+    Case(0, "without an end", "OK", _client(ends=FOREVER)),
     Case(2, "expired", "UNAVAILABLE", _client(starts=-2 * DAY, ends=-DAY)),
     Case(3, "not yet valid", "UNAVAILABLE", _client(starts=DAY)),
     Case(4, "another CA", "UNAVAILABLE", _client(), "other"),
@@ -222,3 +270,64 @@ CASES: Final = (
         _client(roles=(), common_name="admin\0Admin"),
     ),
 )  # fmt: skip
+
+
+class IdentityStore:
+    """A directory of certificates, by name."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def files(self, name: str) -> CertFiles:
+        """Return one's files: `server`, `admin`, `user`, or a case's `file_name`.
+
+        Raises:
+            UnsupportedError: there is none of that name.
+        """
+        files = CertFiles(
+            self.directory / CA_CERT, self.directory / f"{name}.crt", self.directory / f"{name}.key"
+        )
+        for path in (files.ca, files.cert, files.key):
+            if not path.is_file():
+                raise UnsupportedError(f"the certificate {path} (harness identities DIR makes it)")
+        return files
+
+    def sign(self, name: str, wanted: Wanted) -> CertFiles:
+        """Make one more certificate of the same authority.
+
+        Raises:
+            UnsupportedError: the authority's key is not there.
+        """
+        return Authority.load(self.directory).write_pair(self.directory, name, wanted)
+
+    def has_authority(self) -> bool:
+        """Tell whether more certificates can be made."""
+        return (self.directory / CA_KEY).is_file()
+
+
+def make_identities(directory: Path, server_names: Sequence[str] = ()) -> IdentityStore:
+    """Write an authority, a server's pair, an admin's, a user's, and every case's.
+
+    Args:
+        directory: made if it is not there; other files in it stay.
+        server_names: names and addresses of the server, besides localhost and loopback's.
+
+    Raises:
+        BrokenError: it cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ours = Authority()
+        names = ("localhost", "127.0.0.1", "::1", *server_names)
+        ours.write(directory, "server", server_wanted(names))
+        write_key(directory / CA_KEY, ours.key)
+        ours.write_pair(directory, "admin", Wanted(roles=(ADMIN,), common_name="admin"))
+        ours.write_pair(directory, "user", Wanted(roles=(USER,), common_name="user"))
+        authorities = {
+            "ours": ours, "other": Authority("other CA", 1), "namesake": Authority("test CA", 2)
+        }  # fmt: skip
+        for case in CASES:
+            authorities[case.authority].write_pair(directory, case.file_name, case.wanted)
+    except OSError as error:
+        raise BrokenError(f"{directory}: {error.strerror}; name a directory to write to") from error
+    return IdentityStore(directory)

@@ -17,7 +17,7 @@ import pytest
 
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
-from tests.support.certificates import (
+from harness.identities import (
     ADMIN,
     CASES,
     USER,

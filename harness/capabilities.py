@@ -1,0 +1,126 @@
+"""What a target can do, found out by asking it, never by a version.
+
+An absent feature makes a check SKIPPED, with the reason that is found here; so a wrong 'absent'
+would hide a broken server. Hence each answer is recorded in the report, and a run can say by name
+which checks may be skipped.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+
+from harness.checks.check import Need, Scale
+from harness.client import Client
+from harness.history import Recorder
+from harness.receiver import StreamPlan
+from harness.targets.target import RunningServer, Target
+from harness.verdict import BrokenError
+from jobworker.v1 import jobworker_pb2 as pb
+
+# "" is yes; anything else is the reason why not.
+Capabilities = dict[Need, str]
+
+READY_TIMEOUT_S: Final = 60.0
+_FLAGS: Final = {
+    Need.RETENTION: "retention_bytes",
+    Need.STREAM_CAP: "max_streams",
+    Need.KEEPALIVE: "keepalive_s",
+}
+
+
+def ask(target: Target, server: RunningServer, scale: Scale) -> Capabilities:
+    """Find out what a target can do.
+
+    Raises:
+        BrokenError: it cannot be reached with the admin's certificate at all.
+    """
+    recorder = Recorder()
+    files = target.identities.files("admin")
+    with Client(server.address, files, recorder, slow=scale is Scale.SMALL) as client:
+        _require_reachable(client, server)
+        found = {need: _tell(need, look(client)) for need, look in _QUESTIONS.items()}
+    found[Need.LAUNCH] = _tell(Need.LAUNCH, target.can_launch)
+    found[Need.HOST] = _tell(Need.HOST, target.host is not None)
+    found[Need.GUEST] = _tell(Need.GUEST, target.emulated)
+    found[Need.IDENTITIES] = _tell(Need.IDENTITIES, target.identities.has_authority())
+    for need, setting in _FLAGS.items():
+        found[need] = _tell(need, setting in target.flags)
+    return found
+
+
+def _tell(need: Need, has: bool) -> str:  # noqa: FBT001 - the answer itself
+    return "" if has else f"the target lacks {need}"
+
+
+def _require_reachable(client: Client, server: RunningServer) -> None:
+    try:
+        grpc.channel_ready_future(client.channel).result(READY_TIMEOUT_S)
+    except grpc.FutureTimeoutError:
+        raise BrokenError(
+            f"no server answers at {server.address} over TLS 1.3 within {READY_TIMEOUT_S:.0f} s "
+            "with the certificates given; check the address, that its certificate is of the same "
+            f"authority, and that it is valid for this name\n{server.log_tail()}"
+        ) from None
+
+
+def _output(client: Client, command: str, *arguments: str) -> str | None:
+    """Return a small job's output, or None when it could not be run to a good end."""
+    reply = client.start(command, list(arguments))
+    if not reply.ok:
+        return None
+    stream = client.stream(reply.message.job_id, StreamPlan(keep_bytes=4096, timeout_s=60))
+    return stream.text if stream.code == "OK" else None
+
+
+def _has_python(client: Client) -> bool:
+    return _output(client, "python3", "-I", "-S", "-c", "print(6 * 7)") == "42\n"
+
+
+def _has_cgroups(client: Client) -> bool:
+    """Two jobs of a server with cgroups are in different ones, in the v2 hierarchy."""
+    first, second = (_output(client, "cat", "/proc/self/cgroup") for _ in range(2))
+    lines = [re.findall(r"^0::(/.+)$", text or "", flags=re.MULTILINE) for text in (first, second)]
+    return all(lines) and lines[0] != lines[1]
+
+
+def _has_limit_fields(client: Client) -> bool:
+    reply = client.start("true", limits=pb.ResourceLimits(cpu_millicores=730))
+    if not reply.ok:
+        return False
+    answer = client.query(reply.message.job_id)
+    return bool(answer.ok and answer.message.limits.cpu_millicores == 730)  # noqa: PLR2004 - as asked
+
+
+def _has_offsets(client: Client) -> bool:
+    reply = client.start("echo", ["offsets"])
+    if not reply.ok:
+        return False
+    return client.stream(reply.message.job_id, StreamPlan(timeout_s=60)).offsets_told
+
+
+def _has_listing(client: Client) -> bool:
+    return client.list_jobs().call.code != "UNIMPLEMENTED"
+
+
+def _has_grace(client: Client) -> bool:
+    """A grace of 0 ends a job that ignores SIGTERM at once, well within any default grace."""
+    reply = client.start("sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"])
+    if not reply.ok:
+        return False
+    client.stream(reply.message.job_id, StreamPlan(stop_after_bytes=1, timeout_s=60))
+    call = client.stop(reply.message.job_id, grace_s=0).call
+    client.stop(reply.message.job_id)
+    return call.code == "OK" and call.ended_s - call.started_s < _AT_ONCE_S
+
+
+_AT_ONCE_S: Final = 1.5
+_QUESTIONS: Final[dict[Need, Callable[[Client], bool]]] = {
+    Need.PYTHON: _has_python,
+    Need.CGROUPS: _has_cgroups,
+    Need.LIMIT_FIELDS: _has_limit_fields,
+    Need.OFFSETS: _has_offsets,
+    Need.LISTING: _has_listing,
+    Need.GRACE: _has_grace,
+}

@@ -1,0 +1,148 @@
+"""What a check is: data, a run that records, and a judge that looks at nothing but the records."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.client import SLOW_FACTOR, Client
+from harness.history import History, Json, Recorder
+from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant
+from harness.verdict import Finding, UnsupportedError
+
+
+class Need(StrEnum):
+    """What a check may need of a target. The texts complete the sentence 'the target lacks ...'."""
+
+    LAUNCH = "a launch command, so that the harness can start, pause and kill it"
+    HOST = "a machine that the harness can look into"
+    GUEST = "a virtual machine of the harness's own"
+    IDENTITIES = "the harness's own certificates (harness identities DIR)"
+    PYTHON = "python3 on its machine, which this check's job is written in"
+    CGROUPS = "a cgroup v2 for each job"
+    LIMIT_FIELDS = "limits in StartJob (the added field `limits`)"
+    OFFSETS = "offsets in StreamLogs (the added fields `from_offset` and `offset`)"
+    LISTING = "the added rpc ListJobs"
+    GRACE = "a grace period in StopJob (the added field `grace_period_ms`)"
+    RETENTION = "a flag for log retention"
+    STREAM_CAP = "a flag for the maximum of concurrent streams"
+    KEEPALIVE = "a flag for the keepalive time"
+
+
+class Scale(StrEnum):
+    """How much load a target can take: an emulated processor is some twenty times slower."""
+
+    FULL = "full"
+    SMALL = "small"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One guarantee, how to put it to the test, and how to judge what came of it.
+
+    Attributes:
+        name: `area.what`; the area is what stands before the dot.
+        guarantee: the promise, as a sentence.
+        run: drives the server and records; raises for what keeps it from going on.
+        judge: findings from the records alone.
+        needs: what the target must have; lacking one, the check is SKIPPED.
+        cites: case numbers and requirement ids that it covers.
+        time_limit_s: of the run; beyond it the check is BROKEN.
+        alone: whether it must not share the machine with other checks: it measures time or memory.
+    """
+
+    name: str
+    guarantee: str
+    run: Callable[["Stage"], None]
+    judge: Callable[[History], Iterable[Finding]]
+    needs: frozenset[Need] = frozenset()
+    cites: tuple[str, ...] = ()
+    time_limit_s: float = 60.0
+    alone: bool = False
+
+    @property
+    def area(self) -> str:
+        """What it belongs to."""
+        return self.name.partition(".")[0]
+
+
+class Stage:
+    """What a check's run works with.
+
+    `target_has` tells whether the target has something that the check can do without.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        server: RunningServer,
+        recorder: Recorder,
+        *,
+        scale: Scale,
+        seed: str,
+        has: Callable[[Need], bool],
+    ) -> None:
+        self.target = target
+        self.server = server
+        self.recorder = recorder
+        self.scale = scale
+        self.target_has = has
+        self.random = random.Random(seed)  # noqa: S311 - repeatable, not secret
+
+    def pick[Value](self, *, full: Value, small: Value) -> Value:
+        """Return one of two sizes of a load."""
+        return full if self.scale is Scale.FULL else small
+
+    def patience(self, seconds: float) -> float:
+        """Return how long to wait for what takes so long on an ordinary machine."""
+        return self.pick(full=seconds, small=seconds * SLOW_FACTOR)
+
+    @property
+    def join_timeout_s(self) -> float:
+        """How long to wait for readers to have their first bytes."""
+        return self.patience(30.0)
+
+    @property
+    def host(self) -> Host:
+        """The server's machine.
+
+        Raises:
+            UnsupportedError: nobody can look into it.
+        """
+        if self.target.host is None:
+            raise UnsupportedError(Need.HOST)
+        return self.target.host
+
+    @contextmanager
+    def client(
+        self, identity: str = "admin", server: RunningServer | None = None
+    ) -> Iterator[Client]:
+        """Connect, by default as an admin to the server that the checks share."""
+        files = self.target.identities.files(identity)
+        address = (server or self.server).address
+        with Client(address, files, self.recorder, slow=self.scale is Scale.SMALL) as client:
+            yield client
+
+    @contextmanager
+    def fresh_server(self, variant: Variant = DEFAULT) -> Iterator[RunningServer]:
+        """Start a server of this check's own, with some settings changed.
+
+        Raises:
+            UnsupportedError: the target has no launch command, or no flag for a setting.
+        """
+        with self.target.launched(variant) as server:
+            yield server
+
+    def fact(self, label: str, value: Json) -> None:
+        """Record something that was seen."""
+        self.recorder.fact(label, value)
+
+    def nonce(self) -> str:
+        """Return a word that nobody else uses, the same for the same seed."""
+        return f"{self.random.getrandbits(64):016x}"
+
+
+def areas(checks: Sequence[Check]) -> list[str]:
+    """Return the areas of some checks, each once, in their order."""
+    return list(dict.fromkeys(check.area for check in checks))

@@ -1,0 +1,71 @@
+"""The few ways to hold what was seen against what was promised."""
+
+from collections.abc import Collection
+
+from harness.history import Call, Outcome
+from harness.verdict import Finding, Verdict
+
+_SHOWN_CHARACTERS = 300
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > _SHOWN_CHARACTERS:
+        return f"{text[:_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+    return text or "''"
+
+
+def holds(promise: str, *, kept: bool, got: object, want: object, tolerance: str = "") -> Finding:
+    """Return PASS when a promise was kept, FAIL when not."""
+    verdict = Verdict.PASS if kept else Verdict.FAIL
+    return Finding(verdict, promise, _text(got), _text(want), tolerance)
+
+
+def equal(promise: str, got: object, want: object) -> Finding:
+    """Promise one exact value."""
+    return holds(promise, kept=got == want, got=got, want=want)
+
+
+def one_of(promise: str, got: object, allowed: Collection[object]) -> Finding:
+    """Promise one of a few values."""
+    names = " or ".join(sorted(map(str, allowed)))
+    return holds(promise, kept=got in allowed, got=got, want=names)
+
+
+def within(promise: str, got: float, want: float, share: float, why: str) -> Finding:
+    """Promise a value up to a share of it; `why` gives the tolerance's reason."""
+    kept = abs(got - want) <= share * want
+    return holds(promise, kept=kept, got=got, want=want, tolerance=f"±{share:.0%}: {why}")
+
+
+def at_most(promise: str, got: float, limit: float, why: str = "") -> Finding:
+    """Promise an upper bound."""
+    return holds(promise, kept=got <= limit, got=got, want=f"<= {limit:g}", tolerance=why)
+
+
+def at_least(promise: str, got: float, limit: float, why: str = "") -> Finding:
+    """Promise a lower bound."""
+    return holds(promise, kept=got >= limit, got=got, want=f">= {limit:g}", tolerance=why)
+
+
+def floor(what: str, got: float, least: float) -> Finding:
+    """Require that the harness itself did what the check is worth nothing without."""
+    verdict = Verdict.PASS if got >= least else Verdict.BROKEN
+    return Finding(verdict, f"load floor: {what}", _text(got), f">= {least:g}")
+
+
+def assumed(what: str, *, true: bool, got: object, want: object = "") -> Finding:
+    """Require something of the set-up: untrue, nothing can be said of the server."""
+    verdict = Verdict.PASS if true else Verdict.BROKEN
+    return Finding(verdict, f"assumption: {what}", _text(got), _text(want) if want else "")
+
+
+def answered(promise: str, call: Call, *codes: str) -> Finding:
+    """Promise that a call ends with one of some statuses (by default OK)."""
+    wanted = codes or ("OK",)
+    got = f"{call.code}: {call.detail}" if call.detail else call.code
+    if call.outcome is Outcome.UNKNOWN and call.code not in wanted:
+        got = f"no answer in {call.ended_s - call.started_s:.1f} s"
+    return holds(promise, kept=call.code in wanted, got=got, want=" or ".join(wanted))

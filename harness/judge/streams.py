@@ -1,0 +1,66 @@
+"""Judges streams: every byte, in order, to everybody."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from harness.history import Outcome, Stream
+from harness.judge.promises import holds
+from harness.verdict import Finding
+
+
+def fault_of(stream: Stream, end_offset: int, start_offset: int | None = 0) -> str:
+    """Return what is wrong with a stream that must have everything between two offsets, or ''.
+
+    None as its start leaves that to another promise.
+    """
+    if start_offset is not None and stream.received_bytes and stream.start_offset != start_offset:
+        return f"{stream.label}: begins at offset {stream.start_offset}"
+    if stream.wrong_at is not None:
+        return f"{stream.label}: a wrong byte at offset {stream.wrong_at}"
+    if stream.gap:
+        return f"{stream.label}: {stream.gap}"
+    if stream.outcome is not Outcome.OK:
+        kind = "no end in time" if stream.outcome is Outcome.UNKNOWN else stream.code
+        return f"{stream.label}: {kind} after {stream.received_bytes} bytes: {stream.detail}"
+    received_to = stream.start_offset + stream.received_bytes
+    if stream.code == "OK" and received_to != end_offset:
+        return f"{stream.label}: ended at offset {received_to}"
+    return ""
+
+
+def all_exact(
+    promise: str, streams: Sequence[Stream], end_offset: int, start_offset: int | None = 0
+) -> Finding:
+    """Promise that each of many streams is byte-exact, without a gap, from a start to an end."""
+    faults = [fault for each in streams if (fault := fault_of(each, end_offset, start_offset))]
+    got = f"{len(streams) - len(faults)} of {len(streams)}"
+    if faults:
+        got = f"{got}; {'; '.join(faults[:3])}"
+    want = f"{len(streams)} of {len(streams)}, each to offset {end_offset}"
+    return holds(promise, kept=bool(streams) and not faults, got=got, want=want)
+
+
+def identical(promise: str, streams: Sequence[Stream]) -> Finding:
+    """Promise that many streams received the same bytes."""
+    digests = Counter(stream.sha256 for stream in streams)
+    got = ", ".join(f"{count} x {digest[:12]}" for digest, count in digests.most_common(4))
+    return holds(promise, kept=len(digests) == 1, got=got or "no stream", want="one SHA-256")
+
+
+def most_at_once(streams: Sequence[Stream]) -> int:
+    """Return how many streams were open, each with a byte received, at one moment."""
+    moments: list[tuple[float, int]] = []
+    for stream in streams:
+        if stream.first_byte_s is not None:
+            moments += [(stream.first_byte_s, 1), (stream.ended_s, -1)]
+    most = now = 0
+    for _, change in sorted(moments):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def by_job(streams: Sequence[Stream]) -> Iterator[tuple[str, list[Stream]]]:
+    """Group streams by their job, in the order of its first."""
+    for job_id in dict.fromkeys(stream.job_id for stream in streams):
+        yield job_id, [stream for stream in streams if stream.job_id == job_id]

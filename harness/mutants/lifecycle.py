@@ -1,0 +1,154 @@
+"""Servers that start, end or tell of jobs wrongly."""
+
+from typing import Final
+
+from harness.mutants.mutant import Mutant
+
+LIFECYCLE: Final = "lifecycle."
+
+MUTANTS: Final = (
+    Mutant(
+        "tells seven bits of an exit code", "spawn.py",
+        "ExitStatus(exit_code=result.si_status, signal=0)",
+        "ExitStatus(exit_code=result.si_status & 0x7F, signal=0)",
+        LIFECYCLE + "exit-codes",
+    ),
+    Mutant(
+        "tells the low bits of a signal", "spawn.py",
+        "ExitStatus(exit_code=0, signal=result.si_status)",
+        "ExitStatus(exit_code=0, signal=result.si_status & 0x1F)",
+        LIFECYCLE + "signals",
+    ),
+    Mutant(
+        "says UNKNOWN of a missing program", "service.py",
+        "errors.CommandNotFoundError: grpc.StatusCode.NOT_FOUND",
+        "errors.CommandNotFoundError: grpc.StatusCode.UNKNOWN",
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutant(
+        "does not look at what it is to run", "spawn.py",
+        '        if "\\0" in text:', '        if "\\0\\0" in text:',
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutant(
+        "expands variables in arguments", "spawn.py",
+        "argv = _string_array([command.name, *command.arguments])",
+        "argv = _string_array([command.name, *map(os.path.expandvars, command.arguments)])",
+        LIFECYCLE + "literal",
+    ),
+    Mutant(
+        "says UNKNOWN of an unknown job", "service.py",
+        "errors.JobNotFoundError: grpc.StatusCode.NOT_FOUND",
+        "errors.JobNotFoundError: grpc.StatusCode.UNKNOWN",
+        LIFECYCLE + "ids",
+        ("identity.certificates", "identity.strangers"),
+    ),
+    Mutant(
+        "gives ids that can be guessed", "worker.py",
+        "job_id = str(uuid.uuid4())", "job_id = str(uuid.uuid1())", LIFECYCLE + "ids",
+    ),
+    Mutant(
+        "gives jobs its own environment", "spawn.py",
+        "{key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}",
+        "dict(os.environ)", LIFECYCLE + "inheritance",
+    ),
+    Mutant(
+        "leaves signals ignored in jobs", "spawn.py",
+        "flags = _POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK",
+        "flags = _POSIX_SPAWN_SETSIGMASK", LIFECYCLE + "inheritance",
+    ),
+    Mutant(
+        "keeps jobs in its own session", "spawn.py",
+        "_POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID", "_POSIX_SPAWN_SETSIGMASK",
+        LIFECYCLE + "inheritance",
+        ("identity.roles",),  # it stops a job, which has no group of its own then
+    ),
+    Mutant(
+        "leaves an ended job's children alive", "job.py",
+        "self._cancel(self._kill_timer)\n        self._tree.kill()\n        self._drain",
+        "self._cancel(self._kill_timer)\n        self._drain",
+        LIFECYCLE + "background",
+    ),
+    Mutant(
+        "kills the tree only after it has waited for it", "job.py",
+        "        self._tree.kill()\n        self._drain_timer = self._scheduler.call_later("
+        "DRAIN_MAX_S, self._on_drain_timeout)\n",
+        "",
+        LIFECYCLE + "background",
+    ),
+    Mutant(
+        "reaps a job before its output is read", "job.py",
+        "        self._tree.watch(self._scheduler, self._finish_if_complete)\n",
+        "        self._tree.watch(self._scheduler, self._finish_if_complete)\n"
+        "        if self._output_open:\n            self._close_output()\n",
+        LIFECYCLE + "short-jobs",
+        more=(("job.py", "MAX_BYTES: Final = 1024 * 1024", "MAX_BYTES: Final = 4096"),),
+    ),
+    Mutant(
+        "never closes a job's pidfd", "spawn.py",
+        "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
+        "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n",
+        LIFECYCLE + "short-jobs",
+    ),
+    Mutant(
+        "never reaps a job", "spawn.py",
+        "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
+        "        os.close(self.pidfd)\n",
+        LIFECYCLE + "short-jobs",
+    ),
+    Mutant(
+        "waits a quarter of a minute too long before it kills", "job.py",
+        "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
+        "self._kill_timer = self._scheduler.call_later(grace_s + 15, self._tree.kill)",
+        LIFECYCLE + "escalates",
+    ),
+    Mutant(
+        "kills without a grace", "job.py",
+        "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
+        "self._tree.kill()",
+        LIFECYCLE + "last-words",
+    ),
+    Mutant(
+        "tells a job to end again with every stop", "job.py",
+        "        if self._kill_timer is None:\n", "        if self._exit is None:\n",
+        LIFECYCLE + "concurrent-stops",
+    ),
+    Mutant(
+        "lets a stop rewrite an ended job's status", "job.py",
+        "        if self._exit is not None:\n            return\n        if grace_s <= 0:",
+        "        if self._exit is not None:\n"
+        "            self._status = replace(self._status, state=State.SIGNALED, signal=15)\n"
+        "            return\n        if grace_s <= 0:",
+        LIFECYCLE + "stop-race",
+    ),
+    Mutant(
+        "knows no job that has ended when it is to stop it", "worker.py",
+        "        self._reactor.call_soon(lambda: job.request_stop(grace_s))\n",
+        '        if job.wait_ended(0):\n            raise JobNotFoundError("it has ended")\n'
+        "        self._reactor.call_soon(lambda: job.request_stop(grace_s))\n",
+        LIFECYCLE + "stop-twice",
+    ),
+    Mutant(
+        "cannot end a job that was stopped by SIGSTOP", "job.py",
+        "            self._process.signal_group(signal.SIGCONT)\n", "",
+        LIFECYCLE + "stopped-job",
+        more=(
+            (
+                "job.py",
+                "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
+                "self._kill_timer = self._scheduler.call_later(grace_s + 90, self._tree.kill)",
+            ),
+        ),
+    ),
+    Mutant(
+        "ends the main process only", "linux.py",
+        "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2", "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 0",
+        LIFECYCLE + "stop-tree",
+    ),
+    Mutant(
+        "leaves its jobs behind when it is told to end", "server.py",
+        "        self.worker.close(grace_s)\n        self._server.stop",
+        "        self._server.stop",
+        LIFECYCLE + "shutdown",
+    ),
+)  # fmt: skip

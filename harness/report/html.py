@@ -1,0 +1,227 @@
+"""The report for people: one HTML file that needs nothing else, neither a network nor scripts.
+
+Whatever goes into the page passes the template's escaping and `text.visible`; only pictures are
+markup already. Its policy lets no script run but its own, in case something slipped through.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import jinja2
+from markupsafe import Markup
+
+from harness.history import load
+from harness.report.charts import Chart, draw
+from harness.report.summary import (
+    ORDER,
+    Row,
+    conclusion,
+    counted,
+    duration,
+    reason,
+    rows,
+    skips_by_reason,
+    weightiest_first,
+)
+from harness.report.text import bounded, visible
+from harness.results import Result, RunReport
+from harness.verdict import BrokenError, Finding, Verdict
+
+FINDINGS_MAX: Final = 200
+TELLING_MAX: Final = 5
+_TEMPLATE: Final = "report.html.j2"
+_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The pictures of a check, and what kept some from being there."""
+
+    charts: tuple[Chart, ...] = ()
+    note: str = ""
+
+
+class Pictures:
+    """Draws the pictures of a run's histories, which lie below its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __call__(self, result: Result, id_prefix: str) -> Drawn:
+        """Return a check's pictures; never raises, since a report without them beats none."""
+        if not result.history:
+            return Drawn()
+        try:
+            history = load(self._directory / result.history)
+        except (BrokenError, OSError, ValueError) as error:
+            return Drawn(note=f"The records cannot be read: {error}")
+        try:
+            return Drawn(tuple(draw(history, id_prefix)))
+        except Exception as error:  # noqa: BLE001 - as said above, whatever the records hold
+            kind = "" if isinstance(error, BrokenError) else f"{type(error).__name__}: "
+            return Drawn(note=f"No pictures can be drawn of the records: {kind}{error}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One check against one target, as the page shows it."""
+
+    result: Result
+    anchor: str
+    drawn: Drawn
+    unexpected: bool
+
+    @property
+    def telling(self) -> tuple[Finding, ...]:
+        return self.result.telling[:TELLING_MAX]
+
+    @property
+    def telling_left_out(self) -> int:
+        return len(self.result.telling) - len(self.telling)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return weightiest_first(self.result.findings)[:FINDINGS_MAX]
+
+    @property
+    def findings_left_out(self) -> int:
+        return max(0, len(self.result.findings) - FINDINGS_MAX)
+
+    @property
+    def reason(self) -> str:
+        return reason(self.result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarantee:
+    """One check, against every target that it ran against."""
+
+    anchor: str
+    cases: Sequence[_Case]
+
+    @property
+    def first(self) -> Result:
+        return self.cases[0].result
+
+
+def render(
+    report: RunReport, pictures: Callable[[Result, str], Drawn] = lambda _result, _prefix: Drawn()
+) -> str:
+    """Return a run as a page.
+
+    Args:
+        report: the run.
+        pictures: gives a check's pictures; the text is what their ids must begin with.
+    """
+    cases = _cases(report, pictures)
+    page = _template().render(
+        report=report,
+        conclusion=conclusion(report),
+        counts=[(verdict, report.counts()[verdict]) for verdict in ORDER],
+        targets=_targets(report),
+        problems=[
+            case
+            for verdict in (Verdict.FAIL, Verdict.BROKEN)
+            for case in cases
+            if case.result.verdict is verdict
+        ],
+        unexpected=[case for case in cases if case.unexpected],
+        skips=_skips(report, cases),
+        areas=_areas(cases),
+    )
+    return page.replace("SCRIPT-HASH", _script_hash(page), 1)
+
+
+def _targets(report: RunReport) -> dict[str, list[Row]]:
+    targets: dict[str, list[Row]] = {}
+    for row in rows(report):
+        targets.setdefault(row.target, []).append(row)
+    return targets
+
+
+def _cases(report: RunReport, pictures: Callable[[Result, str], Drawn]) -> list[_Case]:
+    unexpected = {id(result) for result in report.unexpected_skips()}
+    cases = []
+    anchors: set[str] = set()
+    for number, result in enumerate(report.results):
+        anchor = _unique(f"{_slug(result.target)}:{_slug(result.name)}", anchors)
+        drawn = pictures(result, f"p{number}")
+        cases.append(_Case(result, anchor, drawn, id(result) in unexpected))
+    return cases
+
+
+def _areas(cases: Sequence[_Case]) -> dict[str, list[_Guarantee]]:
+    by_name: dict[str, list[_Case]] = {}
+    for case in cases:
+        by_name.setdefault(case.result.name, []).append(case)
+    areas: dict[str, list[_Guarantee]] = {}
+    anchors: set[str] = set()
+    for name, members in by_name.items():
+        guarantee = _Guarantee(_unique(_slug(name), anchors), members)
+        areas.setdefault(guarantee.first.area, []).append(guarantee)
+    return areas
+
+
+def _skips(report: RunReport, cases: Sequence[_Case]) -> Mapping[str, list[_Case]]:
+    by_result = {id(case.result): case for case in cases}
+    return {
+        why: [by_result[id(result)] for result in results]
+        for why, results in skips_by_reason(report).items()
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
+
+
+def _unique(anchor: str, taken: set[str]) -> str:
+    number = 1
+    unique = anchor
+    while unique in taken:
+        number += 1
+        unique = f"{anchor}-{number}"
+    taken.add(unique)
+    return unique
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=_finalized,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bounded": bounded,
+        "counted": counted,
+        "duration": duration,
+        "picture": _picture,
+        "slug": _slug,
+    }
+    source = (resources.files("harness.report") / _TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _finalized(value: object) -> object:
+    """Make every text visible on its way into the page: none can be forgotten."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value)
+    return value
+
+
+def _picture(chart: Chart) -> Markup:
+    return Markup(chart.svg)  # noqa: S704 - matplotlib has escaped the text in it
+
+
+def _script_hash(page: str) -> str:
+    """Return what the page's policy must name for its script to run."""
+    [script] = _SCRIPT.findall(page)
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,95 @@
+"""The report for continuous integration: junit.xml, a suite for each target, a case for each check.
+
+What would look green and is not gets an <error>: a check that must not be skipped, and a run in
+which nothing passed.
+"""
+
+from xml.etree import ElementTree as ET
+
+from harness.report.summary import conclusion, counted, reason
+from harness.report.text import one_line, shown, visible
+from harness.results import Result, RunReport
+from harness.verdict import Verdict
+
+_MESSAGE_CHARACTERS_MAX = 300
+_FINDINGS_MAX = 20
+_TAGS = {Verdict.FAIL: "failure", Verdict.BROKEN: "error", Verdict.SKIPPED: "skipped"}
+_COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+
+
+def to_xml(report: RunReport) -> bytes:
+    """Return a run as JUnit's XML, in UTF-8."""
+    root = ET.Element("testsuites", name="jobworker", time=f"{report.seconds:.3f}")
+    unexpected = {(result.target, result.name) for result in report.unexpected_skips()}
+    for target in dict.fromkeys(result.target for result in report.results):
+        suite = ET.SubElement(root, "testsuite", name=visible(target), timestamp=_timestamp(report))
+        _add_about(suite, report)
+        results = [result for result in report.results if result.target == target]
+        for result in results:
+            _add_case(suite, result, unexpected=(target, result.name) in unexpected)
+        suite.set("time", f"{sum(result.seconds for result in results):.3f}")
+        _count(suite)
+    if report.verdict is not Verdict.PASS and not _is_red(root):
+        _add_run(root, report)
+    _count(root)
+    ET.indent(root)
+    xml: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml + b"\n"
+
+
+def _timestamp(report: RunReport) -> str:
+    return visible(report.started_at)
+
+
+def _add_about(suite: ET.Element, report: RunReport) -> None:
+    properties = ET.SubElement(suite, "properties")
+    for name, value in report.about.items():
+        ET.SubElement(properties, "property", name=visible(name), value=shown(value))
+
+
+def _add_case(suite: ET.Element, result: Result, *, unexpected: bool) -> None:
+    # Readers show classname.name, which so is the check's own name again.
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        classname=visible(result.area),
+        name=visible(result.name.partition(".")[2] or result.name),
+        time=f"{result.seconds:.3f}",
+    )
+    if result.verdict is Verdict.PASS:
+        return
+    if unexpected:
+        what = f"must not be skipped, but was: {reason(result)}"
+        _add_outcome(case, "error", what, "unexpected skip", result)
+        return
+    first = result.telling[0].sentence() if result.telling else "no finding"
+    what = reason(result) if result.verdict is Verdict.SKIPPED else first
+    _add_outcome(case, _TAGS[result.verdict], what, result.verdict, result)
+
+
+def _add_outcome(case: ET.Element, tag: str, what: str, kind: str, result: Result) -> None:
+    message = one_line(what, _MESSAGE_CHARACTERS_MAX)
+    outcome = ET.SubElement(case, tag, message=message, type=kind)
+    lines = [shown(result.guarantee)]
+    lines += [shown(finding.sentence()) for finding in result.telling[:_FINDINGS_MAX]]
+    left_out = len(result.telling) - _FINDINGS_MAX
+    lines += [f"and {counted(left_out, 'finding')} more"] if left_out > 0 else []
+    lines += [f"rerun: {shown(result.rerun)}"] if result.rerun else []
+    outcome.text = "\n".join(lines)
+
+
+def _is_red(root: ET.Element) -> bool:
+    return any(root.find(f".//{tag}") is not None for tag in ("failure", "error"))
+
+
+def _add_run(root: ET.Element, report: RunReport) -> None:
+    suite = ET.SubElement(root, "testsuite", name="run", timestamp=_timestamp(report), time="0.000")
+    case = ET.SubElement(suite, "testcase", classname="run", name="says something", time="0.000")
+    ET.SubElement(case, "error", message=conclusion(report), type=report.verdict)
+    _count(suite)
+
+
+def _count(element: ET.Element) -> None:
+    element.set("tests", str(len(element.findall(".//testcase"))))
+    for attribute, tag in _COUNTED.items():
+        element.set(attribute, str(len(element.findall(f".//{tag}"))))

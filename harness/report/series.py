@@ -1,0 +1,204 @@
+"""The numbers behind the pictures: a history's streams and measurements as series over time.
+
+Pure: records in, numbers out. Times are seconds on the run's own clock.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+from harness.history import Fact, History, Json, Stream
+from harness.verdict import BrokenError
+
+# Fewer points than these tell when a stream began and ended, but not how it went.
+POINTS_MIN: Final = 3
+BUCKETS_MAX: Final = 100
+BUCKET_MIN_S: Final = 0.2  # two steps of a receiver's timeline
+MOMENTS: Final = 200
+# A receiver notes every message that comes later than a step after its last note. So a pause of
+# several steps was one: nothing came, until right before the note that ends it.
+_PAUSE_STEPS: Final = 3
+_USAGE: Final = "usage"
+
+type Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One streamer's way through a job's output: points of (seconds, bytes received by then)."""
+
+    label: str
+    job_id: str
+    start_offset: int
+    ended_s: float
+    points: tuple[Point, ...]
+
+    @property
+    def begin_s(self) -> float:
+        """When it began."""
+        return self.points[0][0]
+
+    @property
+    def last_s(self) -> float:
+        """When its last byte came."""
+        return self.points[-1][0]
+
+    def received_at(self, at_s: float) -> float:
+        """Return the bytes received by a moment; between two points in proportion."""
+        after = bisect_right(self.points, at_s, key=lambda point: point[0])
+        if after == 0:
+            return 0.0
+        if after == len(self.points):
+            return self.points[-1][1]
+        (left_s, left), (right_s, right) = self.points[after - 1], self.points[after]
+        return left + (right - left) * (at_s - left_s) / (right_s - left_s)
+
+    def position_at(self, at_s: float) -> float:
+        """Return the offset in the job's output that was reached by a moment."""
+        return self.start_offset + self.received_at(at_s)
+
+    def resampled(self, points_max: int) -> list[Point]:
+        """Return its points, or so many evenly spaced ones when there are more."""
+        if len(self.points) <= points_max:
+            return list(self.points)
+        times_s = _evenly(self.begin_s, self.last_s, points_max)
+        return [(at_s, self.received_at(at_s)) for at_s in times_s]
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far streamers are behind the foremost one of their job at a moment, in bytes."""
+
+    at_s: float
+    median_bytes: float
+    slowest_bytes: float
+    slowest: Track
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A measured use of something over time, and what it is limited to (None: nothing)."""
+
+    title: str
+    unit: str
+    limit: float | None
+    samples: tuple[Point, ...]
+
+
+def tracks(history: History) -> list[Track]:
+    """Return the streams with a timeline; none when no timeline shows how a stream went."""
+    found = [_track(stream) for stream in history.streams() if stream.timeline]
+    telling = any(_is_telling(stream) for stream in history.streams())
+    return found if telling else []
+
+
+def _is_telling(stream: Stream) -> bool:
+    return len({at_s for at_s, _ in stream.timeline}) >= POINTS_MIN
+
+
+def _track(stream: Stream) -> Track:
+    points: list[Point] = [(min(stream.started_s, stream.timeline[0][0]), 0.0)]
+    step_s = _step_s(stream.timeline)
+    for at_s, received in sorted(stream.timeline):
+        before_s, before = points[-1]
+        if at_s - before_s > _PAUSE_STEPS * step_s:
+            points.append((at_s - step_s, before))
+        points.append((at_s, float(received)))
+    return Track(stream.label, stream.job_id, stream.start_offset, stream.ended_s, tuple(points))
+
+
+def _step_s(timeline: Sequence[tuple[float, int]]) -> float:
+    # The last point is the end of the stream, at any distance from the one before.
+    gaps = [right - left for (left, _), (right, _) in pairwise(timeline[:-1])]
+    return min((gap for gap in gaps if gap > 0), default=math.inf)
+
+
+def _evenly(begin_s: float, end_s: float, number: int) -> list[float]:
+    return [begin_s + (end_s - begin_s) * index / (number - 1) for index in range(number)]
+
+
+def throughput(found: Sequence[Track]) -> list[tuple[float, float, float]]:
+    """Return (begin in seconds, end in seconds, bytes per second of all streams) for each bucket.
+
+    The buckets are equal, at most BUCKETS_MAX and, where that is possible, at least BUCKET_MIN_S.
+    """
+    if not found:
+        return []
+    begin_s, end_s = min(each.begin_s for each in found), max(each.last_s for each in found)
+    number = max(1, min(BUCKETS_MAX, int((end_s - begin_s) / BUCKET_MIN_S)))
+    edges_s = _evenly(begin_s, end_s, number + 1)
+    totals = [sum(track.received_at(at_s) for track in found) for at_s in edges_s]
+    return [
+        (left_s, right_s, (after - before) / (right_s - left_s))
+        for (left_s, before), (right_s, after) in pairwise(zip(edges_s, totals, strict=True))
+        if right_s > left_s
+    ]
+
+
+def lags(found: Sequence[Track]) -> list[Lag]:
+    """Return, for evenly spaced moments, how far streamers are behind the foremost of their job.
+
+    Counts who has begun and not ended; the foremost counts on when it has ended. Jobs with one
+    streamer are left out.
+    """
+    jobs: dict[str, list[Track]] = {}
+    for track in found:
+        jobs.setdefault(track.job_id, []).append(track)
+    shared = [each for each in jobs.values() if len(each) > 1]
+    if not shared:
+        return []
+    every = [track for job in shared for track in job]
+    begin_s, end_s = min(each.begin_s for each in every), max(each.last_s for each in every)
+    moments = (_behind(shared, at_s) for at_s in _evenly(begin_s, end_s, MOMENTS))
+    return [lag for lag in moments if lag is not None]
+
+
+def _behind(jobs: Sequence[Sequence[Track]], at_s: float) -> Lag | None:
+    behind: list[tuple[float, Track]] = []
+    for job in jobs:
+        begun = [(track.position_at(at_s), track) for track in job if track.begin_s <= at_s]
+        foremost = max((position for position, _ in begun), default=0.0)
+        behind += [(foremost - reached, each) for reached, each in begun if at_s <= each.ended_s]
+    if not behind:
+        return None
+    slowest_bytes, slowest = max(behind, key=lambda item: item[0])
+    return Lag(at_s, median(each for each, _ in behind), slowest_bytes, slowest)
+
+
+def usages(history: History) -> list[Usage]:
+    """Return the measurements: facts whose label begins with `usage`.
+
+    Raises:
+        BrokenError: one is not of the form {title, unit, limit, samples: [[seconds, value], ...]}.
+    """
+    return [usage for fact in history.facts(_USAGE) if (usage := _usage(fact)).samples]
+
+
+def _usage(fact: Fact) -> Usage:
+    value = fact.value
+    if not isinstance(value, dict) or not isinstance(value.get("samples"), list):
+        raise BrokenError(f"fact {fact.label!r} is no usage with title, unit, limit and samples")
+    limit = value.get("limit")
+    return Usage(
+        title=str(value.get("title", fact.label)),
+        unit=str(value.get("unit", "")),
+        limit=None if limit is None else _number(limit, fact.label),
+        samples=tuple(_samples(value["samples"], fact.label)),
+    )
+
+
+def _samples(values: Json, label: str) -> Iterator[Point]:
+    for pair in values if isinstance(values, list) else []:
+        if not isinstance(pair, list) or len(pair) != 2:  # noqa: PLR2004 - seconds and value
+            raise BrokenError(f"fact {label!r} has a sample that is no [seconds, value]: {pair!r}")
+        yield _number(pair[0], label), _number(pair[1], label)
+
+
+def _number(value: Json, label: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BrokenError(f"fact {label!r} has {value!r} where a number must be")
+    return float(value)

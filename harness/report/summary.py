@@ -1,0 +1,94 @@
+"""What a run comes to, as numbers and sentences: the same in every kind of report."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from harness.results import Result, RunReport
+from harness.verdict import Finding, Verdict
+
+# The order in which verdicts are shown: what needs eyes comes first.
+ORDER: Final = (Verdict.FAIL, Verdict.BROKEN, Verdict.SKIPPED, Verdict.PASS)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One area of one target; `seconds` is the sum of its checks', which may have overlapped."""
+
+    target: str
+    area: str
+    counts: Counter[Verdict]
+    seconds: float
+
+
+def rows(report: RunReport) -> list[Row]:
+    """Return a row for each target and area, in the order in which they first came."""
+    grouped: dict[tuple[str, str], list[Result]] = {}
+    for target in dict.fromkeys(result.target for result in report.results):
+        for result in report.results:
+            if result.target == target:
+                grouped.setdefault((target, result.area), []).append(result)
+    return [
+        Row(
+            target,
+            area,
+            Counter(each.verdict for each in results),
+            sum(each.seconds for each in results),
+        )
+        for (target, area), results in grouped.items()
+    ]
+
+
+def reason(result: Result) -> str:
+    """Return why a check was skipped."""
+    return "; ".join(each.sentence() for each in result.telling) or "no reason given"
+
+
+def skips_by_reason(report: RunReport) -> dict[str, list[Result]]:
+    """Return everything that was skipped, under its reason; the most frequent reason first."""
+    grouped: dict[str, list[Result]] = {}
+    for result in report.results:
+        if result.verdict is Verdict.SKIPPED:
+            grouped.setdefault(reason(result), []).append(result)
+    return dict(sorted(grouped.items(), key=lambda item: -len(item[1])))
+
+
+def weightiest_first(findings: tuple[Finding, ...]) -> list[Finding]:
+    """Return findings so that a bound on how many are shown never hides a broken promise."""
+    return sorted(findings, key=lambda finding: ORDER.index(finding.verdict))
+
+
+def counted(number: int, what: str) -> str:
+    """Return `1 check`, `2 checks`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def conclusion(report: RunReport) -> str:
+    """Return the overall verdict's reason as a sentence."""
+    counts = report.counts()
+    unexpected = len(report.unexpected_skips())
+    if counts[Verdict.FAIL]:
+        return f"The server broke a promise in {counted(counts[Verdict.FAIL], 'check')}."
+    reasons = []
+    if counts[Verdict.BROKEN]:
+        reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} could not be judged")
+    if unexpected:
+        reasons.append(f"{counted(unexpected, 'check')} skipped against what the run allows")
+    if not counts[Verdict.PASS]:
+        reasons.append("no check passed, so nothing was shown")
+    if reasons:
+        return f"The run says nothing final: {'; '.join(reasons)}."
+    skipped = counts[Verdict.SKIPPED]
+    besides = f"; {counted(skipped, 'check')} skipped" if skipped else ""
+    return f"Every promise that was judged was kept{besides}."
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people read it: `0.4 s`, `42 s`, `3 min 07 s`, `1 h 02 min`."""
+    if seconds < 10:  # noqa: PLR2004 - below this a tenth matters
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,316 @@
+"""The report while a run goes on: one line a check, and at the end what it came to.
+
+On a terminal the checks that run now are shown below the lines. Elsewhere (a file, a pipe, CI)
+there are plain lines alone, without control codes and unbroken however long.
+
+Threads: every method may be called from any. Whoever prints holds `_printing`, the display's own
+thread too: rich works out where the cursor is and moves it in two steps. Shared state: what runs
+and how many are done, guarded by `_lock`, which may be taken while printing, never the reverse.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from harness.report.summary import (
+    ORDER,
+    Row,
+    conclusion,
+    counted,
+    duration,
+    reason,
+    rows,
+    skips_by_reason,
+)
+from harness.report.text import one_line, shown, visible
+from harness.results import Result, RunReport
+from harness.verdict import Finding, Verdict
+
+FINDINGS_MAX: Final = 5
+FIELD_CHARACTERS_MAX: Final = 400
+REASON_CHARACTERS_MAX: Final = 100
+RUNNING_MAX: Final = 8
+_NAME_WIDTH: Final = 40
+_REFRESH_S: Final = 0.25
+_STYLES: Final = {
+    Verdict.PASS: "green",
+    Verdict.SKIPPED: "yellow",
+    Verdict.FAIL: "bold red",
+    Verdict.BROKEN: "bold magenta",
+}
+
+type Cell = tuple[str, str]  # text, style
+
+
+class Listed(Protocol):
+    """What a list shows of a check."""
+
+    @property
+    def name(self) -> str:
+        """`area.what`."""
+
+    @property
+    def guarantee(self) -> str:
+        """The promise, as a sentence."""
+
+    @property
+    def needs(self) -> AbstractSet[str]:
+        """Each completes the sentence 'needs ...'."""
+
+    @property
+    def cites(self) -> Sequence[str]:
+        """Case numbers and requirement ids."""
+
+
+def console_of_stdout() -> Console:
+    """Return a console that takes nothing but a terminal for one, whatever CI's variables say."""
+    return Console(force_terminal=sys.stdout.isatty(), highlight=False)
+
+
+class Terminal:
+    """Tells a run's progress.
+
+    Args:
+        console: where to; None: standard output.
+        total: how many checks there will be; 0: nobody knows.
+        now_s: a clock.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        total: int = 0,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or console_of_stdout()
+        self._now_s = now_s
+        self._total = total
+        self._printing = threading.Lock()
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, str], float] = {}
+        self._done = 0
+        self._started_s = now_s()
+        self._live: Live | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Begin to show what runs, on a terminal."""
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._progress,
+                auto_refresh=False,
+                transient=True,
+            )
+            self._live.start()
+            self._stopping.clear()
+            self._thread = threading.Thread(
+                target=self._refresh, args=(self._live,), name="progress", daemon=True
+            )
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Show no longer what runs; gives the cursor back."""
+        self._stop()
+
+    def _refresh(self, live: Live) -> None:
+        while not self._stopping.wait(_REFRESH_S):
+            with self._printing:
+                live.refresh()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        thread, self._thread = self._thread, None
+        live, self._live = self._live, None
+        if thread is not None:
+            thread.join()
+        if live is not None:
+            with self._printing:
+                live.stop()
+
+    def begin(self, about: Mapping[str, str], total: int | None = None) -> None:
+        """Print what repeats the run, and take how many checks there will be."""
+        with self._lock:
+            self._total = self._total if total is None else total
+            self._started_s = self._now_s()
+        width = max(map(len, about), default=0)
+        lines = [
+            Text.assemble((f"{visible(name):<{width}}  ", "dim"), one_line(value, 2000))
+            for name, value in about.items()
+        ]
+        self._print(*lines, Text())
+
+    def note(self, text: str) -> None:
+        """Print something worth knowing."""
+        self._print(Text(shown(text), "dim"))
+
+    def started(self, target: str, name: str) -> None:
+        """Take the start of a check."""
+        with self._lock:
+            self._running[target, name] = self._now_s()
+
+    def finished(self, result: Result) -> None:
+        """Print a check's line and, unless it passed, what it says."""
+        with self._lock:
+            self._running.pop((result.target, result.name), None)
+            self._done += 1
+        self._print(*_result_lines(result))
+
+    def end(self, report: RunReport, directory: Path) -> None:
+        """Print what the run came to, and where report.html is."""
+        self._stop()
+        lines = [Text(), *_table(rows(report)), *_skips(report), Text()]
+        counts = report.counts()
+        numbers = ", ".join(f"{counts[each]} {each}" for each in ORDER if counts[each])
+        lines.append(
+            Text.assemble(
+                (f"{report.verdict}", _STYLES[report.verdict]),
+                f"  {conclusion(report)}",
+            )
+        )
+        lines.append(Text(f"{numbers or 'no check'} in {duration(report.seconds)}"))
+        lines.append(Text(f"report: {visible(str(directory / 'report.html'))}"))
+        self._print(*lines)
+
+    def _print(self, *lines: Text) -> None:
+        with self._printing:
+            _print(self._console, lines)
+
+    def _progress(self) -> Text:
+        """Return what runs now; called by the display's thread."""
+        now_s = self._now_s()
+        with self._lock:
+            running = sorted(self._running.items(), key=lambda item: item[1])
+            done, total, started_s = self._done, self._total, self._started_s
+        of_total = f" of {total}" if total else ""
+        text = Text(f"{done}{of_total} done, {duration(now_s - started_s)}", no_wrap=True)
+        for (target, name), since_s in running[:RUNNING_MAX]:
+            text.append(f"\n  {duration(now_s - since_s):>9}  ", "cyan")
+            text.append(f"{visible(target)}  {visible(name)}")
+        if len(running) > RUNNING_MAX:
+            text.append(f"\n  and {len(running) - RUNNING_MAX} more")
+        text.overflow = "ellipsis"
+        return text
+
+
+def _print(console: Console, lines: Sequence[Text]) -> None:
+    """Print lines whole, however long; a terminal may wrap them."""
+    text = Text("\n").join(lines)
+    # Such a console cannot show everything, but must not fail on anything.
+    if not console.encoding.startswith("utf"):
+        plain = text.plain.encode(console.encoding, "backslashreplace").decode(console.encoding)
+        text = Text(plain) if plain != text.plain else text
+    console.print(text, soft_wrap=True)
+
+
+def _result_lines(result: Result) -> list[Text]:
+    line = Text.assemble(
+        (f"{result.verdict:<7}", _STYLES[result.verdict]),
+        f"  {visible(result.target)}  {visible(result.name):<{_NAME_WIDTH}}",
+        f" {result.seconds:7.1f} s",
+    )
+    if result.verdict is Verdict.SKIPPED:
+        line.append(f"  {one_line(reason(result), REASON_CHARACTERS_MAX)}", "dim")
+    lines = [line]
+    if result.verdict in {Verdict.FAIL, Verdict.BROKEN}:
+        for finding in result.telling[:FINDINGS_MAX]:
+            lines += _finding_lines(finding)
+        left_out = len(result.telling) - FINDINGS_MAX
+        lines += [Text(f"    and {left_out} more")] if left_out > 0 else []
+        if result.rerun:
+            lines.append(Text.assemble("    ", ("rerun: ", "bold"), one_line(result.rerun, 2000)))
+    return lines
+
+
+def _finding_lines(finding: Finding) -> list[Text]:
+    lines = [Text(_indented(finding.promise, 4))]
+    for name in ("got", "want", "tolerance"):
+        value = getattr(finding, name)
+        if value:
+            lines.append(
+                Text.assemble((f"      {name:<9}  ", "dim"), _indented(value, 17).lstrip())
+            )
+    return lines
+
+
+def _indented(text: str, columns: int) -> str:
+    """Return a text, bounded, each of its lines indented."""
+    margin = " " * columns
+    return "\n".join(margin + line for line in shown(text, FIELD_CHARACTERS_MAX).splitlines())
+
+
+def _table(found: Sequence[Row]) -> list[Text]:
+    """Return the counts by target and area; aligned by hand, since nothing here may be wrapped."""
+    header: list[Cell] = [(name, "bold") for name in ("target", "area", *ORDER, "seconds")]
+    table = [header]
+    for row in found:
+        cells: list[Cell] = [(visible(row.target), ""), (visible(row.area), "")]
+        for verdict in ORDER:
+            number = row.counts[verdict]
+            cells.append((str(number), _STYLES[verdict] if number else "dim"))
+        table.append([*cells, (f"{row.seconds:.1f}", "")])
+    widths = [max(len(row[column][0]) for row in table) for column in range(len(header))]
+    lines = []
+    for cells in table:
+        line = Text()
+        for column, (text, style) in enumerate(cells):
+            left = column < 2  # noqa: PLR2004 - names to the left, numbers to the right
+            line.append(f"{text:<{widths[column]}}" if left else f"{text:>{widths[column]}}", style)
+            line.append("  ")
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _skips(report: RunReport) -> list[Text]:
+    lines: list[Text] = []
+    grouped = skips_by_reason(report)
+    if grouped:
+        lines += [Text(), Text("Skipped", "bold")]
+    for why, results in grouped.items():
+        lines.append(Text(f"  {one_line(why, FIELD_CHARACTERS_MAX)}", "yellow"))
+        lines += [Text(f"    {visible(each.target)}  {visible(each.name)}") for each in results]
+    unexpected = report.unexpected_skips()
+    if unexpected:
+        what = counted(len(unexpected), "check")
+        lines += [Text(), Text(f"UNEXPECTED SKIPS: {what} must not be skipped", "bold magenta")]
+        lines += [
+            Text(f"    {visible(each.target)}  {visible(each.name)}", "magenta")
+            for each in unexpected
+        ]
+    return lines
+
+
+def render_list(checks: Sequence[Listed], console: Console | None = None) -> None:
+    """Print every guarantee, grouped by area."""
+    areas: dict[str, list[Listed]] = {}
+    for check in checks:
+        areas.setdefault(check.name.partition(".")[0], []).append(check)
+    lines: list[Text] = []
+    for area, members in areas.items():
+        lines.append(Text.assemble((area, "bold"), (f"  {counted(len(members), 'check')}", "dim")))
+        for check in members:
+            lines += [Text(f"  {check.name}", "cyan"), Text(f"      {check.guarantee}")]
+            if check.needs:
+                lines.append(Text(f"      needs {'; '.join(sorted(check.needs))}", "dim"))
+            if check.cites:
+                lines.append(Text(f"      cites {', '.join(check.cites)}", "dim"))
+        lines.append(Text())
+    lines.append(Text(f"{counted(len(checks), 'check')} in {counted(len(areas), 'area')}"))
+    _print(console or console_of_stdout(), lines)

@@ -1,0 +1,146 @@
+"""What a run came to: a result a check, and the whole, written to `results.json` and read back."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from harness.verdict import BrokenError, Finding, Verdict
+
+RESULTS_FILE: Final = "results.json"
+EXIT_CODES: Final = {Verdict.PASS: 0, Verdict.SKIPPED: 0, Verdict.FAIL: 1, Verdict.BROKEN: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One check against one target.
+
+    Attributes:
+        target: the target's name.
+        name: the check's, `area.what`.
+        guarantee: the promise, as a sentence.
+        verdict: the heaviest of the findings'.
+        findings: everything that was judged.
+        seconds: how long it took.
+        cites: case numbers and requirement ids.
+        rerun: a command that repeats just this.
+        history: path of the records below the run's directory; empty when there are none.
+    """
+
+    target: str
+    name: str
+    guarantee: str
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    seconds: float
+    cites: tuple[str, ...] = ()
+    rerun: str = ""
+    history: str = ""
+
+    @property
+    def area(self) -> str:
+        """What it belongs to."""
+        return self.name.partition(".")[0]
+
+    @property
+    def telling(self) -> tuple[Finding, ...]:
+        """The findings that made the verdict what it is; none for a pass."""
+        if self.verdict is Verdict.PASS:
+            return ()
+        return tuple(each for each in self.findings if each.verdict is self.verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """A whole run.
+
+    Attributes:
+        about: what repeats it, in the order to print: seed, command, commit, kernel, ...
+        started_at: ISO 8601, UTC.
+        seconds: how long it took.
+        results: one each.
+        skips_allowed: patterns of `TARGET:NAME` that may be skipped; None allows every skip.
+    """
+
+    about: Mapping[str, str]
+    started_at: str
+    seconds: float
+    results: tuple[Result, ...]
+    skips_allowed: tuple[str, ...] | None = None
+
+    def unexpected_skips(self) -> list[Result]:
+        """Return what was skipped although it must not be."""
+        if self.skips_allowed is None:
+            return []
+        return [
+            result
+            for result in self.results
+            if result.verdict is Verdict.SKIPPED and not self._may_be_skipped(result)
+        ]
+
+    def _may_be_skipped(self, result: Result) -> bool:
+        name = f"{result.target}:{result.name}"
+        return any(fnmatchcase(name, pattern) for pattern in self.skips_allowed or ())
+
+    def counts(self) -> Counter[Verdict]:
+        """Return how many results have each verdict."""
+        return Counter(result.verdict for result in self.results)
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if a promise was broken; BROKEN if something could not be said, or nothing was."""
+        counts = self.counts()
+        if counts[Verdict.FAIL]:
+            return Verdict.FAIL
+        if counts[Verdict.BROKEN] or self.unexpected_skips() or not counts[Verdict.PASS]:
+            return Verdict.BROKEN
+        return Verdict.PASS
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 2 broken."""
+        return EXIT_CODES[self.verdict]
+
+
+def save_report(report: RunReport, directory: Path) -> None:
+    """Write `results.json`; it is complete or not there."""
+    half = directory / f"{RESULTS_FILE}.half"
+    values = {**dataclasses.asdict(report), "verdict": report.verdict}
+    half.write_text(json.dumps(values, indent=1) + "\n")
+    half.rename(directory / RESULTS_FILE)
+
+
+def load_report(directory: Path) -> RunReport:
+    """Read `results.json`.
+
+    Raises:
+        BrokenError: it is not there, or no report.
+    """
+    try:
+        values = json.loads((directory / RESULTS_FILE).read_text())
+        del values["verdict"]  # it follows from the results
+        results = tuple(_result(each) for each in values.pop("results"))
+        allowed = values.pop("skips_allowed")
+        return RunReport(
+            **values, results=results, skips_allowed=None if allowed is None else tuple(allowed)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenError(f"no results of a run in {directory}: {error}") from error
+
+
+def _result(values: dict[str, Any]) -> Result:
+    return Result(
+        **{
+            **values,
+            "verdict": Verdict(values["verdict"]),
+            "cites": tuple(values["cites"]),
+            "findings": tuple(
+                Finding(**{**each, "verdict": Verdict(each["verdict"])})
+                for each in values["findings"]
+            ),
+        }
+    )

@@ -1,0 +1,173 @@
+"""Proves the judge: each mutant must make its check FAIL, and leave the other areas alone.
+
+Each check has a server of its own here, so that what one breaks is not blamed on the next. What the
+target can do is asked of the unbroken server: a mutant must not get away with a lack.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from harness.capabilities import Capabilities, ask
+from harness.checks import ALL
+from harness.checks.check import Check, Scale
+from harness.identities import IdentityStore
+from harness.mutants.mutant import Mutant, broken_copy
+from harness.results import Result
+from harness.session import Options, run_checks
+from harness.targets.local import OUR_COMMAND, LocalTarget
+from harness.targets.target import Target
+from harness.verdict import BrokenError, Verdict
+
+# One quick check of each area, to see that a fault stays where it is.
+CANARIES: Final = {
+    "identity": "identity.roles",
+    "lifecycle": "lifecycle.literal",
+    "streams": "streams.after-end",
+    "limits": "limits.defaults",
+}
+SEED: Final = "selftest"
+PARALLEL: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What became of a mutant.
+
+    Attributes:
+        mutant: which; None is the unbroken server.
+        verdict: of the check that must catch it.
+        saw: the finding that did, or what was found instead.
+        disturbed: checks of other areas that failed too, and must not.
+        seconds: how long it took.
+    """
+
+    mutant: Mutant
+    verdict: Verdict
+    saw: str
+    disturbed: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def caught(self) -> bool:
+        """Whether it was caught by its check and by no other area."""
+        return self.verdict is Verdict.FAIL and not self.disturbed
+
+
+@dataclass(slots=True)
+class _Silent:
+    """Listens to a run without a word."""
+
+    results: list[Result] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def started(self, target: str, name: str) -> None:
+        """See `Progress`."""
+
+    def finished(self, result: Result) -> None:
+        """See `Progress`."""
+        self.results.append(result)
+
+
+TargetFor = Callable[[Path], Target]
+
+
+def checks_named(names: Sequence[str]) -> list[Check]:
+    """Return checks by name.
+
+    Raises:
+        BrokenError: there is none of a name.
+    """
+    by_name = {check.name: check for check in ALL}
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise BrokenError(f"no check is called {', '.join(missing)}")
+    return [by_name[name] for name in names]
+
+
+def prove(
+    mutant: Mutant, checkout: Path, target_for: TargetFor, capabilities: Capabilities
+) -> Proof:
+    """Break a copy of the server, judge it, and return what came of it.
+
+    Raises:
+        BrokenError: the mutant does not fit the source, or its check is not there.
+    """
+    started_s = time.monotonic()
+    area = mutant.caught_by.partition(".")[0]
+    canaries = [
+        name
+        for canary_area, name in CANARIES.items()
+        # Without cgroups nothing of the limits can be asked.
+        if canary_area not in {area, "limits"} and name not in mutant.also
+    ]
+    checks = checks_named([mutant.caught_by, *canaries])
+    with tempfile.TemporaryDirectory(prefix="jobworker-mutant-") as directory:
+        tree = broken_copy(mutant, checkout, Path(directory) / "tree")
+        options = Options(SEED, Path(directory), parallel=1, own_server=True)
+        results = run_checks(target_for(tree), checks, options, _Silent(), capabilities)
+    by_name = {result.name: result for result in results}
+    named = by_name.pop(mutant.caught_by)
+    saw = named.telling[0].sentence() if named.telling else "every promise kept"
+    disturbed = tuple(
+        f"{name} {result.verdict}: {result.telling[0].sentence()[:300]}"
+        for name, result in by_name.items()
+        if result.verdict is not Verdict.PASS
+    )
+    return Proof(mutant, named.verdict, saw, disturbed, time.monotonic() - started_s)
+
+
+def local_target(identities: IdentityStore, tree: Path) -> Target:
+    """Return our server from a tree, on this host and without limits."""
+    environment = {"PYTHONPATH": f"{tree / 'impl'}:{tree / 'proto'}"}
+    return LocalTarget(identities, f"{OUR_COMMAND} --no-limits", environment=environment)
+
+
+def unbroken_capabilities(target: Target) -> Capabilities:
+    """Ask the unbroken server what it can do.
+
+    Raises:
+        BrokenError: it cannot be reached.
+    """
+    with target.shared() as server:
+        return ask(target, server, Scale.SMALL if target.emulated else Scale.FULL)
+
+
+def prove_local(
+    mutants: Sequence[Mutant], checkout: Path, identities: IdentityStore
+) -> Iterator[Proof]:
+    """Prove mutants on this host, two at a time; each as it comes."""
+
+    def target_for(tree: Path) -> Target:
+        return local_target(identities, tree)
+
+    capabilities = unbroken_capabilities(target_for(checkout))
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        yield from pool.map(
+            lambda mutant: prove(mutant, checkout, target_for, capabilities), mutants
+        )
+
+
+@contextmanager
+def guest_proofs(
+    mutants: Sequence[Mutant], checkout: Path, identities: IdentityStore
+) -> Iterator[Iterator[Proof]]:
+    """Prove mutants in one guest, one after the other."""
+    # Here, so that nobody needs a guest's programs to prove the others.
+    from harness.targets.guest import GuestTarget  # noqa: PLC0415
+    from harness.vm.guest import booted  # noqa: PLC0415
+
+    with booted("selftest") as guest:
+
+        def target_for(tree: Path) -> Target:
+            return GuestTarget(guest, identities, tree)
+
+        capabilities = unbroken_capabilities(target_for(checkout))
+        yield (prove(mutant, checkout, target_for, capabilities) for mutant in mutants)

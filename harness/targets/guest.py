@@ -1,0 +1,270 @@
+"""Our own server in a guest of the harness's own: a kernel with cgroup v2, whatever this host has.
+
+A tree (its `impl/` and `proto/`) is put to the guest once for each target, in a directory of its
+own; so the trees of several mutants can follow each other in one guest. Each server gets a port, a
+cgroup root and a directory of its own. When it ends, what is left in its root is killed: leftovers
+are a check's business as long as the context lasts, and nobody's after it.
+
+Leaves out: servers of other projects, and guests that somebody else booted.
+"""
+
+import itertools
+import logging
+import re
+import secrets
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from harness.identities import IdentityStore
+from harness.processes import Done
+from harness.targets.local import SECRET_VARIABLE
+from harness.targets.target import DEFAULT, OUR_FLAGS, Host, Variant, flags_for
+from harness.verdict import BrokenError
+from harness.vm.guest import SITE, Guest, booted
+
+logger = logging.getLogger(__name__)
+
+GUEST_ADDRESS: Final = "10.0.2.15"  # QEMU's user network gives it (qemu(1), -netdev user)
+CGROUP_MOUNT: Final = "/sys/fs/cgroup"
+# Alone on the emulated processor it takes 5 s, the first time of a tree 15 s; there may be others.
+START_TIMEOUT_S: Final = 120.0
+# SIGTERM, the grace of 2 s, and a throttled job's slow end; beyond it SIGKILL is right.
+END_TIMEOUT_S: Final = 60.0
+KILL_TIMEOUT_S: Final = 20.0
+LOG_TAIL_BYTES: Final = 4000
+DESCRIPTORS: Final = 65_536  # room for the many connections of a load; the guest allows 4096
+_LOOK_S: Final = 0.2
+_SHELL_SIGNAL_BASE: Final = 128  # sh(1): a command that a signal N ended has the status 128 + N
+
+
+class GuestHost:
+    """The guest, to look into."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def run(self, script: str, timeout_s: float = 60.0) -> Done:
+        """See `Host`."""
+        return self._guest.run(script, timeout_s)
+
+
+class GuestServer:
+    """A server in the guest; made by `GuestTarget.launched`.
+
+    Its directory there has `pid`, `log`, and, once it has ended, `exit` (the shell's status).
+    """
+
+    def __init__(self, guest: Guest, directory: str, cgroup_root: str) -> None:
+        self.address = ""  # told once it listens
+        self.cgroup_root = cgroup_root
+        self.guest_address = ""
+        self._guest = guest
+        self._directory = directory
+        self._pid: int | None = None
+        self._asked_to_end = False
+
+    @property
+    def pid(self) -> int | None:
+        """See `RunningServer`."""
+        return self._pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """See `RunningServer`. An ended one gets nothing: its pid may be somebody else's by now."""
+        if number in {signal.SIGTERM, signal.SIGKILL, signal.SIGINT}:
+            self._asked_to_end = True
+        self._run(f"[ -e exit ] || kill -{number.value} {self._pid}")
+
+    def wait_exit(self, timeout_s: float) -> int | None:
+        """See `RunningServer`."""
+        status = self._run(_until("[ -e exit ]", timeout_s) + "; cat exit 2>/dev/null", timeout_s)
+        if not status.stdout.strip():
+            return None
+        code = int(status.stdout)
+        return code if code <= _SHELL_SIGNAL_BASE else _SHELL_SIGNAL_BASE - code
+
+    def has_died(self) -> bool:
+        """See `RunningServer`.
+
+        Raises:
+            BrokenError: the guest itself does not answer: then it is not the server that died.
+        """
+        return not self._asked_to_end and self.wait_exit(0) is not None
+
+    def log_tail(self) -> str:
+        """See `RunningServer`."""
+        try:
+            return self._run(f"tail -c {LOG_TAIL_BYTES} log").stdout
+        except BrokenError as error:
+            return f"its log cannot be read: {error}"
+
+    def wait_listening(self) -> None:
+        """Wait until it says that it listens.
+
+        Raises:
+            BrokenError: it ended, or does not listen in time; has the end of what it said.
+        """
+        listening = "grep -q 'listening on' log || [ -e exit ]"
+        told = self._run(_until(listening, START_TIMEOUT_S) + "; cat pid log", START_TIMEOUT_S)
+        self._pid = int(told.require("start of the server").partition("\n")[0])
+        found = re.search(r"listening on (\S+)", told.stdout)
+        if found is None:
+            ended = self.wait_exit(0)
+            what = "does not listen" if ended is None else f"ended at its start with {ended}"
+            raise BrokenError(f"the server {what}:\n{self.log_tail()}")
+        self.guest_address = found[1]
+
+    def _run(self, script: str, timeout_s: float = 0.0) -> Done:
+        return self._guest.run(f"cd {self._directory} && {{ {script}; }}", timeout_s + 60)
+
+
+def _until(condition: str, timeout_s: float) -> str:
+    """Return a script that looks in the guest, which costs less than asking it over and over."""
+    looks = round(timeout_s / _LOOK_S)
+    return (
+        f"n=0; until {{ {condition}; }} || [ $n -ge {looks} ]; do n=$((n+1)); sleep {_LOOK_S}; done"
+    )
+
+
+class GuestTarget:
+    """See `Target`.
+
+    Args:
+        guest: a booted one; it stays the caller's.
+        identities: whose authority the servers trust; `server` must be valid for 127.0.0.1.
+        tree: the checkout whose `impl/` and `proto/` are run.
+    """
+
+    emulated = True
+    can_launch = True
+
+    def __init__(self, guest: Guest, identities: IdentityStore, tree: Path) -> None:
+        self.name = "vm"
+        self.identities = identities
+        self.flags = OUR_FLAGS
+        self.host: Host | None = GuestHost(guest)
+        self.guest = guest
+        self._tree = tree
+        self._token = secrets.token_hex(3)
+        self._directory = f"/root/jw-{self._token}"
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # guards `_is_there`, and QEMU's one control connection
+        self._is_there = False
+
+    def describe(self) -> str:
+        """See `Target`."""
+        how = "restored" if self.guest.restored else "booted"
+        return f"our server from {self._tree} in a guest that was {how}"
+
+    def new_root(self) -> str:
+        """Return a cgroup root that no server has had."""
+        return f"{CGROUP_MOUNT}/jw-{self._token}-{next(self._numbers)}"
+
+    def command_line(self, cgroup_root: str, flags: Sequence[str] = ()) -> str:
+        """Return a shell command that runs a server on any free port, for a check's own script."""
+        self._put()
+        files = self._directory
+        words = ["env", f"PYTHONPATH={SITE}:{files}/impl:{files}/proto"]
+        words += [f"{SECRET_VARIABLE}=secret-{secrets.token_hex(8)}"]
+        words += ["python3", "-m", "worker_service", "serve", "--listen", f"{GUEST_ADDRESS}:0"]
+        words += ["--ca", f"{files}/ca.crt", "--cert", f"{files}/server.crt"]
+        words += ["--key", f"{files}/server.key", "--log-level", "warning", "--stop-grace", "2s"]
+        return shlex.join([*words, "--cgroup-root", cgroup_root, *flags])
+
+    @contextmanager
+    def launched(
+        self,
+        variant: Variant = DEFAULT,
+        *,
+        cgroup_root: str | None = None,
+        flags: Sequence[str] = (),
+    ) -> Iterator[GuestServer]:
+        """See `Target`.
+
+        Args:
+            variant: settings to change.
+            cgroup_root: of another server, to start on what that left; it stays the other's to
+                clean. None: a root of its own.
+            flags: more words for its command line.
+        """
+        root = cgroup_root or self.new_root()
+        command = self.command_line(root, [*flags_for(variant, self.flags), *flags])
+        directory = f"{self._directory}/server-{next(self._numbers)}"
+        # The files appear complete, by a rename. setsid: nobody hangs it up, and as no background
+        # job of a shell it ignores no signal.
+        named = f"ulimit -Hn {DESCRIPTORS}; echo $$ > pid.half; mv pid.half pid; exec {command}"
+        watched = f"sh -c {shlex.quote(named)} > log 2>&1; echo $? > exit.half; mv exit.half exit"
+        start = f"setsid -f sh -c {shlex.quote(watched)} > /dev/null 2>&1 < /dev/null"
+        self.guest.require(f"mkdir {directory} && cd {directory} && {start}")
+        server = GuestServer(self.guest, directory, root)
+        port = None
+        try:
+            server.wait_listening()
+            port = self._forward(server)
+            yield server
+        finally:
+            self._end(server, port, cleans=cgroup_root is None)
+
+    def shared(self) -> AbstractContextManager[GuestServer]:
+        """See `Target`."""
+        return self.launched()
+
+    def _put(self) -> None:
+        """Put tree and certificates to the guest, once."""
+        with self._lock:
+            if self._is_there:
+                return
+            self.guest.put_tree(self._tree, ("impl", "proto"), self._directory)
+            files = self.identities.files("server")
+            for name, path in (
+                ("ca.crt", files.ca), ("server.crt", files.cert), ("server.key", files.key)
+            ):  # fmt: skip
+                self.guest.put(f"{self._directory}/{name}", path.read_bytes(), mode=0o600)
+            self._is_there = True
+
+    def _forward(self, server: GuestServer) -> int:
+        with self._lock:
+            port = self.guest.forward(int(server.guest_address.rpartition(":")[2]))
+        server.address = f"127.0.0.1:{port}"
+        return port
+
+    def _end(self, server: GuestServer, port: int | None, *, cleans: bool) -> None:
+        """End a server that may have ended: by SIGTERM, and if it does not take that, surely."""
+        try:
+            if server.pid is not None and server.wait_exit(0) is None:
+                server.signal(signal.SIGCONT)
+                server.signal(signal.SIGTERM)
+                if server.wait_exit(END_TIMEOUT_S) is None:
+                    logger.warning("a server in the guest does not take SIGTERM: it gets SIGKILL")
+                    server.signal(signal.SIGKILL)
+                    server.wait_exit(KILL_TIMEOUT_S)
+            if port is not None:
+                with self._lock:
+                    self.guest.end_forward(port)
+            if cleans:
+                self.guest.run(_remove_cgroup(server.cgroup_root))
+        except BrokenError as error:
+            # It has gone with its guest; whoever uses that guest next is told so.
+            logger.warning("a server in the guest could not be ended: %s", error)
+
+
+def _remove_cgroup(path: str) -> str:
+    """Return a script that ends and removes a cgroup and all below it, if it is there."""
+    empty = _until(f"grep -q 'populated 0' {path}/cgroup.events", KILL_TIMEOUT_S)
+    remove = f"find {path} -depth -type d -exec rmdir {{}} +"
+    return f"[ ! -d {path} ] || {{ echo 1 > {path}/cgroup.kill; {empty}; {remove}; }}"
+
+
+@contextmanager
+def guest_target(identities: IdentityStore, tree: Path) -> Iterator[GuestTarget]:
+    """Boot a guest for as long as the context lasts, and judge a tree's server in it.
+
+    Raises:
+        BrokenError: the guest did not come up.
+    """
+    with booted("vm") as guest:
+        yield GuestTarget(guest, identities, tree)

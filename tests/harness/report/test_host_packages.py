@@ -1,0 +1,50 @@
+"""How the programs that the harness starts come onto a host."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.host_packages import ensure_programs, missing_packages
+from harness.verdict import BrokenError
+
+PROGRAMS = {"sh": "dash", "no-such-program": "b-package", "nor-this-one": "a-package"}
+
+
+def test_only_packages_of_missing_programs_are_missing() -> None:
+    assert missing_packages(PROGRAMS) == ["a-package", "b-package"]
+    ensure_programs({"sh": "dash"})
+
+
+def test_who_may_not_install_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(BrokenError) as raised:
+        ensure_programs(PROGRAMS)
+    assert str(raised.value) == (
+        "this host lacks a-package, b-package; "
+        "install them: sudo apt-get install a-package b-package"
+    )
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where a stand-in for apt-get writes what it was asked."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "apt-get"
+    program.write_text(
+        f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >>{asked}\n'
+        '[ "$1" = update ] || { echo "no room" >&2; exit 100; }\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return asked
+
+
+def test_root_installs_and_a_failure_shows_what_apt_said(apt: Path) -> None:
+    with pytest.raises(BrokenError, match=r"(?s)apt-get install b-package failed.*100.*no room"):
+        ensure_programs({"no-such-program": "b-package"})
+    assert apt.read_text().splitlines() == [
+        "noninteractive update -qq",
+        "noninteractive install -y -qq --no-install-recommends b-package",
+    ]

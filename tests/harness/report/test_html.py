@@ -1,0 +1,180 @@
+"""What the page says, and that nothing in it is obeyed or loaded."""
+
+import dataclasses
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from harness.report.charts import Chart
+from harness.report.html import FINDINGS_MAX, Drawn, render
+from harness.verdict import Finding, Verdict
+from tests.harness.report.cases import report_of, result_of
+from tests.harness.report.sample import NASTY
+
+VOID = {"meta", "input"}
+APART = {"dt", "dd", "th", "td"}
+
+
+class Page(HTMLParser):
+    """Reads a page: its elements, and the text that a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        if tag in APART:
+            self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in {"style", "script", "title"}:
+            self.text += data
+
+
+def said(page: str) -> str:
+    return " ".join(Page(page).text.split())
+
+
+def test_it_goes_from_the_verdict_down_to_every_check() -> None:
+    page = render(
+        report_of(
+            result_of("a.kept", Verdict.PASS),
+            result_of("a.unsaid", Verdict.BROKEN),
+            result_of("b.broken", Verdict.FAIL),
+            result_of("b.left-out", Verdict.SKIPPED, promise="lacks cgroups"),
+        )
+    )
+    text = said(page)
+    places = [
+        text.index(each)
+        for each in (
+            "FAIL The server broke a promise in 1 check. 1 FAIL 1 BROKEN 1 SKIPPED 1 PASS",
+            "What repeats this run seed 4711 kernel Linux 6.12",
+            "By target and area",
+            "What did not pass FAIL b.broken local",
+            "BROKEN a.unsaid local",
+            "What was skipped, and why lacks cgroups (1) b.left-out local",
+            "Every check",
+            "a.kept 1.2, R7 The guarantee of a.kept.",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_a_problem_says_promise_got_want_tolerance_and_how_to_repeat_it() -> None:
+    finding = Finding(Verdict.FAIL, "share of a processor", "0.81", "0.5", "±10%")
+    page = render(report_of(result_of("limits.cpu", Verdict.FAIL, findings=(finding,))))
+    assert (
+        "The guarantee of limits.cpu. share of a processor got 0.81 want 0.5 tolerance ±10% "
+        "harness run --only limits.cpu"
+    ) in said(page)
+
+
+def test_a_guarantee_is_said_once_for_all_targets() -> None:
+    page = render(
+        report_of(*(result_of("a.one", Verdict.PASS, target=each) for each in ("local", "guest")))
+    )
+    assert said(page).count("The guarantee of a.one.") == 1
+    ids = [attributes["id"] for _, attributes in Page(page).elements if "id" in attributes]
+    assert {"a.one", "local:a.one", "guest:a.one", "area-a"} <= set(ids)
+
+
+def test_ids_are_unique_and_every_link_has_its_target() -> None:
+    names = ("a.one", "a.one", "a.o ne", "a.o/ne", "b.<x>")
+    page = render(report_of(*(result_of(name, Verdict.FAIL) for name in names)))
+    elements = Page(page).elements
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    links = {attributes["href"] for tag, attributes in elements if tag == "a"}
+    assert len(ids) == len(set(ids))
+    assert links <= {f"#{each}" for each in ids}
+
+
+def test_only_skips_are_broken_and_unexpected_ones_are_shouted() -> None:
+    report = report_of(result_of("a.one", Verdict.SKIPPED), skips_allowed=())
+    text = said(render(report))
+    assert text.startswith("BROKEN The run says nothing final: 1 check skipped against")
+    assert "1 check must not be skipped, but was. a.one local" in text
+
+
+def test_an_empty_run_is_a_page_too() -> None:
+    assert said(render(report_of())).startswith("BROKEN The run says nothing final")
+
+
+@pytest.mark.parametrize("place", ["target", "name", "guarantee", "rerun", "cites", "finding"])
+def test_nothing_that_a_server_says_becomes_markup(place: str) -> None:
+    finding = Finding(Verdict.FAIL, NASTY, NASTY, NASTY, NASTY)
+    result = result_of("a.one", Verdict.FAIL)
+    changed: dict[str, object] = {
+        place: NASTY,
+        **({"cites": (NASTY,)} if place == "cites" else {}),
+    }
+    if place == "finding":
+        changed = {"findings": (finding,)}
+    nasty = dataclasses.replace(result, **changed)  # type: ignore[arg-type]
+    skipped = dataclasses.replace(nasty, verdict=Verdict.SKIPPED)
+    report = report_of(nasty, skipped)
+    page = render(dataclasses.replace(report, about={NASTY: NASTY}, started_at=NASTY))
+    assert page.encode().decode() == page
+    assert len(re.findall("<script", page)) == 1
+    assert set(re.findall(r"[^\x20-\x7e\n]", page)) == set()
+    assert r"<script>alert('got')</script> \x1b[31mred\x00 \udc80\ufffe AAA" in said(page)
+    assert len(page) < 100_000
+
+
+def test_findings_are_bounded_and_the_broken_promises_are_always_among_them() -> None:
+    kept = tuple(Finding(Verdict.PASS, f"kept {n}.") for n in range(1000))
+    findings = (*kept, *(Finding(Verdict.FAIL, f"broken {n}.") for n in range(7)))
+    text = said(render(report_of(result_of("a.one", Verdict.FAIL, findings=findings))))
+    problem, _, every = text.partition("Every check")
+    assert [f"broken {n}." in problem for n in range(7)] == [True] * 5 + [False] * 2
+    assert "and 2 more: all findings" in problem
+    assert all(f"broken {n}." in every for n in range(7))
+    assert every.count("kept ") == FINDINGS_MAX - 7
+    assert "1007 findings" in every
+    assert f"and {1007 - FINDINGS_MAX} more" in every
+
+
+def test_pictures_stand_with_their_check_and_their_words_are_escaped() -> None:
+    chart = Chart("<b>title</b>", "caption & more", "<svg role='img'></svg>")
+    page = render(
+        report_of(result_of("a.one", Verdict.PASS)),
+        lambda _result, prefix: Drawn((chart,), f"note {prefix} <i>"),
+    )
+    assert "<figcaption><b>&lt;b&gt;title&lt;/b&gt;</b> caption &amp; more</figcaption>" in page
+    assert "<svg role='img'></svg></figure>" in page
+    assert "note p0 <i>" in said(page)
+
+
+def test_it_loads_nothing_and_lets_nothing_but_its_own_script_run() -> None:
+    page = render(report_of(result_of("a.one", Verdict.FAIL)))
+    assert re.findall(r"https?:|//[a-z]+\.", page) == []
+    assert re.findall(r"\b(?:src|srcset|action|background)=|@import|url\(", page) == []
+    elements = Page(page).elements
+    [policy] = [
+        each["content"]
+        for tag, each in elements
+        if tag == "meta" and each.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert re.fullmatch(
+        r"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[\w+/]{43}='",
+        html.unescape(policy or ""),
+    )
+    assert {tag for tag, _ in elements} & {"link", "img", "iframe", "object", "embed"} == set()
+
+
+def test_without_scripts_the_filter_is_not_there_and_everything_else_is() -> None:
+    elements = Page(render(report_of(result_of("a.one", Verdict.PASS)))).elements
+    hidden = [attributes.get("id") for _, attributes in elements if "hidden" in attributes]
+    assert hidden == ["filter"]

@@ -1,0 +1,158 @@
+"""The numbers behind the pictures."""
+
+import pytest
+
+from harness.history import Fact, History, Json, Outcome, Stream
+from harness.report.series import Usage, lags, throughput, tracks, usages
+from harness.verdict import BrokenError
+
+
+def stream(
+    label: str,
+    timeline: list[tuple[float, int]],
+    *,
+    job: str = "job",
+    started_s: float = 0.0,
+    ended_s: float = 10.0,
+    start_offset: int = 0,
+) -> Stream:
+    return Stream(
+        label=label,
+        job_id=job,
+        outcome=Outcome.OK,
+        code="OK",
+        detail="",
+        received_bytes=timeline[-1][1] if timeline else 0,
+        sha256="",
+        started_s=started_s,
+        ended_s=ended_s,
+        start_offset=start_offset,
+        timeline=tuple(timeline),
+    )
+
+
+def steady(bytes_per_s: int, seconds: float) -> list[tuple[float, int]]:
+    return [(n / 10, bytes_per_s * n // 10) for n in range(1, round(seconds * 10) + 1)]
+
+
+def test_a_track_rises_in_proportion_between_its_points() -> None:
+    [track] = tracks(History([stream("a", [(0.1, 100), (0.2, 200), (0.4, 600)])]))
+    assert [track.received_at(at_s) for at_s in (-1, 0, 0.05, 0.1, 0.3, 0.4, 9)] == [
+        0,
+        0,
+        pytest.approx(50),
+        100,
+        pytest.approx(400),
+        600,
+        600,
+    ]
+
+
+def test_a_pause_is_level_until_right_before_it_ends() -> None:
+    [track] = tracks(History([stream("a", [(0.1, 10), (0.2, 20), (0.3, 30), (5.3, 40)])]))
+    assert track.received_at(5.1) == 30
+    assert track.received_at(5.25) == pytest.approx(35)
+
+
+def test_streams_that_tell_no_course_are_no_tracks() -> None:
+    short = [stream("a", [(0.1, 5), (0.2, 10)]), stream("b", [])]
+    assert tracks(History(short)) == []
+    telling = stream("c", steady(10, 1))
+    assert [track.label for track in tracks(History([*short, telling]))] == ["a", "c"]
+
+
+def test_a_position_counts_from_where_the_stream_started() -> None:
+    [track] = tracks(History([stream("a", steady(1000, 2), start_offset=5000)]))
+    assert track.position_at(1.0) == pytest.approx(6000)
+
+
+def test_few_points_are_taken_as_they_are_and_many_evenly() -> None:
+    [track] = tracks(History([stream("a", steady(1000, 10))]))
+    assert track.resampled(200) == list(track.points)
+    taken = track.resampled(3)
+    assert [at_s for at_s, _ in taken] == [0.0, 5.0, 10.0]
+    assert [received for _, received in taken] == [0.0, pytest.approx(5000), 10000.0]
+
+
+def test_throughput_is_the_sum_of_all_streams_in_equal_buckets() -> None:
+    history = History([stream("a", steady(1000, 10)), stream("b", steady(3000, 10), job="other")])
+    buckets = throughput(tracks(history))
+    assert len(buckets) == 50
+    assert [rate for _, _, rate in buckets] == [pytest.approx(4000)] * 50
+    assert [round(begin_s, 6) for begin_s, _, _ in buckets] == [n / 5 for n in range(50)]
+    assert buckets[-1][1] == 10.0
+
+
+def test_throughput_keeps_every_byte_and_bounds_its_buckets() -> None:
+    buckets = throughput(tracks(History([stream("a", [*steady(777, 3), (400.0, 5000)])])))
+    assert len(buckets) == 100
+    assert sum(rate * (end_s - begin_s) for begin_s, end_s, rate in buckets) == pytest.approx(5000)
+
+
+def test_lag_is_what_the_foremost_of_the_same_job_has_more() -> None:
+    history = History(
+        [
+            stream("front", steady(1000, 10)),
+            stream("middle", steady(900, 10)),
+            stream("slow", steady(500, 10)),
+            stream("of another job", steady(1, 10), job="other"),
+        ]
+    )
+    found = lags(tracks(history))
+    last = found[-1]
+    assert len(found) == 200
+    assert (last.at_s, last.median_bytes, last.slowest_bytes) == (10.0, 1000.0, 5000.0)
+    assert last.slowest.label == "slow"
+    assert found[0].slowest_bytes == 0
+
+
+def test_who_has_not_begun_or_has_left_is_not_behind() -> None:
+    history = History(
+        [
+            stream("front", steady(1000, 10)),
+            stream("left early", steady(500, 2), ended_s=2.0),
+            stream("late", [(9.0 + at_s, 9000 + n) for at_s, n in steady(1000, 1)], started_s=8.95),
+        ]
+    )
+    found = lags(tracks(history))
+
+    def slowest_bytes_by(moment_s: float) -> float:
+        return [lag.slowest_bytes for lag in found if lag.at_s <= moment_s][-1]
+
+    assert slowest_bytes_by(2.0) == pytest.approx(1000, rel=0.05)
+    assert slowest_bytes_by(5.0) == 0
+    assert slowest_bytes_by(9.5) == pytest.approx(0, abs=1)
+
+
+def test_one_streamer_has_nobody_to_be_behind() -> None:
+    assert lags(tracks(History([stream("a", steady(10, 5))]))) == []
+    assert throughput([]) == []
+
+
+def usage(**changed: Json) -> Fact:
+    value: dict[str, Json] = {"title": "Memory", "unit": "bytes", "limit": 100, "samples": [[0, 1]]}
+    return Fact("usage: memory", {**value, **changed})
+
+
+def test_a_usage_is_read_from_its_fact() -> None:
+    facts = [usage(), usage(limit=None, samples=[]), Fact("other", 1), usage(limit=None)]
+    assert usages(History(facts)) == [
+        Usage("Memory", "bytes", 100.0, ((0.0, 1.0),)),
+        Usage("Memory", "bytes", None, ((0.0, 1.0),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        Fact("usage", 3),
+        Fact("usage", {"title": "x"}),
+        usage(samples=[[1]]),
+        usage(samples=[[1, "2"]]),
+        usage(samples=[[1, float("nan")]]),
+        usage(limit="max"),
+    ],
+)
+def test_a_usage_of_another_form_is_broken(fact: Fact) -> None:
+    with pytest.raises(BrokenError, match="usage"):
+        usages(History([fact]))

@@ -1,0 +1,53 @@
+"""The files of a run."""
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from harness.history import Fact, History, save
+from harness.report import write_all
+from harness.results import load_report
+from harness.verdict import Verdict
+from tests.harness.report.cases import report_of, result_of
+
+USAGE = {"title": "Memory", "unit": "bytes", "limit": None, "samples": [[0, 1], [1, 2]]}
+
+
+def test_a_run_is_written_for_programs_for_ci_and_for_people(tmp_path: Path) -> None:
+    save(History([Fact("usage", USAGE)]), tmp_path / "one.jsonl")
+    report = report_of(result_of("a.one", Verdict.PASS, history="one.jsonl"))
+    write_all(report, tmp_path)
+    assert load_report(tmp_path) == report
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("tests") == "1"  # noqa: S314 - our own
+    assert "<b>Memory</b>" in (tmp_path / "report.html").read_text()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"one.jsonl", "results.json", "junit.xml", "report.html"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "The records cannot be read: no history at"),
+        (b"\xff\xfe", "The records cannot be read: &#39;utf-8&#39; codec"),
+        (b"no json\n", "The records cannot be read: no record of a run"),
+        (b"[]\n", "The records cannot be read: no record of a run"),
+        (b'{"kind": "fact", "label": "usage", "value": 1}\n', "No pictures can be drawn"),
+        (
+            (
+                b'{"kind": "stream", "label": "a", "job_id": "j", "outcome": "OK", "code": "OK",'
+                b'"detail": "", "received_bytes": 1, "sha256": "", "started_s": "x", "ended_s": 1,'
+                b'"timeline": [[1, 2], [2, 3], [3, 4]]}\n'
+            ),
+            "No pictures can be drawn of the records: TypeError",
+        ),
+    ],
+)
+def test_records_that_cannot_be_read_do_not_lose_the_report(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "one.jsonl").write_bytes(content)
+    write_all(report_of(result_of("a.one", Verdict.FAIL, history="one.jsonl")), tmp_path)
+    assert said in (tmp_path / "report.html").read_text()
+    assert load_report(tmp_path).verdict is Verdict.FAIL

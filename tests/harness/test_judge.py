@@ -1,0 +1,105 @@
+"""The judge's own arithmetic: what is kept, what is broken, where a bound lies."""
+
+import dataclasses
+
+import pytest
+
+from harness.history import Call, Outcome, Stream
+from harness.judge.promises import (
+    answered,
+    assumed,
+    at_least,
+    at_most,
+    equal,
+    floor,
+    one_of,
+    within,
+)
+from harness.judge.streams import all_exact, by_job, fault_of, identical, most_at_once
+from harness.verdict import Finding, Verdict, merge
+
+GOOD = Stream("good", "job", Outcome.OK, "OK", "", 100, "aa", 0.0, 5.0, first_byte_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("finding", "verdict"),
+    [
+        (equal("p", 1, 1), Verdict.PASS),
+        (equal("p", 1, 2), Verdict.FAIL),
+        (one_of("p", "A", ("A", "B")), Verdict.PASS),
+        (one_of("p", "C", ("A", "B")), Verdict.FAIL),
+        (within("p", 1.1, 1.0, 0.1001, "why"), Verdict.PASS),
+        (within("p", 0.89, 1.0, 0.1, "why"), Verdict.FAIL),
+        (at_most("p", 2, 2), Verdict.PASS),
+        (at_most("p", 2.1, 2), Verdict.FAIL),
+        (at_least("p", 2, 2), Verdict.PASS),
+        (at_least("p", 1.9, 2), Verdict.FAIL),
+        (floor("p", 2, 2), Verdict.PASS),
+        (floor("p", 1, 2), Verdict.BROKEN),
+        (assumed("p", true=True, got=1), Verdict.PASS),
+        (assumed("p", true=False, got=1), Verdict.BROKEN),
+    ],
+)
+def test_a_promise_is_held_against_what_was_seen(finding: Finding, verdict: Verdict) -> None:
+    assert finding.verdict is verdict
+
+
+def test_a_call_is_judged_by_its_status() -> None:
+    call = Call("c", "StopJob", Outcome.ERROR, "NOT_FOUND", "no job", 0.0, 1.0)
+    assert answered("p", call).verdict is Verdict.FAIL
+    assert answered("p", call, "OK", "NOT_FOUND").verdict is Verdict.PASS
+    late = dataclasses.replace(call, outcome=Outcome.UNKNOWN, code="DEADLINE_EXCEEDED")
+    assert answered("p", late).got == "no answer in 1.0 s"
+
+
+def test_a_long_value_is_shown_shortened() -> None:
+    finding = equal("p", "x" * 10_000, "y")
+    assert len(finding.got) < 400
+    assert "10000 characters" in finding.got
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, ""),
+        ({"wrong_at": 0}, "a wrong byte at offset 0"),
+        ({"gap": "offset 5 after 4"}, "offset 5 after 4"),
+        ({"received_bytes": 99}, "ended at offset 99"),
+        ({"received_bytes": 101}, "ended at offset 101"),
+        ({"received_bytes": 50, "start_offset": 50}, "begins at offset 50"),
+        ({"outcome": Outcome.ERROR, "code": "INTERNAL"}, "INTERNAL after 100 bytes"),
+        ({"outcome": Outcome.UNKNOWN, "code": "DEADLINE_EXCEEDED"}, "no end in time"),
+    ],
+)
+def test_a_stream_that_lacks_anything_has_a_fault(changes: dict[str, object], fault: str) -> None:
+    found = fault_of(dataclasses.replace(GOOD, **changes), 100)  # type: ignore[arg-type]
+    assert bool(found) is bool(fault)
+    assert fault in found
+
+
+def test_no_stream_at_all_keeps_no_promise() -> None:
+    assert all_exact("p", [], 100).verdict is Verdict.FAIL
+    assert identical("p", []).verdict is Verdict.FAIL
+    assert identical("p", [GOOD, dataclasses.replace(GOOD, sha256="bb")]).verdict is Verdict.FAIL
+    assert all_exact("p", [GOOD, GOOD], 100).verdict is Verdict.PASS
+
+
+def test_streams_count_as_concurrent_from_their_first_byte_to_their_end() -> None:
+    later = dataclasses.replace(GOOD, first_byte_s=4.0, ended_s=6.0)
+    after = dataclasses.replace(GOOD, first_byte_s=5.5, ended_s=7.0)
+    silent = dataclasses.replace(GOOD, first_byte_s=None)
+    assert most_at_once([GOOD, later, after, silent]) == 2
+    assert most_at_once([silent]) == 0
+
+
+def test_streams_are_grouped_by_their_job() -> None:
+    other = dataclasses.replace(GOOD, job_id="other")
+    assert list(by_job([GOOD, other, GOOD])) == [("job", [GOOD, GOOD]), ("other", [other])]
+
+
+def test_nothing_judged_is_broken_and_a_broken_promise_outweighs_all() -> None:
+    findings = {verdict: Finding(verdict, "p") for verdict in Verdict}
+    assert merge([]) is Verdict.BROKEN
+    assert merge([findings[Verdict.PASS]]) is Verdict.PASS
+    assert merge([findings[Verdict.PASS], findings[Verdict.BROKEN]]) is Verdict.BROKEN
+    assert merge(findings.values()) is Verdict.FAIL

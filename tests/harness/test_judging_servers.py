@@ -1,0 +1,231 @@
+"""The judge at work, as a program: on our server, on somebody else's, on none, on a broken one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.clock import poll_until
+from harness.identities import IdentityStore, make_identities
+from harness.mutants.mutant import broken_copy
+from harness.mutants.table import LOCAL
+from harness.results import RunReport, load_report
+from harness.targets.local import free_port
+from harness.verdict import Verdict
+
+ROOT = Path(__file__).parents[2]
+QUICK = (
+    r"identity|lifecycle\.(literal|ids|background|stop-tree)"
+    r"|streams\.(after-end|resume|tails|order)"
+)
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> IdentityStore:
+    return make_identities(tmp_path_factory.mktemp("identities"))
+
+
+def harness(*words: str, tree: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if tree is not None:
+        environment["PYTHONPATH"] = f"{tree / 'impl'}:{tree / 'proto'}"
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+
+
+def verdicts(report: RunReport) -> dict[str, Verdict]:
+    return {result.name: result.verdict for result in report.results}
+
+
+def test_our_server_keeps_its_promises_and_the_run_is_kept(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    done = harness(
+        "check", "-k", QUICK, "--identities", str(identities.directory), "--out", str(tmp_path),
+        "--seed", "abc",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = load_report(tmp_path)
+    assert set(verdicts(report).values()) == {Verdict.PASS}
+    assert len(report.results) > 8
+    assert report.about["seed"] == "abc"
+    assert "\x1b" not in done.stdout
+    for name in ("report.html", "junit.xml"):
+        assert "identity.roles" in (tmp_path / name).read_text() or name == "junit.xml"
+    again = harness("recheck", str(tmp_path))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert verdicts(load_report(tmp_path)) == verdicts(report)
+
+
+def test_a_broken_server_fails_and_says_how_to_repeat_it(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    mutant = next(each for each in LOCAL if each.name == "says UNKNOWN of an unknown job")
+    tree = broken_copy(mutant, ROOT, tmp_path / "tree")
+    out = tmp_path / "out"
+    done = harness(
+        "check", "-k", r"lifecycle\.ids", "--out", str(out), "--seed", "7",
+        "--identities", str(identities.directory), tree=tree,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAIL" in done.stdout
+    assert "UNKNOWN: no job has the id" in done.stdout
+    assert "--seed 7" in done.stdout
+    assert "-k '^lifecycle.ids$'" in done.stdout
+    # Judged again without the server, the verdict stands.
+    assert harness("recheck", str(out)).returncode == 1
+
+
+@contextmanager
+def original_server(identities: IdentityStore) -> Iterator[str]:
+    """Run somebody else's server: the original's fields alone, written from scratch."""
+    files = identities.files("server")
+    address = f"127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "tests.support.original_server", "--listen", address,
+            "--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key),
+        ],
+        cwd=ROOT, env={**os.environ, "GRPC_VERBOSITY": "NONE"}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_with_the_originals_fields_alone_gets_a_sensible_report(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    chosen = QUICK + r"|limits\.defaults|streams\.(many|retention)|lifecycle\.(exit-codes|shutdown)"
+    with original_server(identities) as address:
+        done = harness(
+            "check", "--target", address, "-k", chosen, "--out", str(tmp_path),
+            "--identities", str(identities.directory),
+        )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    report = load_report(tmp_path)
+    found = verdicts(report)
+    passed = {name for name, verdict in found.items() if verdict is Verdict.PASS}
+    assert passed >= {
+        "identity.roles", "identity.versions", "identity.strangers", "lifecycle.literal",
+        "lifecycle.ids", "lifecycle.background", "lifecycle.exit-codes", "lifecycle.stop-tree",
+        "streams.after-end", "streams.order", "streams.many",
+    }  # fmt: skip
+    skipped = {
+        result.name: result.telling[0].promise
+        for result in report.results
+        if result.verdict is Verdict.SKIPPED
+    }
+    assert "offsets in StreamLogs" in skipped["streams.resume"]
+    assert "a cgroup v2 for each job" in skipped["limits.defaults"]
+    assert "a launch command" in skipped["lifecycle.shutdown"]
+    assert "log retention" in skipped["streams.retention"]
+    # It takes weak keys and empty roles, and is told so.
+    failed = [result for result in report.results if result.verdict is Verdict.FAIL]
+    assert [result.name for result in failed] == ["identity.certificates"]
+    assert "RSA of 1024 bits" in " ".join(finding.promise for finding in failed[0].telling)
+
+
+def test_somebody_elses_server_can_be_launched_by_its_command(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    command = (
+        "{python} -m tests.support.original_server --listen {listen} --ca {ca} --cert {cert} "
+        "--key {key}"
+    )
+    done = harness(
+        "check", "--launch", command, "-k", r"lifecycle\.(literal|shutdown)", "--out",
+        str(tmp_path), "--identities", str(identities.directory),
+    )  # fmt: skip
+    found = verdicts(load_report(tmp_path))
+    assert found["lifecycle.literal"] is Verdict.PASS, done.stdout
+    # It knows no orderly end: killed by SIGTERM, its jobs live on.
+    assert found["lifecycle.shutdown"] is Verdict.FAIL
+    assert done.returncode == 1
+
+
+def test_a_server_that_is_not_there_is_broken_not_failed(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    done = harness(
+        "check", "--target", f"127.0.0.1:{free_port()}", "-k", "literal", "--out", str(tmp_path),
+        "--identities", str(identities.directory),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert verdicts(load_report(tmp_path)) == {"lifecycle.literal": Verdict.BROKEN}
+    assert "no server answers at" in done.stdout
+
+
+def test_a_launched_server_that_ends_at_once_is_broken(tmp_path: Path) -> None:
+    done = harness(
+        "check", "--launch", "sh -c 'echo no way; exit 3'", "-k", "literal", "--out", str(tmp_path)
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no way" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "-k", "nothing-has-this-name"], "no check fits"),
+        (["check", "-k", "("], "no regular expression"),
+        (["check", "--area", "nowhere"], "there are identity, lifecycle"),
+        (["check", "--target", "nonsense"], "it must be local, vm or HOST:PORT"),
+        (["check", "--target", "localhost:1"], "python -m harness identities DIR"),
+        (["check", "--launch-flag", "x=y"], "max_streams"),
+        (["recheck", "impl"], "no results of a run"),
+        (["selftest", "-k", "nothing-has-this-name"], "no mutant fits"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_answered_with_what_is_required(words: list[str], said: str) -> None:
+    done = harness(*words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_skip_that_is_not_allowed_by_name_is_no_pass(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    words = ["check", "-k", r"literal|limits\.defaults", "--identities", str(identities.directory)]
+    allowed = harness(*words, "--out", str(tmp_path / "1"), "--allow-skip", "local:limits.*")
+    assert allowed.returncode in {0, 1}, allowed.stdout
+    report = load_report(tmp_path / "1")
+    if verdicts(report)["limits.defaults"] is not Verdict.SKIPPED:
+        return  # this host has cgroup v2: nothing is skipped here, and nothing to show
+    assert allowed.returncode == 0
+    refused = harness(*words, "--out", str(tmp_path / "2"), "--allow-skip", "local:streams.*")
+    assert refused.returncode == 2
+
+
+def test_the_list_prints_every_guarantee() -> None:
+    done = harness("check", "--list")
+    assert done.returncode == 0
+    assert "Every exit code, 0 to 255, is told exactly." in done.stdout
+
+
+def test_one_mutant_can_be_proven_by_its_name() -> None:
+    done = harness("selftest", "--where", "local", "-k", "UNKNOWN of an unknown job")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 mutants caught" in done.stdout
+    listed = harness("selftest", "--list")
+    assert "catches a server that says UNKNOWN of an unknown job" in listed.stdout
+
+
+def test_a_report_survives_json(tmp_path: Path, identities: IdentityStore) -> None:
+    harness(
+        "check", "-k", "literal", "--out", str(tmp_path),
+        "--identities", str(identities.directory),
+    )  # fmt: skip
+    values = json.loads((tmp_path / "results.json").read_text())
+    assert values["verdict"] == "PASS"
+    poll_until(lambda: (tmp_path / values["results"][0]["history"]).exists() or None, 1, "records")

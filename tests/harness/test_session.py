@@ -1,0 +1,204 @@
+"""What a check's run may do, and what becomes of it: never a pass by accident."""
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.checks.check import Check, Need, Stage
+from harness.history import History
+from harness.identities import IdentityStore
+from harness.judge.promises import equal
+from harness.results import Result, RunReport, load_report, save_report
+from harness.session import Options, rejudge, run_checks
+from harness.targets.target import DEFAULT, Host, Variant
+from harness.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
+
+EVERYTHING = dict.fromkeys(Need, "")
+
+
+class StandIn:
+    """A target without a server."""
+
+    name = "stand-in"
+    emulated = False
+    can_launch = True
+    address = "127.0.0.1:1"
+    pid = None
+
+    def __init__(self) -> None:
+        self.identities = IdentityStore(Path("/nonexistent"))
+        self.host: Host | None = None
+        self.flags: dict[str, str] = {}
+        self.dead = False
+        self.started = 0
+
+    def describe(self) -> str:
+        return "nothing"
+
+    def signal(self, number: signal.Signals) -> None:
+        raise NotImplementedError
+
+    def wait_exit(self, timeout_s: float) -> int | None:
+        raise NotImplementedError
+
+    def has_died(self) -> bool:
+        return self.dead
+
+    def log_tail(self) -> str:
+        return "its last words"
+
+    @contextmanager
+    def launched(self, variant: Variant = DEFAULT) -> Iterator["StandIn"]:
+        del variant
+        self.started += 1
+        self.dead = False
+        yield self
+
+    shared = launched
+
+
+class Silent:
+    def note(self, text: str) -> None: ...
+    def started(self, target: str, name: str) -> None: ...
+    def finished(self, result: Result) -> None: ...
+
+
+def passes(history: History) -> Iterator[Finding]:
+    yield equal("one is one", history.fact("one"), 1)
+
+
+def records_one(stage: Stage) -> None:
+    stage.fact("one", 1)
+
+
+def raises(error: Exception) -> Callable[[Stage], None]:
+    def run(stage: Stage) -> None:
+        stage.fact("one", 1)
+        raise error
+
+    return run
+
+
+GOOD = Check("area.good", "It is good.", records_one, passes)
+
+
+def verdict_of(check: Check, tmp_path: Path, target: StandIn | None = None) -> Result:
+    options = Options("seed", tmp_path, rerun="again {name}")
+    [result] = run_checks(target or StandIn(), [check], options, Silent(), EVERYTHING)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({}, Verdict.PASS, ""),
+        ({"run": raises(BrokenError("no VM"))}, Verdict.BROKEN, "no VM"),
+        ({"run": raises(ZeroDivisionError())}, Verdict.BROKEN, "ZeroDivisionError"),
+        ({"run": raises(UnsupportedError("a tail"))}, Verdict.SKIPPED, "lacks a tail"),
+        (
+            {"run": raises(UnmetError(Finding(Verdict.FAIL, "a job starts", "no", "yes")))},
+            Verdict.FAIL, "a job starts; got no; want yes",
+        ),
+        ({"run": lambda _: None}, Verdict.BROKEN, "must have one"),
+        ({"judge": lambda _: []}, Verdict.BROKEN, "at least one promise"),
+        ({"judge": lambda _: 1 // 0}, Verdict.BROKEN, "ZeroDivisionError"),
+        ({"judge": lambda _: [equal("p", 1, 2)]}, Verdict.FAIL, "got 1; want 2"),
+    ],
+)  # fmt: skip
+def test_what_a_run_and_its_judge_do_decides_the_verdict(
+    changes: dict[str, object], verdict: Verdict, said: str, tmp_path: Path
+) -> None:
+    result = verdict_of(dataclasses.replace(GOOD, **changes), tmp_path)  # type: ignore[arg-type]
+    assert result.verdict is verdict
+    assert said in " ".join(finding.sentence() for finding in result.telling)
+    assert result.rerun == "again area.good"
+
+
+def test_a_check_that_does_not_end_is_broken(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def hangs(stage: Stage) -> None:
+        del stage
+        ended.wait(60)
+
+    check = dataclasses.replace(GOOD, run=hangs, time_limit_s=0.1)
+    result = verdict_of(check, tmp_path)
+    ended.set()
+    assert result.verdict is Verdict.BROKEN
+    assert "did not come to its end" in result.telling[0].sentence()
+
+
+def test_a_server_that_dies_has_broken_a_promise_and_the_next_check_gets_a_new_one(
+    tmp_path: Path,
+) -> None:
+    target = StandIn()
+
+    def dies(stage: Stage) -> None:
+        stage.fact("one", 1)
+        target.dead = True
+
+    deadly = dataclasses.replace(GOOD, run=dies, alone=True)
+    options = Options("seed", tmp_path)
+    first, second = run_checks(
+        target, [deadly, dataclasses.replace(GOOD, alone=True)], options, Silent(), EVERYTHING
+    )
+    assert first.verdict is Verdict.FAIL
+    assert "its last words" in first.telling[0].sentence()
+    assert second.verdict is Verdict.PASS
+    assert target.started == 2
+
+
+def test_what_a_target_lacks_is_skipped_with_the_reason_and_without_a_run(tmp_path: Path) -> None:
+    check = dataclasses.replace(GOOD, needs=frozenset({Need.PYTHON}), run=raises(ValueError()))
+    lacking = {**EVERYTHING, Need.PYTHON: "the target lacks python"}
+    [result] = run_checks(StandIn(), [check], Options("s", tmp_path), Silent(), lacking)
+    assert result.verdict is Verdict.SKIPPED
+    assert result.telling[0].promise == "the target lacks python"
+
+
+def test_a_saved_run_is_judged_again_by_todays_judge(tmp_path: Path) -> None:
+    result = verdict_of(GOOD, tmp_path)
+    report = RunReport({"seed": "seed"}, "2026-11-24T00:00:00+00:00", 1.0, (result,))
+    save_report(report, tmp_path)
+    loaded = load_report(tmp_path)
+    assert loaded == report
+    stricter = dataclasses.replace(GOOD, judge=lambda _: [equal("p", 1, 2)])
+    assert rejudge(loaded, tmp_path, [GOOD]).verdict is Verdict.PASS
+    assert rejudge(loaded, tmp_path, [stricter]).verdict is Verdict.FAIL
+
+
+def result_of(verdict: Verdict, name: str = "area.check") -> Result:
+    return Result("vm", name, "It is so.", verdict, (Finding(verdict, "p"),), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "allowed", "exit_code"),
+    [
+        ([Verdict.PASS], None, 0),
+        ([Verdict.PASS, Verdict.SKIPPED], None, 0),
+        ([Verdict.PASS, Verdict.SKIPPED], ("vm:area.*",), 0),
+        ([Verdict.PASS, Verdict.SKIPPED], ("local:*",), 2),
+        ([Verdict.PASS, Verdict.FAIL], None, 1),
+        ([Verdict.BROKEN, Verdict.FAIL], None, 1),
+        ([Verdict.PASS, Verdict.BROKEN], None, 2),
+        ([Verdict.SKIPPED], None, 2),
+        ([], None, 2),
+    ],
+)
+def test_a_runs_exit_code(
+    verdicts: list[Verdict], allowed: tuple[str, ...] | None, exit_code: int
+) -> None:
+    results = tuple(result_of(verdict) for verdict in verdicts)
+    assert RunReport({}, "", 1.0, results, allowed).exit_code == exit_code
+
+
+def test_a_file_that_is_no_report_is_broken(tmp_path: Path) -> None:
+    for text in ("", "[]", "{}", '{"verdict": 1, "results": 2}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(BrokenError, match="no results"):
+            load_report(tmp_path)
