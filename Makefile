@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants vm-test vm-mutants lint certs serve proto proto-check lock bench clean
+.PHONY: help setup demo test verify selftest vulncheck mutants vm-test lint certs serve proto proto-check lock bench clean
 
 BIN := .venv/bin
 
@@ -17,16 +17,23 @@ demo: setup certs ## Run a real job on a real server and stream it twice, start 
 	@.ci/demo
 
 test: setup ## Unit and integration tests: real processes, real TLS, real sockets
-	@$(BIN)/python -m pytest -n 2 -m "not vm and not mutants and not vm_mutants" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not vm and not mutants" $(ARGS)
 
-mutants: setup ## Break the code on purpose, 44 times, and see the tests notice (5 minutes)
+verify: setup ## Judge the server: lint, tests, every check here and in a guest, one report
+	@$(BIN)/python -m harness verify $(VERIFY) $(ARGS)
+
+selftest: setup ## Judge the judge: break the server in every way known, see each noticed
+	@$(BIN)/python -m harness selftest $(ARGS)
+
+vulncheck: setup ## Audit the locked packages: clean, found, or not audited
+	@$(BIN)/python -m harness vulncheck $(ARGS)
+
+mutants: setup ## Break the code on purpose, 44 times, and see the unit tests notice (2 minutes)
 	@$(BIN)/python -m pytest -n 2 -m mutants $(ARGS)
 
-vm-test: setup ## Prove the limits in a cgroup v2 guest (the first time: builds its image, 1 minute)
+vm-test: setup ## Prove the guest, and the limits in it (the first time: builds its image, 1 minute)
 	@$(BIN)/python -m pytest -m vm $(ARGS)
-
-vm-mutants: setup ## Break the limits on purpose, 14 times, and see the tests in the guest notice
-	@$(BIN)/python -m pytest -m vm_mutants $(ARGS)
+	@$(BIN)/python -m harness check --target vm --area limits
 
 lint: setup proto-check ## Style, types, protocol, layout
 	@$(BIN)/ruff check .

@@ -9,10 +9,11 @@ import click
 from harness.commands import check, identities, recheck, selftest, verify
 from harness.verdict import BrokenError
 from harness.vm.commands import vm
+from harness.vulncheck.commands import vulncheck
 
 EXIT_BROKEN: Final = 2
 
-COMMANDS: Final = (check, recheck, identities, selftest, verify, vm)
+COMMANDS: Final = (check, recheck, identities, selftest, verify, vulncheck, vm)
 
 
 @click.group(commands=list(COMMANDS))

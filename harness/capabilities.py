@@ -16,7 +16,7 @@ from harness.client import Client
 from harness.history import Recorder
 from harness.receiver import StreamPlan
 from harness.targets.target import RunningServer, Target
-from harness.verdict import BrokenError
+from harness.verdict import BrokenError, UnmetError
 from jobworker.v1 import jobworker_pb2 as pb
 
 # "" is yes; anything else is the reason why not.
@@ -42,12 +42,21 @@ def ask(target: Target, server: RunningServer, scale: Scale) -> Capabilities:
         _require_reachable(client, server)
         found = {need: _tell(need, look(client)) for need, look in _QUESTIONS.items()}
     found[Need.LAUNCH] = _tell(Need.LAUNCH, target.can_launch)
-    found[Need.HOST] = _tell(Need.HOST, target.host is not None)
+    found[Need.HOST] = _tell(Need.HOST, _sees_host(target))
     found[Need.GUEST] = _tell(Need.GUEST, target.emulated)
     found[Need.IDENTITIES] = _tell(Need.IDENTITIES, target.identities.has_authority())
     for need, setting in _FLAGS.items():
         found[need] = _tell(need, setting in target.flags)
     return found
+
+
+def _sees_host(target: Target) -> bool:
+    if target.host is None:
+        return False
+    try:
+        return target.host.run("test -e /proc/1/stat && echo seen").stdout == "seen\n"
+    except UnmetError:
+        return False
 
 
 def _tell(need: Need, has: bool) -> str:  # noqa: FBT001 - the answer itself
@@ -79,10 +88,10 @@ def _has_python(client: Client) -> bool:
 
 
 def _has_cgroups(client: Client) -> bool:
-    """Two jobs of a server with cgroups are in different ones, in the v2 hierarchy."""
-    first, second = (_output(client, "cat", "/proc/self/cgroup") for _ in range(2))
-    lines = [re.findall(r"^0::(/.+)$", text or "", flags=re.MULTILINE) for text in (first, second)]
-    return all(lines) and lines[0] != lines[1]
+    """Two jobs of a server with cgroups are in different ones, which they find below the mount."""
+    script = "p=$(grep ^0:: /proc/self/cgroup) && test -d /sys/fs/cgroup/${p#0::/} && echo $p"
+    first, second = (_output(client, "sh", "-c", script) or "" for _ in range(2))
+    return bool(re.fullmatch(r"0::/.+\n", first)) and first != second
 
 
 def _has_limit_fields(client: Client) -> bool:

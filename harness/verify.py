@@ -5,6 +5,7 @@ beside those of the checks, in the area `project`. A new step is one entry in `S
 """
 
 import re
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Step:
         command: run in the checkout.
         shows: what its output must have in it, so that doing nothing is no success.
         time_limit_s: bound.
+        broken_codes: exit codes that say that nothing could be said.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Step:
     command: tuple[str, ...]
     shows: str
     time_limit_s: float = 900.0
+    broken_codes: frozenset[int] = frozenset()
 
 
 STEPS: Final = (
@@ -45,6 +48,11 @@ STEPS: Final = (
         r"no issues found in \d+ source files",
     ),
     Step("project.tests", "The unit and integration tests pass.", ("make", "test"), r"\d+ passed"),
+    Step(
+        "project.vulncheck", "No locked package is known to be vulnerable.",
+        (sys.executable, "-m", "harness", "vulncheck"), r"canary .* flagged",
+        broken_codes=frozenset({2}),
+    ),
 )  # fmt: skip
 
 
@@ -57,7 +65,7 @@ def run_step(step: Step) -> Result:
         said = (done.stdout + done.stderr).strip()
         findings = (
             Finding(
-                Verdict.PASS if done.exit_code == 0 else Verdict.FAIL,
+                _verdict(step, done.exit_code),
                 f"`{' '.join(step.command)}` succeeds",
                 said[-_TAIL_CHARACTERS:] if done.exit_code else said.rpartition("\n")[2],
                 "exit code 0",
@@ -80,6 +88,12 @@ def run_step(step: Step) -> Result:
         time.monotonic() - started_s,
         rerun=" ".join(step.command),
     )
+
+
+def _verdict(step: Step, exit_code: int) -> Verdict:
+    if exit_code == 0:
+        return Verdict.PASS
+    return Verdict.BROKEN if exit_code in step.broken_codes else Verdict.FAIL
 
 
 def run_steps(going: Run) -> None:

@@ -1,6 +1,7 @@
 """What several checks do the same way: writers that wait at a gate, and looks at the server."""
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -55,7 +56,9 @@ def start_writer(
 ) -> Writer:
     """Start a writer; a gated one says hello and then waits for `open_gate`."""
     seed = stage.nonce()
-    gate = f"/tmp/jobworker-gate-{seed}" if gated else ""  # noqa: S108 - on the server's machine
+    # Not of the seed: the same run may go on twice on one machine.
+    name = secrets.token_hex(8)
+    gate = f"/tmp/jobworker-gate-{name}" if gated else ""  # noqa: S108 - on the server's machine
     plan = list(steps)
     if gated:
         plan = [{"bytes": HELLO_BYTES}, {"gate": gate}, *plan]

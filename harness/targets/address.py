@@ -3,12 +3,18 @@
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Final
 
-from harness.identities import IdentityStore
+from harness.client import Client
+from harness.history import Recorder
+from harness.identities import CertFiles, IdentityStore
+from harness.processes import Done
+from harness.receiver import StreamPlan
 from harness.targets.target import DEFAULT, Host, RunningServer, Variant
 from harness.verdict import UnsupportedError
 
-_NOT_OURS = "a launch command (--launch), so that the harness can start, pause and kill it"
+LOOK_MAX_BYTES: Final = 1024 * 1024
+_NOT_OURS: Final = "a launch command (--launch), so that the harness can start, pause and kill it"
 
 
 class GivenServer:
@@ -38,6 +44,30 @@ class GivenServer:
         return ""
 
 
+class JobHost:
+    """The server's machine, as the jobs that it runs for an admin see it.
+
+    A server that shuts its jobs in (namespaces) shows nothing this way; capabilities ask for that.
+    """
+
+    def __init__(self, address: str, files: CertFiles) -> None:
+        self._address = address
+        self._files = files
+
+    def run(self, script: str, timeout_s: float = 60.0) -> Done:
+        """See `Host`.
+
+        Raises:
+            UnmetError: the server did not run the job to its end.
+        """
+        with Client(self._address, self._files, Recorder()) as client:
+            job_id = client.must_start("sh", ["-c", script])
+            plan = StreamPlan(keep_bytes=LOOK_MAX_BYTES, timeout_s=timeout_s)
+            text = client.stream(job_id, plan).text
+            job = client.must_query(job_id)
+        return Done(128 + job.signal if job.signal else job.exit_code, text, "")
+
+
 class AddressTarget:
     """See `Target`."""
 
@@ -48,7 +78,7 @@ class AddressTarget:
         self.name = address
         self.identities = identities
         self.flags: dict[str, str] = {}
-        self.host: Host | None = None
+        self.host: Host | None = JobHost(address, identities.files("admin"))
         self._server = GivenServer(address)
 
     def describe(self) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.table import MUTANTS, Mutant
-from tests.mutants.vm_table import VM_MUTANTS
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 12  # of one test: a mutant that hangs is a mutant that was noticed
@@ -59,13 +58,6 @@ def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Pat
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
     catch(mutant, copy_of_the_tree(tmp_path), TIMEOUT_S)
-
-
-@pytest.mark.vm_mutants
-@pytest.mark.timeout(RUN_TIMEOUT_S)
-@pytest.mark.parametrize("mutant", VM_MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_mutant_is_caught_in_the_guest(mutant: Mutant, tmp_path: Path) -> None:
-    catch(mutant, copy_of_the_tree(tmp_path), RUN_TIMEOUT_S)
 
 
 def catch(mutant: Mutant, tree: Path, timeout_s: int) -> None:
