@@ -203,8 +203,11 @@ class _Runner:
                 has=lambda need: not self.capabilities[need],
             )
             _bounded(lambda: _record_run(check, stage), limit_s, recorder)
-            if server.has_died():
-                recorder.fact(DIED, server.log_tail())
+            try:
+                if server.has_died():
+                    recorder.fact(DIED, server.log_tail())
+            except BrokenError as error:  # its machine died, so nobody knows
+                recorder.fact(BROKEN, str(error))
 
 
 def _bounded(work: Callable[[], None], limit_s: float, recorder: Recorder) -> None:

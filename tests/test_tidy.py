@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,11 +117,15 @@ def _without_docstrings(path: Path) -> str:
     return ast.unparse(tree).replace("'", '"')
 
 
-# The same for the harness, without its payloads: these are programs of their own.
+# The same for the harness, without its payloads and mutants: these are other programs' texts.
 HARNESS_DOORS = [
     (r"\btime\.sleep\(", {"clock.py"}, "clock.poll_until, or an event"),
     (r"subprocess\.(run|call|check)", {"processes.py", "commands.py"}, "processes.run"),
-    (r"subprocess\.Popen\(", {"machine.py", "guest.py"}, "a context manager of vm"),
+    (
+        r"subprocess\.Popen\(",
+        {"machine.py", "guest.py", "standing.py", "local.py", "streamers.py"},
+        "a context manager of vm, targets.local or streamers.Crowd",
+    ),
 ]
 
 
@@ -129,8 +134,41 @@ def test_each_danger_of_the_harness_has_one_door(
     pattern: str, allowed: set[str], instead: str
 ) -> None:
     for path in (ROOT / "harness").rglob("*.py"):
-        if path.name not in allowed and "payloads" not in path.parts:
+        if path.name not in allowed and not {"payloads", "mutants"} & set(path.parts):
             assert not re.search(pattern, _without_docstrings(path)), f"{path}: use {instead}"
+
+
+# What a part of the harness must not know, so that judging stays a function of records alone, and a
+# program that travels needs nothing where it arrives.
+HARNESS_WALLS = [
+    ("judge", {"grpc", "jobworker", "time", "socket"}, {"client", "clock", "targets", "session"}),
+    ("report", {"grpc", "jobworker", "socket"}, {"client", "targets", "checks", "session"}),
+    ("mutants", {"grpc", "jobworker"}, {"client", "checks", "session"}),
+]
+
+
+@pytest.mark.parametrize(("part", "libraries", "parts"), HARNESS_WALLS)
+def test_each_part_of_the_harness_keeps_its_walls(
+    part: str, libraries: set[str], parts: set[str]
+) -> None:
+    files = list((ROOT / "harness" / part).rglob("*.py"))
+    assert files
+    for path in files:
+        names = set(imports(path))
+        assert not {name.partition(".")[0] for name in names} & libraries, path
+        inside = {name.split(".")[1] for name in names if name.startswith("harness.")}
+        assert not inside & parts, path
+
+
+def test_payloads_need_nothing_but_the_standard_library() -> None:
+    for path in (ROOT / "harness" / "payloads").glob("*.py"):
+        roots = {name.partition(".")[0] for name in imports(path)}
+        assert roots <= sys.stdlib_module_names, path
+
+
+def test_load_tests_know_no_checks() -> None:
+    for path in (ROOT / "loadtests").rglob("*.py"):
+        assert not {name for name in imports(path) if name.startswith("harness.checks")}, path
 
 
 def test_modules_and_functions_fit_in_the_head() -> None:

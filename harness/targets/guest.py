@@ -23,7 +23,15 @@ from typing import Final
 from harness.identities import IdentityStore
 from harness.processes import Done
 from harness.targets.local import SECRET_VARIABLE
-from harness.targets.target import DEFAULT, OUR_FLAGS, Host, Variant, flags_for
+from harness.targets.target import (
+    DEFAULT,
+    OUR_FLAGS,
+    Host,
+    Variant,
+    flags_for,
+    remove_cgroup_script,
+    until_script,
+)
 from harness.verdict import BrokenError
 from harness.vm.guest import SITE, Guest, booted
 
@@ -38,7 +46,6 @@ END_TIMEOUT_S: Final = 60.0
 KILL_TIMEOUT_S: Final = 20.0
 LOG_TAIL_BYTES: Final = 4000
 DESCRIPTORS: Final = 65_536  # room for the many connections of a load; the guest allows 4096
-_LOOK_S: Final = 0.2
 _SHELL_SIGNAL_BASE: Final = 128  # sh(1): a command that a signal N ended has the status 128 + N
 
 
@@ -81,7 +88,9 @@ class GuestServer:
 
     def wait_exit(self, timeout_s: float) -> int | None:
         """See `RunningServer`."""
-        status = self._run(_until("[ -e exit ]", timeout_s) + "; cat exit 2>/dev/null", timeout_s)
+        status = self._run(
+            until_script("[ -e exit ]", timeout_s) + "; cat exit 2>/dev/null", timeout_s
+        )
         if not status.stdout.strip():
             return None
         code = int(status.stdout)
@@ -109,7 +118,9 @@ class GuestServer:
             BrokenError: it ended, or does not listen in time; has the end of what it said.
         """
         listening = "grep -q 'listening on' log || [ -e exit ]"
-        told = self._run(_until(listening, START_TIMEOUT_S) + "; cat pid log", START_TIMEOUT_S)
+        told = self._run(
+            until_script(listening, START_TIMEOUT_S) + "; cat pid log", START_TIMEOUT_S
+        )
         self._pid = int(told.require("start of the server").partition("\n")[0])
         found = re.search(r"listening on (\S+)", told.stdout)
         if found is None:
@@ -120,14 +131,6 @@ class GuestServer:
 
     def _run(self, script: str, timeout_s: float = 0.0) -> Done:
         return self._guest.run(f"cd {self._directory} && {{ {script}; }}", timeout_s + 60)
-
-
-def _until(condition: str, timeout_s: float) -> str:
-    """Return a script that looks in the guest, which costs less than asking it over and over."""
-    looks = round(timeout_s / _LOOK_S)
-    return (
-        f"n=0; until {{ {condition}; }} || [ $n -ge {looks} ]; do n=$((n+1)); sleep {_LOOK_S}; done"
-    )
 
 
 class GuestTarget:
@@ -246,17 +249,10 @@ class GuestTarget:
                 with self._lock:
                     self.guest.end_forward(port)
             if cleans:
-                self.guest.run(_remove_cgroup(server.cgroup_root))
+                self.guest.run(remove_cgroup_script(server.cgroup_root, KILL_TIMEOUT_S))
         except BrokenError as error:
             # It has gone with its guest; whoever uses that guest next is told so.
             logger.warning("a server in the guest could not be ended: %s", error)
-
-
-def _remove_cgroup(path: str) -> str:
-    """Return a script that ends and removes a cgroup and all below it, if it is there."""
-    empty = _until(f"grep -q 'populated 0' {path}/cgroup.events", KILL_TIMEOUT_S)
-    remove = f"find {path} -depth -type d -exec rmdir {{}} +"
-    return f"[ ! -d {path} ] || {{ echo 1 > {path}/cgroup.kill; {empty}; {remove}; }}"
 
 
 @contextmanager

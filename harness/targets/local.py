@@ -1,5 +1,6 @@
 """A server that the harness launches on this host from a command of the user's."""
 
+import itertools
 import os
 import secrets
 import shlex
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -24,6 +25,7 @@ from harness.targets.target import (
     RunningServer,
     Variant,
     flags_for,
+    remove_cgroup_script,
 )
 from harness.verdict import BrokenError, UnsupportedError
 
@@ -31,11 +33,12 @@ START_TIMEOUT_S: Final = 60.0
 END_TIMEOUT_S: Final = 60.0
 LOG_TAIL_BYTES: Final = 4000
 
-# {listen}, {ca}, {cert} and {key} are filled in; flags of a variant come at the end.
+# {listen}, {ca}, {cert}, {key} and {cgroup_root} are filled in; flags of a variant come at the end.
 OUR_COMMAND: Final = (
     "{python} -m worker_service serve --listen {listen} --ca {ca} --cert {cert} --key {key} "
-    "--log-level warning --stop-grace 2s"
+    "--cgroup-root {cgroup_root} --log-level warning --stop-grace 2s"
 )
+CGROUP_MOUNT: Final = "/sys/fs/cgroup"
 
 # In the server's environment, and never to be seen by a job.
 SECRET_VARIABLE: Final = "JOBWORKER_HARNESS_SECRET"  # noqa: S105 - its name, no secret
@@ -92,7 +95,8 @@ class LocalTarget:
 
     Args:
         identities: whose authority the server is to trust.
-        command: the launch command, with `{listen}`, `{ca}`, `{cert}`, `{key}` to fill in.
+        command: the launch command, with `{listen}`, `{ca}`, `{cert}`, `{key}` to fill in, and
+            `{cgroup_root}`, a directory of cgroupfs for this one server.
         flags: how a setting of `Variant` is said to this server.
         name: the target's.
         environment: added to the server's.
@@ -115,6 +119,8 @@ class LocalTarget:
         self.host: Host | None = LocalHost()
         self._command = command
         self._environment = environment or {}
+        self._token = secrets.token_hex(3)
+        self._numbers = itertools.count(1)
 
     @property
     def can_launch(self) -> bool:
@@ -125,16 +131,38 @@ class LocalTarget:
         """See `Target`."""
         return f"launched on this host: {self._command}"
 
+    def new_root(self) -> str:
+        """Return a cgroup root that no server has had."""
+        return f"{CGROUP_MOUNT}/jw-{self._token}-{next(self._numbers)}"
+
+    def command_line(self, cgroup_root: str, flags: Sequence[str] = ()) -> str:
+        """Return a shell command that starts a server on a free port, for a check's script."""
+        words = [*self._words(f"127.0.0.1:{free_port()}", cgroup_root), *flags]
+        return shlex.join(words)
+
     @contextmanager
-    def launched(self, variant: Variant = DEFAULT) -> Iterator[LocalServer]:
-        """See `Target`."""
+    def launched(
+        self,
+        variant: Variant = DEFAULT,
+        *,
+        cgroup_root: str | None = None,
+        flags: Sequence[str] = (),
+    ) -> Iterator[LocalServer]:
+        """See `Target`.
+
+        Args:
+            variant: settings to change.
+            cgroup_root: of another server, to start on what that left; None: a root of its own.
+            flags: more words for its command line.
+        """
         address = f"127.0.0.1:{free_port()}"
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise BrokenError("setpriv is not installed; it is in Debian's package util-linux")
         # setpriv: the server dies with the harness, even with one that is killed.
-        words = [setpriv, "--pdeathsig", "KILL", *self._words(address)]
-        words += flags_for(variant, self.flags)
+        root = cgroup_root or self.new_root()
+        words = [setpriv, "--pdeathsig", "KILL", *self._words(address, root)]
+        words += [*flags_for(variant, self.flags), *flags]
         environment = {
             **os.environ, **self._environment, SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}"
         }  # fmt: skip
@@ -155,23 +183,25 @@ class LocalTarget:
                 yield server
             finally:
                 _end(server)
+                if cgroup_root is None:  # else it is the other server's to clean
+                    LocalHost().run(remove_cgroup_script(root, END_TIMEOUT_S), 2 * END_TIMEOUT_S)
 
     def shared(self) -> AbstractContextManager[RunningServer]:
         """See `Target`."""
         return self.launched()
 
-    def _words(self, address: str) -> list[str]:
+    def _words(self, address: str, cgroup_root: str) -> list[str]:
         files: CertFiles = self.identities.files("server")
         values = {
             "python": sys.executable, "listen": address, "ca": files.ca, "cert": files.cert,
-            "key": files.key,
+            "key": files.key, "cgroup_root": cgroup_root,
         }  # fmt: skip
         try:
             return [word.format(**values) for word in shlex.split(self._command)]
         except (KeyError, IndexError, ValueError) as error:
             raise UnsupportedError(
                 f"a launch command that can be filled in: {self._command!r} ({error}); it may use "
-                "{listen}, {ca}, {cert}, {key} and {python}"
+                "{listen}, {ca}, {cert}, {key}, {cgroup_root} and {python}"
             ) from error
 
 

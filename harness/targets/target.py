@@ -52,6 +52,24 @@ def flags_for(variant: Variant, flags: dict[str, str]) -> list[str]:
     return words
 
 
+_LOOK_S: Final = 0.2
+
+
+def until_script(condition: str, timeout_s: float) -> str:
+    """Return a script that waits on the server's machine: cheaper than to ask over and over."""
+    looks = round(timeout_s / _LOOK_S)
+    return (
+        f"n=0; until {{ {condition}; }} || [ $n -ge {looks} ]; do n=$((n+1)); sleep {_LOOK_S}; done"
+    )
+
+
+def remove_cgroup_script(path: str, timeout_s: float) -> str:
+    """Return a script that ends and removes a cgroup and all below it, if it is there."""
+    empty = until_script(f"grep -q 'populated 0' {path}/cgroup.events", timeout_s)
+    remove = f"find {path} -depth -type d -exec rmdir {{}} +"
+    return f"[ ! -d {path} ] || {{ echo 1 > {path}/cgroup.kill; {empty}; {remove}; }}"
+
+
 class RunningServer(Protocol):
     """A server that answers, or did."""
 

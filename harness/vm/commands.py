@@ -1,15 +1,19 @@
 """`python -m harness vm`: the guest, for people."""
 
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import click
 
 from harness.verdict import BrokenError
+from harness.vm import standing as standing_guests
 from harness.vm.guest import Guest, booted
 from harness.vm.image import built_image, cache_directory
 
@@ -46,13 +50,39 @@ def build() -> None:
     click.echo(str(built_image().directory))
 
 
+def _in_standing(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose a guest which stands already."""
+    command = click.option(
+        "--standing", is_flag=True, help="Use the guest that stands; there must be just one."
+    )(command)
+    return click.option("--in", "name", metavar="NAME", help="Use the guest of this name.")(command)
+
+
+@contextmanager
+def _some_guest(kind: str, name: str | None, *, standing: bool, fresh: bool) -> Iterator[Guest]:
+    """Use a guest that stands, or boot one for as long as the context lasts."""
+    if name is not None and standing:
+        raise click.UsageError("--in names the guest already; leave --standing out")
+    if (name is not None or standing) and fresh:
+        raise click.UsageError("--fresh boots a guest of its own; leave out --in and --standing")
+    with ExitStack() as stack:
+        if name is not None or standing:
+            guest = stack.enter_context(
+                standing_guests.attached(name or standing_guests.the_only())
+            )
+        else:
+            guest = stack.enter_context(booted(kind, fresh=fresh))
+        guest.put_project()
+        yield guest
+
+
 @vm.command()
+@_in_standing
 @click.option("--fresh", is_flag=True, help="Boot cold, even when a saved guest is there.")
 @click.argument("command", nargs=-1, required=True)
-def run(command: tuple[str, ...], *, fresh: bool) -> None:
+def run(command: tuple[str, ...], *, name: str | None, standing: bool, fresh: bool) -> None:
     """Run a shell COMMAND in a guest, with the project in ~/project, and end with its exit code."""
-    with booted("run", fresh=fresh) as guest:
-        guest.put_project()
+    with _some_guest("run", name, standing=standing, fresh=fresh) as guest:
         done = guest.run(" ".join(command), timeout_s=3600)
     click.echo(done.stdout, nl=False)
     click.echo(done.stderr, nl=False, err=True)
@@ -60,16 +90,89 @@ def run(command: tuple[str, ...], *, fresh: bool) -> None:
 
 
 @vm.command()
-def shell() -> None:
-    """Open a shell in a guest, with the project in ~/project; the guest is gone after it."""
-    with booted("shell") as guest:
-        guest.put_project()
+@_in_standing
+def shell(*, name: str | None, standing: bool) -> None:
+    """Open a shell in a guest, with the project in ~/project; one of its own is gone after it."""
+    with _some_guest("shell", name, standing=standing, fresh=False) as guest:
         subprocess.run([*guest.ssh_command(), "-t"], check=False)
+
+
+_PORTS: Final = click.option(
+    "--forward", "ports", multiple=True, metavar="PORT", type=click.IntRange(1, 65535),
+    help="Make a port of the guest reachable on loopback; may be given more than once.",
+)  # fmt: skip
+
+
+@vm.command()
+@_PORTS
+@click.option("--fresh", is_flag=True, help="Boot cold, even when a saved guest is there.")
+@click.argument("name", default=standing_guests.DEFAULT_NAME)
+def boot(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
+    """Boot a guest that stays, called NAME (by default "guest"), and tell how to reach it."""
+    standing = standing_guests.boot(name, ports, fresh=fresh)
+    with standing_guests.attached(name) as guest:
+        guest.put_project()
+        command = shlex.join(guest.ssh_command(shared=False))
+    click.echo(f"guest {name} is up after {standing.boot_s:.1f} s, the project in ~/project")
+    click.echo(f"  python -m harness vm run --in {name} COMMAND")
+    click.echo(f"  python -m harness vm shell --in {name}")
+    click.echo(f"  {command}")
+    for inside, outside in standing.forwards.items():
+        click.echo(f"  its port {inside} is 127.0.0.1:{outside}")
+    click.echo(f"  python -m harness vm down {name}")
+
+
+@vm.command(hidden=True)
+@_PORTS
+@click.option("--fresh", is_flag=True)
+@click.argument("name")
+def hold(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
+    """Hold a guest that stays; `boot` starts this in the background."""
+    standing_guests.hold(name, ports, fresh=fresh)
+
+
+@vm.command()
+@click.option("--all", "every", is_flag=True, help="End every guest that stays.")
+@click.argument("name", required=False)
+def down(name: str | None, *, every: bool) -> None:
+    """End a guest that stays (by default "guest"), also one that has died, and clean up."""
+    if every and name is not None:
+        raise click.UsageError("--all ends every guest; leave the name out")
+    chosen = standing_guests.names() if every else [name or standing_guests.DEFAULT_NAME]
+    for each in chosen:
+        click.echo(f"guest {each} {standing_guests.down(each)}")
+    if not chosen:
+        click.echo("no guest stands")
+
+
+@vm.command("list")
+def list_guests() -> None:
+    """List the guests that stay."""
+    for name in standing_guests.names():
+        click.echo(f"{name:20} {_described(name)}")
+
+
+def _described(name: str) -> str:
+    try:
+        standing = standing_guests.find(name)
+    except BrokenError as error:
+        return str(error)
+    if standing is None:
+        return "booting, or died at it"
+    if not standing.is_alive():
+        return f"died; `vm down {name}` cleans up"
+    up_s = time.time() - standing.booted_at_s
+    ports = "".join(f", {inside} is {at}" for inside, at in standing.forwards.items())
+    return f"up {up_s:.0f} s, ssh is port {standing.ssh_port}{ports}"
 
 
 @vm.command()
 def clean() -> None:
     """Remove all images and saved guests from the cache."""
+    if standing := standing_guests.names():
+        raise BrokenError(
+            f"the cache is in use by the guests {', '.join(standing)}; `vm down --all` ends them"
+        )
     shutil.rmtree(cache_directory())
 
 

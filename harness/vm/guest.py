@@ -3,11 +3,12 @@
 import logging
 import secrets
 import shlex
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,8 @@ SSH_TIMEOUT_S: Final = 60.0
 COMMAND_TIMEOUT_S: Final = 120.0
 # ssh's own exit code for a connection that broke: nothing is known of the command then.
 _SSH_BROKE: Final = 255
-PYTHONPATH: Final = "/opt/site:/root/project/impl:/root/project/proto:/root/project"
+SITE: Final = "/opt/site"  # the locked Python packages
+PYTHONPATH: Final = f"{SITE}:/root/project/impl:/root/project/proto:/root/project"
 PARTS_TO_COPY: Final = ("impl", "proto", "certs/cnf", "certs/make-certs", "harness/payloads")
 
 
@@ -41,7 +43,7 @@ class Guest:
         self.boot_s = boot_s
         self.restored = restored
         # Short: a socket's path may have 107 bytes.
-        self._control = tempfile.mkdtemp(prefix="jw-")
+        self.control_directory = Path(tempfile.mkdtemp(prefix="jw-"))
 
     def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Done:
         """Run a shell command as root in the guest.
@@ -89,12 +91,17 @@ class Guest:
 
     def put_project(self) -> None:
         """Copy the service and the payloads; the locked packages are in the image."""
+        self.put_tree(PROJECT, PARTS_TO_COPY, "project")
+
+    def put_tree(self, tree: Path, parts: Sequence[str], directory: str) -> None:
+        """Copy parts of a tree, without what Python compiled, to a directory in the guest."""
         with tempfile.TemporaryFile() as archive:
-            parts = [part for part in PARTS_TO_COPY if (PROJECT / part).exists()]
-            pack: list[str | Path] = ["tar", "-C", PROJECT, "--exclude=__pycache__", "-cz", *parts]
+            there = [part for part in parts if (tree / part).exists()]
+            pack: list[str | Path] = ["tar", "-C", tree, "--exclude=__pycache__", "-cz", *there]
             run(pack, COMMAND_TIMEOUT_S, stdout=archive).require("tar")
             archive.seek(0)
-            unpack = [*self.ssh_command(), "mkdir -p project && tar -C project -xz"]
+            place = shlex.quote(directory)
+            unpack = [*self.ssh_command(), f"mkdir -p {place} && tar -C {place} -xz"]
             run(unpack, COMMAND_TIMEOUT_S, stdin=archive).require("tar in the guest")
 
     def get(self, path: str) -> bytes:
@@ -123,22 +130,34 @@ class Guest:
             raise BrokenError(f"QEMU does not forward port {guest_port}: {answer}")
         return port
 
+    def end_forward(self, port: int) -> None:
+        """Give a port of the host's back that `forward` returned."""
+        rule = f"hostfwd_remove net tcp:127.0.0.1:{port}"
+        execute(self.machine.qmp_socket, monitor_command(rule))
+
     def set_clock(self) -> None:
         """Set the guest's clock to the host's: certificates depend on it."""
         self.require(f"date -u -s @{time.time():.3f}")
 
-    def ssh_command(self) -> list[str]:
-        """Return the words that reach the guest by ssh, its address last."""
+    def ssh_command(self, *, shared: bool = True) -> list[str]:
+        """Return the words that reach the guest by ssh, its address last.
+
+        Args:
+            shared: over one connection for all commands, which this object closes at its end.
+        """
         options = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "no",  # the guest is this process's own, on loopback
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
-            "ControlMaster": "auto",
-            "ControlPath": f"{self._control}/c",
-            "ControlPersist": "60",
             "ConnectTimeout": "30",
         }
+        if shared:
+            options |= {
+                "ControlMaster": "auto",
+                "ControlPath": f"{self.control_directory}/c",
+                "ControlPersist": "60",
+            }
         command = ["ssh", "-F", "none", "-i", str(self.image.ssh_key)]
         command += ["-p", str(self.machine.ssh_port)]
         for key, value in options.items():
@@ -148,7 +167,8 @@ class Guest:
     def close(self) -> None:
         """End the connection that the commands share."""
         run([*self.ssh_command()[:-1], "-O", "exit", "root@127.0.0.1"], SSH_TIMEOUT_S)
-        Path(self._control).rmdir()
+        # ssh may not have removed its socket yet.
+        shutil.rmtree(self.control_directory, ignore_errors=True)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from typing import Final
 import click
 from packaging.requirements import Requirement
 
+from harness.host_packages import ensure_programs, missing_packages
 from harness.processes import run
-from harness.verdict import BrokenError
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +99,7 @@ def cache_directory() -> Path:
 
 def missing_host_packages() -> list[str]:
     """Return the Debian packages that this host still needs."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = {
-        package for name, package in HOST_PROGRAMS.items() if not shutil.which(name, path=path)
-    }
-    return sorted(missing)
+    return missing_packages(HOST_PROGRAMS)
 
 
 def ensure_host_packages() -> None:
@@ -112,20 +108,7 @@ def ensure_host_packages() -> None:
     Raises:
         BrokenError: it is not; says what to install.
     """
-    missing = missing_host_packages()
-    if not missing:
-        return
-    command = f"apt-get install {' '.join(missing)}"
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise BrokenError(f"this host lacks {', '.join(missing)}; install them: sudo {command}")
-    _say(f"installing {', '.join(missing)}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "update", "-qq"], BUILD_TIMEOUT_S, environment=environment)
-    run(
-        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing],
-        BUILD_TIMEOUT_S,
-        environment=environment,
-    ).require(command)
+    ensure_programs(HOST_PROGRAMS)
 
 
 def built_image() -> Image:

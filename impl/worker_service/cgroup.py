@@ -264,11 +264,7 @@ class Hierarchy:
         except OSError as error:
             if lock_fd >= 0:
                 os.close(lock_fd)
-            raise ConfigurationError(
-                f"cgroup root {root}: {error.strerror}: {error.filename}; the server needs write "
-                "access there (run it as root, or delegate the directory to it), or start it with "
-                "--no-limits"
-            ) from error
+            raise ConfigurationError(f"cgroup root {root}: {_cause(error)}") from error
         return cls(root, lock_fd)
 
     def close(self) -> None:
@@ -315,6 +311,20 @@ class Hierarchy:
     def leftovers(self) -> list[Cgroup]:
         """Return the cgroups of jobs that an earlier server left here, named by a UUID."""
         return [Cgroup(path) for path in sorted(self.root.iterdir()) if _is_job_name(path.name)]
+
+
+def _cause(error: OSError) -> str:
+    """Say why a root cannot be used, and what to do."""
+    if error.errno == errno.EBUSY:  # cgroup-v2.rst, "No Internal Process Constraint"
+        return (
+            "it has processes of its own, so no limits can be given below it; choose another with "
+            "--cgroup-root, or end them"
+        )
+    place = f" ({error.filename})" if error.filename is not None else ""
+    return (
+        f"{error.strerror}{place}; the server needs write access there (run it as root, or "
+        "delegate the directory to it), or start it with --no-limits"
+    )
 
 
 def _is_job_name(name: str) -> bool:

@@ -15,8 +15,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from jobworker.v1 import jobworker_pb2 as pb
-from jobworker.v1 import jobworker_pb2_grpc
 from harness.identities import (
     ADMIN,
     CASES,
@@ -26,6 +24,8 @@ from harness.identities import (
     Wanted,
     server_wanted,
 )
+from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
 from tests.support.service import Certificates, client_for, running_server
 from worker_service.client import CallError, Client
 from worker_service.errors import ConfigurationError

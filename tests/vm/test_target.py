@@ -1,0 +1,100 @@
+"""The guest as a target: servers that start, end, die and come back on the same cgroup root."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from harness.checks.check import Check
+from harness.checks.limits import CHECKS
+from harness.client import Client
+from harness.history import Recorder
+from harness.identities import IdentityStore
+from harness.results import Result
+from harness.session import Options, run_checks
+from harness.targets.guest import GuestTarget
+from harness.targets.local import checkout
+from harness.targets.target import Variant
+from harness.verdict import BrokenError, Verdict
+from harness.vm.guest import Guest, booted
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+
+class Silent:
+    """Nobody watches."""
+
+    def note(self, text: str) -> None: ...
+
+    def started(self, target: str, name: str) -> None: ...
+
+    def finished(self, result: Result) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def target(guest: Guest, identities: IdentityStore) -> GuestTarget:
+    return GuestTarget(guest, identities, checkout())
+
+
+def check_of(name: str) -> Check:
+    return next(check for check in CHECKS if check.name == name)
+
+
+def test_servers_run_side_by_side_and_nothing_of_them_is_left(
+    target: GuestTarget, identities: IdentityStore
+) -> None:
+    with target.launched() as one, target.launched(Variant(stop_grace_s=1)) as two:
+        assert one.address != two.address
+        assert one.cgroup_root != two.cgroup_root
+        for server in (one, two):
+            files = identities.files("admin")
+            with Client(server.address, files, Recorder(), slow=True) as client:
+                job_id = client.must_start("cat", ["/proc/self/cgroup"])
+                assert Path(server.cgroup_root).name in client.output(job_id)
+                client.must_start("sleep", ["8642"])
+    left = target.guest.run("pgrep -xf 'sleep 8642'; ls /sys/fs/cgroup | grep ^jw-")
+    assert left.stdout == ""
+    assert one.wait_exit(0) == 0
+
+
+def test_a_killed_server_is_seen_and_the_next_one_can_have_its_root(target: GuestTarget) -> None:
+    with target.launched() as first:
+        assert not first.has_died()
+        target.guest.run(f"kill -KILL {first.pid}")
+        assert first.wait_exit(30) == -signal.SIGKILL
+        assert first.has_died()
+        first.signal(signal.SIGTERM)  # reaches nobody
+        with target.launched(cgroup_root=first.cgroup_root) as second:
+            assert second.cgroup_root == first.cgroup_root
+
+
+def test_a_server_that_ends_at_its_start_is_broken_and_shows_its_log(target: GuestTarget) -> None:
+    with (
+        pytest.raises(BrokenError, match=r"ended at its start with 2(?s:.*)No such option"),
+        target.launched(flags=["--no-such-flag"]),
+    ):
+        pass
+
+
+def test_a_paused_server_is_ended_too(target: GuestTarget) -> None:
+    with target.launched() as server:
+        server.signal(signal.SIGSTOP)
+        assert server.wait_exit(1) is None
+    assert server.wait_exit(0) == 0
+
+
+def test_a_check_passes_in_the_guest(target: GuestTarget, tmp_path: Path) -> None:
+    [result] = run_checks(target, [check_of("limits.defaults")], Options("1", tmp_path), Silent())
+    assert result.verdict is Verdict.PASS, result.findings
+
+
+def test_a_guest_that_dies_under_a_server_is_broken_not_a_failed_server(
+    identities: IdentityStore,
+) -> None:
+    with booted("dying") as guest:
+        doomed = GuestTarget(guest, identities, checkout())
+        with doomed.launched() as server:
+            guest.machine.process.kill()
+            guest.machine.process.wait()
+            with pytest.raises(BrokenError, match="died"):
+                server.has_died()
