@@ -112,6 +112,13 @@ def _has_offsets(client: Client) -> bool:
     return client.stream(reply.message.job_id, StreamPlan(timeout_s=60)).offsets_told
 
 
+def _has_surroundings(client: Client) -> bool:
+    reply = client.start("printenv", ["JOBWORKER_ASKED"], environment={"JOBWORKER_ASKED": "told"})
+    if not reply.ok:
+        return False
+    return client.stream(reply.message.job_id, StreamPlan(keep_bytes=100)).text == "told\n"
+
+
 def _has_listing(client: Client) -> bool:
     return client.list_jobs().call.code != "UNIMPLEMENTED"
 
@@ -133,6 +140,7 @@ _QUESTIONS: Final[dict[Need, Callable[[Client], bool]]] = {
     Need.CGROUPS: _has_cgroups,
     Need.LIMIT_FIELDS: _has_limit_fields,
     Need.OFFSETS: _has_offsets,
+    Need.SURROUNDINGS: _has_surroundings,
     Need.LISTING: _has_listing,
     Need.GRACE: _has_grace,
 }

@@ -11,12 +11,14 @@ from harness.checks import (
     slots,
     stopping,
     streams,
+    surroundings,
 )
 from harness.checks.check import Check
 
 ALL: Final[tuple[Check, ...]] = (
     *identity.CHECKS,
     *lifecycle.CHECKS,
+    *surroundings.CHECKS,
     *stopping.CHECKS,
     *streams.CHECKS,
     *crowds.CHECKS,

@@ -23,6 +23,7 @@ class Need(StrEnum):
     CGROUPS = "a cgroup v2 for each job"
     LIMIT_FIELDS = "limits in StartJob (the added field `limits`)"
     OFFSETS = "offsets in StreamLogs (the added fields `from_offset` and `offset`)"
+    SURROUNDINGS = "the added fields `environment` and `working_directory` in StartJob"
     LISTING = "the added rpc ListJobs"
     GRACE = "a grace period in StopJob (the added field `grace_period_ms`)"
     RETENTION = "a flag for log retention"

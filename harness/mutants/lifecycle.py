@@ -31,6 +31,17 @@ MUTANTS: Final = (
         LIFECYCLE + "bad-commands",
     ),
     Mutant(
+        "starts jobs in its own directory", "spawn.py",
+        "        if working_directory is not None:\n            directory = os.fsencode",
+        "        if working_directory is None:\n            directory = os.fsencode",
+        LIFECYCLE + "surroundings",
+        more=(("spawn.py", "fsencode(working_directory)", "fsencode(working_directory or '.')"),),
+    ),
+    Mutant(
+        "takes any key for a variable's", "spawn.py",
+        'if not key or "=" in key:', 'if key == "=":', LIFECYCLE + "surroundings",
+    ),
+    Mutant(
         "expands variables in arguments", "spawn.py",
         "argv = _string_array([command.name, *command.arguments])",
         "argv = _string_array([command.name, *map(os.path.expandvars, command.arguments)])",

@@ -1,6 +1,7 @@
 """What the tests of the load tests share."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,10 +9,18 @@ import pytest
 
 from harness.identities import IdentityStore, make_identities
 from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
+from loadtests.charts import charts, curves
 
 # The package comes with the lock file; until it is there, nothing here can be imported.
 if find_spec("hdrh") is None:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _fonts() -> None:
+    """Draw once before the leak guard counts: matplotlib keeps its fonts open for the process."""
+    draw = partial(curves, "t", "c", "x", "y", {"line": [(1.0, 1.0), (2.0, 50.0)]})
+    charts([draw], "warm")
 
 
 @pytest.fixture(scope="session")

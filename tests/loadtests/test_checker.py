@@ -103,8 +103,9 @@ def test_a_writer_that_is_held_up_skips_nothing_and_says_since_when_it_was_due()
     script = """if True:
         import json, subprocess, sys, time
         job = subprocess.Popen(json.loads(sys.argv[1]), stdout=subprocess.PIPE)
+        first = job.stdout.read(256)  # it runs
         time.sleep(1.0)
-        sys.stdout.buffer.write(job.stdout.read())
+        sys.stdout.buffer.write(first + job.stdout.read())
     """
     words = [sys.executable, "-c", script, json.dumps([command, *arguments])]
     done = subprocess.run(words, capture_output=True, check=True, timeout=30)

@@ -13,7 +13,6 @@ import pytest
 
 from harness.identities import IdentityStore
 from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget, free_port
-from harness.verdict import Verdict
 from loadtests.generator import Generator, Setting
 from loadtests.metrics import FIGURES, fold, read_load
 from loadtests.pacer import flood, steady
@@ -155,7 +154,7 @@ def test_every_kind_of_reader_gets_every_byte(
             assert (end.code, end.checked_bytes < profile.size_bytes) == ("LEFT", True)
         else:
             assert (end.code, end.checked_bytes) == ("OK", profile.size_bytes)
-            assert 3 < end.connections <= 1 + profile.size_bytes // 300_000
+            assert 1 < end.connections <= 1 + profile.size_bytes // 300_000
     assert len(found.calls) == 20
     assert (found.calls[:, 3] > 0).all()
     assert found.load.processes[-1].failures == {}
@@ -195,25 +194,16 @@ def test_a_server_of_the_originals_fields_alone_is_measured_too(
     assert "server_cpu_s" not in result.figures
 
 
-def test_a_sweep_and_a_comparison_end_with_a_report(
-    own_profile: Callable[[str], str], tmp_path: Path
-) -> None:
-    path = own_profile(QUICK)
-    swept = loadtests(
-        "sweep", "--profile", "quick-replay", "--over", "streamers=1,2,4", "--over",
-        "server:message-size=64KiB,1MiB", "--over", "client:grpc.http2.bdp_probe=0", "--profiles",
-        path, "--noisy", "--out", str(tmp_path / "sweep"),
+def test_a_sweep_ends_with_a_report(own_profile: Callable[[str], str], tmp_path: Path) -> None:
+    done = loadtests(
+        "sweep", "--profile", "quick-replay", "--over", "streamers=1,4", "--over",
+        "server:message-size=64KiB", "--over", "client:grpc.http2.bdp_probe=0", "--profiles",
+        own_profile(QUICK), "--noisy", "--out", str(tmp_path / "out"),
     )  # fmt: skip
-    assert swept.returncode == 0, swept.stdout + swept.stderr
-    report = load_report(tmp_path / "sweep")
-    assert len(report.results) == 6
-    assert {each.labels["axis"] for each in report.results} >= {"streamers"}
-    assert "What changes with what" in (tmp_path / "sweep" / "report.html").read_text()
-    compared = loadtests(
-        "compare", "ours", "ours", "--profile", "quick-replay", "--profiles", path, "--pairs", "6",
-        "--allow", "99", "--noisy", "--out", str(tmp_path / "compare"),
-    )  # fmt: skip
-    assert compared.returncode == 0, compared.stdout + compared.stderr
-    report = load_report(tmp_path / "compare")
-    assert [each["name"] for each in report.comparison["effects"]] == ["A and A", "A and B"]
-    assert report.verdict in {Verdict.PASS, Verdict.SKIPPED}
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = load_report(tmp_path / "out")
+    assert len(report.results) == 4
+    assert len({each.labels["axis"] for each in report.results}) == 3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What changes with what" in page
+    assert "By streamers, all else as it was" in page
