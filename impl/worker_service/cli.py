@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ EXIT_NOT_ALLOWED: Final = 4
 EXIT_UNREACHABLE: Final = 5
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 EXIT_NO_READER: Final = 128 + signal.SIGPIPE
+_INTERRUPT_GRACE_S: Final = 2.0
 
 _EXIT_CODES: Final = {
     grpc.StatusCode.NOT_FOUND: EXIT_NOT_FOUND,
@@ -105,8 +107,24 @@ def _client(
         ca=certs / "ca.crt", certificate=certs / f"{role}.crt", key=certs / f"{role}.key"
     )
     options = ClientOptions(server, files, timeout_s=timeout, server_name=server_name)
+    end_surely_when_interrupted()
     with _errors_as_one_line(), Client(options) as client:
         yield client
+
+
+def end_surely_when_interrupted() -> None:
+    """Let Ctrl-C end a client even where the exception that it raises is lost.
+
+    An exception that is raised inside a callback of gRPC's is reported and dropped there.
+    """
+
+    def handle(_number: int, _frame: object) -> None:
+        timer = threading.Timer(_INTERRUPT_GRACE_S, os._exit, (EXIT_INTERRUPTED,))
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,6 +159,31 @@ def test_ctrl_c_ends_a_stream_cleanly(environment: dict[str, str], job: str) -> 
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (130, "")
+
+
+SWALLOWS = """
+import time
+from worker_service.cli import end_surely_when_interrupted
+end_surely_when_interrupted()
+words = ["ready"]
+while True:
+    try:
+        while words:
+            print(words.pop(), flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_ctrl_c_ends_a_client_even_when_a_library_swallows_it() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SWALLOWS], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
 
 
 def test_a_closed_pipe_ends_a_stream_quietly(environment: dict[str, str], run: Run) -> None:

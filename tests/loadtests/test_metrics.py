@@ -9,15 +9,13 @@ import pytest
 
 from harness.verdict import BrokenError, Finding, Verdict
 from loadtests.emitter import MONOTONIC
-from loadtests.generator import Load, Process, save_load
 from loadtests.histogram import encoded, hgrm, histogram, merged
 from loadtests.jobs import REALTIME
 from loadtests.judge import Strictness, judge
 from loadtests.metrics import Numbers, Recorded, fold, percentile, read_load
-from loadtests.observe import Sample
 from loadtests.pacer import steady
 from loadtests.profiles import Floor, Profile
-from loadtests.reader_process import StreamEnd
+from loadtests.record import Load, Process, Sample, StreamEnd, save_load
 
 MS = 1_000_000
 COUNT = 1000

@@ -29,7 +29,7 @@ def test_a_run_is_written_for_programs_for_ci_and_for_people(tmp_path: Path) -> 
     ("content", "said"),
     [
         (None, "The records cannot be read: no history at"),
-        (b"\xff\xfe", "The records cannot be read: &#39;utf-8&#39; codec"),
+        (b"\xff\xfe", "The records cannot be read: no history at"),
         (b"no json\n", "The records cannot be read: no record of a run"),
         (b"[]\n", "The records cannot be read: no record of a run"),
         (b'{"kind": "fact", "label": "usage", "value": 1}\n', "No pictures can be drawn"),
