@@ -36,6 +36,10 @@ FOREVER: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC) - dt.datetime.now(dt.U
 
 CA_CERT: Final = "ca.crt"
 CA_KEY: Final = "ca.key"
+# What a server is started with, and who calls it; the cases come beside them.
+ROOT_FILES: Final = (
+    CA_CERT, CA_KEY, "server.crt", "server.key", "admin.crt", "admin.key", "user.crt", "user.key"
+)  # fmt: skip
 
 
 @functools.cache
