@@ -68,7 +68,7 @@ def conclusion(report: RunReport) -> str:
     counts = report.counts()
     unexpected = len(report.unexpected_skips())
     if counts[Verdict.FAIL]:
-        return f"The server broke a promise in {counted(counts[Verdict.FAIL], 'check')}."
+        return f"A promise was broken in {counted(counts[Verdict.FAIL], 'check')}."
     reasons = []
     if counts[Verdict.BROKEN]:
         reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} could not be judged")

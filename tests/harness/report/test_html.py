@@ -60,7 +60,7 @@ def test_it_goes_from_the_verdict_down_to_every_check() -> None:
     places = [
         text.index(each)
         for each in (
-            "FAIL The server broke a promise in 1 check. 1 FAIL 1 BROKEN 1 SKIPPED 1 PASS",
+            "FAIL A promise was broken in 1 check. 1 FAIL 1 BROKEN 1 SKIPPED 1 PASS",
             "What repeats this run seed 4711 kernel Linux 6.12",
             "By target and area",
             "What did not pass FAIL b.broken local",

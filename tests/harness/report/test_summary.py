@@ -68,7 +68,7 @@ def test_only_skips_are_a_run_that_says_nothing() -> None:
             ("*",),
             "Every promise that was judged was kept; 1 check skipped.",
         ),
-        (["PASS", "FAIL", "FAIL"], None, "The server broke a promise in 2 checks."),
+        (["PASS", "FAIL", "FAIL"], None, "A promise was broken in 2 checks."),
         (
             ["PASS", "BROKEN", "SKIPPED"],
             (),
