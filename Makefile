@@ -7,7 +7,7 @@ VERIFY := --allow-skip 'local:limits.*' --allow-skip 'vm:streams.thousand'
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify selftest vulncheck mutants vm-test lint certs serve proto proto-check lock bench clean
+.PHONY: help setup demo test verify selftest vulncheck mutants vm-test lint certs serve proto proto-check lock bench load clean
 
 BIN := .venv/bin
 
@@ -52,6 +52,9 @@ serve: setup certs ## Serve on localhost:50051 until Ctrl-C (cgroup v2 and root,
 
 bench: setup certs ## Measure streaming beside a plain grpcio server (2 minutes, 2 GiB of memory)
 	@$(BIN)/python -m loadtests.bench $(ARGS)
+
+load: setup ## Measure streaming under ten loads, with a report (a minute and a half)
+	@$(BIN)/python -m loadtests run $(ARGS)
 
 proto: setup ## Generate the code beside proto/jobworker/v1/jobworker.proto anew
 	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto \

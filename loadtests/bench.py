@@ -5,7 +5,8 @@ Measures, in one run on one machine: replay and live following of a large log by
 them, a plain grpcio server that sends the same bytes in 1 MiB messages: the share of that is the
 figure to compare, absolute ones vary with the machine. Every stream's bytes are counted and hashed.
 
-Not covered: latency under load, more clients than 100, comparisons of two servers.
+Not covered: latency under load, more clients than 100, comparisons of two servers; for these
+`python -m loadtests`.
 """
 
 import argparse
@@ -33,12 +34,12 @@ import psutil
 
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
+from loadtests.limits import PLAIN_SERVICE
 
 MIB: Final = 1024 * 1024
 LISTENING: Final = re.compile(r"listening on (\S+)")
 START_TIMEOUT_S: Final = 60.0
 STREAM_TIMEOUT_S: Final = 300.0
-PLAIN_SERVICE: Final = "plain.Plain"
 
 # Writes so many MiB of a pattern that differs from block to block, as fast as it can.
 EMITTER: Final = """
@@ -203,32 +204,10 @@ def receive_plain(target: Target) -> int:
     return size_bytes
 
 
-def serve_plain(certs: Path, size_mib: int) -> None:
-    """Be the plain server: the most that grpcio gives with 1 MiB messages."""
-    payload = bytes(range(256)) * 4096
-    handlers: dict[str, Any] = {
-        "Get": grpc.unary_stream_rpc_method_handler(
-            lambda _request, _context: (payload for _ in range(size_mib))
-        )
-    }
-    server = grpc.server(ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(PLAIN_SERVICE, handlers),)
-    )
-    pair = ((certs / "server.key").read_bytes(), (certs / "server.crt").read_bytes())
-    credentials = grpc.ssl_server_credentials(
-        [pair], (certs / "ca.crt").read_bytes(), require_client_auth=True
-    )
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    server.start()
-    print(f"listening on 127.0.0.1:{port}", flush=True)
-    server.wait_for_termination()
-
-
 def run(command: list[str], certs: Path, size_mib: int, rounds: int) -> None:
     """Measure everything and print the table."""
-    plain = [sys.executable, "-m", "loadtests.bench", "--serve-plain", "--size-mib", str(size_mib)]
-    plain += ["--certs", str(certs)]
+    plain = [sys.executable, "-m", "loadtests.limits", "grpc", str(size_mib)]
+    plain += [str(certs / name) for name in ("ca.crt", "server.crt", "server.key")]
     rates: dict[str, list[float]] = {"plain": [], "replay": []}
     with launched(plain, certs) as reference, launched(command, certs) as server:
         job_id = start_emitter(server, size_mib)
@@ -270,15 +249,11 @@ def main() -> None:
     )
     parser.add_argument("--size-mib", type=int, default=1024, help="the large log")
     parser.add_argument("--rounds", type=int, default=3, help="of plain and replay in turn")
-    parser.add_argument("--serve-plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "command", nargs="*",
         help="starts the server and prints `listening on HOST:PORT`; default: ours, without limits",
     )  # fmt: skip
     options = parser.parse_args()
-    if options.serve_plain:
-        serve_plain(options.certs, options.size_mib)
-        return
     files = {"ca": "ca.crt", "cert": "server.crt", "key": "server.key"}
     default = [str(Path(sys.executable).with_name("worker-service")), "serve", "--no-limits"]
     default += ["--listen", "127.0.0.1:0", "--log-level", "warning"]

@@ -1,0 +1,339 @@
+"""Drives one load against one server and records it: nothing is judged here.
+
+A `Load` is what a run leaves: `load.json`, and a file of instants for each process of the
+generator, in one directory. `metrics` folds them, then or later.
+
+The readers are processes of their own (as many as measured best, docs/load.md). The writer is a job
+of the server, so that all of it, the job's pipe included, is on the way that is measured.
+"""
+
+import dataclasses
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from harness.client import Client
+from harness.clock import Deadline, poll_until
+from harness.history import Recorder
+from harness.identities import CertFiles
+from harness.targets.target import RunningServer
+from harness.verdict import BrokenError
+from loadtests.emitter import MONOTONIC
+from loadtests.jobs import Writer, clock_of, new_gate, open_gate
+from loadtests.observe import Sampler
+from loadtests.pacer import steady
+from loadtests.profiles import Profile
+from loadtests.reader_process import ReaderOrder, StreamOrder
+from loadtests.record import EARLY, LATE, SLOW, Load, Process, StreamEnd, save_load
+from loadtests.storm_process import StormOrder
+
+STREAMERS_PER_PROCESS: Final = 125
+PROCESSES_MAX: Final = 4
+_JOIN_TIMEOUT_S: Final = 90.0
+_JOIN_TIMEOUT_PER_STREAMER_S: Final = 0.2
+_FLOOD_BYTES_PER_S: Final = 5e6  # slower than this a flood is given up
+_END_MARGIN_S: Final = 60.0
+_SETTLE_S: Final = 0.3  # after the joins, so that the baseline is a quiet one
+
+
+class Worker:
+    """A process of the generator; a context manager, gone at its end.
+
+    Shared state and its guard: all attributes that say what it said, under `_changed`.
+    """
+
+    def __init__(self, module: str, order: object) -> None:
+        self._order = json.dumps(order)
+        self._module = module
+        self._changed = threading.Condition()
+        self.joined: set[int] = set()
+        self.lost: set[int] = set()
+        self.ready = False
+        self.ended = False
+        self.report: dict[str, Any] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._listen, name="load worker")
+        self._thread.start()
+        self.say(self._order)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._thread.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                _close_quietly(pipe.close)
+
+    def say(self, line: str) -> None:
+        """Send it a line; one that has ended does not mind."""
+        if self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return
+
+    def wait(self, what: Callable[["Worker"], bool], deadline: Deadline) -> bool:
+        """Wait until something is true of it, or it has ended; tell whether it is true."""
+        with self._changed:
+            self._changed.wait_for(lambda: what(self) or self.ended, deadline.left_s())
+            return what(self)
+
+    def _listen(self) -> None:
+        for line in self._process.stdout or ():
+            values = json.loads(line) if line.startswith("{") and line.endswith("}\n") else {}
+            with self._changed:
+                if "joined" in values:
+                    self.joined.add(values["joined"])
+                if "lost" in values:
+                    self.lost.add(values["lost"])
+                self.ready = self.ready or "ready" in values
+                self.report = values.get("report", self.report)
+                self._changed.notify_all()
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+
+def _close_quietly(close: Callable[[], None]) -> None:
+    try:
+        close()
+    except BrokenPipeError:
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a load runs against, and where it leaves its records."""
+
+    server: RunningServer
+    files: CertFiles
+    directory: Path
+    options: tuple[tuple[str, int | str], ...] = ()
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Generator:
+    """Runs one load. `during` is called, on a thread of its own, when the load has begun."""
+
+    def __init__(
+        self, profile: Profile, setting: Setting, during: Callable[[], None] | None = None
+    ) -> None:
+        self._profile = profile
+        self._setting = setting
+        self._during = during
+        self._seed = secrets.token_hex(4)
+        self._gate = "" if profile.replay or profile.pace is None else new_gate()
+
+    def run(self) -> Load:
+        """Run it, and write down what happened.
+
+        Raises:
+            BrokenError: it could not be driven: the server is not reached, a process died, time
+                ran out.
+            UnmetError: the server did not even start the jobs.
+        """
+        setting = self._setting
+        setting.directory.mkdir(parents=True, exist_ok=True)
+        with Client(setting.server.address, setting.files, Recorder()) as client:
+            load = self._drive(client, clock_of(client))
+        save_load(load, setting.directory)
+        return load
+
+    def _drive(self, client: Client, clock: str) -> Load:
+        profile, setting = self._profile, self._setting
+        now_ns = time.monotonic_ns if clock == MONOTONIC else time.time_ns
+        before = Sampler(setting.server.pid, now_ns).sample()
+        job_id = self._start_writer(client, clock)
+        with ExitStack() as stack:
+            if job_id:
+                stack.callback(client.stop, job_id)
+            readers = [stack.enter_context(each) for each in self._readers(job_id, clock)]
+            storms = [stack.enter_context(each) for each in self._storms(clock)]
+            joined = self._wait_joined([*readers, *storms])
+            sampler = stack.enter_context(Sampler(setting.server.pid, now_ns))
+            go_ns = self._go(client, [*readers, *storms], now_ns)
+            if self._during is not None:
+                aside = threading.Thread(target=self._during, name="during the load")
+                aside.start()
+                stack.callback(aside.join)
+            self._leave_slow(readers, go_ns, now_ns)
+            self._wait_ended([*readers, *storms])
+            exit_code = self._exit_code(client, job_id)
+        return Load(
+            profile=profile,
+            labels=setting.labels,
+            clock=clock,
+            local=setting.server.pid is not None,
+            cores=os.cpu_count() or 1,
+            options=setting.options,
+            joined=joined,
+            go_ns=go_ns,
+            before=before,
+            samples=tuple(sampler.samples),
+            processes=_processes(readers, storms),
+            streams=_streams(readers),
+            exit_code=exit_code,
+        )
+
+    def _start_writer(self, client: Client, clock: str) -> str:
+        """Start the writing job; for a replay, wait until it has ended."""
+        profile = self._profile
+        if profile.pace is None:
+            return ""
+        writer = Writer(profile.pace, profile.message_bytes, self._seed, self._gate, clock)
+        job_id = client.must_start(*writer.command(), label="writer")
+        if profile.replay:
+            poll_until(
+                lambda: client.must_query(job_id).status != "running" or None,
+                profile.size_bytes / _FLOOD_BYTES_PER_S + _END_MARGIN_S,
+                "the end of the job whose output is to be replayed",
+            )
+        return job_id
+
+    def _readers(self, job_id: str, clock: str) -> list[Worker]:
+        profile = self._profile
+        if not job_id:
+            return []
+        orders = [self._stream_order(number, job_id) for number in range(profile.streamers)]
+        # At least two, where there is something to divide: a process has one interpreter lock.
+        least = min(2, profile.streamers)
+        count = max(least, min(PROCESSES_MAX, -(-profile.streamers // STREAMERS_PER_PROCESS)))
+        return [
+            Worker("loadtests.reader_process", dataclasses.asdict(
+                ReaderOrder(
+                    self._setting.server.address,
+                    self._files(),
+                    clock,
+                    str(self._setting.directory / f"readers-{number}.npz"),
+                    self._setting.options,
+                    tuple(orders[number::count]),
+                )
+            ))
+            for number in range(count)
+        ]  # fmt: skip
+
+    def _stream_order(self, number: int, job_id: str) -> StreamOrder:
+        profile = self._profile
+        order = StreamOrder(
+            number, job_id, self._seed, profile.message_bytes, EARLY, self._timeout_s(),
+            cut_every_bytes=profile.cut_every_bytes,
+        )  # fmt: skip
+        if profile.replay:
+            return dataclasses.replace(order, kind=LATE)
+        if number < profile.late:
+            join_after_s = profile.duration_s * (number + 1) / (profile.late + 1)
+            return dataclasses.replace(order, kind=LATE, join_after_s=join_after_s)
+        if number < profile.late + profile.slow:
+            return dataclasses.replace(order, kind=SLOW, bytes_per_s=profile.slow_bytes_per_s)
+        return order
+
+    def _storms(self, clock: str) -> list[Worker]:
+        storm = self._profile.storm
+        if storm is None:
+            return []
+        pace = steady(storm.starts_per_s, storm.duration_s)
+        order = StormOrder(
+            self._setting.server.address,
+            self._files(),
+            clock,
+            str(self._setting.directory / "storm.npz"),
+            (pace.count, pace.burst, pace.interval_ns),
+            storm.callers,
+        )
+        return [Worker("loadtests.storm_process", dataclasses.asdict(order))]
+
+    def _files(self) -> tuple[str, str, str]:
+        files = self._setting.files
+        return str(files.ca), str(files.cert), str(files.key)
+
+    def _timeout_s(self) -> float:
+        """Return the time that a stream may take in all."""
+        join_s = _JOIN_TIMEOUT_S + _JOIN_TIMEOUT_PER_STREAMER_S * self._profile.streamers
+        size_bytes = self._profile.size_bytes * self._profile.streamers
+        return join_s + self._profile.duration_s + size_bytes / _FLOOD_BYTES_PER_S + _END_MARGIN_S
+
+    def _wait_joined(self, workers: Sequence[Worker]) -> int:
+        """Wait until every process is ready and every early streamer has its first byte."""
+        profile = self._profile
+        deadline = Deadline(_JOIN_TIMEOUT_S + _JOIN_TIMEOUT_PER_STREAMER_S * profile.streamers)
+        late = profile.streamers if profile.replay else profile.late
+        early = profile.streamers - late if profile.pace else 0
+        for worker in workers:
+            if not worker.wait(lambda each: each.ready, deadline):
+                raise BrokenError("a process of the generator did not get ready; see above")
+        while (told := _told(workers)) < early and not deadline.passed():
+            if any(worker.ended for worker in workers):
+                break
+            step = Deadline(min(1.0, deadline.left_s()))
+            for worker in workers:
+                worker.wait(lambda _: _told(workers) > told, step)
+        if not profile.replay:
+            threading.Event().wait(_SETTLE_S)
+        return sum(len(worker.joined) for worker in workers)
+
+    def _go(self, client: Client, workers: Sequence[Worker], now_ns: Callable[[], int]) -> int:
+        go_ns = now_ns()
+        for worker in workers:
+            worker.say("go")
+        if self._gate:
+            open_gate(client, self._gate)
+        return go_ns
+
+    def _leave_slow(self, readers: Sequence[Worker], go_ns: int, now_ns: Callable[[], int]) -> None:
+        """Let the slow readers leave a second after the load's end, as planned."""
+        if self._profile.slow:
+            left_s = self._profile.duration_s + 1 - (now_ns() - go_ns) / 1e9
+            threading.Event().wait(max(0.0, left_s))
+            for worker in readers:
+                worker.say("leave")
+
+    def _wait_ended(self, workers: Sequence[Worker]) -> None:
+        deadline = Deadline(self._timeout_s() + _END_MARGIN_S)
+        for worker in workers:
+            if not worker.wait(lambda each: each.report is not None, deadline):
+                raise BrokenError("a process of the generator ended without a report; see above")
+
+    def _exit_code(self, client: Client, job_id: str) -> int | None:
+        if not job_id:
+            return 0
+        job = client.must_query(job_id)
+        return job.exit_code if job.status == "exited" else None
+
+
+def _told(workers: Sequence[Worker]) -> int:
+    """Return of how many streams it is known whether they have begun."""
+    return sum(len(worker.joined) + len(worker.lost) for worker in workers)
+
+
+def _processes(readers: Sequence[Worker], storms: Sequence[Worker]) -> tuple[Process, ...]:
+    found = []
+    for kind, workers in (("readers", readers), ("storm", storms)):
+        for worker in workers:
+            report = worker.report or {}
+            failures = report.get("failures", {})
+            file = Path(report["file"]).name
+            found.append(Process(kind, file, report["cpu_s"], report["wall_s"], failures))
+    return tuple(found)
+
+
+def _streams(readers: Sequence[Worker]) -> tuple[StreamEnd, ...]:
+    ends = [StreamEnd(**each) for worker in readers for each in (worker.report or {})["streams"]]
+    return tuple(sorted(ends, key=lambda end: end.number))

@@ -1,0 +1,80 @@
+"""The jobs of a load: the writer, the gate that it waits at, the question which clock it has."""
+
+import json
+import secrets
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from harness.client import Client
+from harness.verdict import BrokenError
+from loadtests.emitter import MONOTONIC
+from loadtests.pacer import Pace
+
+REALTIME: Final = "realtime"
+_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A job that writes a load.
+
+    Attributes:
+        pace, message_bytes: what it writes, and when.
+        seed: of its bytes.
+        gate: path of the FIFO on the server's machine that it waits at; empty: it does not wait.
+        clock: MONOTONIC or REALTIME.
+    """
+
+    pace: Pace
+    message_bytes: int
+    seed: str
+    gate: str
+    clock: str
+
+    def command(self) -> tuple[str, list[str]]:
+        """Return the program and its arguments; the program travels as one of them."""
+        folder = resources.files("loadtests")
+        source = "\n".join(
+            (folder / f"{name}.py").read_text(encoding="utf-8") for name in ("pacer", "emitter")
+        )
+        plan = {
+            "pace": [self.pace.count, self.pace.burst, self.pace.interval_ns],
+            "message_bytes": self.message_bytes,
+            "seed": self.seed,
+            "gate": self.gate,
+            "clock": self.clock,
+        }
+        return "python3", ["-I", "-S", "-c", source, json.dumps(plan)]
+
+
+def new_gate() -> str:
+    """Return the path of a gate that nobody else has."""
+    return f"/tmp/jobworker-load-{secrets.token_hex(8)}"  # noqa: S108 - on the server's machine
+
+
+def open_gate(client: Client, gate: str) -> None:
+    """Let the writer that waits at a gate begin.
+
+    Raises:
+        UnmetError, BrokenError: the job that opens it could not be started.
+    """
+    # The writer makes the gate a moment after its first message.
+    script = 'i=0; until [ -p "$1" ] || [ $i -ge 500 ]; do sleep 0.01; i=$((i+1)); done; : > "$1"'
+    client.must_start("sh", ["-c", script, "sh", gate], label="gate")
+
+
+def clock_of(client: Client) -> str:
+    """Return the clock for instants that two machines are to compare; MONOTONIC if it is one.
+
+    Asks a job for the boot id of its kernel: processes of one boot share CLOCK_MONOTONIC.
+
+    Raises:
+        UnmetError, BrokenError: the job could not be run.
+    """
+    job_id = client.must_start("cat", [_BOOT_ID], label="boot id")
+    theirs = client.output(job_id, label="boot id").strip()
+    if not theirs:
+        raise BrokenError(f"a job on the server's machine could not read {_BOOT_ID}")
+    return MONOTONIC if theirs == Path(_BOOT_ID).read_text().strip() else REALTIME

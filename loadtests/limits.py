@@ -1,0 +1,178 @@
+"""What this machine can carry at most, measured in the same run: raw TCP, TLS 1.3, plain grpcio.
+
+Each sends 1 MiB pieces over loopback between two processes; both TLS ones ask for the client's
+certificate, as a job worker does. A server's rate is shown as a share of these: the share is what
+to compare, absolute rates vary with the machine.
+
+`serve_grpc` is also what `bench` measures beside a server.
+"""
+
+import argparse
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from harness.client import open_channel
+from harness.identities import CertFiles
+from harness.verdict import BrokenError
+
+MIB: Final = 1024 * 1024
+PLAIN_SERVICE: Final = "plain.Plain"
+START_TIMEOUT_S: Final = 60.0
+_PIECE: Final = bytes(range(256)) * 4096
+_ENDLESS: Final = 1 << 62
+
+
+@contextmanager
+def _serving(kind: str, files: CertFiles, size_mib: int) -> Iterator[str]:
+    """Run one of the servers below; yield its address."""
+    words = [sys.executable, "-m", "loadtests.limits", kind, str(size_mib)]
+    words += [str(files.ca), str(files.cert), str(files.key)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    timer = threading.Timer(START_TIMEOUT_S, process.kill)
+    timer.start()
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        timer.cancel()
+        if not line.startswith("listening on "):
+            raise BrokenError(f"the server that measures {kind} did not start; see above")
+        yield line.split()[-1]
+    finally:
+        timer.cancel()
+        timer.join()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _socket_rate(address: str, context: ssl.SSLContext | None, seconds: float) -> float:
+    host, _, port = address.rpartition(":")
+    buffer = bytearray(MIB)
+    with socket.create_connection((host, int(port)), timeout=START_TIMEOUT_S) as raw:
+        connection = raw if context is None else context.wrap_socket(raw, server_hostname=host)
+        with connection:
+            connection.recv_into(buffer)
+            return _rate(lambda: connection.recv_into(buffer), seconds)
+
+
+def _grpc_rate(address: str, files: CertFiles, seconds: float) -> float:
+    with open_channel(address, files) as channel:
+        method: Any = channel.unary_stream(f"/{PLAIN_SERVICE}/Get")
+        call = method(b"")
+        next(call)
+        try:
+            return _rate(lambda: len(next(call)), seconds)
+        finally:
+            call.cancel()
+
+
+def _rate(receive: Callable[[], int], seconds: float) -> float:
+    """Return the MB/s of receiving again and again for a time."""
+    begun_s = now_s = time.perf_counter()
+    received = 0
+    while now_s - begun_s < seconds:
+        received += receive()
+        now_s = time.perf_counter()
+    return received / 1e6 / (now_s - begun_s)
+
+
+def _client_context(files: CertFiles) -> ssl.SSLContext:
+    return _tls_1_3(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
+
+
+def _tls_1_3(context: ssl.SSLContext, files: CertFiles) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(files.ca)
+    context.load_cert_chain(files.cert, files.key)
+    return context
+
+
+def measure(server: CertFiles, client: CertFiles, seconds: float = 1.0) -> dict[str, float]:
+    """Return the limits by name, in MB/s.
+
+    Raises:
+        BrokenError: one could not be measured.
+    """
+    found = {}
+    try:
+        with _serving("tcp", server, _ENDLESS) as address:
+            found["raw TCP"] = _socket_rate(address, None, seconds)
+        with _serving("tls", server, _ENDLESS) as address:
+            found["TLS 1.3"] = _socket_rate(address, _client_context(client), seconds)
+        with _serving("grpc", server, _ENDLESS) as address:
+            found["plain grpcio"] = _grpc_rate(address, client, seconds)
+    except (OSError, grpc.RpcError, StopIteration) as error:
+        raise BrokenError(f"the limits of this machine could not be measured: {error}") from error
+    return found
+
+
+def serve_sockets(files: CertFiles, *, tls: bool) -> None:
+    """Send pieces to everybody who connects, one after the other."""
+    context = _tls_1_3(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        _announce(listener.getsockname()[1])
+        while True:
+            raw, _ = listener.accept()
+            try:
+                with context.wrap_socket(raw, server_side=True) if tls else raw as connection:
+                    while True:
+                        connection.sendall(_PIECE)
+            except OSError:
+                continue  # it has left, which is how each one ends
+
+
+def serve_grpc(files: CertFiles, size_mib: int) -> None:
+    """Be a plain grpcio server: the most that it gives with 1 MiB messages."""
+    handlers: dict[str, Any] = {
+        "Get": grpc.unary_stream_rpc_method_handler(
+            lambda _request, _context: (_PIECE for _ in range(size_mib))
+        )
+    }
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(PLAIN_SERVICE, handlers),)
+    )
+    credentials = grpc.ssl_server_credentials(
+        [(files.key.read_bytes(), files.cert.read_bytes())],
+        files.ca.read_bytes(),
+        require_client_auth=True,
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    _announce(port)
+    server.wait_for_termination()
+
+
+def _announce(port: int) -> None:
+    print(f"listening on 127.0.0.1:{port}", flush=True)  # noqa: T201 - to who started it
+
+
+def main() -> None:
+    """Be one of the servers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("kind", choices=["tcp", "tls", "grpc"])
+    parser.add_argument("size_mib", type=int)
+    for name in ("ca", "cert", "key"):
+        parser.add_argument(name, type=Path)
+    options = parser.parse_args()
+    files = CertFiles(options.ca, options.cert, options.key)
+    if options.kind == "grpc":
+        serve_grpc(files, options.size_mib)
+    serve_sockets(files, tls=options.kind == "tls")
+
+
+if __name__ == "__main__":
+    main()

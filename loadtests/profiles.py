@@ -1,0 +1,310 @@
+"""The loads: each one frozen value in one table, and those of one's own from a TOML file.
+
+A profile says what is asked (`pace`, `streamers`, ...), what must come true for the run to be worth
+anything (`floor`: else it is BROKEN), and what a server must keep (`limits`: else it FAILs).
+A new profile is one entry in `PROFILES`, or one table in a file:
+
+    [my-lines]
+    about = "a thousand short lines a second"
+    streamers = 50
+    message_bytes = 100
+    rate_per_s = 1000
+    duration_s = 5
+    limits = { latency_p99_ms = 50 }
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from harness.verdict import BrokenError
+from loadtests.emitter import HEAD_BYTES
+from loadtests.pacer import Pace, bursts, flood, steady
+
+MESSAGE_MIN_BYTES: Final = HEAD_BYTES + 2
+STREAMERS_MAX: Final = 4000
+MESSAGES_MAX: Final = 2_000_000
+DURATION_MAX_S: Final = 3600.0
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+# Figures that a profile may limit: their names in a run's results, and whether more is better.
+LIMITS: Final[Mapping[str, bool]] = {
+    "latency_p50_ms": False,
+    "latency_p99_ms": False,
+    "latency_max_ms": False,
+    "first_byte_p99_ms": False,
+    "start_p99_ms": False,
+    "stop_p99_ms": False,
+    "server_cpu_s_per_gb": False,
+    "memory_per_streamer_bytes": False,
+    "rate_mb_per_s": True,
+    "fairness": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What makes a run worth reading.
+
+    Attributes:
+        rate_share: of the asked messages per second that must have been written.
+        generator_lag_p99_ms: how late the readers' processes may be; their machine's and their own.
+        writer_lag_p99_ms: how late the job may write, when the server did not hold it up.
+        others_cores: how much processor time a second others on this machine may take.
+    """
+
+    rate_share: float = 0.9
+    generator_lag_p99_ms: float = 25.0
+    writer_lag_p99_ms: float = 25.0
+    others_cores: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """Jobs that are started and stopped at planned instants, beside the streams or alone."""
+
+    starts_per_s: float
+    duration_s: float
+    callers: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One load.
+
+    Attributes:
+        name: as the command line says it.
+        about: the load, in words.
+        message_bytes: of each message; messages are numbered, stamped, and checked byte by byte.
+        pace: when each message is due; None when only `storm` is the load.
+        streamers: how many follow, each on a connection of its own.
+        replay: whether the job has ended before the first one comes.
+        late: so many of them join while the load goes on, evenly over its time.
+        slow: so many of them read no faster than `slow_bytes_per_s`, and leave at the load's end.
+        slow_bytes_per_s: see `slow`.
+        cut_every_bytes: each one leaves after so many bytes and comes back where it was; 0: never.
+        storm: see `Storm`.
+        floor: see `Floor`.
+        limits: figures that must be kept, by their names in `LIMITS`.
+    """
+
+    name: str
+    about: str
+    message_bytes: int = 128
+    pace: Pace | None = None
+    streamers: int = 1
+    replay: bool = False
+    late: int = 0
+    slow: int = 0
+    slow_bytes_per_s: float = 0.0
+    cut_every_bytes: int = 0
+    storm: Storm | None = None
+    floor: Floor = Floor()
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            BrokenError: says what is wrong, and what is allowed.
+        """
+        for what, wrong in self._faults():
+            if wrong:
+                raise BrokenError(f"profile {self.name!r}: {what}")
+
+    def _faults(self) -> list[tuple[str, bool]]:
+        messages = self.pace.count if self.pace else 0
+        unknown = sorted(set(self.limits) - set(LIMITS))
+        return [
+            ("it has neither messages nor a storm", self.pace is None and self.storm is None),
+            (
+                f"message_bytes is {self.message_bytes}; it must be {MESSAGE_MIN_BYTES} to {MIB}",
+                not MESSAGE_MIN_BYTES <= self.message_bytes <= MIB,
+            ),
+            (
+                f"streamers is {self.streamers}; it must be 1 to {STREAMERS_MAX}",
+                not 1 <= self.streamers <= STREAMERS_MAX,
+            ),
+            (f"it has {messages} messages; at most {MESSAGES_MAX}", messages > MESSAGES_MAX),
+            (
+                f"it takes {self.duration_s:.0f} s; at most {DURATION_MAX_S:.0f}",
+                self.duration_s > DURATION_MAX_S,
+            ),
+            (
+                "late and slow together are more than the streamers, or negative",
+                not 0 <= self.late + self.slow <= self.streamers or min(self.late, self.slow) < 0,
+            ),
+            ("slow readers need slow_bytes_per_s", self.slow > 0 and self.slow_bytes_per_s <= 0),
+            (
+                f"limits has {', '.join(unknown)}; known are {', '.join(LIMITS)}",
+                bool(unknown),
+            ),
+        ]
+
+    @property
+    def duration_s(self) -> float:
+        """How long the load takes as planned; 0 for a flood."""
+        streams_s = self.pace.duration_ns / 1e9 if self.pace else 0.0
+        return max(streams_s, self.storm.duration_s if self.storm else 0.0)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether messages have planned instants, so that latency means something."""
+        return self.pace is not None and not self.pace.is_flood and not self.replay
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes that the job writes, its first message included."""
+        return (self.pace.count + 1) * self.message_bytes if self.pace else 0
+
+
+PROFILES: Final = (
+    Profile(
+        "steady-lines", "100 lines of 128 bytes a second, to 10 followers",
+        pace=steady(100, 6), streamers=10, limits={"latency_p99_ms": 100},
+    ),
+    Profile(
+        "bursts", "1 MiB at once every 100 ms, in messages of 64 KiB, to 10 followers",
+        message_bytes=64 * KIB, pace=bursts(16, 0.1, 5), streamers=10,
+        limits={"latency_p99_ms": 500, "fairness": 0.9},
+    ),
+    Profile(
+        "flood", "384 MiB as fast as the server takes it, to 1 follower",
+        message_bytes=64 * KIB, pace=flood(6144), limits={"rate_mb_per_s": 20},
+    ),
+    Profile(
+        "replay", "a finished job's 384 MiB, to 1 reader",
+        message_bytes=64 * KIB, pace=flood(6144), replay=True, limits={"rate_mb_per_s": 20},
+    ),
+    Profile(
+        "crowd-replay", "a finished job's 16 MiB, to 50 readers at once",
+        message_bytes=64 * KIB, pace=flood(256), streamers=50, replay=True,
+        limits={"rate_mb_per_s": 20, "fairness": 0.5},
+    ),
+    Profile(
+        "idle-followers", "a line every second, to 200 followers: what waiting costs",
+        pace=steady(1, 5), streamers=200,
+        limits={"latency_p99_ms": 1000, "memory_per_streamer_bytes": 2 * MIB},
+    ),
+    Profile(
+        "late-joiners", "16 KiB 100 times a second; 15 of 20 join meanwhile and catch up",
+        message_bytes=16 * KIB, pace=steady(100, 6), streamers=20, late=15,
+        limits={"latency_p99_ms": 500, "first_byte_p99_ms": 1000},
+    ),
+    Profile(
+        "mixed-readers", "16 KiB 100 times a second; 5 of 20 followers read 64 KiB/s only",
+        message_bytes=16 * KIB, pace=steady(100, 6), streamers=20, slow=5,
+        slow_bytes_per_s=64 * KIB, limits={"latency_p99_ms": 500},
+    ),
+    Profile(
+        "storm", "30 jobs a second started and stopped, beside 100 lines a second to 5 followers",
+        pace=steady(100, 5), streamers=5, storm=Storm(30, 5),
+        limits={"start_p99_ms": 1000, "stop_p99_ms": 3000, "latency_p99_ms": 500},
+    ),
+    Profile(
+        "reconnect", "16 KiB 100 times a second to 10 who leave after every 1 MiB and come back",
+        message_bytes=16 * KIB, pace=steady(100, 5), streamers=10, cut_every_bytes=MIB,
+        limits={"latency_p99_ms": 1000},
+    ),
+)  # fmt: skip
+
+
+def named(names: tuple[str, ...], own: tuple[Profile, ...] = ()) -> tuple[Profile, ...]:
+    """Return the profiles of these names, all when there are none; `own` ones go before ours.
+
+    Raises:
+        BrokenError: there is no such profile; says which there are.
+    """
+    known = {profile.name: profile for profile in (*PROFILES, *own)}
+    chosen = names or tuple(profile.name for profile in (own or PROFILES))
+    for name in chosen:
+        if name not in known:
+            raise BrokenError(f"no profile is called {name!r}; there are {', '.join(known)}")
+    return tuple(known[name] for name in chosen)
+
+
+_PLAIN: Final = {
+    "about": str, "message_bytes": int, "streamers": int, "replay": bool, "late": int, "slow": int,
+    "slow_bytes_per_s": float, "cut_every_bytes": int,
+}  # fmt: skip
+_PACING: Final = {
+    "rate_per_s": float, "duration_s": float, "burst": int, "every_s": float, "flood_messages": int,
+}  # fmt: skip
+_TABLES: Final = ("floor", "limits", "storm")
+
+
+def load_profiles(path: Path) -> tuple[Profile, ...]:
+    """Read profiles from a TOML file, one table each.
+
+    Raises:
+        BrokenError: it cannot be read, or something in it is not understood; says where and what.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BrokenError(f"profiles in {path}: {error}") from error
+    if not tables:
+        raise BrokenError(f"profiles in {path}: there is none; each is a table [NAME]")
+    try:
+        return tuple(_profile(name, table) for name, table in tables.items())
+    except (BrokenError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise BrokenError(f"profiles in {path}: {error}") from error
+
+
+def _profile(name: str, table: object) -> Profile:
+    if not isinstance(table, dict):
+        raise BrokenError(f"{name} is {table!r}; it must be a table [{name}]")
+    known = (*_PLAIN, *_PACING, *_TABLES)
+    for key in table:
+        if key not in known:
+            raise BrokenError(f"[{name}] has {key!r}; known are {', '.join(known)}")
+    plain = {key: _value(name, table, key, _PLAIN[key]) for key in _PLAIN if key in table}
+    pacing = {key: _value(name, table, key, _PACING[key]) for key in _PACING if key in table}
+    return Profile(
+        name,
+        plain.pop("about", "a profile of your own"),
+        pace=_pace(name, pacing),
+        floor=_made(name, "floor", Floor, table.get("floor", {})),
+        storm=_made(name, "storm", Storm, table["storm"]) if "storm" in table else None,
+        limits={key: float(value) for key, value in table.get("limits", {}).items()},
+        **plain,
+    )
+
+
+def _value(name: str, table: Mapping[str, Any], key: str, kind: type) -> Any:  # noqa: ANN401 - as it is in the file
+    value = table[key]
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise BrokenError(f"[{name}] {key} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+def _made[Made](name: str, key: str, kind: type[Made], values: object) -> Made:
+    if not isinstance(values, dict):
+        raise BrokenError(f"[{name}] {key} is {values!r}; it must be a table")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        fields = ", ".join(each.name for each in dataclasses.fields(kind))  # type: ignore[arg-type]
+        raise BrokenError(f"[{name}] {key}: {error}; it may have {fields}") from error
+
+
+def _pace(name: str, pacing: Mapping[str, Any]) -> Pace | None:
+    match sorted(pacing):
+        case []:
+            return None
+        case ["flood_messages"]:
+            return flood(pacing["flood_messages"])
+        case ["duration_s", "rate_per_s"]:
+            return steady(pacing["rate_per_s"], pacing["duration_s"])
+        case ["burst", "duration_s", "every_s"]:
+            return bursts(pacing["burst"], pacing["every_s"], pacing["duration_s"])
+        case other:
+            raise BrokenError(
+                f"[{name}] has {', '.join(other)}; a pace is rate_per_s and duration_s, or burst, "
+                "every_s and duration_s, or flood_messages"
+            )

@@ -1,0 +1,179 @@
+"""What a run came to: a result a load, and the whole, written to `results.json` and read back."""
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import platform
+import secrets
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from harness.processes import run
+from harness.targets.local import checkout
+from harness.verdict import BrokenError, Finding, Verdict, merge
+
+RESULTS_FILE: Final = "results.json"
+FOLDER: Final = Path("results") / "load"
+LATEST: Final = "latest"
+EXIT_CODES: Final = {Verdict.PASS: 0, Verdict.SKIPPED: 0, Verdict.FAIL: 1, Verdict.BROKEN: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One load that was run and judged.
+
+    Attributes:
+        name: the profile's.
+        labels: what was set for this load: of a sweep the axis and its value, of a comparison the
+            side and the pair.
+        directory: of its records, below the run's.
+        figures: by their names in `metrics.FIGURES`.
+        findings: everything that was judged.
+        seconds: how long it took, with all that was prepared.
+        histogram: its latencies as an encoded HdrHistogram; empty when it has none.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    directory: str
+    figures: Mapping[str, float]
+    findings: tuple[Finding, ...]
+    seconds: float
+    histogram: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The heaviest of the findings'."""
+        return merge(self.findings)
+
+    @property
+    def telling(self) -> tuple[Finding, ...]:
+        """The findings that made the verdict what it is; none for a pass."""
+        if self.verdict is Verdict.PASS:
+            return ()
+        return tuple(each for each in self.findings if each.verdict is self.verdict)
+
+    @property
+    def title(self) -> str:
+        """Its name, and what was set."""
+        labels = dict(self.labels)
+        if "axis" in labels:
+            labels[labels.pop("axis")] = labels.pop("value")
+        return " ".join([self.name, *(f"{key}={value}" for key, value in labels.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """A whole run.
+
+    Attributes:
+        kind: `run`, `sweep` or `compare`.
+        about: what repeats it, in the order to print.
+        limits: of this machine, in MB/s; empty when they were not measured.
+        results: a load each.
+        comparison: what `compare` found; empty otherwise.
+        conclusions: findings about all loads together.
+    """
+
+    kind: str
+    about: Mapping[str, str]
+    limits: Mapping[str, float]
+    results: tuple[Result, ...]
+    comparison: Mapping[str, Any] = field(default_factory=dict)
+    conclusions: tuple[Finding, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The heaviest of all; BROKEN when there is nothing.
+
+        A comparison leaves out disturbed pairs and runs others: what it says is its conclusions.
+        """
+        findings = [each for result in self.results for each in result.findings]
+        if self.kind == "compare":
+            findings = [each for each in findings if each.verdict is Verdict.FAIL]
+        return merge([*findings, *self.conclusions])
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 2 broken."""
+        return EXIT_CODES[self.verdict]
+
+
+def new_directory(out: Path | None) -> Path:
+    """Return a run's directory: the given one, or a new one, which `latest` beside it names.
+
+    Raises:
+        BrokenError: it cannot be made.
+    """
+    now = dt.datetime.now(dt.UTC)
+    directory = out or FOLDER / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            link = directory.parent / f".{LATEST}-{secrets.token_hex(4)}"
+            link.symlink_to(directory.name)
+            link.replace(directory.parent / LATEST)
+    except OSError as error:
+        raise BrokenError(f"{directory}: {error.strerror}; name another with --out") from error
+    return directory
+
+
+def about(target: str) -> dict[str, str]:
+    """Return what repeats a run, in the order to print."""
+    return {
+        "command": shlex.join(["python", "-m", "loadtests", *sys.argv[1:]]),
+        "target": target,
+        "started at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": f"{os.cpu_count()}, load {os.getloadavg()[0]:.1f} before the run",
+        "python": platform.python_version(),
+        "grpcio": metadata.version("grpcio"),
+    }
+
+
+def _commit() -> str:
+    words = ["git", "-C", str(checkout())]
+    try:
+        commit = run([*words, "rev-parse", "--short", "HEAD"], 30).require("git").strip()
+        changed = run([*words, "status", "--porcelain"], 30).stdout.strip()
+    except BrokenError:
+        return "unknown"
+    return commit + (" with changes" if changed else "")
+
+
+def save_report(report: RunReport, directory: Path) -> None:
+    """Write `results.json`; it is complete or not there."""
+    half = directory / f"{RESULTS_FILE}.half"
+    values = {"verdict": report.verdict, **dataclasses.asdict(report)}
+    half.write_text(json.dumps(values, indent=1) + "\n")
+    half.rename(directory / RESULTS_FILE)
+
+
+def load_report(directory: Path) -> RunReport:
+    """Read `results.json`.
+
+    Raises:
+        BrokenError: it is not there, or no report.
+    """
+    try:
+        values = json.loads((directory / RESULTS_FILE).read_text())
+        del values["verdict"]  # it follows from the rest
+        results = tuple(
+            Result(**{**each, "findings": _findings(each["findings"])})
+            for each in values.pop("results")
+        )
+        conclusions = _findings(values.pop("conclusions"))
+        return RunReport(**values, results=results, conclusions=conclusions)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenError(f"no results of a run in {directory}: {error}") from error
+
+
+def _findings(values: list[dict[str, Any]]) -> tuple[Finding, ...]:
+    return tuple(Finding(**{**each, "verdict": Verdict(each["verdict"])}) for each in values)

@@ -1,0 +1,102 @@
+"""Whether B differs from A, from pairs of runs side by side: Wilcoxon's signed ranks, exactly.
+
+For each pair the logarithm of B / A is taken. The estimate is Hodges and Lehmann's: the median of
+all means of two of them. The interval and the p-value are the exact ones of Wilcoxon's signed-rank
+test (Hollander, Wolfe, Chicken: Nonparametric Statistical Methods, 3rd edition, 3.1 to 3.3). No
+distribution is assumed, only that a pair's disturbances are as likely to hit A as B, which is what
+interleaving in random order makes true. Outliers weigh as a rank, not as a size.
+
+Tested against synthetic data, and against published critical values.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from statistics import median
+from typing import Final
+
+# With fewer pairs no result could be significant at 95 %.
+PAIRS_MIN: Final = 6
+PAIRS_MAX: Final = 200
+CONFIDENCE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What B is of A.
+
+    Attributes:
+        pairs: how many.
+        ratio: B / A; the estimate.
+        low, high: its interval, at `confidence` or a little above.
+        confidence: of the interval.
+        p: the probability of ranks at least as one-sided if there were no difference, two-sided.
+    """
+
+    pairs: int
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    p: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out "no difference"."""
+        return self.low > 1 or self.high < 1
+
+
+def effect(a: Sequence[float], b: Sequence[float]) -> Effect:
+    """Return what B is of A; `a[i]` and `b[i]` are a pair.
+
+    Raises:
+        ValueError: too few pairs or too many, not pairs, or values that are not positive.
+    """
+    count = len(a)
+    if count != len(b) or not PAIRS_MIN <= count <= PAIRS_MAX:
+        raise ValueError(
+            f"{len(a)} and {len(b)} values; it must be {PAIRS_MIN} to {PAIRS_MAX} pairs"
+        )
+    if min(*a, *b) <= 0:
+        raise ValueError("a value is not positive; ratios need positive ones")
+    logs = [math.log(right / left) for left, right in zip(a, b, strict=True)]
+    means = sorted((x + y) / 2 for x, y in combinations_with_replacement(logs, 2))
+    below = _cumulated(count)
+    beyond = critical(count)
+    return Effect(
+        pairs=count,
+        ratio=math.exp(median(means)),
+        low=math.exp(means[beyond]),
+        high=math.exp(means[-1 - beyond]),
+        confidence=1 - 2 * below[beyond],
+        p=_p(logs, below),
+    )
+
+
+def critical(count: int) -> int:
+    """Return the largest sum of ranks that is significant at 95 %, two-sided."""
+    below = _cumulated(count)
+    return max(rank for rank, share in enumerate(below) if share <= (1 - CONFIDENCE) / 2)
+
+
+def _cumulated(count: int) -> list[float]:
+    """Return P(W <= w) for each w, W being the sum of a random half of the ranks 1 to `count`."""
+    ways = [1] + [0] * (count * (count + 1) // 2)
+    for rank in range(1, count + 1):
+        for total in range(len(ways) - 1, rank - 1, -1):
+            ways[total] += ways[total - rank]
+    shares, so_far = [], 0
+    for each in ways:
+        so_far += each
+        shares.append(so_far / 2**count)
+    return shares
+
+
+def _p(logs: Sequence[float], below: Sequence[float]) -> float:
+    ordered = sorted(logs, key=abs)
+    positive = sum(rank for rank, value in enumerate(ordered, 1) if value > 0)
+    negative = sum(rank for rank, value in enumerate(ordered, 1) if value < 0)
+    if positive == negative == 0:
+        return 1.0
+    return min(1.0, 2 * below[min(positive, negative)])

@@ -1,0 +1,149 @@
+"""A process of the generator that starts and stops jobs at planned instants.
+
+Its stdin: a `StormOrder` in JSON, then `go`; the end of input ends it at once. It says `ready`, and
+at the end a `StormReport`; the instants go into a file. Each start is due by the plan alone; a stop
+is due when its start has come back. When all callers wait for answers, the next start is late, and
+its latency, which counts from the plan, says so.
+
+Threads: the callers, one for orders, one that measures how late this process is. Shared state: the
+next call's number and the rows, under `_lock`.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import numpy as np
+
+from harness.client import open_channel
+from harness.identities import CertFiles
+from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
+from loadtests.emitter import MONOTONIC
+from loadtests.observe import HiccupMeter
+from loadtests.pacer import Pace
+from loadtests.record import CALL_COLUMNS
+
+_CALL_TIMEOUT_S: Final = 30.0
+_JOB: Final = ("sleep", "300")
+
+
+@dataclass(frozen=True, slots=True)
+class StormOrder:
+    """What a process is to start and stop."""
+
+    address: str
+    files: tuple[str, str, str]
+    clock: str
+    file: str
+    pace: tuple[int, int, int]
+    callers: int
+
+
+@dataclass(frozen=True, slots=True)
+class StormReport:
+    """What a process did; `failures` counts calls by how they failed."""
+
+    file: str
+    cpu_s: float
+    wall_s: float
+    failures: dict[str, int]
+
+
+class StormProcess:
+    """All callers of this process."""
+
+    def __init__(self, order: StormOrder) -> None:
+        self._order = order
+        self._pace = Pace(*order.pace)
+        self._now_ns = time.monotonic_ns if order.clock == MONOTONIC else time.time_ns
+        self._lock = threading.Lock()
+        self._next = 0
+        self._rows = array("q")
+        self._failures: Counter[str] = Counter()
+        self._zero_ns = 0
+
+    def run(self) -> StormReport:
+        """Make all calls, and write down the instants."""
+        channel = open_channel(self._order.address, CertFiles(*map(Path, self._order.files)))
+        with channel:
+            grpc.channel_ready_future(channel).result(_CALL_TIMEOUT_S)
+            stub = jobworker_pb2_grpc.JobWorkerStub(channel)
+            print(json.dumps({"ready": True}), flush=True)  # noqa: T201 - to the generator
+            sys.stdin.readline()
+            threading.Thread(target=_end_with_input, daemon=True).start()
+            zero = (time.process_time(), time.perf_counter())
+            self._zero_ns = self._now_ns()
+            threads = [
+                threading.Thread(target=self._call, args=(stub,), name=f"caller {number}")
+                for number in range(self._order.callers)
+            ]
+            with HiccupMeter() as meter:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+        rows = np.array(self._rows, np.int64).reshape(-1, len(CALL_COLUMNS))
+        np.savez(
+            self._order.file, calls=rows, hiccups=np.array(meter.hiccups.lateness_ns, np.int64)
+        )
+        cpu_s, wall_s = time.process_time() - zero[0], time.perf_counter() - zero[1]
+        return StormReport(self._order.file, cpu_s, wall_s, dict(self._failures))
+
+    def _call(self, stub: Any) -> None:  # noqa: ANN401 - generated without types
+        while True:
+            with self._lock:
+                number = self._next
+                self._next += 1
+            if number >= self._pace.count:
+                return
+            wait_ns = self._pace.wait_ns(number, self._now_ns() - self._zero_ns)
+            if wait_ns:
+                threading.Event().wait(wait_ns / 1e9)
+            self._start_and_stop(stub, self._zero_ns + self._pace.due_ns(number))
+
+    def _start_and_stop(self, stub: Any, planned_ns: int) -> None:  # noqa: ANN401 - as above
+        command, argument = _JOB
+        begun_ns = self._now_ns()
+        started_ns = stopped_ns = 0
+        failure = "start"
+        try:
+            request = pb.StartJobRequest(command_name=command, command_args=[argument])
+            job_id = stub.StartJob(request, timeout=_CALL_TIMEOUT_S).job_id
+            started_ns = self._now_ns()
+            failure = "stop"
+            stub.StopJob(pb.StopJobRequest(job_id=job_id), timeout=_CALL_TIMEOUT_S)
+            stopped_ns = self._now_ns()
+            failure = ""
+        except grpc.RpcError as error:
+            failure += f" {error.code().name}"
+        with self._lock:
+            self._rows.extend((planned_ns, begun_ns, started_ns, stopped_ns))
+            if failure:
+                self._failures[failure] += 1
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def main() -> None:
+    """Take the order and carry it out."""
+    values = json.loads(sys.stdin.readline())
+    order = StormOrder(**{**values, "files": tuple(values["files"]), "pace": tuple(values["pace"])})
+    report = StormProcess(order).run()
+    print(json.dumps({"report": dataclasses.asdict(report)}), flush=True)  # noqa: T201 - as above
+
+
+if __name__ == "__main__":
+    main()

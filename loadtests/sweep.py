@@ -1,0 +1,203 @@
+"""Sweeps: the same load again and again, one thing changed at a time.
+
+An axis is `NAME=VALUE,VALUE,...`. What it changes is said by its name:
+  streamers, message_bytes, rate_per_s, messages   of the profile
+  server:FLAG                                       the launched server gets `--FLAG VALUE`
+  client:OPTION                                     gRPC's option of the readers' connections
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from harness.verdict import BrokenError
+from loadtests.overview import AXIS, VALUE
+from loadtests.pacer import Pace, bursts, flood, steady
+from loadtests.profiles import KIB, MIB, Floor, Profile
+from loadtests.session import Point
+
+_LOOSE: Final = Floor(generator_lag_p99_ms=100, writer_lag_p99_ms=100)
+
+SERVER: Final = "server:"
+CLIENT: Final = "client:"
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What is changed, and the values that it takes."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep that has a name: a profile, and the axes; `sized` adapts the profile to a value."""
+
+    name: str
+    about: str
+    profile: Profile
+    axes: tuple[Axis, ...]
+    sized: Callable[[Profile, str], Profile] | None = None
+
+
+def parse_axis(text: str) -> Axis:
+    """Return the axis that a text says.
+
+    Raises:
+        BrokenError: it says none.
+    """
+    name, _, values = text.partition("=")
+    known = (*_CHANGES, f"{SERVER}FLAG", f"{CLIENT}OPTION")
+    if name not in _CHANGES and not name.startswith((SERVER, CLIENT)):
+        raise BrokenError(f"--over {text!r}: no axis {name!r}; known are {', '.join(known)}")
+    if not all(values.split(",")):
+        raise BrokenError(f"--over {text!r}; write NAME=VALUE,VALUE,...")
+    return Axis(name, tuple(values.split(",")))
+
+
+def points(sweep: Sweep, rounds: int, seed: str) -> list[Point]:
+    """Return the loads of a sweep: every value in each round, in an order of chance.
+
+    A machine gets warm or busy as time passes: in the order of the axis that would look like the
+    axis's doing.
+
+    Raises:
+        BrokenError: a value is none for its axis.
+    """
+    chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    every = []
+    for _ in range(rounds):
+        of_round = [_point(sweep, axis, value) for axis in sweep.axes for value in axis.values]
+        every += chance.sample(of_round, len(of_round))
+    return every
+
+
+def _point(sweep: Sweep, axis: Axis, value: str) -> Point:
+    labels = {AXIS: axis.name, VALUE: value}
+    if axis.name.startswith(SERVER):
+        flag = axis.name.removeprefix(SERVER)
+        words = {"yes": f"--{flag}", "no": f"--no-{flag}"}.get(value, f"--{flag} {value}")
+        return Point(sweep.profile, labels, flags=words)
+    if axis.name.startswith(CLIENT):
+        option = axis.name.removeprefix(CLIENT)
+        number: int | str = int(value) if value.lstrip("-").isdigit() else value
+        return Point(sweep.profile, labels, options=((option, number),))
+    try:
+        profile = (sweep.sized or _CHANGES[axis.name])(sweep.profile, value)
+    except (ValueError, ZeroDivisionError) as error:
+        raise BrokenError(f"{axis.name}={value}: {error}") from error
+    # What is allowed for a profile's own size is not for another one.
+    return Point(dataclasses.replace(profile, limits={}), labels)
+
+
+def _with_streamers(profile: Profile, value: str) -> Profile:
+    return dataclasses.replace(profile, streamers=int(value))
+
+
+def _with_message_bytes(profile: Profile, value: str) -> Profile:
+    """Change the size of a message; a flood keeps its size in bytes."""
+    size = int(value)
+    pace = profile.pace
+    if pace is not None and pace.is_flood:
+        pace = flood(max(1, pace.count * profile.message_bytes // size))
+    return dataclasses.replace(profile, message_bytes=size, pace=pace)
+
+
+def _with_rate(profile: Profile, value: str) -> Profile:
+    return dataclasses.replace(profile, pace=steady(float(value), max(1.0, profile.duration_s)))
+
+
+def _with_messages(profile: Profile, value: str) -> Profile:
+    return dataclasses.replace(profile, pace=flood(int(value)))
+
+
+_CHANGES: Final[Mapping[str, Callable[[Profile, str], Profile]]] = {
+    "streamers": _with_streamers,
+    "message_bytes": _with_message_bytes,
+    "rate_per_s": _with_rate,
+    "messages": _with_messages,
+}
+
+_TOTAL_BYTES: Final = 1024 * MIB
+_LEAST_BYTES: Final = 4 * MIB
+_STREAMERS: Final = ("1", "2", "5", "10", "20", "50", "100", "200", "500", "1000")
+_LINES_PER_S: Final = 2000
+
+
+def _shared_total(profile: Profile, value: str) -> Profile:
+    """Give each streamer less the more there are, so that a point takes seconds and not minutes."""
+    streamers = int(value)
+    size_bytes = max(_LEAST_BYTES, _TOTAL_BYTES // streamers)
+    pace = flood(size_bytes // profile.message_bytes)
+    return dataclasses.replace(profile, streamers=streamers, pace=pace)
+
+
+def _shared_lines(profile: Profile, value: str) -> Profile:
+    """Ask for as many lines to all of them together: 100 a second, at most 2000 to all of them."""
+    streamers = int(value)
+    pace: Pace = steady(min(100.0, _LINES_PER_S / streamers), 6)
+    return dataclasses.replace(profile, streamers=streamers, pace=pace)
+
+
+_FLOOD: Final = Profile(
+    "live", "a job writes as fast as the server takes it, and all follow live",
+    message_bytes=64 * KIB, pace=flood(1024), streamers=10, floor=_LOOSE,
+)  # fmt: skip
+_BURSTS: Final = Profile(
+    "bursts", "1 MiB at once every 100 ms, in messages of 64 KiB, to 10 followers",
+    message_bytes=64 * KIB, pace=bursts(16, 0.1, 4), streamers=10, floor=_LOOSE,
+)  # fmt: skip
+_LINES: Final = Profile(
+    "lines", "lines of 128 bytes", pace=steady(100, 6), streamers=10, floor=_LOOSE
+)
+_WINDOWS: Final = (
+    Axis("server:message-size", ("64KiB", "256KiB", "1MiB", "4MiB")),
+    Axis("server:in-flight", ("4MiB", "64MiB", "256MiB")),
+    Axis("server:stream-window", ("64KiB", "4MiB")),
+    Axis("server:connection-window", ("yes", "no")),
+    Axis("server:frame-size", ("16KiB", "1MiB")),
+    Axis("server:log-retention", ("0", "16MiB")),
+    Axis("client:grpc.http2.lookahead_bytes", ("65535", "1048576", "8388608")),
+    Axis("client:grpc.http2.bdp_probe", ("1", "0")),
+    Axis("client:grpc.http2.max_frame_size", ("16384", "1048576")),
+)
+_FLUSHING: Final = (
+    Axis("server:flush-interval", ("0ms", "1ms", "5ms", "20ms", "100ms")),
+    Axis("server:flush-size", ("4KiB", "64KiB", "256KiB", "1MiB")),
+)
+
+SWEEPS: Final = (
+    Sweep(
+        "scaling", "live streaming to 1 to 1000 streamers, every byte checked", _FLOOD,
+        (Axis("streamers", _STREAMERS),), _shared_total,
+    ),
+    Sweep(
+        "latency", "lines to 1 to 1000 streamers, at most 2000 a second to all together", _LINES,
+        (Axis("streamers", _STREAMERS),), _shared_lines,
+    ),
+    Sweep("settings", "what R-STREAM-9 names, on either side, and throughput", _FLOOD, _WINDOWS),
+    Sweep("flushing", "interval and size of flushes, and the latency of lines", _LINES, _FLUSHING),
+    Sweep("burst-flushing", "the same, and the latency of bursts", _BURSTS, _FLUSHING),
+    Sweep(
+        "message-size", "live streaming of messages of 128 bytes to 1 MiB",
+        dataclasses.replace(_FLOOD, pace=flood(256)),
+        (Axis("message_bytes", ("1024", "4096", "16384", "65536", "262144", "1048576")),),
+    ),
+)  # fmt: skip
+
+
+def named(name: str) -> Sweep:
+    """Return the sweep of this name.
+
+    Raises:
+        BrokenError: there is none; says which there are.
+    """
+    for sweep in SWEEPS:
+        if sweep.name == name:
+            return sweep
+    raise BrokenError(
+        f"no sweep is called {name!r}; there are {', '.join(each.name for each in SWEEPS)}"
+    )

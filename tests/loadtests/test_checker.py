@@ -1,0 +1,118 @@
+"""The writer and the checker agree on every byte, however a stream is cut; nothing else passes."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtests.checker import Checker
+from loadtests.emitter import MONOTONIC, bodies, head
+from loadtests.jobs import Writer
+from loadtests.pacer import Pace, bursts, flood
+
+SEED, SIZE = "seed", 80
+
+
+def written(count: int) -> bytes:
+    texts = bodies(SEED, SIZE)
+    return b"".join(
+        head(SIZE, number, number * 10, number * 10 + 1, number * 10 + 2)
+        + texts[number % len(texts)]
+        for number in range(count)
+    )
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[a:b] for a, b in pairwise(places)]
+
+
+@given(st.integers(1, 40), st.lists(st.integers(0, 10_000), max_size=20))
+def test_every_way_to_cut_a_stream_is_right(count: int, cuts: list[int]) -> None:
+    checker = Checker(SEED, SIZE)
+    for number, piece in enumerate(pieces(written(count), cuts)):
+        checker.take(piece, 1000 + number)
+    checker.finish()
+    assert checker.wrong == ""
+    assert checker.checked_bytes == checker.offset == count * SIZE
+    assert list(checker.rows[0::5]) == list(range(count))
+    assert list(checker.rows[1::5]) == [number * 10 for number in range(count)]
+
+
+@given(st.integers(0, 20 * SIZE - 1), st.integers(1, 255), st.lists(st.integers(0, 2000)))
+def test_every_wrong_byte_is_seen(at: int, flip: int, cuts: list[int]) -> None:
+    data = bytearray(written(20))
+    data[at] ^= flip
+    checker = Checker(SEED, SIZE)
+    for piece in pieces(bytes(data), cuts):
+        checker.take(piece, 0)
+    checker.finish()
+    assert checker.wrong.startswith(f"at message {at // SIZE} ")
+
+
+@given(st.integers(1, 15 * SIZE), st.integers(1, 4 * SIZE))
+def test_a_piece_that_is_left_out_or_repeated_is_seen(at: int, length: int) -> None:
+    data = written(20)
+    for broken in (data[:at] + data[at + length :], data[: at + length] + data[at:]):
+        checker = Checker(SEED, SIZE)
+        checker.take(broken, 0)
+        checker.finish()
+        assert checker.wrong or checker.checked_bytes != len(data)
+
+
+@given(st.integers(1, 15 * SIZE), st.integers(1, 4 * SIZE), st.lists(st.integers(0, 2000)))
+def test_after_bytes_that_were_dropped_the_rest_is_still_checked(
+    at: int, dropped: int, cuts: list[int]
+) -> None:
+    data = written(20)
+    checker = Checker(SEED, SIZE)
+    checker.take(data[:at], 0)
+    checker.miss(dropped)
+    for piece in pieces(data[at + dropped :], cuts):
+        checker.take(piece, 0)
+    checker.finish()
+    assert checker.wrong == ""
+    assert checker.offset == len(data)
+    assert checker.missed_bytes == dropped
+
+
+@pytest.mark.parametrize("pace", [bursts(3, 0.02, 0.1), flood(50)])
+def test_the_job_writes_what_the_pace_says_and_the_checker_expects(pace: Pace) -> None:
+    command, arguments = Writer(pace, SIZE, SEED, "", MONOTONIC).command()
+    done = subprocess.run([command, *arguments], capture_output=True, check=True, timeout=30)
+    checker = Checker(SEED, SIZE)
+    checker.take(done.stdout, 0)
+    assert checker.wrong == ""
+    numbers, planned, begun = (list(checker.rows[column::5]) for column in range(3))
+    assert numbers == list(range(pace.count + 1))
+    if not pace.is_flood:
+        zero_ns = planned[1]
+        assert [each - zero_ns for each in planned[1:]] == [
+            pace.due_ns(number) for number in range(pace.count)
+        ]
+    assert all(later >= sooner for sooner, later in zip(planned, begun, strict=True))
+
+
+def test_a_writer_that_is_held_up_skips_nothing_and_says_since_when_it_was_due() -> None:
+    pace = Pace(4000, 1, 100_000)  # 0.4 s, more than a pipe takes
+    command, arguments = Writer(pace, 256, SEED, "", MONOTONIC).command()
+    script = """if True:
+        import json, subprocess, sys, time
+        job = subprocess.Popen(json.loads(sys.argv[1]), stdout=subprocess.PIPE)
+        first = job.stdout.read(256)  # it runs
+        time.sleep(1.0)
+        sys.stdout.buffer.write(first + job.stdout.read())
+    """
+    words = [sys.executable, "-c", script, json.dumps([command, *arguments])]
+    done = subprocess.run(words, capture_output=True, check=True, timeout=30)
+    checker = Checker(SEED, 256)
+    checker.take(done.stdout, 0)
+    assert checker.wrong == ""
+    assert list(checker.rows[0::5]) == list(range(4001))
+    planned, begun = list(checker.rows[1::5])[1:], list(checker.rows[2::5])[1:]
+    assert planned[-1] - planned[0] == pace.due_ns(pace.count - 1)
+    assert max(b - p for p, b in zip(planned, begun, strict=True)) > 300_000_000

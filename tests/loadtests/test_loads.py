@@ -1,0 +1,209 @@
+"""Real loads: on our server, on somebody else's, on none, on one that stops for two seconds."""
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.identities import IdentityStore
+from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget, free_port
+from loadtests.generator import Generator, Setting
+from loadtests.metrics import FIGURES, fold, read_load
+from loadtests.pacer import flood, steady
+from loadtests.profiles import Profile, Storm
+from loadtests.results import load_report
+
+ROOT = Path(__file__).parents[2]
+QUICK = """
+[quick]
+about = "a few <b>lines</b> in a second & a half"
+streamers = 4
+late = 1
+rate_per_s = 100
+duration_s = 1.5
+
+[quick-replay]
+message_bytes = 65536
+flood_messages = 64
+streamers = 3
+replay = true
+"""
+
+
+def loadtests(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loadtests", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+
+
+def recorded(profile: Profile, server: LocalServer, store: IdentityStore, path: Path) -> Path:
+    Generator(profile, Setting(server, store.files("admin"), path)).run()
+    return path
+
+
+def test_a_run_leaves_every_kind_of_report_and_can_be_folded_again(
+    own_profile: Callable[[str], str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = loadtests("run", "--profiles", own_profile(QUICK), "--noisy", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\x1b" not in done.stdout
+    report = load_report(out)
+    assert [result.name for result in report.results] == ["quick", "quick-replay"]
+    assert set(report.limits) == {"raw TCP", "TLS 1.3", "plain grpcio"}
+    page = (out / "report.html").read_text()
+    assert "a few &lt;b&gt;lines" in page
+    assert page.count("<svg") >= 6
+    assert not re.search(r"(src|href)=\"(?!#)", page), "it must need no network"
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    with (out / "results.csv").open() as file:
+        assert {"profile", "verdict", *FIGURES} <= set(next(csv.DictReader(file)))
+    assert 'jobworker_load_passed{profile="quick"}' in (out / "results.prom").read_text()
+    assert (out / report.results[0].directory / "latency.hgrm").read_text().count("\n") > 10
+    again = loadtests("report", str(out), "--noisy")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert load_report(out).results == report.results
+
+
+def test_a_limit_that_is_not_kept_fails_the_run(
+    own_profile: Callable[[str], str], tmp_path: Path
+) -> None:
+    path = own_profile(QUICK + "floor = { others_cores = 64, generator_lag_p99_ms = 9e9 }\n")
+    words = ("quick-replay", "--profiles", path, "--limit", "rate_mb_per_s=1e9")
+    done = loadtests("run", *words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAIL" in done.stdout
+    assert "want at least 1e+09 MB/s" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "nope"), "no profile is called 'nope'"),
+        (("run", "--limit", "speed=1"), "write FIGURE=NUMBER"),
+        (("run", "--target", "localhost:1"), "--identities DIR"),
+        (("run", "--profiles", "/nowhere.toml"), "profiles in /nowhere.toml"),
+        (("sweep", "nope"), "no sweep is called 'nope'"),
+        (("sweep", "--profile", "flood", "--over", "colour=red"), "no axis 'colour'"),
+        (("sweep", "--profile", "flood", "--over", "streamers=x"), "invalid literal"),
+        (("compare", "ours", "ours", "--figure", "speed"), "no figure 'speed'"),
+    ],
+)
+def test_what_cannot_be_run_says_why_and_is_broken(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    done = loadtests(*words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2, done.stdout
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_is_broken(store: IdentityStore, tmp_path: Path) -> None:
+    words = ("run", "steady-lines", "--target", f"127.0.0.1:{free_port()}")
+    done = loadtests(*words, "--identities", str(store.directory), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2, done.stdout
+    assert "the server cannot be reached" in done.stdout
+
+
+def test_a_pause_of_the_server_of_2_s_shows_as_2_s_in_the_tail(
+    server: LocalServer, store: IdentityStore, tmp_path: Path
+) -> None:
+    profile = Profile("paused", "", pace=steady(100, 5), streamers=4)
+    waiting = threading.Event()
+
+    def pause() -> None:
+        waiting.wait(1.0)
+        server.signal(signal.SIGSTOP)
+        waiting.wait(2.0)
+        server.signal(signal.SIGCONT)
+
+    Generator(profile, Setting(server, store.files("admin"), tmp_path), during=pause).run()
+    found = read_load(tmp_path)
+    figures = fold(found)
+    # 4 streamers x 100 lines/s x 2 s were due while it stood: 40 % of all. Their latency falls from
+    # 2 s to 0, so a tenth of all is above 1.5 s. Who omits them sees 4 slow messages of 2000.
+    assert figures["latency_max_ms"] > 1950
+    assert figures["latency_p99_ms"] > 1850
+    assert figures["latency_p90_ms"] > 1300
+    assert (found.latencies_ns() > 1e9).sum() > 0.15 * len(found.latencies_ns())
+    assert figures["asked_per_s"] == 100
+    assert all(end.code == "OK" and not end.wrong for end in found.load.streams)
+
+
+def test_every_kind_of_reader_gets_every_byte(
+    server: LocalServer, store: IdentityStore, tmp_path: Path
+) -> None:
+    profile = Profile(
+        "all", "", message_bytes=4096, pace=steady(200, 2), streamers=8, late=2, slow=2,
+        slow_bytes_per_s=50_000, cut_every_bytes=300_000, storm=Storm(10, 2, 4),
+    )  # fmt: skip
+    found = read_load(recorded(profile, server, store, tmp_path))
+    kinds = {end.number: end.kind for end in found.load.streams}
+    assert sorted(kinds.values()) == ["early"] * 4 + ["late"] * 2 + ["slow"] * 2
+    for end in found.load.streams:
+        assert end.wrong == ""
+        if end.kind == "slow":
+            assert (end.code, end.checked_bytes < profile.size_bytes) == ("LEFT", True)
+        else:
+            assert (end.code, end.checked_bytes) == ("OK", profile.size_bytes)
+            assert 1 < end.connections <= 1 + profile.size_bytes // 300_000
+    assert len(found.calls) == 20
+    assert (found.calls[:, 3] > 0).all()
+    assert found.load.processes[-1].failures == {}
+
+
+def test_with_retention_what_is_missing_is_what_the_server_said(
+    store: IdentityStore, tmp_path: Path
+) -> None:
+    command = f"{OUR_COMMAND} --no-limits --log-retention 1MiB"
+    profile = Profile("kept", "", message_bytes=65_536, pace=flood(128), streamers=2, replay=True)
+    with LocalTarget(store, command).launched() as server:
+        found = read_load(recorded(profile, server, store, tmp_path))
+    for end in found.load.streams:
+        assert (end.code, end.wrong) == ("OK", "")
+        assert end.missed_bytes > 0
+        assert end.checked_bytes + end.missed_bytes == profile.size_bytes
+
+
+def test_a_server_of_the_originals_fields_alone_is_measured_too(
+    store: IdentityStore, tmp_path: Path
+) -> None:
+    command = (
+        "{python} -m tests.support.original_server --listen {listen} --ca {ca} --cert {cert} "
+        "--key {key}"
+    )
+    path = tmp_path / "profiles.toml"
+    path.write_text("[cut]\nstreamers=3\nrate_per_s=200\nduration_s=1.5\ncut_every_bytes=9000\n")
+    with LocalTarget(store, command).launched() as server:
+        done = loadtests(
+            "run", "--profiles", str(path), "--target", server.address, "--noisy",
+            "--identities", str(store.directory), "--out", str(tmp_path / "out"),
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    [result] = load_report(tmp_path / "out").results
+    found = read_load(tmp_path / "out" / result.directory).load
+    assert all(end.connections > 3 and end.wrong == "" for end in found.streams)
+    assert "server_cpu_s" not in result.figures
+
+
+def test_a_sweep_ends_with_a_report(own_profile: Callable[[str], str], tmp_path: Path) -> None:
+    done = loadtests(
+        "sweep", "--profile", "quick-replay", "--over", "streamers=1,4", "--over",
+        "server:message-size=64KiB", "--over", "client:grpc.http2.bdp_probe=0", "--profiles",
+        own_profile(QUICK), "--noisy", "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = load_report(tmp_path / "out")
+    assert len(report.results) == 4
+    assert len({each.labels["axis"] for each in report.results}) == 3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What changes with what" in page
+    assert "By streamers, all else as it was" in page

@@ -1,0 +1,197 @@
+"""The fold: records made by hand, with figures that can be told in advance."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.verdict import BrokenError, Finding, Verdict
+from loadtests.emitter import MONOTONIC
+from loadtests.histogram import encoded, hgrm, histogram, merged
+from loadtests.jobs import REALTIME
+from loadtests.judge import Strictness, judge
+from loadtests.metrics import Numbers, Recorded, fold, percentile, read_load
+from loadtests.pacer import steady
+from loadtests.profiles import Floor, Profile
+from loadtests.record import Load, Process, Sample, StreamEnd, save_load
+
+MS = 1_000_000
+COUNT = 1000
+PROFILE = Profile(
+    "made", "by hand", message_bytes=100, pace=steady(100, 10), streamers=2,
+    limits={"latency_p99_ms": 1100},
+)  # fmt: skip
+
+
+def sample(at_ns: int, cpu_s: float, rss_bytes: int) -> Sample:
+    return Sample(at_ns, cpu_s, 0.0, rss_bytes, 0, 10, 20, cpu_s, 0.0)
+
+
+def end(number: int, **changes: object) -> StreamEnd:
+    made = StreamEnd(number, "early", "OK", "", "", (COUNT + 1) * 100, 0, 1, 0, 1, 10_000 * MS)
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def load(**changes: object) -> Load:
+    made = Load(
+        PROFILE, {}, MONOTONIC, True, 2, (), 2, 0, sample(0, 0, 1000),
+        (sample(0, 1.0, 1000), sample(10_000 * MS, 2.0, 5000)),
+        (Process("readers", "readers-0.npz", 0.5, 10.0, {}),), (end(0), end(1)), 0,
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def rows(latency_ms: Callable[[int], float], late_ms: Callable[[int], float]) -> Numbers:
+    """Return rows of messages each 10 ms, begun so late, received after such a latency."""
+    planned = np.arange(COUNT) * 10 * MS
+    begun = planned + np.array([late_ms(n) * MS for n in range(COUNT)], np.int64)
+    received = planned + np.array([latency_ms(n) * MS for n in range(COUNT)], np.int64)
+    ready = np.concatenate([[0], begun[:-1]])
+    return np.stack([np.arange(1, COUNT + 1), planned, begun, ready, received], axis=1)
+
+
+def recorded(of: Load, table: Numbers) -> Recorded:
+    both = np.concatenate([table, table])
+    arrivals = np.stack([both[:, 4], np.full(len(both), 100)], axis=1)
+    streams = np.repeat([0, 1], len(table))
+    empty = np.zeros((0, 4), np.int64)
+    return Recorded(of, both, streams, arrivals, streams, empty, np.full(100, MS, np.int64))
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = np.arange(1, 1001)
+    assert [percentile(values, each) for each in (50, 99, 99.9, 100)] == [500, 990, 999, 1000]
+
+
+def test_latency_counts_from_the_plan_and_beside_it_from_the_write() -> None:
+    # A stall of 2 s: what was due meanwhile is written, and received, at its end.
+    def at_end(number: int) -> float:
+        return max(0, 2000 - number * 10) if number < 200 else 0
+
+    figures = fold(recorded(load(), rows(lambda n: at_end(n) + 1, at_end)))
+    assert figures["latency_max_ms"] == 2001
+    assert figures["latency_p90_ms"] == 1001
+    assert figures["observed_max_ms"] == figures["observed_p99_ms"] == 1
+    assert figures["asked_per_s"] == 100
+
+
+def test_a_percentile_without_a_value_beyond_it_is_left_out() -> None:
+    table = rows(lambda _: 1.0, lambda _: 0.0)[:400]
+    figures = fold(recorded(load(), table))
+    assert "latency_p99_ms" in figures
+    assert "latency_p999_ms" not in figures
+
+
+def test_slow_readers_and_old_messages_have_no_latency() -> None:
+    late = load(streams=(end(0, kind="slow"), end(1, kind="late", began_ns=5_000 * MS)))
+    table = rows(lambda n: 5000.0 - n * 10 if n < 500 else 2.0, lambda _: 0.0)
+    figures = fold(recorded(late, table))
+    assert figures["latency_max_ms"] == 2
+
+
+def test_between_two_clocks_latency_counts_from_the_fastest_message() -> None:
+    table = rows(lambda n: 70_000.0 + n % 7, lambda _: 0.0)
+    figures = fold(recorded(load(clock=REALTIME), table))
+    assert figures["latency_max_ms"] == 6
+
+
+def test_the_servers_figures_are_differences() -> None:
+    figures = fold(recorded(load(), rows(lambda _: 1.0, lambda _: 0.0)))
+    assert figures["server_cpu_s"] == 1.0
+    assert figures["server_cpu_share"] == 0.1
+    assert figures["memory_per_streamer_bytes"] == 2000
+    assert figures["generator_cpu_share"] == 0.05
+    assert figures["fairness"] == 1.0
+
+
+def test_unequal_streamers_are_unfair() -> None:
+    unequal = load(streams=(end(0), end(1, checked_bytes=1)))
+    figures = fold(recorded(unequal, rows(lambda _: 1.0, lambda _: 0.0)))
+    assert figures["fairness"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_histograms_merge_and_are_written_as_hgrm() -> None:
+    values_ns = np.arange(1, 10_001) * 1000
+    halves = [encoded(values_ns[:5000]), encoded(values_ns[5000:])]
+    both = merged(halves)
+    assert both.get_total_count() == 10_000
+    whole = histogram(values_ns)
+    for percent in (50, 90, 99, 99.9):
+        assert both.get_value_at_percentile(percent) == whole.get_value_at_percentile(percent)
+        assert both.get_value_at_percentile(percent) == pytest.approx(percent * 100, rel=2e-3)
+    lines = hgrm(values_ns).splitlines()
+    assert lines[0].split() == ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]
+    assert lines[-1].startswith("#[Buckets")
+
+
+def verdicts(of: Load, figures: Mapping[str, float], *, noisy: bool = False) -> dict[str, Finding]:
+    findings = judge(of, figures, Strictness({}, noisy=noisy))
+    return {each.promise: each for each in findings if each.verdict is not Verdict.PASS}
+
+
+GOOD = {
+    "latency_p99_ms": 5.0, "asked_per_s": 100.0, "achieved_per_s": 100.0,
+    "generator_lag_p99_ms": 1.0, "writer_lag_p99_ms": 1.0, "generator_cpu_share": 0.1,
+    "server_cpu_share": 0.1, "others_cpu_share": 0.0,
+}  # fmt: skip
+
+
+def test_a_load_that_was_reached_and_kept_passes() -> None:
+    assert verdicts(load(), GOOD) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "figures", "verdict"),
+    [
+        ({}, {"achieved_per_s": 80.0}, Verdict.BROKEN),
+        ({}, {"generator_lag_p99_ms": 26.0}, Verdict.BROKEN),
+        ({}, {"writer_lag_p99_ms": 26.0}, Verdict.BROKEN),
+        ({}, {"others_cpu_share": 0.6}, Verdict.BROKEN),
+        ({}, {"generator_cpu_share": 0.96}, Verdict.BROKEN),
+        ({"joined": 1}, {}, Verdict.BROKEN),
+        ({"exit_code": None}, {}, Verdict.BROKEN),
+        ({}, {"latency_p99_ms": 1101.0}, Verdict.FAIL),
+        ({"streams": (end(0), end(1, wrong="at message 3"))}, {}, Verdict.FAIL),
+        ({"streams": (end(0), end(1, code="UNAVAILABLE"))}, {}, Verdict.FAIL),
+        ({"streams": (end(0), end(1, checked_bytes=5))}, {}, Verdict.FAIL),
+    ],
+)
+def test_a_load_is_distrusted_first_and_then_judged(
+    changes: dict[str, object], figures: dict[str, float], verdict: Verdict
+) -> None:
+    [finding] = verdicts(load(**changes), {**GOOD, **figures}).values()
+    assert finding.verdict is verdict
+
+
+def test_of_a_disturbed_load_no_limit_is_judged() -> None:
+    figures = {**GOOD, "others_cpu_share": 1.0, "latency_p99_ms": 9999.0}
+    for noisy, verdict in ((False, Verdict.BROKEN), (True, Verdict.SKIPPED)):
+        [finding] = verdicts(load(), figures, noisy=noisy).values()
+        assert finding.verdict is verdict
+
+
+def test_dropped_bytes_count_as_told() -> None:
+    told = load(streams=(end(0), end(1, checked_bytes=100, missed_bytes=COUNT * 100)))
+    assert verdicts(told, GOOD) == {}
+
+
+def test_a_recorded_load_is_read_back_the_same(tmp_path: Path) -> None:
+    original = load(
+        options=(("grpc.x", 1),),
+        profile=dataclasses.replace(PROFILE, floor=Floor(rate_share=0.3)),
+    )
+    np.savez(tmp_path / "readers-0.npz", rows=rows(lambda _: 1.0, lambda _: 0.0))
+    save_load(original, tmp_path)
+    again = read_load(tmp_path)
+    assert again.load == original
+    assert len(again.rows) == COUNT
+
+
+def test_what_is_no_load_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BrokenError, match="no load in"):
+        read_load(tmp_path)
+    (tmp_path / "load.json").write_text("{}")
+    with pytest.raises(BrokenError, match="no load in"):
+        read_load(tmp_path)

@@ -1,0 +1,110 @@
+"""The comparison finds a planted 20 %, and nothing where there is nothing."""
+
+import random
+
+import pytest
+
+from harness.verdict import Verdict
+from loadtests.compare import Pairs, Question, conclude, judge_control, judge_trial
+from loadtests.profiles import PROFILES
+from loadtests.session import ServerChoice
+from loadtests.statistics import critical, effect
+
+# Of one run; on a quiet machine of two cores it was 2 to 5 %.
+NOISE = 0.04
+TRIES = 300
+
+
+def question(figure: str = "rate_mb_per_s", allowed: float = 0.05) -> Question:
+    return Question(ServerChoice(), ServerChoice(), PROFILES[0], figure, 10, allowed, "seed")
+
+
+def noisy_pairs(chance: random.Random, ratio: float, count: int = 12) -> Pairs:
+    """Return pairs with noise of each run, drift of the machine, and now and then an outlier."""
+    a: list[float] = []
+    b: list[float] = []
+    for number in range(count):
+        machine = 500 * (1 + 0.3 * number / count)  # it gets faster: both sides of a pair alike
+        for side, factor in ((a, 1.0), (b, ratio)):
+            hiccup = 0.5 if chance.random() < 0.01 else 1.0
+            side.append(machine * factor * hiccup * chance.lognormvariate(0, NOISE))
+    return Pairs("A and B", tuple(a), tuple(b))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "published"),
+    # Wilcoxon's signed ranks, two-sided 5 %: Hollander, Wolfe, Chicken; the same in every table.
+    [(6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (12, 13), (15, 25), (20, 52), (25, 89), (30, 137)],
+)
+def test_critical_values_are_the_published_ones(pairs: int, published: int) -> None:
+    assert critical(pairs) == published
+
+
+def test_a_planted_slowdown_of_20_percent_is_found() -> None:
+    chance = random.Random("planted")
+    found = [judge_trial(question(), noisy_pairs(chance, 0.8)) for _ in range(TRIES)]
+    assert sum(each.verdict is Verdict.FAIL for each in found) >= 0.95 * TRIES
+
+
+def test_no_difference_is_not_found() -> None:
+    chance = random.Random("equal")
+    pairs = [noisy_pairs(chance, 1.0) for _ in range(TRIES)]
+    found = [judge_trial(question(), each).verdict for each in pairs]
+    controls = [judge_control(question(), each).verdict for each in pairs]
+    assert found.count(Verdict.FAIL) <= 0.02 * TRIES
+    assert controls.count(Verdict.BROKEN) <= 0.03 * TRIES
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    chance = random.Random("interval")
+    held = 0
+    for _ in range(TRIES):
+        pairs = noisy_pairs(chance, 1.1)
+        found = effect(pairs.a, pairs.b)
+        held += found.low <= 1.1 <= found.high
+    assert held >= 0.92 * TRIES
+
+
+def test_faster_is_not_worse_and_smaller_latency_is_better() -> None:
+    chance = random.Random("faster")
+    faster = noisy_pairs(chance, 1.3)
+    assert judge_trial(question(), faster).verdict is Verdict.PASS
+    assert judge_trial(question("latency_p99_ms"), faster).verdict is Verdict.FAIL
+
+
+def test_what_is_allowed_is_allowed() -> None:
+    chance = random.Random("allowed")
+    slower = noisy_pairs(chance, 0.8)
+    assert judge_trial(question(allowed=0.5), slower).verdict is Verdict.PASS
+
+
+def test_a_comparison_is_the_same_whatever_the_order_of_its_pairs() -> None:
+    pairs = noisy_pairs(random.Random("order"), 0.9)
+    forward, backward = effect(pairs.a, pairs.b), effect(pairs.a[::-1], pairs.b[::-1])
+    assert forward.ratio == pytest.approx(backward.ratio)
+    inverse = effect(pairs.b, pairs.a)
+    assert inverse.ratio == pytest.approx(1 / forward.ratio)
+    assert (inverse.low, inverse.high) == pytest.approx((1 / forward.high, 1 / forward.low))
+    assert inverse.p == forward.p
+
+
+def test_equal_values_are_no_difference() -> None:
+    found = effect([5.0] * 8, [5.0] * 8)
+    assert (found.ratio, found.low, found.high, found.p) == (1.0, 1.0, 1.0, 1.0)
+    assert not found.differs
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([1.0] * 5, [1.0] * 5), ([1.0] * 6, [1.0] * 7), ([0.0] * 6, [1.0] * 6)]
+)
+def test_what_cannot_be_compared_is_refused(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"pairs|positive"):
+        effect(a, b)
+
+
+def test_a_conclusion_has_both_effects_and_every_ratio() -> None:
+    chance = random.Random("conclusion")
+    control, trial = noisy_pairs(chance, 1.0), noisy_pairs(chance, 0.8)
+    found = conclude(question(), control, trial)
+    assert [each["pairs"] for each in found["effects"]] == [12, 12]
+    assert len(found["ratios"]) == 24
