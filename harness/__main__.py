@@ -2,12 +2,13 @@
 
 import logging
 import sys
+import traceback
 from typing import Final
 
 import click
 
 from harness.commands import check, identities, recheck, selftest, verify
-from harness.verdict import BrokenError
+from harness.verdict import BrokenError, UnsupportedError
 from harness.vm.commands import vm
 from harness.vulncheck.commands import vulncheck
 
@@ -27,8 +28,11 @@ def run() -> None:
     """Run the command line; what is broken ends in one clear text and exit code 2."""
     try:
         main()
-    except BrokenError as error:
+    except (BrokenError, UnsupportedError) as error:
         click.echo(f"BROKEN: {error}", err=True)
+        sys.exit(EXIT_BROKEN)
+    except Exception:  # noqa: BLE001 - exit code 1 is for broken promises of a server's
+        click.echo(f"BROKEN: {traceback.format_exc()}", err=True)
         sys.exit(EXIT_BROKEN)
 
 

@@ -4,7 +4,6 @@ It knows the API from `proto/` alone, asks every call with a deadline, and never
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -21,7 +20,7 @@ from jobworker.v1 import jobworker_pb2_grpc
 
 CALL_TIMEOUT_S: Final = 20.0
 SLOW_FACTOR: Final = 4.0  # an emulated processor's deadlines are longer
-STOP_MARGIN_S: Final = 40.0
+STOP_MARGIN_S: Final = 20.0
 MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -62,8 +61,8 @@ class Client:
     def __init__(
         self, address: str, files: CertFiles, recorder: Recorder, *, slow: bool = False
     ) -> None:
-        self._patience = SLOW_FACTOR if slow else 1.0
-        self.timeout_s = CALL_TIMEOUT_S * self._patience
+        self.patience = SLOW_FACTOR if slow else 1.0
+        self.timeout_s = CALL_TIMEOUT_S * self.patience
         self._recorder = recorder
         self.channel = open_channel(address, files)
         self._stub = jobworker_pb2_grpc.JobWorkerStub(self.channel)
@@ -192,7 +191,7 @@ class Client:
         recorder = self._recorder
         plan = plan or StreamPlan()
         if not plan.may_time_out:
-            plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self._patience)
+            plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
         return Receiver(self._stub, job_id, plan, label, recorder.now_s, recorder.add)
 
     def require(self, reply: Reply, promise: str) -> Any:  # noqa: ANN401 - whichever message
@@ -236,16 +235,3 @@ class Client:
         call = Call(label, rpc, outcome, code, detail, started_s, self._recorder.now_s(), response)
         self._recorder.add(call)
         return Reply(call, message)
-
-
-def wait_ready(address: str, files: CertFiles, timeout_s: float) -> bool:
-    """Tell whether a TLS connection to a server comes about within a time."""
-    channel = open_channel(address, files)
-    deadline_s = time.monotonic() + timeout_s
-    try:
-        grpc.channel_ready_future(channel).result(max(0.0, deadline_s - time.monotonic()))
-    except grpc.FutureTimeoutError:
-        return False
-    finally:
-        channel.close()
-    return True

@@ -119,6 +119,7 @@ def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> 
     "--target",
     "targets",
     multiple=True,
+    type=click.Choice(["local", "vm"]),
     default=("local", "vm"),
     show_default=True,
     help="Where our server is judged.",

@@ -64,6 +64,7 @@ class RunReport:
         seconds: how long it took.
         results: one each.
         skips_allowed: patterns of `TARGET:NAME` that may be skipped; None allows every skip.
+        expected: how many results there must be: a run that was cut short says nothing final.
     """
 
     about: Mapping[str, str]
@@ -71,6 +72,7 @@ class RunReport:
     seconds: float
     results: tuple[Result, ...]
     skips_allowed: tuple[str, ...] | None = None
+    expected: int = 0
 
     def unexpected_skips(self) -> list[Result]:
         """Return what was skipped although it must not be."""
@@ -91,12 +93,19 @@ class RunReport:
         return Counter(result.verdict for result in self.results)
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether it ended before its last check."""
+        return len(self.results) < self.expected
+
+    @property
     def verdict(self) -> Verdict:
         """FAIL if a promise was broken; BROKEN if something could not be said, or nothing was."""
         counts = self.counts()
         if counts[Verdict.FAIL]:
             return Verdict.FAIL
-        if counts[Verdict.BROKEN] or self.unexpected_skips() or not counts[Verdict.PASS]:
+        if self.is_cut_short or self.unexpected_skips():
+            return Verdict.BROKEN
+        if counts[Verdict.BROKEN] or not counts[Verdict.PASS]:
             return Verdict.BROKEN
         return Verdict.PASS
 

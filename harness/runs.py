@@ -33,6 +33,8 @@ LOCAL: Final = "local"
 VM: Final = "vm"
 RESULTS_FOLDER: Final = "results"
 LATEST: Final = "latest"
+# What our server says when the host lacks what limits take, and nothing else is wrong.
+WITHOUT_LIMITS_HINT: Final = "--no-limits"
 _ADDRESS: Final = re.compile(r".+:\d{1,5}")
 
 
@@ -95,6 +97,8 @@ class Choice:
         Raises:
             BrokenError: says what is wrong with one, and what to do.
         """
+        if self.launch and set(self.targets) != {LOCAL}:
+            raise BrokenError("--launch starts a server on this host: it goes with --target local")
         for name in set(self.targets) - {LOCAL, VM}:
             if not _ADDRESS.fullmatch(name):
                 raise BrokenError(f"--target is {name!r}; it must be local, vm or HOST:PORT")
@@ -128,6 +132,7 @@ class Run:
     started_at: str
     started_s: float
     results: list[Result] = field(default_factory=list)
+    expected: int = 0
 
     def report(self) -> RunReport:
         """Return what it came to so far."""
@@ -137,6 +142,7 @@ class Run:
             time.monotonic() - self.started_s,
             tuple(self.results),
             self.choice.skips_allowed,
+            self.expected,
         )
 
 
@@ -195,7 +201,9 @@ def begun(choice: Choice, total: int) -> Iterator[Run]:
     directory = new_directory(choice.out)
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with Terminal() as terminal:
-        going = Run(choice, directory, terminal, about(choice), started_at, time.monotonic())
+        going = Run(
+            choice, directory, terminal, about(choice), started_at, time.monotonic(), expected=total
+        )
         terminal.begin(going.about, total=total)
         try:
             yield going
@@ -210,7 +218,7 @@ def judge_targets(going: Run, stack: ExitStack) -> None:
     checks = going.choice.checks()
     for name in going.choice.targets:
         with ExitStack() as of_target:
-            target = _target(name, going.choice, identities, of_target)
+            target = _target(name, going, identities, of_target)
             going.about[f"target {name}"] = target.describe()
             options = Options(
                 going.choice.seed,
@@ -240,9 +248,9 @@ def _identities(choice: Choice, stack: ExitStack) -> IdentityStore:
     return make_identities(Path(directory))
 
 
-def _target(name: str, choice: Choice, identities: IdentityStore, stack: ExitStack) -> Target:
+def _target(name: str, going: Run, identities: IdentityStore, stack: ExitStack) -> Target:
     if name == LOCAL:
-        return _local(choice, identities)
+        return _local(going, identities)
     if name == VM:
         # Here, so that nobody needs a guest's programs to judge another target.
         from harness.targets.guest import guest_target  # noqa: PLC0415
@@ -251,8 +259,9 @@ def _target(name: str, choice: Choice, identities: IdentityStore, stack: ExitSta
     return AddressTarget(name, identities)
 
 
-def _local(choice: Choice, identities: IdentityStore) -> Target:
+def _local(going: Run, identities: IdentityStore) -> Target:
     """Return the given server, or ours: with limits where this host can, else without."""
+    choice = going.choice
     if choice.launch:
         return LocalTarget(identities, choice.launch, dict(choice.launch_flags))
     flags = {**OUR_FLAGS, **dict(choice.launch_flags)}
@@ -260,8 +269,12 @@ def _local(choice: Choice, identities: IdentityStore) -> Target:
     try:
         with target.launched():
             return target
-    except BrokenError:
-        # It said why; without limits the rest can still be judged, and what needs them is skipped.
+    except BrokenError as error:
+        if WITHOUT_LIMITS_HINT not in str(error):
+            raise
+        # It says that this host cannot give limits; the rest can still be judged.
+        reason = str(error).strip().rpartition("\n")[2]
+        going.terminal.note(f"{LOCAL}: without limits: {reason}")
         return LocalTarget(identities, f"{OUR_COMMAND} --no-limits", flags)
 
 

@@ -40,7 +40,7 @@ class Proof:
     """What became of a mutant.
 
     Attributes:
-        mutant: which; None is the unbroken server.
+        mutant: which.
         verdict: of the check that must catch it.
         saw: the finding that did, or what was found instead.
         disturbed: checks of other areas that failed too, and must not.

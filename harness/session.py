@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harness.capabilities import Capabilities, ask
-from harness.checks.check import Check, Need, Scale, Stage
+from harness.checks.check import Check, Scale, Stage
 from harness.history import History, Recorder, load, save
 from harness.results import Result, RunReport
 from harness.targets.target import RunningServer, Target
@@ -156,7 +156,18 @@ class _Runner:
     progress: Progress
 
     def run(self, check: Check) -> Result:
-        """Run one check, record, judge."""
+        """Run one check, record, judge; a fault of ours is a result too."""
+        try:
+            return self._run(check)
+        except Exception:  # noqa: BLE001 - every check gets a result, whatever happens
+            finding = Finding(
+                Verdict.BROKEN, "the check can be run", traceback.format_exc()[-3000:]
+            )
+            result = _result(self.target.name, check, (finding,), 0.0, rerun=self.options.rerun)
+            self.progress.finished(result)
+            return result
+
+    def _run(self, check: Check) -> Result:
         self.progress.started(self.target.name, check.name)
         started_s = time.monotonic()
         recorder = Recorder()
@@ -310,8 +321,3 @@ def rejudge(report: RunReport, directory: Path, checks: Sequence[Check]) -> RunR
             )
         )
     return dataclasses.replace(report, results=tuple(results))
-
-
-def needs_of(checks: Sequence[Check]) -> list[Need]:
-    """Return what some checks need, each once."""
-    return sorted({need for check in checks for need in check.needs})

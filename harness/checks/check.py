@@ -1,7 +1,7 @@
 """What a check is: data, a run that records, and a judge that looks at nothing but the records."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +15,7 @@ from harness.verdict import Finding, UnsupportedError
 class Need(StrEnum):
     """What a check may need of a target. The texts complete the sentence 'the target lacks ...'."""
 
-    LAUNCH = "a launch command, so that the harness can start, pause and kill it"
+    LAUNCH = "a launch command, so that the harness can start and kill it"
     HOST = "a machine that the harness can look into"
     GUEST = "a virtual machine of the harness's own"
     IDENTITIES = "the harness's own certificates (harness identities DIR)"
@@ -59,7 +59,7 @@ class Check:
     judge: Callable[[History], Iterable[Finding]]
     needs: frozenset[Need] = frozenset()
     cites: tuple[str, ...] = ()
-    time_limit_s: float = 60.0
+    time_limit_s: float = 120.0
     alone: bool = False
 
     @property
@@ -142,8 +142,3 @@ class Stage:
     def nonce(self) -> str:
         """Return a word that nobody else uses, the same for the same seed."""
         return f"{self.random.getrandbits(64):016x}"
-
-
-def areas(checks: Sequence[Check]) -> list[str]:
-    """Return the areas of some checks, each once, in their order."""
-    return list(dict.fromkeys(check.area for check in checks))

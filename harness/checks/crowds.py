@@ -28,7 +28,7 @@ CROWD_TIMEOUT_S: Final = 240.0
 
 # -- the bursty crowd -----------------------------------------------------------------------------
 
-# Ten rounds of bursts and silences: some 14 MB and two seconds of a job's own time.
+# Rounds of bursts and silences: some 14 MB, and a second of a job's own time.
 BURSTY_ROUNDS: Final = 6
 JOBS: Final = 3
 # Of each job's readers: what makes them special, and how many of 20 are so.
@@ -210,6 +210,7 @@ def judge_stalled(history: History) -> Iterator[Finding]:
     """The others have everything, the job has ended, memory is bounded."""
     total = int(history.number("total"))
     yield floor("readers before the job goes on", history.number("joined"), 15)
+    yield equal("readers that came to an end", len(history.streams("reading")), 5)
     promise = "readers beside ten stalled ones get every byte"
     yield all_exact(promise, history.streams("reading"), total)
     yield at_most(

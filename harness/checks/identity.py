@@ -82,7 +82,7 @@ def judge_certificates(history: History) -> Iterator[Finding]:
 
 
 def run_strangers(stage: Stage) -> None:
-    """No certificate, no TLS, the wrong authority on the client's side, HTTP/1.1."""
+    """Calls without a certificate, and without TLS."""
     address, files = stage.server.address, stage.target.identities.files("admin")
     nobody = grpc.ssl_channel_credentials(files.ca.read_bytes())
     ways: dict[str, Callable[[], grpc.Channel]] = {
@@ -159,7 +159,6 @@ def judge_versions(history: History) -> Iterator[Finding]:
 
 
 # What each role may call (R-AUTHZ-1); the listing is this project's own, and for admins.
-USER_MAY: Final = ("query", "stream")
 USER_MAY_NOT: Final = ("start", "start with limits", "stop", "list")
 
 

@@ -222,7 +222,7 @@ def run_background(stage: Stage) -> None:
         job_id = client.must_start("sh", ["-c", script])
         stream = client.stream(job_id, StreamPlan(keep_bytes=100), label="stream")
         client.query(job_id, label="after")
-        pid = int(stream.text.strip() or 0)
+        pid = int(stream.text) if stream.text.strip().isdigit() else 0
         # A zombie is gone: its parent may be one that never reaps.
         look = f"cut -d ' ' -f 3 /proc/{pid}/stat 2>/dev/null || echo gone"
         state = client.output(client.must_start("sh", ["-c", look])).strip()
@@ -235,6 +235,8 @@ def judge_background(history: History) -> Iterator[Finding]:
     yield equal("the stream ends although a child holds the output open", stream.code, "OK")
     yield at_most("seconds until the stream ends", stream.ended_s - stream.started_s, AT_ONCE_S)
     yield equal("the end is the main process's", end_of(history.call("after"))[:2], ("exited", 3))
+    told = stream.text.strip().isdigit()
+    yield holds("the child's number arrived", kept=told, got=stream.text, want="a number")
     yield equal("the child of an ended job is gone", history.fact("child"), "gone")
 
 

@@ -408,7 +408,7 @@ CHECKS: Final = (
     Check(
         "streams.live",
         "Output reaches a waiting reader while the job is silent again: nothing waits for more.",
-        run_live, judge_live, PYTHON, ("R-STREAM-1", "R-STREAM-6"),
+        run_live, judge_live, PYTHON, ("R-STREAM-1", "R-STREAM-6"), alone=True,
     ),
     Check(
         "streams.deadline",

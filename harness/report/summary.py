@@ -74,6 +74,8 @@ def conclusion(report: RunReport) -> str:
         reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} could not be judged")
     if unexpected:
         reasons.append(f"{counted(unexpected, 'check')} skipped against what the run allows")
+    if report.is_cut_short:
+        reasons.append(f"it ended after {len(report.results)} of {report.expected} checks")
     if not counts[Verdict.PASS]:
         reasons.append("no check passed, so nothing was shown")
     if reasons:

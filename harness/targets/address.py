@@ -14,7 +14,7 @@ from harness.targets.target import DEFAULT, Host, RunningServer, Variant
 from harness.verdict import UnsupportedError
 
 LOOK_MAX_BYTES: Final = 1024 * 1024
-_NOT_OURS: Final = "a launch command (--launch), so that the harness can start, pause and kill it"
+_NOT_OURS: Final = "a launch command (--launch), so that the harness can start and kill it"
 
 
 class GivenServer:

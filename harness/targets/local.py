@@ -77,6 +77,8 @@ class LocalServer:
 
     def log_tail(self) -> str:
         """See `RunningServer`."""
+        if self._log.closed:
+            return ""
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - LOG_TAIL_BYTES)
         return os.pread(self._log.fileno(), LOG_TAIL_BYTES, start).decode("utf-8", "replace")

@@ -94,17 +94,27 @@ def _is_affected(affected: Record, name: str, version: str) -> bool:
         return True
     try:
         found = Version(version)
-        return any(
-            _is_in_range(each["events"], found)
-            for each in affected.get("ranges", ())
-            if each["type"] == "ECOSYSTEM"
-        )
     except InvalidVersion:
         return False
+    return any(
+        _is_in_range(each["events"], found)
+        for each in affected.get("ranges", ())
+        if each["type"] == "ECOSYSTEM"
+    )
 
 
 def _is_in_range(events: list[Mapping[str, str]], version: Version) -> bool:
-    """Walk the events in the order of their versions: in after `introduced`, out at `fixed`."""
+    """Walk the events in the order of their versions: in after `introduced`, out at `fixed`.
+
+    A range that cannot be read counts as one that the version lies in: better asked than missed.
+    """
+    try:
+        return _walk(events, version)
+    except InvalidVersion:
+        return True
+
+
+def _walk(events: list[Mapping[str, str]], version: Version) -> bool:
     inside = False
     for event in sorted(events, key=_event_version):
         [(kind, text)] = list(event.items())[:1]

@@ -197,6 +197,22 @@ def test_a_runs_exit_code(
     assert RunReport({}, "", 1.0, results, allowed).exit_code == exit_code
 
 
+def test_a_run_that_was_cut_short_says_nothing() -> None:
+    report = RunReport({}, "", 1.0, (result_of(Verdict.PASS),), None, expected=2)
+    assert report.exit_code == 2
+    assert dataclasses.replace(report, expected=1).exit_code == 0
+
+
+def test_a_fault_of_the_harness_is_a_result_too(tmp_path: Path) -> None:
+    class Crashing(StandIn):
+        def has_died(self) -> bool:
+            raise ValueError("no such thing")
+
+    result = verdict_of(GOOD, tmp_path, Crashing())
+    assert result.verdict is Verdict.BROKEN
+    assert "no such thing" in result.telling[0].sentence()
+
+
 def test_a_file_that_is_no_report_is_broken(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"verdict": 1, "results": 2}'):
         (tmp_path / "results.json").write_text(text)

@@ -164,6 +164,7 @@ def test_a_lock_file_names_what_applies_here() -> None:
             ["1", "1.9", "3", "3.9"], ["0.5", "2", "2.5", "4"],
         ),
         ([{"fixed": "2"}, {"introduced": "1"}], ["1.5"], ["2", "0.5"]),
+        ([{"introduced": "no-version-at-all"}], ["1.5"], []),
     ],
 )  # fmt: skip
 def test_ranges_are_read_as_osv_means_them(
