@@ -15,7 +15,7 @@ from harness.checks.common import (
     start_writer,
 )
 from harness.checks.streams import BURSTS, PYTHON
-from harness.clock import came_true
+from harness.clock import came_true, measured_window
 from harness.history import History
 from harness.judge.promises import answered, at_least, at_most, equal, floor
 from harness.judge.streams import all_exact, by_job, most_at_once
@@ -34,6 +34,7 @@ JOBS: Final = 3
 # Of each job's readers: what makes them special, and how many of 20 are so.
 KINDS: Final = {"steady": 13, "late": 3, "slow": 2, "cut": 2}
 SLOW_BYTES_PER_S: Final = 2 * MIB
+KILLED_WINDOW_S: Final = 1.0  # for a server to see that clients have gone
 
 
 def _readers(stage: Stage, writers: list[Writer], each: int) -> list[Reader]:
@@ -89,10 +90,12 @@ def run_bursty(stage: Stage) -> None:
             joined = [each.wait_joined(stage.join_timeout_s) for each in (stopped, killed, running)]
             stage.fact("joined", sum(joined))
             stopped.pause()
+            # While all the others wait for output: what a client's end does to them shows then.
+            killed.kill()
+            measured_window(stage.patience(KILLED_WINDOW_S))
             for writer in writers:
                 open_gate(client, writer)
             running.go()
-            killed.kill()
             client.query(writers[0].job_id, label="meanwhile")
             running.require_done(CROWD_TIMEOUT_S)
 
