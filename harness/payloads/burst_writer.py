@@ -10,12 +10,14 @@ The harness imports `Pattern` from here to compare what was received.
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 
 # A prime: no write size and no buffer size divides it, so a shifted or repeated piece shows.
 BLOCK_BYTES = 1_000_003
 HEAD_BYTES = 16
+GATE_TIMEOUT_S = 900
 
 
 class Pattern:
@@ -60,15 +62,23 @@ def write_all(data: bytes, write_bytes: int) -> None:
         view = view[os.write(1, view[:write_bytes]) :]
 
 
+def too_late(_number: int, _frame: object) -> None:
+    """End a wait whose gate nobody opens: its harness has gone."""
+    raise TimeoutError(f"nobody opened the gate in {GATE_TIMEOUT_S} s")
+
+
 def wait_at_gate(path: str) -> None:
     """Make a FIFO, wait until somebody has opened it for writing, and remove it."""
     os.mkfifo(path, 0o600)
+    signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(GATE_TIMEOUT_S)
     try:
         with open(path, "rb"):  # noqa: PTH123 - blocks until a writer comes; that is the gate
             os.unlink(path)  # noqa: PTH108 - pathlib would double the start-up time
     except OSError:
         os.unlink(path)  # noqa: PTH108 - as above
         raise
+    signal.alarm(0)
 
 
 def run(pattern: Pattern, steps: "list[dict[str, object]]") -> None:
