@@ -1,0 +1,234 @@
+"""`python -m harness races`: look for races, see one again, and prove that they would be found."""
+
+import dataclasses
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import click
+
+from harness.races.apart import explore_apart, orders_for
+from harness.races.exploration import TECHNIQUES, Exploration, replay, technique_named
+from harness.races.planting import SCHEDULES, SEEDS, Bug, Proof, broken_copy, load_planted, prove
+from harness.races.scenario import Scenario, load_scenarios, named
+from harness.races.server import judge_watched
+from harness.races.story import restore, save, story
+from harness.verdict import BrokenError
+
+PARALLEL: Final = 2
+_FILES = click.Path(path_type=Path, exists=True)
+_SCENARIOS: Final = click.option(
+    "--scenarios", type=_FILES, multiple=True, default=("tests/races/scenarios",),
+    show_default=True, help="Scenario files, or directories of them; repeatable.",
+)  # fmt: skip
+_PLANTED: Final = click.option(
+    "--planted", "planted_file", type=_FILES, default="tests/races/planted.py", show_default=True,
+    help="File with the planted bugs.",
+)  # fmt: skip
+_SOURCE: Final = click.option(
+    "--source", type=_FILES, default="impl", show_default=True,
+    help="The source tree that is copied and broken.",
+)  # fmt: skip
+
+
+@click.group()
+def races() -> None:
+    """Find races: searched schedules, a happens-before detector, histories.
+
+    Exit code 0: nothing found, 1: a race (or a planted bug that was missed), 2: nothing can be
+    said. Scenarios are described in harness/races/scenario.py, planted bugs in
+    harness/races/planting.py.
+    """
+
+
+@races.command()
+@_SCENARIOS
+@click.option("-k", "--keyword", default="", help="Only scenarios with this in their name.")
+@click.option(
+    "--technique", "techniques", multiple=True,
+    type=click.Choice([technique.name for technique in TECHNIQUES]), help="Only this; repeatable.",
+)  # fmt: skip
+@click.option("--seed", default=1, show_default=True, help="Of all that is left to chance.")
+@click.option("--schedules", type=int, help="How many, where chance decides; default: enough.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="results/races", show_default=True,
+    help="Directory for what a replay needs.",
+)  # fmt: skip
+def explore(
+    *,
+    scenarios: tuple[Path, ...],
+    keyword: str,
+    techniques: tuple[str, ...],
+    seed: int,
+    schedules: int | None,
+    out: Path,
+) -> None:
+    """Explore the schedules of small models of threads at work."""
+    chosen = [each for each in load_scenarios(scenarios) if keyword in each.name]
+    if not chosen:
+        raise BrokenError(f"no scenario has {keyword!r} in its name")
+
+    def explored(scenario: Scenario) -> list[Exploration]:
+        return explore_apart(scenarios, orders_for(scenario, [seed], schedules, techniques))
+
+    made: list[Exploration] = []
+    for scenario, explorations in zip(chosen, _each(explored, chosen), strict=True):
+        click.echo(f"{scenario.name:20} {scenario.promise}")
+        for exploration in explorations:
+            click.echo(f"    {_line(exploration)}")
+            if exploration.failure is not None:
+                _tell(scenario, exploration, scenarios, out)
+        made += explorations
+    failed = [each for each in made if each.failure is not None]
+    click.echo(
+        f"{len(chosen)} scenarios, {sum(each.schedules for each in made)} schedules: "
+        + (f"{len(failed)} explorations found something" if failed else "nothing found")
+    )
+    sys.exit(1 if failed else 0)
+
+
+def _line(exploration: Exploration) -> str:
+    reached = "all of them" if exploration.exhausted else f"seed {exploration.seed}"
+    verdict = "FAIL" if exploration.failure is not None else "PASS"
+    return (
+        f"{verdict}  {exploration.technique:16} {exploration.schedules:6} schedules, {reached}, "
+        f"{exploration.seconds:.1f} s"
+    )
+
+
+def _tell(scenario: Scenario, exploration: Exploration, files: Sequence[Path], out: Path) -> None:
+    kept = out / f"{scenario.name}-{exploration.technique}-{exploration.seed}.json"
+    save(kept, exploration, files)
+    again = f"{sys.executable} -m harness races replay {kept}"
+    click.echo("\n" + story(scenario, exploration, again) + "\n")
+
+
+@races.command("replay")
+@click.argument("file", type=_FILES)
+def replay_command(*, file: Path) -> None:
+    """See a schedule that `explore` found again, step by step."""
+    exploration, files = restore(file)
+    scenario = named(load_scenarios(files), exploration.scenario)
+    if exploration.failure is None:
+        raise BrokenError(f"{file}: nothing failed in it")
+    failure = replay(scenario, technique_named(exploration.technique), exploration.failure)
+    if failure is None:
+        click.echo(f"PASS  {scenario.name}: this schedule breaks nothing now")
+        return
+    again = f"{sys.executable} -m harness races replay {file}"
+    click.echo(story(scenario, dataclasses.replace(exploration, failure=failure), again))
+    sys.exit(1)
+
+
+@races.command("prove")
+@_SCENARIOS
+@_PLANTED
+@_SOURCE
+@click.option("-k", "--keyword", default="", help="Only bugs with this in their name.")
+@click.option("--seeds", default=len(SEEDS), show_default=True, help="How many, from 1 up.")
+@click.option(
+    "--all", "everything", is_flag=True,
+    help="Try every technique, not only those that must find the bug (takes long).",
+)  # fmt: skip
+def prove_command(
+    *,
+    scenarios: tuple[Path, ...],
+    planted_file: Path,
+    source: Path,
+    keyword: str,
+    seeds: int,
+    everything: bool,
+) -> None:
+    """Plant bugs in copies of the code, and see them found: bug by technique, schedules it took."""
+    bugs = [bug for bug in load_planted(planted_file) if keyword in bug.name]
+    if not bugs:
+        raise BrokenError(f"no bug has {keyword!r} in its name")
+    numbers = range(1, seeds + 1)
+    click.echo(
+        f"median schedules until found, over {seeds} seeds; -: not within {SCHEDULES}; (3/5): "
+        "found with three of five seeds"
+    )
+    names = [technique.name for technique in TECHNIQUES]
+    click.echo(f"{'':62}" + "".join(f"{name:>16}" for name in names))
+    missed = 0
+    loaded = load_scenarios(scenarios)
+
+    def proved(bug: Bug) -> Proof:
+        techniques = () if everything else bug.found_by
+        orders = orders_for(named(loaded, bug.scenario), numbers, SCHEDULES, techniques)
+        return prove(bug, source, scenarios, orders)
+
+    for proof in _each(proved, bugs):
+        click.echo(f"{proof.bug.name:62}" + "".join(f"{_cell(proof, name):>16}" for name in names))
+        if proof.missed:
+            missed += 1
+            click.echo(f"    MISSED by {', '.join(proof.missed)}, which must find it")
+    click.echo(f"{len(bugs)} bugs planted, {len(bugs) - missed} found by all that must find them")
+    sys.exit(1 if missed else 0)
+
+
+def _cell(proof: Proof, technique: str) -> str:
+    searches = proof.of(technique)
+    found = [search.schedules for search in searches if search.failure is not None]
+    if not searches:
+        return ""
+    if not found:
+        return "-"
+    share = "" if len(found) == len(searches) else f" ({len(found)}/{len(searches)})"
+    return f"{statistics.median_low(found)}{share}"
+
+
+@races.command("server")
+@_PLANTED
+@_SOURCE
+@click.option(
+    "--watch", type=_FILES, default="tests/races/server.py", show_default=True,
+    help="File that says what the detector watches.",
+)  # fmt: skip
+@click.option(
+    "--launch",
+    default="worker_service serve --listen {listen} --ca {ca} --cert {cert} --key {key} "
+    "--no-limits --log-level warning --stop-grace 2s",
+    show_default=True,
+    help="The server, a Python module with its arguments.",
+)
+@click.option("--checks", default="^streams.bursty$", show_default=True, help="What it is put to.")
+@click.option("--plant", default="", help="Name of a bug to plant in it first.")
+def server_command(
+    *, planted_file: Path, source: Path, watch: Path, launch: str, checks: str, plant: str
+) -> None:
+    """Let many bursty streamers at a real server, with the detector inside it."""
+    if plant:
+        with broken_copy(_bug_named(load_planted(planted_file), plant), source) as tree:
+            watched = judge_watched(watch, launch, checks, tree)
+    else:
+        watched = judge_watched(watch, launch, checks)
+    for text in watched.found:
+        click.echo(text)
+    click.echo(
+        f"{len(watched.found)} races in {watched.accesses} accesses of {watched.threads} threads"
+    )
+    if not watched.checks_passed:
+        click.echo(f"the server did not pass its checks:\n{watched.said}")
+    sys.exit(1 if watched.found or not watched.checks_passed else 0)
+
+
+def _bug_named(bugs: Iterable[Bug], name: str) -> Bug:
+    for bug in bugs:
+        if bug.name == name:
+            return bug
+    raise BrokenError(f"no planted bug is called {name!r}")
+
+
+def _each[Thing, Answer](
+    function: Callable[[Thing], Answer], things: Sequence[Thing]
+) -> Iterator[Answer]:
+    """Yield each answer in order, two at a time; the first failure ends it."""
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        try:
+            yield from pool.map(function, things)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,342 @@
+"""Bugs planted in our real classes, and the techniques that must find each of them.
+
+A new bug is one row: the scenario in which it shows, the file below the source tree, and the change
+as a diff's lines: what goes, what comes, and as much around it as makes the place the only one.
+"""
+
+from typing import Final
+
+from harness.races.planting import Bug
+
+FOLLOW: Final = "worker_service/follow.py"
+LOG: Final = "worker_service/log.py"
+JOB: Final = "worker_service/job.py"
+WORKER: Final = "worker_service/worker.py"
+REACTOR: Final = "worker_service/reactor.py"
+
+DETECTOR, DFS, RANDOM, PCT, HISTORY = "detector", "dfs", "random", "pct", "linearizability"
+
+PLANTED = (
+    # The slots and the budget.
+    Bug(
+        "the slots are counted outside the lock", "follow.admission", FOLLOW, """\
+-        with self._lock:
++        if True:
+             if self._taken >= self._maximum:
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a slot is looked for under one lock and taken under the next", "follow.slots", FOLLOW, """\
+                 )
++        with self._lock:
+             self._taken += 1
+""",
+        (DFS, RANDOM, PCT, HISTORY),
+    ),
+    Bug(
+        "whether a slot is free is asked before the lock", "follow.release", FOLLOW, """\
+-        with self._lock:
+-            if not slot.released:
++        if not slot.released:
++            with self._lock:
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the budget is given back without the lock", "follow.budget", FOLLOW, """\
+-        with self._lock:
+-            self._held_bytes -= granted_bytes
++        self._held_bytes -= granted_bytes
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "what is left of the budget is read before the lock", "follow.budget", FOLLOW, """\
++        share = self._limit_bytes
++        left = self._limit_bytes - self._held_bytes
+         with self._lock:
+-            share = self._limit_bytes // max(1, self._streams)
+-            left = self._limit_bytes - self._held_bytes
+             granted = min(wanted_bytes, max(MESSAGE_MIN_BYTES, min(share, left)))
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a stream that is cancelled keeps its budget", "follow.stream", FOLLOW, """\
+-            try:
+-                yield reader.read(granted_bytes)
+-            finally:
++            yield reader.read(granted_bytes)
++            if not reader.cancelled:
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    # The log.
+    Bug(
+        "the end of the log is asked before a reader queues", "log.follow", LOG, """\
+-        with self._lock:
+-            if self._closed or self._end_offset >= wanted_offset:
+-                return False
++        if self._closed or self._end_offset >= wanted_offset:
++            return False
++        with self._lock:
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a cancel is looked for before the reader queues", "log.cancel", LOG, """\
+-            if not self._cancelled.is_set():
+-                self._wakeup.wait(timeout_s)
++            self._wakeup.wait(timeout_s)
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a close wakes one reader of all", "log.two-readers", LOG, """\
+-            woken = list(self._waiting)
++            woken = list(self._waiting)[:1]
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a reader is told to clear its wake-up after it was queued", "log.follow", LOG, """\
+-            reader.prepare_wait(wanted_offset)
+@@
+-            return True
++        reader.prepare_wait(wanted_offset)
++        return True
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the end is told before the bytes are there", "log.follow", LOG, """\
+         with self._lock:
++            self._end_offset += len(data)
++        with self._lock:
++            self._end_offset -= len(data)
+             if self._inline is None:  # only the writer moves the log, and the writer is here
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the extent is read without the lock", "log.order", LOG, """\
+-        with self._lock:
++        if self:
+             return Extent(self._first_offset, self._end_offset, self._closed)
+""",
+        (DETECTOR, DFS, RANDOM, PCT, HISTORY),
+    ),
+    Bug(
+        "the buffer goes before the memfd is there", "log.move", LOG, """\
+-        with self._lock:
+-            self._memfd = memfd
+-            self._inline = None
++        self._inline = None
++        self._memfd = memfd
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a reader does not look again whether retention came by", "log.punch", LOG, """\
+-            if start >= self._first_offset and len(data) == length:
++            if len(data) == length:
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "bytes are dropped before that is told", "log.punch", LOG, """\
+     def _publish(self, end_offset: int) -> None:
++        if self._retention_bytes is not None:
++            punch_hole(self._memfd, 0, max(0, end_offset - self._retention_bytes))
+         with self._lock:
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "two locks are taken in two orders", "log.cancel-close", LOG, """\
+             self._waiting.clear()
+-        for reader in woken:
+-            reader.wake()
++            for reader in woken:
++                reader.wake()
+
+@@
+         self._cancelled = threading.Event()
++        self._own = threading.Lock()
+         self.offset = offset
+@@
+-        self._cancelled.set()
+-        self._wakeup.set()
++        with self._own:
++            self._cancelled.set()
++            self._log._forget(self)
++            self._wakeup.set()
+
+@@
+     def wake(self) -> None:
++        with self._own:
++            pass
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "missed bytes are not told", "log.retention", LOG, """\
+             if self._inline is not None or length <= 0:
+-                return Chunk(start, self._inline_bytes(start, length), start - offset), at_end
++                return Chunk(start, self._inline_bytes(start, length), 0), at_end
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a cancel wakes nobody", "follow.silent", LOG, """\
+         self._cancelled.set()
+-        self._wakeup.set()
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    # Jobs.
+    Bug(
+        "the end of a job is looked for at its output's end only", "job.start-stop", JOB, """\
+         self._tree.watch(self._scheduler, self._finish_if_complete)
+-        self._finish_if_complete()
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a stop does not wait for the end", "job.two-stops", WORKER, """\
+-        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
++        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S) if job is None else False:
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "an end is told before it is known which", "job.history", JOB, """\
+         self._exited_at_s = time.time()
++        self._status = replace(self._status, state=State.EXITED)
+""",
+        (DFS, HISTORY),
+    ),
+    Bug(
+        "the end is told before the output is drained", "job.stream-exit", JOB, """\
+-        if self._exit is not None and not self._output_open and self._tree.is_gone():
++        if self._exit is not None and self._tree.is_gone():
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a process is reaped twice", "job.query-exit", JOB, """\
+         self._tree.watch(self._scheduler, self._finish_if_complete)
+         self._finish_if_complete()
++        self._finish_if_complete()
+
+     def _on_drain_timeout(self) -> None:
+@@
+
+     def _finish(self) -> None:
+-        if self._exit is None or self._status.ended_at_s is not None:
++        if self._exit is None:
+             return
+         self._cancel(self._drain_timer)
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the log is closed before the status is final", "job.stream-exit", JOB, """\
+         self._tree.unwatch(self._scheduler)
++        self.log.close(self._output_failure)
+         usage = self._tree.usage()
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "whoever stops a job changes it from its own thread", "job.stop-exit", WORKER, """\
+-        self._reactor.call_soon(lambda: job.request_stop(grace_s))
++        job.request_stop(grace_s)
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    # The job table and the shutdown.
+    Bug(
+        "a start that was begun is not counted", "worker.close-start", WORKER, """\
+-            self._starting += 1
++            self._starting += 0
+@@
+-                self._starting -= 1
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a close asks once instead of again", "worker.close-starts", WORKER, """\
+-            self._none_starting.wait_for(lambda: self._starting == 0, timeout=KILL_MAX_S)
++            self._starting and self._none_starting.wait(timeout=KILL_MAX_S)
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the last start tells nobody that it is done", "worker.close-start", WORKER, """\
+-                self._none_starting.notify_all()
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the table is written without its lock", "worker.list", WORKER, """\
+-            with self._lock:
+-                self._jobs[status.job_id] = job
++            self._jobs[status.job_id] = job
+""",
+        (DETECTOR,),
+    ),
+    Bug(
+        "whether the worker closes is asked before the lock", "worker.close-start", WORKER, """\
+-        with self._lock:
+-            if self._closing:
+-                raise ShuttingDownError("the server is shutting down and starts no more jobs")
++        if self._closing:
++            raise ShuttingDownError("the server is shutting down and starts no more jobs")
++        with self._lock:
+""",
+        (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "a job cannot be queried while another starts", "worker.table", WORKER, """\
+-            job = self._jobs.get(canonical)
++            job = self._jobs.get(canonical) if not self._starting else None
+""",
+        (DFS, HISTORY),
+    ),
+    Bug(
+        "of two closes the one that came first goes home", "worker.closes", WORKER, """\
+-        if already_closing:
++        if not already_closing:
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    # The reactor.
+    Bug(
+        "a callback that fails ends the reactor", "reactor.failure", REACTOR, """\
+             logger.exception("a callback of the reactor failed")
++            raise
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "the reactor is woken before the work is there", "reactor.order", REACTOR, """\
++        os.eventfd_write(self._wakeup_fd, 1)
+         self._soon.append(callback)
+-        os.eventfd_write(self._wakeup_fd, 1)
+
+""",
+        (DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "work that comes while others' is done is dropped", "reactor.call-soon", REACTOR, """\
+-            for _ in range(len(self._soon)):
+-                self._call(self._soon.popleft())
++            for callback in list(self._soon):
++                self._call(callback)
++            self._soon.clear()
+""",
+        (DFS, RANDOM, PCT),
+    ),
+)  # fmt: skip

@@ -1,0 +1,100 @@
+"""The reactor: work that is handed in, and its stop."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.races.scenario import Scenario
+from harness.races.watching import Watch
+from tests.races.support import JOIN_MAX_S, Kernel, modelled, run_threads
+from worker_service import reactor as reactor_module
+from worker_service.reactor import Reactor
+
+WATCH = Watch((Reactor, reactor_module.Timer))
+
+
+@contextmanager
+def a_reactor() -> Iterator[Reactor]:
+    with modelled(Kernel()):
+        reactor = Reactor("reactor")
+        yield reactor
+        reactor.stop(JOIN_MAX_S)
+
+
+def two_hand_in_work() -> None:
+    done: list[str] = []
+    both = threading.Semaphore(0)
+    with a_reactor() as reactor:
+
+        def work(name: str) -> None:
+            done.append(name)
+            both.release()
+
+        def first() -> None:
+            reactor.call_soon(lambda: work("first"))
+
+        def second() -> None:
+            reactor.call_soon(lambda: work("second"))
+
+        run_threads(first, second)
+        both.acquire()
+        both.acquire()
+    assert sorted(done) == ["first", "second"], done
+
+
+def one_hands_in_work_twice() -> None:
+    order: list[str] = []
+    done = threading.Event()
+    with a_reactor() as reactor:
+
+        def later() -> None:
+            order.append("first")
+            reactor.call_later(1000, lambda: order.append("timer"))
+
+        def last() -> None:
+            order.append("second")
+            done.set()
+
+        def caller() -> None:
+            reactor.call_soon(later)
+            reactor.call_soon(last)
+
+        begun_s = time.monotonic()
+        run_threads(caller)
+        done.wait()
+        assert time.monotonic() == begun_s, "work waited for a timer"
+    assert order == ["first", "second"], order
+
+
+def a_callback_fails() -> None:
+    done: list[str] = []
+    logging.getLogger(reactor_module.__name__).disabled = True
+    with a_reactor() as reactor:
+
+        def fails() -> None:
+            raise ValueError
+
+        def caller() -> None:
+            reactor.call_soon(fails)
+            reactor.call_soon(lambda: done.append("sound"))
+
+        run_threads(caller)
+    assert done == ["sound"]
+
+
+SCENARIOS = (
+    Scenario(
+        "reactor.call-soon", "Every callback runs, and once.",
+        two_hand_in_work, (reactor_module,), WATCH,
+    ),
+    Scenario(
+        "reactor.order", "What one thread hands in is done in its order, at once.",
+        one_hands_in_work_twice, (reactor_module,), WATCH,
+    ),
+    Scenario(
+        "reactor.failure", "A callback that fails does not end the others'.",
+        a_callback_fails, (reactor_module,), WATCH,
+    ),
+)  # fmt: skip

@@ -1,0 +1,189 @@
+"""The job table and the shutdown: start, list and close, with jobs that are only marks."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from unittest import mock
+
+from harness.races.linearizability import History, Model, Operation
+from harness.races.scenario import Scenario
+from harness.races.watching import Watch
+from tests.races.support import run_threads
+from worker_service import worker as worker_module
+from worker_service.errors import JobNotFoundError, ShuttingDownError
+from worker_service.job import JobStatus
+from worker_service.spawn import Command
+from worker_service.worker import Worker, WorkerSettings
+
+WATCH = Watch((Worker,))
+COMMAND = Command("fake", ())
+
+
+class MarkedJob:
+    """A job of which only its stop is of interest."""
+
+    def __init__(self, status: JobStatus, **_parts: object) -> None:
+        self._status = status
+        self._stopped = False
+
+    def begin(self) -> None:
+        """See `Job.begin`."""
+
+    def request_stop(self, _grace_s: float) -> None:
+        """See `Job.request_stop`."""
+        self._stopped = True
+
+    def wait_ended(self, _timeout_s: float) -> bool:
+        """See `Job.wait_ended`."""
+        return self._stopped
+
+    def status(self) -> JobStatus:
+        """See `Job.status`."""
+        return self._status
+
+
+class DirectReactor:
+    """Does at once what it is handed; the real one is explored in reactor.*."""
+
+    def __init__(self, _name: str) -> None:
+        pass
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """See `Reactor.call_soon`."""
+        callback()
+
+    def stop(self, timeout_s: float) -> None:
+        """See `Reactor.stop`."""
+
+
+@contextmanager
+def a_worker() -> Iterator[Worker]:
+    def spawn(_command: object, _cgroup: object) -> tuple[int, object]:
+        return os.devnull, SimpleNamespace(pid=4711)  # type: ignore[return-value]
+
+    with (
+        mock.patch.object(worker_module, "Job", MarkedJob),
+        mock.patch.object(worker_module, "Reactor", DirectReactor),
+        mock.patch.object(worker_module, "_spawn_with_pipe", spawn),
+    ):
+        yield Worker(WorkerSettings(), hierarchy=None)
+
+
+def a_list_against_a_start() -> None:
+    with a_worker() as worker:
+        known = [worker.start(COMMAND).job_id]
+
+        def starter() -> None:
+            known.append(worker.start(COMMAND).job_id)
+
+        def lister() -> None:
+            before = set(known)
+            listed = {status.job_id for status in worker.list_jobs()}
+            assert listed >= before, "a job that was started is not listed"
+
+        run_threads(starter, lister)
+        assert [status.job_id for status in worker.list_jobs()] == known
+
+
+def close_against_starts(starters: int) -> Callable[[], None]:
+    def model() -> None:
+        begun: list[str] = []
+        with a_worker() as worker:
+
+            def starter() -> None:
+                with suppress(ShuttingDownError):
+                    begun.append(worker.start(COMMAND).job_id)
+
+            def closer() -> None:
+                worker.close(0)
+
+            begun_s = time.monotonic()
+            run_threads(*[starter] * starters, closer)
+            assert time.monotonic() == begun_s, "close waited for a time-out"
+            assert worker.running() == 0, "a job outlives the worker"
+            assert len(worker.list_jobs()) == len(begun)
+
+    return model
+
+
+def two_closes() -> None:
+    with a_worker() as worker:
+        worker.start(COMMAND)
+
+        def closer() -> None:
+            worker.close(0)
+
+        run_threads(closer, closer)
+        assert worker.running() == 0, "a job outlives the worker"
+
+
+class TableModel(Model):
+    """The table in sequence: what was started is there, and stays."""
+
+    name = "table"
+
+    def init(self) -> frozenset[str]:
+        return frozenset()
+
+    def step(self, state: frozenset[str], operation: Operation) -> tuple[bool, frozenset[str]]:
+        if operation.f == "start":
+            return operation.output not in state, state | {operation.output}
+        if operation.f == "list":
+            return operation.output == state, state
+        return operation.output == (operation.arg in state), state
+
+
+def the_table_has_an_order() -> None:
+    history = History()
+    known: list[str] = []
+    with a_worker() as worker:
+
+        def start() -> str:
+            known.append(worker.start(COMMAND).job_id)
+            return known[-1]
+
+        def is_there(job_id: str) -> bool:
+            try:
+                return worker.query(job_id).job_id == job_id
+            except JobNotFoundError:
+                return False
+
+        def starter() -> None:
+            history.call("starter", "start", None, start)
+
+        def reader() -> None:
+            listed = history.call(
+                "reader", "list", None,
+                lambda: frozenset(status.job_id for status in worker.list_jobs()),
+            )  # fmt: skip
+            for job_id in sorted(listed):
+                history.call("reader", "query", job_id, lambda: is_there(job_id))  # noqa: B023 - called at once
+
+        run_threads(starter, reader)
+    history.must_be_linearizable(TableModel())
+
+
+def scenario(
+    name: str, promise: str, model: Callable[[], None], *, linearizable: bool = False
+) -> Scenario:
+    return Scenario(name, promise, model, (worker_module,), WATCH, linearizable)
+
+
+SCENARIOS = (
+    scenario("worker.list", "Every job that was started is listed.", a_list_against_a_start),
+    scenario(
+        "worker.table", "Starts, lists and queries have one order that explains every answer.",
+        the_table_has_an_order, linearizable=True,
+    ),
+    scenario(
+        "worker.close-start", "A start against a close is refused, or its job is ended.",
+        close_against_starts(1),
+    ),
+    scenario(
+        "worker.close-starts", "A close waits for all starts that were begun.",
+        close_against_starts(2),
+    ),
+    scenario("worker.closes", "Two closes end every job.", two_closes),
+)  # fmt: skip

@@ -1,0 +1,16 @@
+"""What the detector watches in a server that really runs: `races server`."""
+
+from harness.races.watching import Watch
+from worker_service.follow import Admission, ByteBudget, Slot
+from worker_service.job import Job
+from worker_service.log import LogReader, OutputLog
+from worker_service.reactor import Reactor, Timer
+from worker_service.worker import Worker
+
+WATCH = Watch(
+    (Admission, ByteBudget, Slot, Job, LogReader, OutputLog, Reactor, Timer, Worker),
+    atomic={
+        "Job._status": "one reference to a frozen object, written by the reactor's thread only; a "
+        "reader gets the one before or the one after, and both are true",
+    },
+)

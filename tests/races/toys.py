@@ -1,0 +1,108 @@
+"""Small models for the tests of the tool itself: some sound, some not."""
+
+import sys
+import threading
+
+from harness.races.linearizability import History, Model, Operation
+from harness.races.scenario import Scenario
+from harness.races.watching import Watch
+from tests.races.support import run_threads
+
+
+class Counter:
+    """Counts, with a lock or without."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.lock = threading.Lock()
+
+    def careless(self) -> None:
+        """Count without the lock."""
+        self.value += 1
+
+    def careful(self) -> None:
+        """Count under the lock."""
+        with self.lock:
+            self.value += 1
+
+    def in_two_steps(self) -> int:
+        """Read under the lock, write under the next: no race, and wrong all the same."""
+        with self.lock:
+            seen = self.value
+        with self.lock:
+            self.value = seen + 1
+        return seen + 1
+
+
+def racy() -> None:
+    counter = Counter()
+    run_threads(counter.careless, counter.careless)
+    assert counter.value == 2, counter.value
+
+
+def sound() -> None:
+    counter = Counter()
+    run_threads(counter.careful, counter.careful)
+    assert counter.value == 2, counter.value
+
+
+def deadlocks() -> None:
+    one, other = threading.Lock(), threading.Lock()
+
+    def forth() -> None:
+        with one, other:
+            pass
+
+    def back() -> None:
+        with other, one:
+            pass
+
+    run_threads(forth, back)
+
+
+class CounterModel(Model):
+    """A counter in sequence: each call gets the next number."""
+
+    name = "counter"
+
+    def init(self) -> int:
+        return 0
+
+    def step(self, state: int, operation: Operation) -> tuple[bool, int]:
+        # A call that failed has no answer; it may have counted.
+        return operation.output in {state + 1, None}, state + 1
+
+
+def not_linearizable() -> None:
+    counter = Counter()
+    history = History()
+
+    def caller() -> None:
+        history.call("one", "count", None, counter.in_two_steps)
+
+    def other() -> None:
+        history.call("other", "count", None, counter.in_two_steps)
+
+    run_threads(caller, other)
+    history.must_be_linearizable(CounterModel())
+
+
+RUNS: list[int] = []
+
+
+def differs_from_run_to_run() -> None:
+    RUNS.append(1)
+    counter = Counter()
+    run_threads(*[counter.careful] * (2 + len(RUNS) % 2))
+
+
+WATCH = Watch((Counter,))
+HERE = (sys.modules[__name__],)
+
+SCENARIOS = (
+    Scenario("toy.racy", "Two counts make two.", racy, HERE, WATCH),
+    Scenario("toy.sound", "Two counts make two.", sound, HERE, WATCH),
+    Scenario("toy.deadlock", "Both come home.", deadlocks, HERE, WATCH),
+    Scenario("toy.history", "Numbers are given once.", not_linearizable, HERE, WATCH, True),
+    Scenario("toy.chance", "It is always the same.", differs_from_run_to_run, HERE, WATCH),
+)
