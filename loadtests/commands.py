@@ -120,7 +120,8 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
         session = Session(server, store, directory, strictness, tell_result)
         limits = session.measure_limits()
         session.run_all([Point(profile, options=_options(client)) for profile in profiles])
-    _finish(RunReport("run", facts, limits, tuple(session.results)), directory)
+    report = RunReport("run", facts, limits, tuple(session.results), strictness=strictness)
+    _finish(report, directory)
 
 
 @click.command()
@@ -150,7 +151,8 @@ def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: A
         session = Session(server, store, directory, strictness, tell_result)
         limits = session.measure_limits()
         session.run_all(points)
-    _finish(RunReport("sweep", facts, limits, tuple(session.results)), directory)
+    report = RunReport("sweep", facts, limits, tuple(session.results), strictness=strictness)
+    _finish(report, directory)
 
 
 def _sweep(name: str | None, chosen: Mapping[str, Any]) -> sweeps.Sweep:
@@ -201,7 +203,9 @@ def compare(a: str, b: str, *, allowed: float, **chosen: Any) -> None:  # noqa: 
     with question.a.store() as store:
         session = Session(question.a, store, directory, strictness, tell_result)
         found, conclusions = comparison.run_comparison(session, question)
-    report = RunReport("compare", facts, {}, tuple(session.results), found, tuple(conclusions))
+    report = RunReport(
+        "compare", facts, {}, tuple(session.results), found, tuple(conclusions), strictness
+    )
     _finish(report, directory)
 
 
@@ -219,9 +223,14 @@ def _choice(text: str, identities: Path | None) -> ServerChoice:
 @click.option("--png", type=_PATH, help="Also write the run's overall pictures here, as PNG.")
 @_with(_COMMON[2:4])
 def report(directory: Path, *, png: Path | None, limits: tuple[str, ...], noisy: bool) -> None:
-    """Fold, judge and report a recorded run again, without a server."""
+    """Fold, judge and report a recorded run again, without a server.
+
+    It is judged as it was: by the limits that it was given and as noisy as it was said to be, and
+    by what is said here besides.
+    """
     saved = load_report(directory)
-    strictness = _strictness(limits, noisy=noisy)
+    strictness = _strictness(limits, noisy=noisy or saved.strictness.noisy)
+    strictness = Strictness({**saved.strictness.limits, **strictness.limits}, strictness.noisy)
     results = []
     for result in saved.results:
         if not result.figures:
@@ -234,7 +243,7 @@ def report(directory: Path, *, png: Path | None, limits: tuple[str, ...], noisy:
             )
         )
         tell_result(results[-1])
-    again = dataclasses.replace(saved, results=tuple(results))
+    again = dataclasses.replace(saved, results=tuple(results), strictness=strictness)
     if png is not None:
         _write_pngs(again, png)
     _finish(again, directory)

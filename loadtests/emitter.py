@@ -32,6 +32,7 @@ HEAD_BYTES = FIELDS.size + CRC.size
 PHASES = 13
 LEAD_NS = 20_000_000
 MONOTONIC = "monotonic"
+GATE_TIMEOUT_S = 900
 
 
 def bodies(seed: str, message_bytes: int) -> "list[bytes]":
@@ -57,10 +58,13 @@ def write_all(data: bytes) -> None:
 def wait_at_gate(path: str) -> None:
     """Make a FIFO, wait until somebody has opened it for writing, and remove it."""
     os.mkfifo(path, 0o600)
+    # The generator may have gone, and its server without ending this job.
+    signal.alarm(GATE_TIMEOUT_S)
     try:
         with open(path, "rb"):  # noqa: PTH123 - blocks until a writer comes; that is the gate
             pass
     finally:
+        signal.alarm(0)
         os.unlink(path)  # noqa: PTH108 - pathlib would double the start-up time
 
 
@@ -89,5 +93,7 @@ def emit(plan: "dict[str, object]") -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that no gate is left behind
+    # So that no gate is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"no gate opened in {GATE_TIMEOUT_S} s"))
     emit(json.loads(sys.argv[1]))

@@ -6,7 +6,7 @@ promise: wrong or missing bytes, streams that end badly, a limit that was not ke
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from harness.verdict import Finding, Verdict
@@ -31,7 +31,7 @@ class Strictness:
             not BROKEN. Its limits are not judged either way.
     """
 
-    limits: Mapping[str, float]
+    limits: Mapping[str, float] = field(default_factory=dict)
     noisy: bool = False
 
 

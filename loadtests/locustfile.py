@@ -1,9 +1,11 @@
 """Streams for Locust: the same writer, checker and instants, driven by Locust's master and workers.
 
 For load from more machines than one, and for Locust's web page, charts and CSV. Each worker starts
-a writing job, and each of its users follows that on a connection of its own. Every message is a
-Locust request: `stream latency` counts from its planned instant, `stream observed` from its write.
-A stream's first byte and its end are requests too; wrong bytes and bad ends are failures.
+a writing job, and each of its users follows that on a connection of its own. As in `generator` the
+load begins when all users are there and follow; it ends with its jobs, or when Locust is told to.
+Every message is a Locust request: `stream latency` counts from its planned instant, `stream
+observed` from its write. A stream's first byte and its end are requests too; wrong bytes and bad
+ends are failures.
 
 Settings come from the environment: JOBWORKER_TARGET (HOST:PORT), JOBWORKER_IDENTITIES (a directory
 as `python -m harness identities` makes it), JOBWORKER_RATE (messages a second),
@@ -12,12 +14,13 @@ JOBWORKER_MESSAGE_BYTES, JOBWORKER_SECONDS (how long a worker's job writes).
     locust -f loadtests/locustfile.py --master --headless -u 10 -r 10 -t 20s --expect-workers 2
     locust -f loadtests/locustfile.py --worker       # as many as there are cores, on any machine
 
-Not for rates: gevent runs all streams of a worker in one thread. How far it agrees with
-`python -m loadtests` stands in docs/load.md.
+Not for rates: gevent runs all streams of a worker in one thread. Where the server is on another
+machine, latency counts from the fastest message so far. How far it agrees with `python -m
+loadtests` stands in docs/load.md.
 """
 
-# mypy: disable-error-code="import-not-found, misc, untyped-decorator"
-# Locust is no dependency of the project; what it lacks here mypy cannot know.
+# mypy: disable-error-code="import-untyped, untyped-decorator"
+# gevent has no types, nor have Locust's decorators.
 
 import logging
 import os
@@ -30,12 +33,16 @@ from typing import Any, Final
 # Locust patches the standard library for gevent, and must come before everything that uses it.
 from locust import User, events, task
 from locust.exception import StopUser
-from locust.runners import MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 # After the patching and before any of gRPC's objects: its waits then yield to other users.
+import gevent  # isort: skip
 import grpc.experimental.gevent as grpc_gevent  # isort: skip
 
 grpc_gevent.init_gevent()
+# Each stream that waits for its next message holds a thread of this pool. With gevent's ten, more
+# streams than that wait for each other instead.
+gevent.get_hub().threadpool.maxsize = 4096
 
 import grpc  # noqa: E402 - as said above
 
@@ -47,7 +54,7 @@ from jobworker.v1 import jobworker_pb2 as pb  # noqa: E402
 from jobworker.v1 import jobworker_pb2_grpc  # noqa: E402
 from loadtests.checker import Checker  # noqa: E402
 from loadtests.emitter import MONOTONIC  # noqa: E402
-from loadtests.jobs import Writer, clock_of  # noqa: E402
+from loadtests.jobs import Writer, clock_of, new_gate, open_gate  # noqa: E402
 from loadtests.metrics import BEGUN, NUMBER, PLANNED, RECEIVED  # noqa: E402
 from loadtests.pacer import steady  # noqa: E402
 from loadtests.record import MESSAGE_COLUMNS  # noqa: E402
@@ -60,30 +67,72 @@ IDENTITIES: Final = Path(os.environ.get("JOBWORKER_IDENTITIES", "certs/out"))
 RATE_PER_S: Final = float(os.environ.get("JOBWORKER_RATE", "100"))
 MESSAGE_BYTES: Final = int(os.environ.get("JOBWORKER_MESSAGE_BYTES", "128"))
 SECONDS: Final = float(os.environ.get("JOBWORKER_SECONDS", "3600"))
-_STREAM_TIMEOUT_S: Final = SECONDS + 60
+_JOIN_TIMEOUT_S: Final = 600.0  # until all users are there; Locust starts them one by one
+_STREAM_TIMEOUT_S: Final = _JOIN_TIMEOUT_S + SECONDS + 60
+STREAMS_ENDED: Final = "streams_ended"
 
 
 class Job:
-    """The job that this worker's users follow."""
+    """The job that this worker's users follow, and how far they are.
+
+    Attributes:
+        are_all_here: whether Locust has started as many users as were asked for.
+        users: of this worker.
+        settled: those that have their first byte, or have ended without one.
+        ended: those whose stream has ended.
+    """
 
     def __init__(self) -> None:
+        self.are_all_here = False
+        self.users = self.settled = self.ended = 0
         self.job_id = ""
         self.seed = secrets.token_hex(4)
         self.now_ns: Callable[[], int] = time.monotonic_ns
+        self._fastest_ns: int | None = None
         self.files: CertFiles | None = None
+        self._gate = ""
 
     def start(self) -> None:
-        """Start it.
+        """Start it; it writes one message and waits at its gate.
 
         Raises:
             UnmetError, BrokenError: the server did not, or is not there.
         """
+        self.are_all_here = False
+        self.users = self.settled = self.ended = 0
         self.files = IdentityStore(IDENTITIES).files("admin")
+        self._gate = new_gate()
         with Client(TARGET, self.files, Recorder()) as client:
             clock = clock_of(client)
             self.now_ns = time.monotonic_ns if clock == MONOTONIC else time.time_ns
-            writer = Writer(steady(RATE_PER_S, SECONDS), MESSAGE_BYTES, self.seed, "", clock)
+            self._fastest_ns = None
+            pace = steady(RATE_PER_S, SECONDS)
+            writer = Writer(pace, MESSAGE_BYTES, self.seed, self._gate, clock)
             self.job_id = client.must_start(*writer.command())
+
+    def begin_when_all_follow(self) -> None:
+        """Open the gate, once."""
+        if not self._gate or not self.are_all_here or self.settled < self.users or not self.files:
+            return
+        gate, self._gate = self._gate, ""
+        with Client(TARGET, self.files, Recorder()) as client:
+            open_gate(client, gate)
+
+    def apart_ns(self, travel_ns: int) -> int:
+        """Return how far two clocks seem apart: a message's way from its write, if none was faster.
+
+        See `metrics.Recorded.offset_ns`; 0 on one machine.
+        """
+        if self.now_ns is time.monotonic_ns:
+            return 0
+        if self._fastest_ns is None or travel_ns < self._fastest_ns:
+            self._fastest_ns = travel_ns
+        return self._fastest_ns
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all of its streams have ended."""
+        return self.are_all_here and self.ended >= self.users
 
     def stop(self) -> None:
         """Stop it; its streams end."""
@@ -95,8 +144,37 @@ class Job:
 JOB: Final = Job()
 
 
+@events.report_to_master.add_listener
+def report_end(data: dict[str, Any], **_: object) -> None:
+    """Say beside this worker's last figures that they are the last: its streams have ended."""
+    data[STREAMS_ENDED] = JOB.has_ended
+
+
+@events.init.add_listener
+def hear_of_ends(environment: Any, **_: object) -> None:  # noqa: ANN401 - Locust's own
+    """Let the master end the run when the streams of all workers have ended."""
+    ended = set()
+
+    @events.worker_report.add_listener
+    def hear(client_id: str, data: dict[str, Any], **_: object) -> None:
+        if data.get(STREAMS_ENDED):
+            ended.add(client_id)
+            if len(ended) >= environment.runner.worker_count:
+                ended.clear()
+                # On a greenlet of its own: to quit ends the one that hears.
+                gevent.spawn(end_run, environment)
+
+
+def end_run(environment: Any) -> None:  # noqa: ANN401 - as above
+    """End a run: Locust too, unless its web page waits for another one."""
+    if environment.web_ui is None:
+        environment.runner.quit()
+    else:
+        environment.runner.stop()
+
+
 @events.test_start.add_listener
-def start_job(environment: Any, **_: object) -> None:  # noqa: ANN401 - Locust's own
+def start_job(environment: Any, **_: object) -> None:  # noqa: ANN401 - as above
     """Start this worker's job; the master has none."""
     if isinstance(environment.runner, MasterRunner):
         return
@@ -109,6 +187,13 @@ def start_job(environment: Any, **_: object) -> None:  # noqa: ANN401 - Locust's
         environment.runner.quit()
 
 
+@events.spawning_complete.add_listener
+def count_users(**_: object) -> None:
+    """Begin, if all users follow already."""
+    JOB.are_all_here = True
+    JOB.begin_when_all_follow()
+
+
 @events.test_stop.add_listener
 def stop_job(environment: Any, **_: object) -> None:  # noqa: ANN401 - as above
     """Stop this worker's job."""
@@ -118,6 +203,10 @@ def stop_job(environment: Any, **_: object) -> None:  # noqa: ANN401 - as above
 
 class Streamer(User):
     """Follows the job until it ends or the test does."""
+
+    def on_start(self) -> None:
+        """Be counted."""
+        JOB.users += 1
 
     @task
     def follow(self) -> None:
@@ -135,6 +224,7 @@ class Streamer(User):
                 if first:
                     self._tell("first byte", received_ns - began_ns, len(message.message))
                     first = False
+                    self._settle()
                 told = self._tell_messages(checker, began_ns, told)
         except grpc.RpcError as error:
             failure = error
@@ -143,17 +233,27 @@ class Streamer(User):
         if checker.wrong:
             failure = ValueError(checker.wrong)
         self._tell("whole stream", JOB.now_ns() - began_ns, checker.checked_bytes, failure)
+        if first:
+            self._settle()
+        JOB.ended += 1
+        if JOB.has_ended and not isinstance(self.environment.runner, WorkerRunner):
+            end_run(self.environment)
         raise StopUser
+
+    def _settle(self) -> None:
+        JOB.settled += 1
+        JOB.begin_when_all_follow()
 
     def _tell_messages(self, checker: Checker, began_ns: int, told: int) -> int:
         """Tell Locust of the messages that came since; return up to where it was told."""
         width = len(MESSAGE_COLUMNS)
         for at in range(told, len(checker.rows), width):
             row = checker.rows[at : at + width]
+            apart_ns = JOB.apart_ns(row[RECEIVED] - row[BEGUN])
             # What was due before this user came is old, not slow.
-            if row[NUMBER] and row[PLANNED] >= began_ns:
-                self._tell("latency", row[RECEIVED] - row[PLANNED], MESSAGE_BYTES)
-                self._tell("observed", row[RECEIVED] - row[BEGUN], MESSAGE_BYTES)
+            if row[NUMBER] and row[PLANNED] + apart_ns >= began_ns:
+                self._tell("latency", row[RECEIVED] - row[PLANNED] - apart_ns, MESSAGE_BYTES)
+                self._tell("observed", row[RECEIVED] - row[BEGUN] - apart_ns, MESSAGE_BYTES)
         return len(checker.rows)
 
     def _tell(

@@ -80,6 +80,17 @@ class Recorded:
     calls: Numbers
     hiccups_ns: Numbers
 
+    @property
+    def offset_ns(self) -> int:
+        """What to take from a receipt's instant before a writer's is compared with it.
+
+        Two machines' clocks differ by nobody knows what: it is told by the fastest message, whose
+        own latency is in it. 0 on one machine.
+        """
+        if self.load.clock == MONOTONIC or not len(self.rows):
+            return 0
+        return int((self.rows[:, RECEIVED] - self.rows[:, BEGUN]).min())
+
     def timed_rows(self) -> tuple[Numbers, Numbers]:
         """Return the rows whose latency means something, and their streams.
 
@@ -93,7 +104,8 @@ class Recorded:
         for end in self.load.streams:
             if end.kind != SLOW:
                 began_ns[end.number] = end.began_ns
-        live = (self.rows[:, PLANNED] >= began_ns[self.row_stream]) & (self.rows[:, NUMBER] > 0)
+        planned_ns = self.rows[:, PLANNED] + self.offset_ns
+        live = (planned_ns >= began_ns[self.row_stream]) & (self.rows[:, NUMBER] > 0)
         return self.rows[live], self.row_stream[live]
 
     def latencies_ns(self, since: int = PLANNED) -> Numbers:
@@ -103,9 +115,7 @@ class Recorded:
         message: what is left is what it varies by.
         """
         rows, _ = self.timed_rows()
-        found: Numbers = rows[:, RECEIVED] - rows[:, since]
-        if self.load.clock != MONOTONIC and len(rows):
-            found -= (rows[:, RECEIVED] - rows[:, BEGUN]).min()
+        found: Numbers = rows[:, RECEIVED] - rows[:, since] - self.offset_ns
         return found
 
     def written(self) -> Numbers:

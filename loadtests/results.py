@@ -17,6 +17,7 @@ from typing import Any, Final
 from harness.processes import run
 from harness.targets.local import checkout
 from harness.verdict import BrokenError, Finding, Verdict, merge
+from loadtests.judge import Strictness
 
 RESULTS_FILE: Final = "results.json"
 FOLDER: Final = Path("results") / "load"
@@ -79,6 +80,7 @@ class RunReport:
         results: a load each.
         comparison: what `compare` found; empty otherwise.
         conclusions: findings about all loads together.
+        strictness: how it was judged, so that it is judged so again.
     """
 
     kind: str
@@ -87,6 +89,7 @@ class RunReport:
     results: tuple[Result, ...]
     comparison: Mapping[str, Any] = field(default_factory=dict)
     conclusions: tuple[Finding, ...] = ()
+    strictness: Strictness = field(default_factory=Strictness)
 
     @property
     def verdict(self) -> Verdict:
@@ -169,8 +172,12 @@ def load_report(directory: Path) -> RunReport:
             Result(**{**each, "findings": _findings(each["findings"])})
             for each in values.pop("results")
         )
-        conclusions = _findings(values.pop("conclusions"))
-        return RunReport(**values, results=results, conclusions=conclusions)
+        return RunReport(**{
+            **values,
+            "results": results,
+            "conclusions": _findings(values["conclusions"]),
+            "strictness": Strictness(**values.get("strictness", {})),  # older runs have none
+        })  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error
 

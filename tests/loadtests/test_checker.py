@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.checker import Checker
-from loadtests.emitter import MONOTONIC, bodies, head
+from loadtests.emitter import GATE_TIMEOUT_S, MONOTONIC, bodies, head
 from loadtests.jobs import Writer
 from loadtests.pacer import Pace, bursts, flood
 
@@ -116,3 +117,16 @@ def test_a_writer_that_is_held_up_skips_nothing_and_says_since_when_it_was_due()
     planned, begun = list(checker.rows[1::5])[1:], list(checker.rows[2::5])[1:]
     assert planned[-1] - planned[0] == pace.due_ns(pace.count - 1)
     assert max(b - p for p, b in zip(planned, begun, strict=True)) > 300_000_000
+
+
+def test_a_writer_whose_generator_has_gone_does_not_wait_at_its_gate_for_ever(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    writer = Writer(flood(1), SIZE, SEED, str(gate), MONOTONIC)
+    command, (*options, source, plan) = writer.command()
+    shortened = source.replace(f"GATE_TIMEOUT_S = {GATE_TIMEOUT_S}", "GATE_TIMEOUT_S = 1")
+    words = [command, *options, shortened, plan]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (1, b"no gate opened in 1 s\n")
+    assert not gate.exists()

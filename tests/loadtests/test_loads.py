@@ -68,7 +68,7 @@ def test_a_run_leaves_every_kind_of_report_and_can_be_folded_again(
         assert {"profile", "verdict", *FIGURES} <= set(next(csv.DictReader(file)))
     assert 'jobworker_load_passed{profile="quick"}' in (out / "results.prom").read_text()
     assert (out / report.results[0].directory / "latency.hgrm").read_text().count("\n") > 10
-    again = loadtests("report", str(out), "--noisy")
+    again = loadtests("report", str(out))
     assert again.returncode == 0, again.stdout + again.stderr
     assert load_report(out).results == report.results
 
@@ -82,6 +82,22 @@ def test_a_limit_that_is_not_kept_fails_the_run(
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAIL" in done.stdout
     assert "want at least 1e+09 MB/s" in done.stdout
+    assert loadtests("report", str(tmp_path / "out")).returncode == 1
+
+
+def test_a_run_that_was_said_to_be_disturbed_is_judged_so_again(
+    own_profile: Callable[[str], str], tmp_path: Path
+) -> None:
+    # No process wakes without any delay: to this load everything is a disturbance.
+    floor = "floor = { generator_lag_p99_ms = 0 }"
+    path = own_profile(f"[touchy]\nrate_per_s = 100\nduration_s = 1\n{floor}\n")
+    out = tmp_path / "out"
+    done = loadtests("run", "--profiles", path, "--noisy", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SKIPPED" in done.stdout
+    report = load_report(out)
+    again = loadtests("report", str(out))
+    assert (again.returncode, load_report(out)) == (0, report), again.stdout + again.stderr
 
 
 @pytest.mark.parametrize(

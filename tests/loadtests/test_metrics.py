@@ -97,6 +97,17 @@ def test_between_two_clocks_latency_counts_from_the_fastest_message() -> None:
     assert figures["latency_max_ms"] == 6
 
 
+@pytest.mark.parametrize("ahead_ms", [-90_000, -2000, 0, 2000, 90_000])
+def test_between_two_clocks_it_is_known_what_was_due_before_a_streamer_came(ahead_ms: int) -> None:
+    # The readers' clock is so far ahead of the writer's; one of them comes after 5 s.
+    shift_ns = ahead_ms * MS
+    came = (end(0, began_ns=shift_ns), end(1, kind="late", began_ns=shift_ns + 5000 * MS))
+    table = rows(lambda n: ahead_ms + n % 7, lambda _: 0.0)
+    found = recorded(load(clock=REALTIME, streams=came), table)
+    assert len(found.latencies_ns()) == COUNT + COUNT // 2
+    assert fold(found)["latency_max_ms"] == 6
+
+
 def test_the_servers_figures_are_differences() -> None:
     figures = fold(recorded(load(), rows(lambda _: 1.0, lambda _: 0.0)))
     assert figures["server_cpu_s"] == 1.0

@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
         "emitter", "jobs", "observe", "pacer", "profiles", "reader_process", "record",
         "storm_process",
     },
-    "results": set(),
+    "results": {"judge"},
     "charts": {"metrics", "record", "results"},
     "exports": {"metrics", "results"},
     "overview": {"charts", "results"},
