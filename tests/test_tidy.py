@@ -27,11 +27,12 @@ LAYERS: dict[str, set[str]] = {
     "worker": {"errors", "cgroup", "spawn", "log", "reactor", "job"},
     "follow": {"errors", "log"},
     "identity": {"errors"},
+    "deny": {"errors"},
     "tls": {"errors"},
     "wire": {"cgroup", "log"},
     "config": {"errors", "cgroup"},
-    "service": {"errors", "follow", "identity", "job", "log", "spawn", "wire", "worker"},
-    "server": {"errors", "cgroup", "config", "follow", "service", "tls", "worker"},
+    "service": {"errors", "deny", "follow", "identity", "job", "log", "spawn", "wire", "worker"},
+    "server": {"errors", "cgroup", "config", "deny", "follow", "service", "tls", "worker"},
     "client": {"errors", "cgroup", "tls", "wire"},
     "options": {"cgroup", "config"},
     "cli": {"errors", "cgroup", "client", "config", "options", "server", "tls"},
@@ -40,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
 }
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
-    "config", "options",
+    "deny", "config", "options",
 }  # fmt: skip
 
 # A pattern that is banned, where it is allowed, and what to use instead.
@@ -123,7 +124,7 @@ HARNESS_DOORS = [
     (r"subprocess\.(run|call|check)", {"processes.py", "commands.py"}, "processes.run"),
     (
         r"subprocess\.Popen\(",
-        {"machine.py", "guest.py", "standing.py", "local.py", "streamers.py"},
+        {"processes.py", "machine.py", "guest.py", "standing.py", "local.py", "streamers.py"},
         "a context manager of vm, targets.local or streamers.Crowd",
     ),
 ]
@@ -158,6 +159,23 @@ def test_each_part_of_the_harness_keeps_its_walls(
         assert not {name.partition(".")[0] for name in names} & libraries, path
         inside = {name.split(".")[1] for name in names if name.startswith("harness.")}
         assert not inside & parts, path
+
+
+@pytest.mark.parametrize(
+    ("library", "doors"),
+    [
+        ("interleave_test", {"exploration.py", "exhaustive.py"}),
+        ("detangle", {"linearizability.py"}),
+    ],
+)
+def test_a_young_library_stands_behind_a_door(library: str, doors: set[str]) -> None:
+    users = {
+        path.name
+        for part in ("harness", "loadtests", "tests")
+        for path in (ROOT / part).rglob("*.py")
+        if library in {name.partition(".")[0] for name in imports(path)}
+    }
+    assert users == doors
 
 
 def test_payloads_need_nothing_but_the_standard_library() -> None:

@@ -34,6 +34,7 @@ Beside = dict[int, "tuple[dict[str, Variable], object]"]
 
 _STACK_MAX_FRAMES: Final = 12
 _OWN_DIRECTORY: Final = str(Path(__file__).parent)
+_SCHEDULER: Final = "/interleave_test/"
 _HIDDEN: Final = (_OWN_DIRECTORY, str(Path(threading.__file__).parent / "threading.py"))
 # Bound to the real one here, before anything is patched.
 _RealLock: Final = threading.Lock
@@ -280,7 +281,7 @@ def capture() -> tuple[Frame, ...]:
     frames: list[Frame] = []
     while frame is not None and len(frames) < _STACK_MAX_FRAMES:
         code = frame.f_code
-        if not code.co_filename.startswith(_HIDDEN):
+        if not code.co_filename.startswith(_HIDDEN) and _SCHEDULER not in code.co_filename:
             frames.append(Frame(code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back
     return tuple(frames)

@@ -10,7 +10,7 @@ who watches:
   random, pct       schedules of chance, between bytecode instructions; pct after Burckhardt et al.,
                     "A Randomized Scheduler with Probabilistic Guarantees" (ASPLOS 2010)
   detector          schedules of chance, with the happens-before detector watching
-  linearizability   schedules of chance, for models that record a history and judge it
+  linearizability   as pct, for models that record a history and judge it
 """
 
 import platform
@@ -69,9 +69,9 @@ class Technique:
 TECHNIQUES: Final = (
     Technique("detector", "random", "line", 100, watches=True),
     Technique("dfs", "dfs", "line", 30_000, exhaustive=True),
-    Technique("random", "random", "opcode", 300),
-    Technique("pct", "pct", "opcode", 500),
-    Technique("linearizability", "random", "opcode", 300, histories=True),
+    Technique("random", "random", "opcode", 200),
+    Technique("pct", "pct", "opcode", 400),
+    Technique("linearizability", "pct", "opcode", 400, histories=True),
 )
 
 
@@ -320,6 +320,9 @@ class _Run:
 
 def _model_s(trace: str) -> str:
     """Return a trace without the frames that only run the model."""
-    frames = re.split(r"(?m)^(?=  File )", trace)
-    ours = (_OWN_DIRECTORY, str(Path(interleave_test.__file__).parent))
-    return "".join(frame for frame in frames if not any(f'"{own}' in frame for own in ours))
+    ours = "|".join(
+        re.escape(f'  File "{own}')
+        for own in (_OWN_DIRECTORY, Path(interleave_test.__file__).parent)
+    )
+    # A frame is its line, and what is indented deeper; the exception's own text is not.
+    return re.sub(rf"(?m)^(?:{ours}).*\n(?:    .*\n)*", "", trace)

@@ -118,5 +118,5 @@ def short(file: str) -> str:
 
 
 def source(frame: Frame) -> str:
-    """Return the text of a frame's line."""
-    return linecache.getline(frame.file, frame.line).strip()
+    """Return the text of a frame's line, without a comment behind it."""
+    return linecache.getline(frame.file, frame.line).partition("  # ")[0].strip()

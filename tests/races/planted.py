@@ -12,6 +12,7 @@ FOLLOW: Final = "worker_service/follow.py"
 LOG: Final = "worker_service/log.py"
 JOB: Final = "worker_service/job.py"
 WORKER: Final = "worker_service/worker.py"
+DENY: Final = "worker_service/deny.py"
 REACTOR: Final = "worker_service/reactor.py"
 
 DETECTOR, DFS, RANDOM, PCT, HISTORY = "detector", "dfs", "random", "pct", "linearizability"
@@ -32,7 +33,7 @@ PLANTED = (
 +        with self._lock:
              self._taken += 1
 """,
-        (DFS, RANDOM, PCT, HISTORY),
+        (DFS, RANDOM),
     ),
     Bug(
         "whether a slot is free is asked before the lock", "follow.release", FOLLOW, """\
@@ -70,7 +71,7 @@ PLANTED = (
 +            yield reader.read(granted_bytes)
 +            if not reader.cancelled:
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     # The log.
     Bug(
@@ -82,7 +83,7 @@ PLANTED = (
 +            return False
 +        with self._lock:
 """,
-        (DETECTOR, DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     Bug(
         "a cancel is looked for before the reader queues", "log.cancel", LOG, """\
@@ -90,14 +91,14 @@ PLANTED = (
 -                self._wakeup.wait(timeout_s)
 +            self._wakeup.wait(timeout_s)
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "a close wakes one reader of all", "log.two-readers", LOG, """\
 -            woken = list(self._waiting)
 +            woken = list(self._waiting)[:1]
 """,
-        (DFS, RANDOM, PCT),
+        (DFS, PCT),
     ),
     Bug(
         "a reader is told to clear its wake-up after it was queued", "log.follow", LOG, """\
@@ -107,7 +108,7 @@ PLANTED = (
 +        reader.prepare_wait(wanted_offset)
 +        return True
 """,
-        (DFS, RANDOM, PCT),
+        (DFS, PCT),
     ),
     Bug(
         "the end is told before the bytes are there", "log.follow", LOG, """\
@@ -117,7 +118,7 @@ PLANTED = (
 +            self._end_offset -= len(data)
              if self._inline is None:  # only the writer moves the log, and the writer is here
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     Bug(
         "the extent is read without the lock", "log.order", LOG, """\
@@ -125,7 +126,7 @@ PLANTED = (
 +        if self:
              return Extent(self._first_offset, self._end_offset, self._closed)
 """,
-        (DETECTOR, DFS, RANDOM, PCT, HISTORY),
+        (DETECTOR, DFS, PCT, HISTORY),
     ),
     Bug(
         "the buffer goes before the memfd is there", "log.move", LOG, """\
@@ -142,7 +143,7 @@ PLANTED = (
 -            if start >= self._first_offset and len(data) == length:
 +            if len(data) == length:
 """,
-        (DFS, RANDOM, PCT),
+        (DFS, PCT),
     ),
     Bug(
         "bytes are dropped before that is told", "log.punch", LOG, """\
@@ -151,7 +152,7 @@ PLANTED = (
 +            punch_hole(self._memfd, 0, max(0, end_offset - self._retention_bytes))
          with self._lock:
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM),
     ),
     Bug(
         "two locks are taken in two orders", "log.cancel-close", LOG, """\
@@ -186,14 +187,14 @@ PLANTED = (
 -                return Chunk(start, self._inline_bytes(start, length), start - offset), at_end
 +                return Chunk(start, self._inline_bytes(start, length), 0), at_end
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "a cancel wakes nobody", "follow.silent", LOG, """\
          self._cancelled.set()
 -        self._wakeup.set()
 """,
-        (DFS, RANDOM, PCT),
+        (DFS, PCT),
     ),
     # Jobs.
     Bug(
@@ -208,21 +209,21 @@ PLANTED = (
 -        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
 +        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S) if job is None else False:
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "an end is told before it is known which", "job.history", JOB, """\
          self._exited_at_s = time.time()
 +        self._status = replace(self._status, state=State.EXITED)
 """,
-        (DFS, HISTORY),
+        (DFS, PCT, HISTORY),
     ),
     Bug(
         "the end is told before the output is drained", "job.stream-exit", JOB, """\
 -        if self._exit is not None and not self._output_open and self._tree.is_gone():
 +        if self._exit is not None and self._tree.is_gone():
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "a process is reaped twice", "job.query-exit", JOB, """\
@@ -239,7 +240,7 @@ PLANTED = (
              return
          self._cancel(self._drain_timer)
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "the log is closed before the status is final", "job.stream-exit", JOB, """\
@@ -247,14 +248,14 @@ PLANTED = (
 +        self.log.close(self._output_failure)
          usage = self._tree.usage()
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "whoever stops a job changes it from its own thread", "job.stop-exit", WORKER, """\
 -        self._reactor.call_soon(lambda: job.request_stop(grace_s))
 +        job.request_stop(grace_s)
 """,
-        (DETECTOR, DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     # The job table and the shutdown.
     Bug(
@@ -264,20 +265,20 @@ PLANTED = (
 @@
 -                self._starting -= 1
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     Bug(
         "a close asks once instead of again", "worker.close-starts", WORKER, """\
 -            self._none_starting.wait_for(lambda: self._starting == 0, timeout=KILL_MAX_S)
 +            self._starting and self._none_starting.wait(timeout=KILL_MAX_S)
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     Bug(
         "the last start tells nobody that it is done", "worker.close-start", WORKER, """\
 -                self._none_starting.notify_all()
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     Bug(
         "the table is written without its lock", "worker.list", WORKER, """\
@@ -303,14 +304,28 @@ PLANTED = (
 -            job = self._jobs.get(canonical)
 +            job = self._jobs.get(canonical) if not self._starting else None
 """,
-        (DFS, HISTORY),
+        (DFS, PCT, HISTORY),
     ),
     Bug(
-        "of two closes the one that came first goes home", "worker.closes", WORKER, """\
+        "of two closes each leaves the work to the other", "worker.closes", WORKER, """\
 -        if already_closing:
-+        if not already_closing:
++        if self._closing:
 """,
         (DFS, RANDOM, PCT),
+    ),
+    # The deny list.
+    Bug(
+        "a changed deny list is noted before it is read", "deny.change", DENY, """\
+-        with self._lock:
+-            if stamp != self._stamp:
++        if stamp != self._stamp:
++            self._stamp = stamp
++            with self._lock:
+@@
+-            return self._serials
++        return self._serials
+""",
+        (DETECTOR, DFS, PCT),
     ),
     # The reactor.
     Bug(
@@ -318,7 +333,7 @@ PLANTED = (
              logger.exception("a callback of the reactor failed")
 +            raise
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     Bug(
         "the reactor is woken before the work is there", "reactor.order", REACTOR, """\
@@ -327,7 +342,7 @@ PLANTED = (
 -        os.eventfd_write(self._wakeup_fd, 1)
 
 """,
-        (DFS, RANDOM, PCT),
+        (DFS, PCT),
     ),
     Bug(
         "work that comes while others' is done is dropped", "reactor.call-soon", REACTOR, """\
@@ -337,6 +352,6 @@ PLANTED = (
 +                self._call(callback)
 +            self._soon.clear()
 """,
-        (DFS, RANDOM, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
 )  # fmt: skip

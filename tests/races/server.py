@@ -1,6 +1,7 @@
 """What the detector watches in a server that really runs: `races server`."""
 
 from harness.races.watching import Watch
+from worker_service.deny import DenyList
 from worker_service.follow import Admission, ByteBudget, Slot
 from worker_service.job import Job
 from worker_service.log import LogReader, OutputLog
@@ -8,7 +9,7 @@ from worker_service.reactor import Reactor, Timer
 from worker_service.worker import Worker
 
 WATCH = Watch(
-    (Admission, ByteBudget, Slot, Job, LogReader, OutputLog, Reactor, Timer, Worker),
+    (Admission, ByteBudget, DenyList, Slot, Job, LogReader, OutputLog, Reactor, Timer, Worker),
     atomic={
         "Job._status": "one reference to a frozen object, written by the reactor's thread only; a "
         "reader gets the one before or the one after, and both are true",

@@ -1,0 +1,50 @@
+"""The deny list: what is refused stays refused, whoever takes up the changed file."""
+
+import tempfile
+from pathlib import Path
+
+from harness.races.exploration import one_step
+from harness.races.scenario import Scenario
+from harness.races.watching import Watch
+from tests.races.support import run_threads
+from worker_service import deny as deny_module
+from worker_service.deny import DenyList
+from worker_service.errors import NotAuthenticatedError
+
+LOST = 0xBAD
+
+
+def refused(deny_list: DenyList) -> bool:
+    try:
+        deny_list.check(LOST)
+    except NotAuthenticatedError:
+        return True
+    return False
+
+
+def a_certificate_is_denied() -> None:
+    with tempfile.TemporaryDirectory(prefix="races-deny-") as directory:
+        file = Path(directory, "denied")
+        file.write_text("# nobody\n")
+        deny_list = DenyList(file)
+        seen: list[bool] = []
+
+        def operator() -> None:
+            with one_step():
+                file.write_text(f"{LOST:x}\n")
+            assert refused(deny_list), "accepted after it was denied"
+
+        def client() -> None:
+            seen.extend(refused(deny_list) for _ in range(2))
+
+        run_threads(operator, client)
+        assert seen == sorted(seen), "accepted after it was refused"
+        assert refused(deny_list)
+
+
+SCENARIOS = (
+    Scenario(
+        "deny.change", "A certificate that was put on the list is refused from then on.",
+        a_certificate_is_denied, (deny_module,), Watch((DenyList,)),
+    ),
+)  # fmt: skip
