@@ -62,6 +62,7 @@ DURATION: Final = "duration"
 NUMBER: Final = "number"
 TEXT: Final = "text"
 FLAG: Final = "flag"
+FILE: Final = "file"
 
 
 def _setting(kind: str, default: object, text: str, *, least: float = 0) -> Any:  # noqa: ANN401 - dataclasses.field's own type
@@ -76,6 +77,10 @@ class Settings:
     ca: Path = _setting(TEXT, Path("certs/out/ca.crt"), "The CA that clients must be signed by.")
     cert: Path = _setting(TEXT, Path("certs/out/server.crt"), "The server's certificate.")
     key: Path = _setting(TEXT, Path("certs/out/server.key"), "Its key, mode 0600.")
+    deny_serials: Path | None = _setting(
+        FILE, None, "File of certificate serial numbers that are refused, one a line, in "
+        "hexadecimal; taken up by itself when it changes, and inside streams within 2 s."
+    )  # fmt: skip
     limits: bool = _setting(
         FLAG, True, "Run each job in a cgroup v2 with limits. --no-limits runs jobs without, and "
         "refuses those that ask for limits."
@@ -104,8 +109,8 @@ class Settings:
         "server.", least=1
     )  # fmt: skip
     message_size: int = _setting(
-        SIZE, MIB, "Largest message of output. Acts on the server; must fit the client's limit, "
-        "which is 4 MiB in gRPC.", least=KIB
+        SIZE, 512 * KIB, "Largest message of output. Acts on the server; must fit the client's "
+        "limit, which is 4 MiB in gRPC.", least=KIB
     )  # fmt: skip
     in_flight: int = _setting(
         SIZE, 64 * MIB, "Output held in messages over all streams, beyond 64 KiB for each.",
@@ -186,6 +191,8 @@ def convert(name: str, text: str) -> object:
             return parse_duration(text)
         case "number":
             return int(text)
+        case "file":
+            return Path(text)
         case _:
             return Path(text) if isinstance(each.default, Path) else text
 

@@ -61,5 +61,9 @@ class NotPermittedError(JobWorkerError):
     """The caller's role may not do this."""
 
 
+class UnknownRpcError(JobWorkerError):
+    """There is no such rpc."""
+
+
 class ConfigurationError(JobWorkerError):
     """The server cannot start with these settings, files or host."""

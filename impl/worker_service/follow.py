@@ -31,7 +31,7 @@ class Batching:
 
     flush_interval_s: float = 0.005
     flush_bytes: int = 256 * 1024
-    message_max_bytes: int = 1024 * 1024
+    message_max_bytes: int = 512 * 1024
 
 
 class ByteBudget:

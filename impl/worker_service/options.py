@@ -78,6 +78,7 @@ def _setting_option(
         config.SIZE: SIZE,
         config.DURATION: DURATION,
         config.NUMBER: int,
+        config.FILE: click.Path(path_type=Path),
         config.TEXT: click.Path(path_type=Path) if isinstance(each.default, Path) else str,
     }
     return click.option(name, each.name, type=types[kind], **common)

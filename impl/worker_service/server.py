@@ -1,13 +1,15 @@
 """Puts the parts together and serves until told to stop."""
 
+import faulthandler
 import logging
+import os
 import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,9 +18,10 @@ from grpc_reflection.v1alpha import reflection
 from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
 from worker_service.cgroup import Hierarchy
 from worker_service.config import Settings
+from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError
 from worker_service.follow import Admission, Batching, ByteBudget
-from worker_service.service import Gate, JobWorkerService
+from worker_service.service import Doorkeeper, Gate, JobWorkerService
 from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
 from worker_service.worker import Worker, WorkerSettings
 
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # How long calls may take to come back after all jobs have ended; then they are cut.
 _CALLS_GRACE_S: Final = 5.0
+# And how long after that for gRPC, and then for the threads, to be done with them.
+_CALLS_END_MAX_S: Final = 10.0
 _DESCRIPTORS_BESIDE_STREAMS: Final = 4096
 _ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
@@ -68,6 +73,8 @@ class Server:
         credentials = server_credentials(
             CertificateFiles(ca=settings.ca, certificate=settings.cert, key=settings.key)
         )
+        denied = settings.deny_serials
+        self._doorkeeper = Doorkeeper(DenyList(denied) if denied is not None else None)
         self._hierarchy = Hierarchy.open(settings.cgroup_root) if settings.limits else None
         try:
             self.worker = Worker(
@@ -105,13 +112,23 @@ class Server:
         for name in ("", _SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
-    def stop(self, grace_s: float | None = None) -> None:
-        """End all jobs, which ends their streams, then the calls. Bounded; safe to call twice."""
+    def stop(self, grace_s: float | None = None) -> bool:
+        """End all jobs, which ends their streams, then the calls. Bounded; safe to call twice.
+
+        Returns:
+            Whether all calls have ended; if not, some of their threads are still there.
+        """
         self._health.enter_graceful_shutdown()
         self.worker.close(grace_s)
-        self._server.stop(_CALLS_GRACE_S).wait()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        ended = self._server.stop(_CALLS_GRACE_S).wait(_CALLS_GRACE_S + _CALLS_END_MAX_S)
+        # `shutdown` knows no bound; a thread that waits with it is left behind if it must be.
+        emptied = threading.Thread(
+            target=lambda: self._pool.shutdown(wait=True, cancel_futures=True), daemon=True
+        )
+        emptied.start()
+        emptied.join(_CALLS_END_MAX_S)
         self._close_hierarchy()
+        return ended and not emptied.is_alive()
 
     def _close_hierarchy(self) -> None:
         if self._hierarchy is not None:
@@ -129,7 +146,7 @@ class Server:
         settings = self._settings
         server = grpc.server(
             self._pool,
-            interceptors=[Gate(self.admission)],
+            interceptors=[Gate(self.admission, self._doorkeeper)],
             options=channel_options(settings),
             # Beyond it a call is refused at once; without it, it would wait for a thread, unseen.
             maximum_concurrent_rpcs=settings.max_streams + settings.unary_threads,
@@ -139,7 +156,8 @@ class Server:
             flush_bytes=settings.flush_size,
             message_max_bytes=settings.message_size,
         )
-        service = JobWorkerService(self.worker, batching, ByteBudget(settings.in_flight))
+        budget = ByteBudget(settings.in_flight)
+        service = JobWorkerService(self.worker, batching, budget, self._doorkeeper)
         jobworker_pb2_grpc.add_JobWorkerServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
@@ -185,8 +203,21 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         announce(server.address)
         asked_to_stop.wait()
     finally:
-        server.stop()
+        ended = server.stop()
         logger.info("stopped")
+    if not ended:
+        _leave_without_the_rest()
+
+
+def _leave_without_the_rest() -> NoReturn:
+    """End the process although threads of it do not: the jobs are ended, nothing is lost by it."""
+    logger.error(
+        "calls did not end within %s s after their streams; where each thread stands:",
+        _CALLS_END_MAX_S,
+    )
+    faulthandler.dump_traceback(all_threads=True)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _raise_descriptor_limit(wanted: int) -> None:

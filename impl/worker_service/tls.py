@@ -151,6 +151,13 @@ def _load(files: CertificateFiles) -> _Material:
             f"key {files.key} has mode {mode:04o}, others may read it; make it 0600 "
             f"(chmod 600 {files.key}) and, if others could, renew it"
         )
+    for path in (files.ca, files.certificate):
+        mode = stat.S_IMODE(_stat(path).st_mode)
+        if mode & stat.S_IWOTH:  # whoever can write the CA decides who is an admin
+            raise ConfigurationError(
+                f"certificate {path} has mode {mode:04o}, everybody may write it; make it 0644 "
+                f"(chmod 644 {path}) and make sure that it is still the one you put there"
+            )
     material = _Material(*(_read(path) for path in (files.ca, files.certificate, files.key)))
     _check_fits(files, material)
     return material

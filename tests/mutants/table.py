@@ -28,6 +28,7 @@ SMALL: Final = "tests/impl/test_small_parts.py::"
 SERVICE: Final = "tests/integration/test_service.py::"
 STREAMS: Final = "tests/integration/test_streams.py::"
 IDENTITIES: Final = "tests/integration/test_identities.py::"
+AUDIT: Final = "tests/integration/test_audit.py::"
 INTEROP: Final = "tests/integration/test_interop.py::"
 DESERVES: Final = IDENTITIES + "test_a_client_certificate_gets_the_status_that_it_deserves"
 INHERITS: Final = SPAWN + "test_a_child_inherits_nothing_but_its_three_descriptors"
@@ -249,6 +250,32 @@ MUTANTS: Final = (
         'text = f"internal error; the server\'s log has it under {reference}"',
         "text = __import__('traceback').format_exc()",
         SERVICE + "test_an_unexpected_exception_does_not_leak_its_text",
+    ),
+    Mutant(
+        "an rpc that nobody listed is open", "identity.py",
+        "PERMISSIONS.get(method, frozenset())", "PERMISSIONS.get(method, _EVERYBODY)",
+        AUDIT + "test_an_rpc_added_tomorrow_is_refused_to_everybody_until_it_is_listed[user]",
+    ),
+    Mutant(
+        "the audit forgets what a call was about", "service.py",
+        'f" {call.subject}" if call.subject else ""', '""',
+        AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
+    ),
+    Mutant(
+        "the audit quotes what a client says as it is", "service.py",
+        "else repr(text[:_SHOWN_CHARACTERS])", "else text",
+        AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
+    ),
+    Mutant(
+        "a request that cannot be read leaves no line", "service.py",
+        "            return _Unreadable()\n", "            raise\n",
+        AUDIT + "test_what_is_no_call_of_ours_leaves_a_line_too",
+    ),
+    Mutant(
+        "a bad deny list denies nobody", "deny.py",
+        "                    logger.warning(", "                    self._serials = frozenset()\n"
+        "                    logger.warning(",
+        "tests/impl/test_deny.py::test_a_list_that_has_become_bad_lets_nobody_in_who_was_out[gone]",
     ),
     # The client.
     Mutant(

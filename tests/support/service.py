@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -62,11 +62,11 @@ def running_server(certificates: Certificates, **changes: object) -> Iterator[Se
 
 @contextmanager
 def launched_server(
-    certificates: Certificates, *arguments: str
+    certificates: Certificates, *arguments: str, program: Sequence[str] = (COMMAND,)
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `worker-service serve` as a program; yield it and its address."""
+    """Run `worker-service serve`, or another program like it; yield it and its address."""
     files = certificates.server
-    command = [COMMAND, "serve", "--no-limits", "--listen", "127.0.0.1:0"]
+    command = [*program, "serve", "--no-limits", "--listen", "127.0.0.1:0"]
     command += ["--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key)]
     log_path = certificates.directory / f"server-{os.urandom(4).hex()}.log"
     with log_path.open("w") as log:

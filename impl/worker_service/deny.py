@@ -1,0 +1,94 @@
+"""The deny list: serial numbers of client certificates that are no longer good, from a file.
+
+One serial number a line, in hexadecimal, as the audit lines and `openssl x509 -serial` show it;
+what follows a `#` is a comment. A changed file is taken up by itself, at the next look. One that is
+then found bad, or gone, is logged, and the list read before stays in force: a slip of the pen lets
+nobody in who was out.
+"""
+
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+
+from worker_service.errors import ConfigurationError, NotAuthenticatedError
+
+logger = logging.getLogger(__name__)
+
+type _Stamp = tuple[int, int, int] | None
+
+
+class DenyList:
+    """Who is refused whatever the certificate says.
+
+    Shared state and its guard: `_serials` and `_stamp` under `_lock`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or has a line that is no serial number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._stamp = _stamp(path)
+        self._serials = _load(path)
+
+    def check(self, serial_number: int) -> None:
+        """Look a certificate up, in the file as it is now.
+
+        Raises:
+            NotAuthenticatedError: it is on the list.
+        """
+        if serial_number in self._current():
+            raise NotAuthenticatedError(
+                f"the client certificate with serial number {serial_number:x} is no longer "
+                "accepted by this server; use another one"
+            )
+
+    def _current(self) -> frozenset[int]:
+        stamp = _stamp(self._path)
+        with self._lock:
+            if stamp != self._stamp:
+                self._stamp = stamp  # whatever it holds: a bad file is told once, not at every call
+                try:
+                    self._serials = _load(self._path)
+                    logger.info("%d serial numbers are denied now", len(self._serials))
+                except ConfigurationError as error:
+                    logger.warning("the deny list read before stays in force: %s", error)
+            return self._serials
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _load(path: Path) -> frozenset[int]:
+    try:
+        with path.open(encoding="ascii") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"deny list {path}: {error}; write one serial number a line, in hexadecimal"
+        ) from error
+    if mode & stat.S_IWOTH:
+        raise ConfigurationError(
+            f"deny list {path} has mode {mode:04o}, everybody may write it; chmod o-w {path}"
+        )
+    words = [(number, line.partition("#")[0].strip()) for number, line in enumerate(lines, 1)]
+    return frozenset(_serial(path, number, word) for number, word in words if word)
+
+
+def _serial(path: Path, number: int, word: str) -> int:
+    try:
+        return int(word.replace(":", ""), 16)
+    except ValueError:
+        raise ConfigurationError(
+            f"deny list {path}, line {number}: {word!r} is no serial number; write it in "
+            "hexadecimal, as the audit lines show it"
+        ) from None

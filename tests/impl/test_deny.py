@@ -1,0 +1,81 @@
+"""The deny list: who is on it, what happens when it changes, and when it changes for the worse."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from worker_service.deny import DenyList
+from worker_service.errors import ConfigurationError, NotAuthenticatedError
+
+
+def denies(deny_list: DenyList, serial: int) -> bool:
+    try:
+        deny_list.check(serial)
+    except NotAuthenticatedError as error:
+        return f"{serial:x}" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("line", ["1f2e", "1F2E", "1f:2e", "  1f2e  # a laptop", "001f2e"])
+def test_a_serial_number_is_read_as_openssl_and_the_audit_show_it(
+    line: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "denied"
+    path.write_text(f"# lost ones\n\n{line}\n")
+    deny_list = DenyList(path)
+    assert denies(deny_list, 0x1F2E)
+    assert not denies(deny_list, 0x1F2F)
+
+
+def test_a_changed_file_is_taken_up_at_the_next_look(tmp_path: Path) -> None:
+    path = tmp_path / "denied"
+    path.write_text("")
+    deny_list = DenyList(path)
+    assert not denies(deny_list, 0xAB)
+    path.write_text("ab\n")
+    assert denies(deny_list, 0xAB)
+    path.write_text("cd\n# ab\n")
+    assert not denies(deny_list, 0xAB)
+
+
+@pytest.mark.parametrize("damage", ["nonsense", "everybody", "gone"])
+def test_a_list_that_has_become_bad_lets_nobody_in_who_was_out(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "denied"
+    path.write_text("ab\n")
+    deny_list = DenyList(path)
+    match damage:
+        case "nonsense":
+            path.write_text("not hexadecimal\n")
+        case "everybody":
+            path.write_text("cd\n")
+            path.chmod(0o666)
+        case _:
+            path.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert denies(deny_list, 0xAB)
+        assert denies(deny_list, 0xAB)
+    # Told once, not at every call.
+    assert len(caplog.records) == 1
+    assert "stays in force" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"),
+    [
+        ("ab\nxyz\n", 0o600, "line 2: 'xyz' is no serial number"),
+        ("ab\n", 0o602, "everybody may write it"),
+        (None, 0o600, "No such file"),
+    ],
+)
+def test_a_list_that_is_bad_at_the_start_is_an_error(
+    text: str | None, mode: int, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "denied"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=said):
+        DenyList(path)
