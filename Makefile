@@ -1,13 +1,9 @@
 # Every target sets up what it needs; none needs another one called before it.
 # PYTHON=/path/to/python3.13 chooses the interpreter, SERVE="--flags" adds to `make serve`.
 
-# What may be skipped in `make verify`, by name: this host may lack cgroup v2, which the guest has; the
-# guest's processor may be emulated, which this host's is not.
-VERIFY := --allow-skip 'local:limits.*' --allow-skip 'vm:streams.thousand'
-
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify selftest vulncheck mutants vm-test lint certs serve proto proto-check lock bench load clean
+.PHONY: help setup demo test verify selftest vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock bench load clean
 
 BIN := .venv/bin
 
@@ -21,10 +17,10 @@ demo: setup certs ## Run a real job on a real server and stream it twice, start 
 	@.ci/demo
 
 test: setup ## Unit and integration tests: real processes, real TLS, real sockets
-	@$(BIN)/python -m pytest -n 2 -m "not vm and not mutants" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not vm and not vagrant and not mutants" $(ARGS)
 
-verify: setup ## Judge the server: lint, tests, every check here and in a guest, one report
-	@$(BIN)/python -m harness verify $(VERIFY) $(ARGS)
+verify: setup ## Judge the server: lint, tests, every check, in Vagrant's machine or a guest, one report
+	@$(BIN)/python -m harness verify $(ARGS)
 
 selftest: setup ## Judge the judge: break the server in every way known, see each noticed
 	@$(BIN)/python -m harness selftest $(ARGS)
@@ -32,12 +28,21 @@ selftest: setup ## Judge the judge: break the server in every way known, see eac
 vulncheck: setup ## Audit the locked packages: clean, found, or not audited
 	@$(BIN)/python -m harness vulncheck $(ARGS)
 
-mutants: setup ## Break the code on purpose, 44 times, and see the unit tests notice (2 minutes)
+mutants: setup ## Break the code on purpose, 49 times, and see the unit tests notice (2 minutes)
 	@$(BIN)/python -m pytest -n 2 -m mutants $(ARGS)
+
+race: setup ## Search for races, prove that planted ones are found, watch a busy server (5 minutes)
+	@$(BIN)/python -m harness races all $(ARGS)
 
 vm-test: setup ## Prove the guest, and the limits in it (the first time: builds its image, 1 minute)
 	@$(BIN)/python -m pytest -m vm $(ARGS)
 	@$(BIN)/python -m harness check --target vm --area limits --allow-skip none
+
+box: setup ## Build the project's own Vagrant box for libvirt, and a catalogue that offers it (2 minutes)
+	@$(BIN)/python -m harness vm box $(ARGS)
+
+vagrant-test: setup ## Prove `vagrant up && make verify`, as an unprivileged user (root, apt, 10 minutes)
+	@$(BIN)/python -m pytest -m vagrant -o faulthandler_timeout=0 $(ARGS)
 
 lint: setup proto-check ## Style, types, protocol, layout
 	@$(BIN)/ruff check .

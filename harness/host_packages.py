@@ -7,6 +7,7 @@ command that would do it. Leaves out every system without apt.
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import click
@@ -21,11 +22,15 @@ def missing_packages(programs: Mapping[str, str]) -> list[str]:
     """Return the Debian packages that this host still needs.
 
     Args:
-        programs: name of a program -> Debian package that has it.
+        programs: name of a program, or path of a file -> Debian package that has it.
     """
     # A user's PATH lacks the folders of some programs that a user may well start (mke2fs).
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = {package for name, package in programs.items() if not shutil.which(name, path=path)}
+    missing = {
+        package
+        for name, package in programs.items()
+        if not (Path(name).exists() if name.startswith("/") else shutil.which(name, path=path))
+    }
     return sorted(missing)
 
 
@@ -33,7 +38,7 @@ def ensure_programs(programs: Mapping[str, str]) -> None:
     """Install what is missing when that is possible.
 
     Args:
-        programs: name of a program -> Debian package that has it.
+        programs: see `missing_packages`.
 
     Raises:
         BrokenError: it is not possible; says what to install.

@@ -1,16 +1,21 @@
 """The one door to other programs: bounded, logged ready to paste, and never left behind."""
 
+import contextlib
 import logging
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from harness.verdict import BrokenError
 
 logger = logging.getLogger(__name__)
+
+_DRAIN_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +50,51 @@ def run(
     """Run a program to its end.
 
     Raises:
-        BrokenError: it is not there, or did not end in time (it was killed then).
+        BrokenError: it is not there, or did not end in time (it and all that it started in its
+            session were killed then).
     """
     words = [str(word) for word in command]
     logger.debug("$ %s", shlex.join(words))
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             words,
-            stdin=stdin if text_in is None and stdin is not None else None,
-            input=None if text_in is None else text_in.encode(),
+            stdin=subprocess.PIPE if text_in is not None else stdin,
             stdout=stdout or subprocess.PIPE,
             stderr=subprocess.PIPE,
-            timeout=timeout_s,
             env=environment,
-            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise BrokenError(f"{words[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        said = (error.stderr or b"").decode("utf-8", "replace")[-1000:]
-        raise BrokenError(
-            f"{shlex.join(words)} did not end within {timeout_s:g} s\n{said}"
-        ) from error
+    with process:
+        try:
+            out, said = process.communicate(
+                None if text_in is None else text_in.encode(), timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired as error:
+            tail = _end(process)[-1000:].decode("utf-8", "replace")
+            raise BrokenError(
+                f"{shlex.join(words)} did not end within {timeout_s:g} s\n{tail}"
+            ) from error
+        except (
+            BaseException
+        ):  # Ctrl-C reaches this process alone: the others are not of its session
+            _end(process)
+            raise
     return Done(
-        done.returncode,
-        (done.stdout or b"").decode("utf-8", "replace"),
-        done.stderr.decode("utf-8", "replace"),
+        process.returncode,
+        (out or b"").decode("utf-8", "replace"),
+        said.decode("utf-8", "replace"),
     )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> bytes:
+    """Kill a program and all that it started in its session, and return what it said as errors."""
+    # A group's id is nobody else's as long as it has a member, a zombie too.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        return process.communicate(timeout=_DRAIN_TIMEOUT_S)[1] or b""
+    except subprocess.TimeoutExpired as error:
+        # What left the session holds the pipe; it is not waited for.
+        return error.stderr or b""

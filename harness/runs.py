@@ -25,7 +25,13 @@ from harness.report.terminal import Terminal
 from harness.results import Result, RunReport
 from harness.session import Options, run_checks
 from harness.targets.address import AddressTarget
-from harness.targets.local import OUR_COMMAND, LocalTarget, checkout
+from harness.targets.local import (
+    MARKER,
+    OUR_COMMAND,
+    LocalTarget,
+    checkout,
+    processor_is_emulated,
+)
 from harness.targets.target import OUR_FLAGS, Target
 from harness.verdict import BrokenError
 
@@ -263,9 +269,9 @@ def _local(going: Run, identities: IdentityStore) -> Target:
     """Return the given server, or ours: with limits where this host can, else without."""
     choice = going.choice
     if choice.launch:
-        return LocalTarget(identities, choice.launch, dict(choice.launch_flags))
+        return _on_this_host(LocalTarget(identities, choice.launch, dict(choice.launch_flags)))
     flags = {**OUR_FLAGS, **dict(choice.launch_flags)}
-    target = LocalTarget(identities, OUR_COMMAND, flags)
+    target = _on_this_host(LocalTarget(identities, OUR_COMMAND, flags))
     try:
         with target.launched():
             return target
@@ -275,7 +281,13 @@ def _local(going: Run, identities: IdentityStore) -> Target:
         # It says that this host cannot give limits; the rest can still be judged.
         reason = str(error).strip().rpartition("\n")[2]
         going.terminal.note(f"{LOCAL}: without limits: {reason}")
-        return LocalTarget(identities, f"{OUR_COMMAND} --no-limits", flags)
+        return _on_this_host(LocalTarget(identities, f"{OUR_COMMAND} --no-limits", flags))
+
+
+def _on_this_host(target: LocalTarget) -> LocalTarget:
+    target.emulated = processor_is_emulated()
+    target.made_for_it = MARKER.exists()
+    return target
 
 
 def fill_seed(seed: str) -> str:

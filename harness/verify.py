@@ -1,23 +1,35 @@
-"""`make verify`: the project's own checks and the server's, in one report.
+"""`make verify`: the project's own checks and the server's, in one report, where limits can be had.
 
 A step is a command of the project's that must succeed: lint, tests. Its result stands
 beside those of the checks, in the area `project`. A new step is one entry in `STEPS`.
+
+`places` chooses where. In a Vagrant machine this same command runs once more, and what it said and
+its report come back; nothing but that report decides how the run ended.
 """
 
+import dataclasses
 import re
+import shlex
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+import click
+
+from harness.checks import ALL
+from harness.checks.check import Need
+from harness.places import Place, choose
 from harness.processes import run
-from harness.results import Result
-from harness.runs import Choice, Run, begun, judge_targets
+from harness.results import Result, load_report
+from harness.runs import LOCAL, RESULTS_FOLDER, VM, Choice, Run, begun, judge_targets, new_directory
 from harness.targets.local import checkout
+from harness.vagrant import reached
 from harness.verdict import BrokenError, Finding, Verdict, merge
 
 PROJECT: Final = "project"
+THERE_TIMEOUT_S: Final = 3 * 3600.0  # all of it, on an emulated processor
 _TAIL_CHARACTERS: Final = 3000
 
 
@@ -51,6 +63,11 @@ STEPS: Final = (
     Step(
         "project.vulncheck", "No locked package is known to be vulnerable.",
         (sys.executable, "-m", "harness", "vulncheck"), r"canary .* flagged",
+        broken_codes=frozenset({2}),
+    ),
+    Step(
+        "project.races", "Threads do not race, and a planted race would be found.",
+        (sys.executable, "-m", "harness", "races", "all"), r"\b0 races in \d+ accesses",
         broken_codes=frozenset({2}),
     ),
 )  # fmt: skip
@@ -96,23 +113,158 @@ def _verdict(step: Step, exit_code: int) -> Verdict:
     return Verdict.BROKEN if exit_code in step.broken_codes else Verdict.FAIL
 
 
-def run_steps(going: Run) -> None:
-    """Run all steps, one after the other."""
-    for step in STEPS:
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is judged in a place.
+
+    Attributes:
+        targets: as `Choice` has them.
+        skips_allowed: by name; any other skip makes the run BROKEN.
+    """
+
+    targets: tuple[str, ...]
+    skips_allowed: tuple[str, ...]
+
+
+def _needing(target: str, *needs: Need) -> tuple[str, ...]:
+    return tuple(f"{target}:{check.name}" for check in ALL if check.needs & set(needs))
+
+
+# It has to be installed once, from a network that need not be there.
+SCANNER: Final = "local:identity.scanner"
+
+WAYS: Final = {
+    # The host may lack cgroup v2, which the guest has; the guest's processor may be emulated, which
+    # the host's is not.
+    Place.GUEST: Ways(
+        (LOCAL, VM),
+        ("local:limits.*", SCANNER, "vm:streams.thousand", *_needing(VM, Need.NATIVE)),
+    ),
+    # Everything, but for what an emulated processor or a machine with one disk cannot show.
+    Place.HERE: Ways(
+        (LOCAL,),
+        ("local:streams.thousand", SCANNER, *_needing(LOCAL, Need.DISK, Need.NATIVE)),
+    ),
+}
+
+
+def chosen_steps(choice: Choice) -> list[Step]:
+    """Return the steps that a choice takes in, as it takes in checks."""
+    return [
+        step
+        for step in STEPS
+        if _fits(choice, step.name) and (not choice.areas or PROJECT in choice.areas)
+    ]
+
+
+def checks_of(choice: Choice) -> Choice | None:
+    """Return the choice of checks beside the steps, or None when there is nothing but steps.
+
+    Raises:
+        BrokenError: there is neither, or an area that there is not.
+    """
+    areas = tuple(area for area in choice.areas if area != PROJECT)
+    if chosen_steps(choice):
+        steps_alone = bool(choice.areas) and not areas
+        if steps_alone or not any(_fits(choice, check.name) for check in ALL):
+            return None
+    rest = dataclasses.replace(choice, areas=areas)
+    rest.checks()
+    return rest
+
+
+def _fits(choice: Choice, name: str) -> bool:
+    try:
+        return re.search(choice.keyword, name) is not None
+    except re.error as error:
+        raise BrokenError(f"-k {choice.keyword!r} is no regular expression: {error}") from error
+
+
+def run_steps(going: Run, steps: list[Step]) -> None:
+    """Run steps, one after the other."""
+    for step in steps:
         going.terminal.started(PROJECT, step.name)
         result = run_step(step)
         going.results.append(result)
         going.terminal.finished(result)
 
 
-def verify(choice: Choice) -> int:
-    """Run the steps and the chosen checks, and return the exit code.
+def verify(choice: Choice, asked: str | None = None) -> int:
+    """Run the chosen steps and checks where limits can be had, and return the exit code.
+
+    Args:
+        choice: no targets: those of the place.
+        asked: the place, as its name; None: the best that there is.
 
     Raises:
         BrokenError: nothing could be begun.
     """
-    total = len(STEPS) + len(choice.checks()) * len(choice.targets)
-    with begun(choice, total) as going, ExitStack() as stack:
-        run_steps(going)
-        judge_targets(going, stack)
+    checks_of(choice)
+    where = choose(asked)
+    click.echo(f"verifying {where}")
+    if where.place is Place.VAGRANT:
+        return _verify_there(choice)
+    ways = WAYS[where.place]
+    return _verify_here(
+        dataclasses.replace(
+            choice,
+            targets=choice.targets or ways.targets,
+            skips_allowed=(*ways.skips_allowed, *(choice.skips_allowed or ())),
+        ),
+        str(where),
+    )
+
+
+def _verify_here(choice: Choice, where: str) -> int:
+    steps, judged = chosen_steps(choice), checks_of(choice)
+    count = len(judged.checks()) * len(judged.targets) if judged else 0
+    with begun(judged or choice, len(steps) + count) as going, ExitStack() as stack:
+        going.about["where"] = where
+        run_steps(going, steps)
+        if judged:
+            judge_targets(going, stack)
     return going.report().exit_code
+
+
+def _verify_there(choice: Choice) -> int:
+    """Run all of it in the Vagrant machine, and bring its report here.
+
+    Raises:
+        BrokenError: the machine does not answer, or left no report that says how it ended.
+    """
+    if choice.targets:
+        raise BrokenError("--target chooses for --in guest and --in here; leave it out here")
+    directory = new_directory(choice.out)
+    there = f"{RESULTS_FOLDER}/{directory.name}"
+    with reached() as machine:
+        click.echo("bringing the checkout in the machine up to date")
+        machine.sync()
+        command = f".ci/setup && sudo {shlex.join(command_there(choice, there))}"
+        done = machine.run(command, THERE_TIMEOUT_S, shown=True)
+        try:
+            machine.fetch(there, directory)
+            report = load_report(directory)
+        except BrokenError as error:
+            raise BrokenError(
+                f"the run in the Vagrant machine ended with {done.exit_code} and left no report: "
+                f"{error}"
+            ) from error
+    if report.exit_code != done.exit_code:
+        raise BrokenError(
+            f"the run in the Vagrant machine ended with {done.exit_code}, and its report says "
+            f"{report.exit_code}"
+        )
+    click.echo(f"the report is here now: {directory / 'report.html'}")
+    return report.exit_code
+
+
+def command_there(choice: Choice, out: str) -> list[str]:
+    """Return the command that makes the same choice in the machine."""
+    words = [".venv/bin/python", "-m", "harness", "verify", "--in", "here", "--out", out]
+    words += ["--seed", choice.seed, "--parallel", str(choice.parallel)]
+    words += ["-k", choice.keyword] if choice.keyword else []
+    for area in choice.areas:
+        words += ["--area", area]
+    for name in choice.skips_allowed or ():
+        words += ["--allow-skip", name]
+    return words

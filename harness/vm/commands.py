@@ -14,6 +14,7 @@ import click
 
 from harness.verdict import BrokenError
 from harness.vm import standing as standing_guests
+from harness.vm.box_commands import box
 from harness.vm.guest import Guest, booted
 from harness.vm.image import built_image, cache_directory
 
@@ -48,6 +49,9 @@ def vm() -> None:
 def build() -> None:
     """Build the guest's image, if it is not there yet, and tell where it is."""
     click.echo(str(built_image().directory))
+
+
+vm.add_command(box)
 
 
 def _in_standing(command: Callable[..., None]) -> Callable[..., None]:
@@ -168,12 +172,13 @@ def _described(name: str) -> str:
 
 @vm.command()
 def clean() -> None:
-    """Remove all images and saved guests from the cache."""
+    """Remove all images, saved guests and boxes from the cache."""
     if standing := standing_guests.names():
         raise BrokenError(
             f"the cache is in use by the guests {', '.join(standing)}; `vm down --all` ends them"
         )
-    shutil.rmtree(cache_directory())
+    for kind in ("vm", "box"):
+        shutil.rmtree(cache_directory(kind))
 
 
 @vm.command()

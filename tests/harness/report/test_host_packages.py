@@ -16,6 +16,11 @@ def test_only_packages_of_missing_programs_are_missing() -> None:
     ensure_programs({"sh": "dash"})
 
 
+def test_a_file_stands_for_a_package_without_programs() -> None:
+    files = {__file__: "c-package", "/no/such/file": "d-package"}
+    assert missing_packages(files) == ["d-package"]
+
+
 def test_who_may_not_install_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(BrokenError) as raised:

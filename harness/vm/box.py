@@ -1,0 +1,230 @@
+"""The project's own Vagrant box, for libvirt: a disk by the guest's recipe, packed for Vagrant.
+
+Debian's systemd and sshd, the user that Vagrant logs in as, and what `make verify` takes, the
+locked Python packages included: `vagrant up` needs no network and no registry. The disk is kept by
+the hash of its recipe, as the guest's image is; what is packed around it costs seconds.
+
+Leaves out: other providers than libvirt, other processors than x86-64, updates of the kernel (the
+disk boots the one that it was built with).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from harness.host_packages import ensure_programs
+from harness.processes import run
+from harness.verdict import BrokenError
+from harness.vm import debian
+from harness.vm.image import PROJECT, cache_directory, locked, remove_half_built
+from harness.vm.machine import KERNEL_ARGUMENTS
+
+PUBLIC_NAME: Final = "cloud-image/debian-13"  # as in Vagrantfile
+DISK_BYTES: Final = 8 * 1024**3
+_DISK_GIB: Final = DISK_BYTES // 1024**3
+_SECTOR_BYTES: Final = 512
+_FIRST_SECTOR: Final = 2048  # of the root's partition; the boot loader lives in what is before it
+_PACKAGES: Final = (
+    debian.KERNEL_PACKAGE, "dbus", "iproute2", "openssh-server", "sudo", "systemd-resolved",
+    "systemd-sysv", "udev",
+)  # fmt: skip
+_MODULES: Final = ("virtio_blk",)
+# What GRUB 2.06 reads, whatever this host's mke2fs would choose.
+_EXT4_FEATURES: Final = "^metadata_csum_seed,^orphan_file"
+# clearcpuid: the kernel leaves cmpxchg16b alone, which QEMU 7.2 emulates wrongly; programs may see
+# it, as numpy insists on. maxcpus=1: see machine.py; jobworker-box.service starts the others.
+_KERNEL_ARGUMENTS: Final = (
+    KERNEL_ARGUMENTS.replace("rdinit=/init ", "") + " clearcpuid=cx16 net.ifnames=0"
+)
+_GRUB_MODULES: Final = ("biosdisk", "part_msdos", "ext2", "linux")
+_GRUB_CONFIG: Final = f"""\
+set root=(hd0,msdos1)
+linux /boot/vmlinuz {_KERNEL_ARGUMENTS}
+initrd /boot/initrd
+boot
+"""
+_BOOT_CODE_BYTES: Final = 440  # of the first sector; the partition table follows
+_GRUB_PLACE: Final = Path("/usr/lib/grub/i386-pc")
+
+# Program -> Debian package that has it.
+HOST_PROGRAMS: Final = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "busybox": "busybox-static",
+    "cpio": "cpio",
+    "openssl": "openssl",
+    "qemu-img": "qemu-utils",
+    "sfdisk": "fdisk",
+    "grub-mkimage": "grub-common",
+    str(_GRUB_PLACE / "boot.img"): "grub-pc-bin",
+}
+
+ORDINARY_VAGRANTFILE: Final = "box-vagrantfile"
+SESSION_VAGRANTFILE: Final = "box-vagrantfile-session"
+_RECIPE_FILES: Final = ("box.py", "debian.py", "box-setup", "box-initrd-init", debian.PROVISION)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box and the catalogue that offers it under a name.
+
+    Attributes:
+        name: what Vagrant calls it.
+        version: grows with nothing; it is the recipe's.
+        file: for `vagrant box add`.
+        catalogue: JSON that Vagrant takes for a registry's answer.
+    """
+
+    name: str
+    version: str
+    file: Path
+    catalogue: Path
+
+
+def built_box(name: str = PUBLIC_NAME, *, session: bool = False, out: Path | None = None) -> Box:
+    """Return the box for the present recipe, built now if it is not there.
+
+    Args:
+        name: what to offer it as.
+        session: for a user without rights on the system's libvirt, with or without KVM.
+        out: directory to put it in; None is the cache.
+
+    Raises:
+        BrokenError: it cannot be built.
+    """
+    ensure_programs(HOST_PROGRAMS)
+    if os.geteuid() != 0:
+        raise BrokenError("a box is built as root (its files belong to root): sudo make box")
+    # Read once: whoever resolves it anew meanwhile gets a box of their own.
+    lock = (PROJECT / "requirements.lock").read_bytes()
+    recipe = hashlib.sha256(_recipe(lock)).hexdigest()
+    disk = cache_directory("box") / recipe[:16] / "box.img"
+    with locked(disk.parent.with_suffix(".lock")):
+        if not disk.is_file():
+            remove_half_built(disk.parent.parent)
+            _build(disk, lock)
+        return _packed(disk, recipe, name, session=session, out=out or disk.parent)
+
+
+def _recipe(lock: bytes) -> bytes:
+    parts = [debian.script_path(name).read_bytes() for name in _RECIPE_FILES]
+    parts += [KERNEL_ARGUMENTS.encode(), lock]
+    return b"\0".join(parts)
+
+
+def _build(disk: Path, locked_packages: bytes) -> None:
+    """Build into a directory beside the disk's, and rename that when it is complete."""
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=disk.parent.parent))
+    try:
+        _say("building the box (once; minutes): Python packages")
+        wheels, lock = work / "wheels", work / "requirements.lock"
+        lock.write_bytes(locked_packages)
+        _fetch_wheels(wheels, lock)
+        _say("  Debian packages, and the Python packages in them")
+        root = work / "root"
+        setup = f'sh {debian.script_path("box-setup")} "$1" {wheels} {lock}'
+        packages = [*_PACKAGES, *debian.packages_for(debian.CHECKOUT)]
+        debian.bootstrap(root, packages, [setup, debian.provision_hook(debian.SERVICE)])
+        shutil.rmtree(wheels)
+        lock.unlink()
+        (root / "etc/resolv.conf").unlink(missing_ok=True)
+        (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+        _say("  kernel, initrd and disk")
+        debian.make_initrd(root, "box-initrd-init", _MODULES, root / "boot/initrd")
+        debian.kernel_of(root).rename(root / "boot/vmlinuz")
+        _make_disk(root, work)
+        shutil.rmtree(root)
+        work.chmod(0o755)
+        work.rename(disk.parent)
+        _say("  done")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _fetch_wheels(wheels: Path, lock: Path) -> None:
+    """Fetch every locked package, for the machine's Python."""
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--require-hashes"]
+    command += [*debian.wheel_options(), "-d", str(wheels), "-r", str(lock)]
+    run(command, debian.BUILD_TIMEOUT_S).require("pip")
+
+
+def _make_disk(root: Path, work: Path) -> None:
+    """Write a disk that a BIOS boots, and compress it."""
+    raw = work / "raw"
+    offset_bytes = _FIRST_SECTOR * _SECTOR_BYTES
+    debian.make_ext4(root, raw, DISK_BYTES, offset_bytes=offset_bytes, features=_EXT4_FEATURES)
+    table = f"label: dos\nstart={_FIRST_SECTOR}, type=83, bootable\n"
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    environment = {**os.environ, "PATH": path}
+    run(["sfdisk", "-q", raw], 60, text_in=table, environment=environment).require("sfdisk")
+    _install_grub(raw, work)
+    run(
+        ["qemu-img", "convert", "-c", "-W", "-m", "8", "-f", "raw", "-O", "qcow2",
+         raw, work / "box.img"],
+        debian.BUILD_TIMEOUT_S,
+    ).require("qemu-img")  # fmt: skip
+    raw.unlink()
+
+
+def _install_grub(raw: Path, work: Path) -> None:
+    """Put GRUB where a BIOS starts it: no device or mount is needed for its default places."""
+    config, core = work / "grub.cfg", work / "core.img"
+    config.write_text(_GRUB_CONFIG)
+    command: list[str | Path] = ["grub-mkimage", "-O", "i386-pc", "-o", core, "-c", config]
+    run([*command, "-p", "/boot/grub", *_GRUB_MODULES], 60).require("grub-mkimage")
+    image = core.read_bytes()
+    if len(image) > (_FIRST_SECTOR - 1) * _SECTOR_BYTES:
+        raise BrokenError(f"GRUB's core has {len(image)} bytes; the gap before the root is smaller")
+    with raw.open("r+b") as disk:
+        disk.write((_GRUB_PLACE / "boot.img").read_bytes()[:_BOOT_CODE_BYTES])
+        disk.seek(_SECTOR_BYTES)
+        disk.write(image)
+    config.unlink()
+    core.unlink()
+
+
+def _packed(disk: Path, recipe: str, name: str, *, session: bool, out: Path) -> Box:
+    """Pack a disk with the Vagrantfile that belongs to it, and write the catalogue beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    vagrantfile = debian.script(SESSION_VAGRANTFILE if session else ORDINARY_VAGRANTFILE)
+    variant = hashlib.sha256(f"{recipe}{vagrantfile}".encode()).hexdigest()
+    version = f"13.{int(variant[:8], 16)}.0"
+    kind = "session" if session else "libvirt"
+    box = Box(name, version, out / f"jobworker-{kind}.box", out / f"jobworker-{kind}.json")
+    with tempfile.TemporaryDirectory(dir=out, prefix="packing-") as directory:
+        work = Path(directory)
+        (work / "Vagrantfile").write_text(vagrantfile)
+        (work / "metadata.json").write_text(
+            json.dumps({"provider": "libvirt", "format": "qcow2", "virtual_size": _DISK_GIB})
+        )
+        half = work / box.file.name
+        members = [["-C", str(work), "metadata.json", "Vagrantfile"], ["-C", str(disk.parent)]]
+        command = ["tar", "-cf", str(half), *members[0], *members[1], disk.name]
+        run(command, debian.BUILD_TIMEOUT_S).require("tar")
+        half.rename(box.file)
+    provider = {
+        "name": "libvirt",
+        "url": box.file.resolve().as_uri(),
+        "checksum_type": "sha256",
+        "checksum": _digest(box.file),
+    }
+    offered = {"name": name, "versions": [{"version": version, "providers": [provider]}]}
+    box.catalogue.write_text(json.dumps(offered, indent=1) + "\n")
+    return box
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""The door to other programs: what it starts is bounded, all of it."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.clock import poll_until
+from harness.processes import run
+from harness.verdict import BrokenError
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def written_pid(path: Path) -> int | None:
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.endswith("\n") else None
+
+
+def test_it_returns_what_a_program_said_and_how_it_ended() -> None:
+    done = run(["sh", "-c", "cat; echo bad >&2; exit 3"], 30, text_in="good")
+    assert (done.exit_code, done.stdout, done.stderr) == (3, "good", "bad\n")
+
+
+def test_a_program_that_is_not_there_is_broken() -> None:
+    with pytest.raises(BrokenError, match="no-such-program is not installed"):
+        run(["no-such-program"], 30)
+
+
+def test_at_a_timeout_the_whole_tree_is_killed_and_its_words_are_kept(tmp_path: Path) -> None:
+    script = f"echo why >&2; sh -c 'sleep 100 & echo $! > {tmp_path}/child; wait'; echo over"
+    with pytest.raises(BrokenError, match=r"did not end within 1 s\nwhy"):
+        run(["sh", "-c", script], 1)
+    child = written_pid(tmp_path / "child")
+    assert child is not None
+    poll_until(lambda: gone(child) or None, 10, "the end of the grandchild")
+
+
+def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path) -> None:
+    script = f"setsid -f sh -c 'echo $$ > {tmp_path}/stray; exec sleep 100'; exec sleep 100"
+    started_s = time.monotonic()
+    with pytest.raises(BrokenError, match="did not end within 1 s"):
+        run(["sh", "-c", script], 1)
+    assert time.monotonic() - started_s < 30
+    stray = poll_until(lambda: written_pid(tmp_path / "stray"), 10, "the stray's pid")
+    os.kill(stray, signal.SIGKILL)
+
+
+def test_ctrl_c_ends_the_whole_tree(tmp_path: Path) -> None:
+    pid_file = tmp_path / "child"
+
+    def interrupt() -> None:
+        poll_until(lambda: written_pid(pid_file), 30, "the child's pid")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", f"sleep 100 & echo $! > {pid_file}; wait"], 60)
+    thread.join()
+    child = written_pid(pid_file)
+    assert child is not None
+    poll_until(lambda: gone(child) or None, 10, "the end of the child")

@@ -1,0 +1,161 @@
+"""What `make verify` does with a Vagrant machine; `vagrant`, `ssh` and it are stand-ins."""
+
+import dataclasses
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from harness import vagrant
+from harness.results import RunReport, save_report
+from harness.runs import Choice
+from harness.vagrant import provider_of, running_provider
+from harness.verdict import BrokenError, Verdict
+from harness.verify import command_there, verify
+from tests.harness.report.cases import report_of, result_of
+
+RUNNING = """\
+1764030000,default,metadata,provider,libvirt
+1764030000,default,provider-name,libvirt
+1764030000,default,state,running
+1764030000,default,state-human-short,running
+1764030000,default,state-human-long,The Libvirt domain is running.%!(VAGRANT_COMMA) you can
+1764030000,,ui,info,Current machine states:\\n\\ndefault running (libvirt)
+"""
+
+
+def program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+class Machine:
+    """A directory that stands for the machine, and a record of what Vagrant was asked."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there = tmp_path / "there"
+        self.asked = tmp_path / "asked"
+        self.status = tmp_path / "status"
+        self.status.write_text(RUNNING)
+        programs = tmp_path / "programs"
+        program(
+            programs / "vagrant",
+            f'echo "$*" >>{self.asked}\n'
+            f'case $1 in status) cat {self.status} ;; ssh-config) echo "Host default" ;; esac',
+        )
+        # Runs the last word, as the machine's shell would; there is no other user to become.
+        # It may have to be asked more than once, and is told to end its connection.
+        self.refusals = tmp_path / "refusals"
+        self.refusals.write_text("")
+        program(
+            programs / "ssh",
+            f"[ ! -s {self.refusals} ] || {{ : >{self.refusals}; echo denied >&2; exit 255; }}\n"
+            'for last; do [ "$last" != -O ] || exit 0; done\nexec sh -c "$last"',
+        )
+        program(programs / "sudo", 'exec "$@"')
+        program(self.there / ".ci/setup", "exit 0")
+        machines = tmp_path / "dotfile/machines/default/libvirt"
+        machines.mkdir(parents=True)
+        (machines / "id").write_text("an-id")
+        monkeypatch.setenv("VAGRANT_DOTFILE_PATH", str(tmp_path / "dotfile"))
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        monkeypatch.setattr(vagrant, "PROJECT_THERE", str(self.there))
+        monkeypatch.chdir(tmp_path)
+
+    def ends(self, report: RunReport | None, exit_code: int) -> None:
+        """Let the run there write a report, or none, and end with a code."""
+        script = 'echo "ran: $*"\nwhile [ "$1" != --out ]; do shift; done\nmkdir -p "$2"\n'
+        if report is not None:
+            save_report(report, self.there)
+            script += f'cp {self.there}/results.json "$2"\n'
+        program(self.there / ".venv/bin/python", f"{script}exit {exit_code}")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+CHOICE = Choice(
+    targets=(), keyword="a|b", areas=("limits",), seed="4711", out=Path("here"),
+    skips_allowed=("local:x*",),
+)  # fmt: skip
+GOOD = report_of(result_of("limits.memory", Verdict.PASS))
+BAD = report_of(result_of("limits.memory", Verdict.FAIL))
+
+
+def test_a_machine_that_does_not_run_is_none() -> None:
+    assert provider_of(RUNNING) == "libvirt"
+    assert provider_of(RUNNING.replace("state,running", "state,shutoff")) is None
+    assert provider_of("") is None
+
+
+def test_vagrant_is_not_asked_where_it_never_made_a_machine(
+    machine: Machine, tmp_path: Path
+) -> None:
+    assert running_provider() == "libvirt"
+    machine.asked.unlink()
+    (tmp_path / "dotfile/machines/default/libvirt/id").unlink()
+    assert running_provider() is None
+    assert not machine.asked.exists()
+
+
+@pytest.mark.parametrize(("report", "code"), [(GOOD, 0), (BAD, 1)])
+def test_the_run_there_is_ours_and_its_report_comes_here(
+    machine: Machine, report: RunReport, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine.ends(report, code)
+    assert verify(CHOICE) == code
+    assert json.loads(Path("here/results.json").read_text())["verdict"] == report.verdict
+    said = capfd.readouterr().out
+    assert "verifying in the Vagrant machine: a Vagrant machine of this checkout runs" in said
+    assert "ran: -m harness verify --in here --out results/here --seed 4711" in said
+    assert "rsync" in machine.asked.read_text().splitlines()
+
+
+def test_a_busy_machine_is_asked_again_and_that_is_said(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine.ends(GOOD, 0)
+    machine.refusals.write_text("one")
+    assert verify(CHOICE) == 0
+    assert "trying once more: denied" in caplog.text
+
+
+def test_the_choice_goes_along() -> None:
+    words = command_there(CHOICE, "out")
+    assert words[words.index("-k") + 1] == "a|b"
+    assert words[words.index("--area") + 1] == "limits"
+    assert words[words.index("--allow-skip") + 1] == "local:x*"
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "says"),
+    [
+        (None, 0, "ended with 0 and left no report"),
+        (None, 2, "ended with 2 and left no report"),
+        (BAD, 0, "ended with 0, and its report says 1"),
+        (GOOD, 255, "ssh to the Vagrant machine broke"),
+    ],
+)
+def test_no_report_no_pass(
+    machine: Machine, report: RunReport | None, code: int, says: str
+) -> None:
+    machine.ends(report, code)
+    with pytest.raises(BrokenError, match=says):
+        verify(CHOICE)
+
+
+def test_asked_for_by_name_a_machine_must_run(machine: Machine) -> None:
+    machine.status.write_text(RUNNING.replace("state,running", "state,shutoff"))
+    with pytest.raises(BrokenError, match="start it: vagrant up"):
+        verify(CHOICE, "vagrant")
+
+
+def test_targets_are_not_for_a_vagrant_machine(machine: Machine) -> None:
+    machine.ends(GOOD, 0)
+    with pytest.raises(BrokenError, match="leave it out here"):
+        verify(dataclasses.replace(CHOICE, targets=("vm",)))
