@@ -8,13 +8,15 @@ from typing import Final
 import click
 
 from harness.commands import check, identities, recheck, selftest, verify
+from harness.races.commands import races
+from harness.security import security
 from harness.verdict import BrokenError, UnsupportedError
 from harness.vm.commands import vm
 from harness.vulncheck.commands import vulncheck
 
 EXIT_BROKEN: Final = 2
 
-COMMANDS: Final = (check, recheck, identities, selftest, verify, vulncheck, vm)
+COMMANDS: Final = (check, recheck, identities, races, selftest, verify, vulncheck, security, vm)
 
 
 @click.group(commands=list(COMMANDS))

@@ -1,8 +1,10 @@
 """What a target can do, found out by asking it, never by a version.
 
 An absent feature makes a check SKIPPED, with the reason that is found here; so a wrong 'absent'
-would hide a broken server. Hence each answer is recorded in the report, and a run can say by name
-which checks may be skipped.
+would hide a broken server. Hence a feature counts as absent only when the answer is what a server
+without it gives: one that ignores a field, or says that it has no such rpc. Any other answer, an
+error or a wrong value, is a feature that works wrongly, and is left to the checks to judge. Each
+answer is recorded in the report, and a run can say by name which checks may be skipped.
 """
 
 import re
@@ -13,7 +15,7 @@ import grpc
 
 from harness.checks.check import Need, Scale
 from harness.client import Client
-from harness.history import Recorder
+from harness.history import Outcome, Recorder
 from harness.receiver import StreamPlan
 from harness.targets.target import RunningServer, Target
 from harness.verdict import BrokenError, UnmetError
@@ -27,6 +29,9 @@ _FLAGS: Final = {
     Need.RETENTION: "retention_bytes",
     Need.STREAM_CAP: "max_streams",
     Need.KEEPALIVE: "keepalive_s",
+    Need.HANDSHAKE_TIMEOUT: "handshake_timeout_s",
+    Need.CALLS_A_CONNECTION: "calls_a_connection",
+    Need.DENY_LIST: "deny_serials",
 }
 
 
@@ -41,9 +46,13 @@ def ask(target: Target, server: RunningServer, scale: Scale) -> Capabilities:
     with Client(server.address, files, recorder, slow=scale is Scale.SMALL) as client:
         _require_reachable(client, server)
         found = {need: _tell(need, _seems_true(look, client)) for need, look in _QUESTIONS.items()}
+    if not found[Need.LIMIT_FIELDS]:
+        found[Need.CGROUPS] = ""  # who tells a job's limits has a cgroup for it, or is to be judged
+    found[Need.NATIVE] = _tell(Need.NATIVE, not target.emulated)
     found[Need.LAUNCH] = _tell(Need.LAUNCH, target.can_launch)
     found[Need.HOST] = _tell(Need.HOST, _sees_host(target))
-    found[Need.GUEST] = _tell(Need.GUEST, target.emulated)
+    found[Need.GUEST] = _tell(Need.GUEST, target.made_for_it)
+    found[Need.DISK] = _tell(Need.DISK, target.has_data_disk)
     found[Need.IDENTITIES] = _tell(Need.IDENTITIES, target.identities.has_authority())
     for need, setting in _FLAGS.items():
         found[need] = _tell(need, setting in target.flags)
@@ -106,25 +115,29 @@ def _has_cgroups(client: Client) -> bool:
 
 
 def _has_limit_fields(client: Client) -> bool:
+    """Without them a server ignores them, or says that it cannot give any (R-CGROUP-5)."""
     reply = client.start("true", limits=pb.ResourceLimits(cpu_millicores=730))
     if not reply.ok:
-        return False
+        return reply.call.code not in {"FAILED_PRECONDITION", "UNIMPLEMENTED"}
     answer = client.query(reply.message.job_id)
-    return bool(answer.ok and answer.message.limits.cpu_millicores == 730)  # noqa: PLR2004 - as asked
+    return not answer.ok or bool(answer.message.HasField("limits"))
 
 
 def _has_offsets(client: Client) -> bool:
+    """Without them a stream ends well and tells none."""
     reply = client.start("echo", ["offsets"])
     if not reply.ok:
-        return False
-    return client.stream(reply.message.job_id, StreamPlan(timeout_s=60)).offsets_told
+        return True
+    stream = client.stream(reply.message.job_id, StreamPlan(timeout_s=60))
+    return stream.offsets_told or stream.outcome is not Outcome.OK
 
 
 def _has_surroundings(client: Client) -> bool:
+    """Without them the variable is not there, and nothing is printed."""
     reply = client.start("printenv", ["JOBWORKER_ASKED"], environment={"JOBWORKER_ASKED": "told"})
     if not reply.ok:
-        return False
-    return client.stream(reply.message.job_id, StreamPlan(keep_bytes=100)).text == "told\n"
+        return reply.call.code != "NOT_FOUND"  # a machine without printenv tells nothing
+    return client.stream(reply.message.job_id, StreamPlan(keep_bytes=100)).text != ""
 
 
 def _has_listing(client: Client) -> bool:
@@ -132,14 +145,17 @@ def _has_listing(client: Client) -> bool:
 
 
 def _has_grace(client: Client) -> bool:
-    """A grace of 0 ends a job that ignores SIGTERM at once, well within any default grace."""
+    """A grace of 0 ends a job that ignores SIGTERM at once, well within any default grace.
+
+    Without it a stop takes the server's own grace, and succeeds.
+    """
     reply = client.start("sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"])
     if not reply.ok:
-        return False
+        return True
     client.stream(reply.message.job_id, StreamPlan(stop_after_bytes=1, timeout_s=60))
     call = client.stop(reply.message.job_id, grace_s=0).call
     client.stop(reply.message.job_id)
-    return call.code == "OK" and call.ended_s - call.started_s < _AT_ONCE_S * client.patience
+    return call.code != "OK" or call.ended_s - call.started_s < _AT_ONCE_S * client.patience
 
 
 _AT_ONCE_S: Final = 1.5

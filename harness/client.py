@@ -22,6 +22,8 @@ CALL_TIMEOUT_S: Final = 20.0
 SLOW_FACTOR: Final = 4.0  # an emulated processor's deadlines are longer
 STOP_MARGIN_S: Final = 20.0
 MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
+# gRPC's words for a connection that never came about; its status is that of one that broke.
+_NEVER_CONNECTED: Final = ("failed to connect to all addresses", "DNS resolution failed")
 
 
 def open_channel(
@@ -64,6 +66,7 @@ class Client:
         self.patience = SLOW_FACTOR if slow else 1.0
         self.timeout_s = CALL_TIMEOUT_S * self.patience
         self._recorder = recorder
+        self._was_answered = False
         self.channel = open_channel(address, files)
         self._stub = jobworker_pb2_grpc.JobWorkerStub(self.channel)
 
@@ -198,18 +201,22 @@ class Client:
         """Return a reply's message.
 
         Raises:
-            UnmetError: it was refused.
+            UnmetError: it was refused, or cut off by a server that had been reached.
             BrokenError: the server cannot be reached.
         """
         if reply.ok:
             return reply.message
         call = reply.call
-        if call.code == "UNAVAILABLE":
+        if call.code == "UNAVAILABLE" and not self._was_reached(call):
             raise BrokenError(f"the server cannot be reached: {call.detail}")
         got = f"{call.code}: {call.detail}"
         if call.outcome is Outcome.UNKNOWN:
             got = f"no answer to {call.rpc} in {call.ended_s - call.started_s:.0f} s"
         raise UnmetError(Finding(Verdict.FAIL, promise, got, "OK"))
+
+    def _was_reached(self, call: Call) -> bool:
+        """Tell whether there was a server behind a call that came to UNAVAILABLE."""
+        return self._was_answered or not any(text in call.detail for text in _NEVER_CONNECTED)
 
     def call(
         self,
@@ -232,6 +239,8 @@ class Client:
             outcome, code, detail = outcome_of(error)
         except ValueError as error:  # grpc's own check of the arguments, before anything is sent
             raise BrokenError(f"{rpc} could not be sent: {error}") from error
+        if code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+            self._was_answered = True
         call = Call(label, rpc, outcome, code, detail, started_s, self._recorder.now_s(), response)
         self._recorder.add(call)
         return Reply(call, message)

@@ -58,6 +58,12 @@ class CertFiles:
     key: Path
 
 
+def serial_number(certificate: CertFiles | str) -> str:
+    """Return a certificate's serial number in hexadecimal, from its file or its PEM text."""
+    text = certificate if isinstance(certificate, str) else certificate.cert.read_text()
+    return f"{x509.load_pem_x509_certificate(text.encode()).serial_number:x}"
+
+
 @dataclass(frozen=True)
 class Role:
     """A role extension, as it will stand in the certificate."""

@@ -31,6 +31,8 @@ CANARIES: Final = {
     "streams": "streams.after-end",
     "limits": "limits.defaults",
 }
+# Floods of some seconds, which ask for nothing that the other areas do not ask for more gently.
+WITHOUT_CANARY: Final = frozenset({"abuse"})
 SEED: Final = "selftest"
 PARALLEL: Final = 2
 

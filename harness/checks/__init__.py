@@ -3,8 +3,14 @@
 from typing import Final
 
 from harness.checks import (
+    abuse,
+    abuse_connections,
     crowds,
     identity,
+    identity_openssl,
+    identity_scanner,
+    identity_start,
+    identity_time,
     lifecycle,
     limits,
     networks,
@@ -17,6 +23,10 @@ from harness.checks.check import Check
 
 ALL: Final[tuple[Check, ...]] = (
     *identity.CHECKS,
+    *identity_time.CHECKS,
+    *identity_start.CHECKS,
+    *identity_openssl.CHECKS,
+    *identity_scanner.CHECKS,
     *lifecycle.CHECKS,
     *surroundings.CHECKS,
     *stopping.CHECKS,
@@ -24,5 +34,7 @@ ALL: Final[tuple[Check, ...]] = (
     *crowds.CHECKS,
     *slots.CHECKS,
     *networks.CHECKS,
+    *abuse.CHECKS,
+    *abuse_connections.CHECKS,
     *limits.CHECKS,
 )

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from harness.client import SLOW_FACTOR, Client
 from harness.history import History, Json, Recorder
+from harness.identities import CertFiles
 from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant
 from harness.verdict import Finding, UnsupportedError
 
@@ -17,7 +19,8 @@ class Need(StrEnum):
 
     LAUNCH = "a launch command, so that the harness can start and kill it"
     HOST = "a machine that the harness can look into"
-    GUEST = "a virtual machine of the harness's own"
+    GUEST = "a virtual machine that was made to be verified in"
+    DISK = "an empty disk, for the checks alone"
     IDENTITIES = "the harness's own certificates (harness identities DIR)"
     PYTHON = "python3 on its machine, which this check's job is written in"
     CGROUPS = "a cgroup v2 for each job"
@@ -29,6 +32,14 @@ class Need(StrEnum):
     RETENTION = "a flag for log retention"
     STREAM_CAP = "a flag for the maximum of concurrent streams"
     KEEPALIVE = "a flag for the keepalive time"
+    HANDSHAKE_TIMEOUT = "a flag for the time that a TLS handshake may take"
+    CALLS_A_CONNECTION = "a flag for the maximum of calls on one connection"
+    DENY_LIST = "a flag for a list of certificates that are refused"
+    NATIVE = "a processor of its own speed (an emulated one shows the emulation's)"
+
+
+# Why a check that can do without it says nothing of the server's memory, threads and descriptors.
+PROCESS_UNSEEN: Final = "the harness did not launch the server"
 
 
 class Scale(StrEnum):
@@ -126,13 +137,19 @@ class Stage:
             yield client
 
     @contextmanager
-    def fresh_server(self, variant: Variant = DEFAULT) -> Iterator[RunningServer]:
-        """Start a server of this check's own, with some settings changed.
+    def fresh_server(
+        self,
+        variant: Variant = DEFAULT,
+        *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
+    ) -> Iterator[RunningServer]:
+        """Start a server of this check's own, with some things changed; see `Target.launched`.
 
         Raises:
             UnsupportedError: the target has no launch command, or no flag for a setting.
         """
-        with self.target.launched(variant) as server:
+        with self.target.launched(variant, files=files, descriptors=descriptors) as server:
             yield server
 
     def fact(self, label: str, value: Json) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from harness.checks.check import Check, Need, Stage
+from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.checks.common import (
     KIB,
     MIB,
@@ -17,7 +17,7 @@ from harness.checks.common import (
 from harness.checks.streams import BURSTS, PYTHON
 from harness.clock import came_true, measured_window
 from harness.history import History
-from harness.judge.promises import answered, at_least, at_most, equal, floor
+from harness.judge.promises import answered, at_least, at_most, equal, floor, unseen
 from harness.judge.streams import all_exact, by_job, most_at_once
 from harness.receiver import StreamPlan
 from harness.streamers import Reader, crowd
@@ -190,8 +190,9 @@ class _MemoryWatch:
         return False
 
     def record(self) -> None:
-        """Record the peak, and all for the picture."""
-        if not self._samples:
+        """Record the peak, and all for the picture; or that nothing could be seen."""
+        if self._stage.server.pid is None:
+            self._stage.fact("memory unseen", PROCESS_UNSEEN)
             return
         self._stage.fact("memory grown", max(grown for _, grown in self._samples))
         self._stage.fact(
@@ -225,13 +226,12 @@ def judge_stalled(history: History) -> Iterator[Finding]:
     status = meanwhile.response.get("status")
     yield equal("the job is not held up by stalled readers", status, "exited")
     yield answered("a start is answered beside stalled readers", history.call("start meanwhile"))
-    for fact in history.facts("memory grown"):
-        yield at_most(
-            "bytes of memory that the server took",
-            float(str(fact.value)),
-            _stalled_limit_bytes(total),
-            f"the log once, 8 MiB for each stalled reader, {MEMORY_SLACK_BYTES // MIB} MiB",
-        )
+    promise = "bytes of memory that the server took"
+    if history.facts("memory unseen"):
+        yield unseen(promise, PROCESS_UNSEEN)
+        return
+    why = f"the log once, 8 MiB for each stalled reader, {MEMORY_SLACK_BYTES // MIB} MiB"
+    yield at_most(promise, history.number("memory grown"), _stalled_limit_bytes(total), why)
 
 
 # -- retention ------------------------------------------------------------------------------------

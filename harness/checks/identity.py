@@ -1,7 +1,5 @@
 """Who gets in, and what they may do: certificates, roles, versions of TLS."""
 
-import contextlib
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +11,19 @@ from harness.checks.check import Check, Need, Stage
 from harness.checks.common import UNKNOWN_ID
 from harness.client import Client, open_channel
 from harness.history import History, Outcome
+from harness.http2 import Http2
 from harness.identities import CASES, Case, CertFiles
 from harness.judge.promises import answered, assumed, equal, holds, one_of
+from harness.lax import lax_server
 from harness.receiver import StreamPlan, outcome_of
-from harness.verdict import Finding
+from harness.tls_line import TlsLine, client_context, handshake
+from harness.verdict import Finding, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 
 CALL_TIMEOUT_S: Final = 20.0
+OTHER_NAME: Final = "another.example"
+UNPROVEN: Final = "refused: SSLCertVerificationError"
 # What refuses: TLS itself, or the server behind it.
 REFUSING: Final = ("UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
 # The case says by which; where TLS libraries differ, an earlier refusal is as good.
@@ -81,8 +84,23 @@ def judge_certificates(history: History) -> Iterator[Finding]:
             yield equal(f"it can follow a stream: {case.name}", got, "OK 'late\\n'")
 
 
+QUERY_PATH: Final = "/jobworker.v1.JobWorker/QueryJob"
+UNKNOWN_QUERY: Final = pb.QueryJobRequest(job_id=UNKNOWN_ID).SerializeToString()
+# What ALPN may be offered beside HTTP/2's, and gets no answer (RFC 9113, 3.3).
+OTHER_PROTOCOLS: Final = {"no ALPN": (), "HTTP/1.1 by ALPN": ("http/1.1",)}
+
+
+def call_over(address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> str:
+    """Query a job that is not there over a connection made by hand; return what it came to."""
+    try:
+        with TlsLine(address, context, session=session) as line:
+            return Http2(line).call(QUERY_PATH, UNKNOWN_QUERY, CALL_TIMEOUT_S)
+    except OSError as error:
+        return f"refused: {type(error).__name__}"
+
+
 def run_strangers(stage: Stage) -> None:
-    """Calls without a certificate, and without TLS."""
+    """Calls without a certificate, without TLS, without HTTP/2; and a server taken for another."""
     address, files = stage.server.address, stage.target.identities.files("admin")
     nobody = grpc.ssl_channel_credentials(files.ca.read_bytes())
     ways: dict[str, Callable[[], grpc.Channel]] = {
@@ -96,38 +114,37 @@ def run_strangers(stage: Stage) -> None:
             stage.fact(f"stranger with {name}", _query_unknown(channel))
     with open_channel(address, files) as channel:
         stage.fact("an admin", _query_unknown(channel))
+    for name, protocols in OTHER_PROTOCOLS.items():
+        context = client_context(files, protocols=protocols)
+        stage.fact(f"by hand with {name}", call_over(address, context))
+    stage.fact("by hand with h2", call_over(address, client_context(files)))
+    elsewhere = handshake(address, client_context(files), OTHER_NAME)
+    stage.fact("server taken for another", elsewhere)
+    with lax_server() as lax:
+        trusting = client_context(files, ca=lax.client.ca)
+    stage.fact("server of an authority that is not trusted", handshake(address, trusting))
 
 
 def judge_strangers(history: History) -> Iterator[Finding]:
-    """Refused, all of them."""
-    yield assumed(
-        "an admin gets through", true=history.fact("an admin") == "NOT_FOUND",
-        got=history.fact("an admin"),
-    )  # fmt: skip
+    """Refused by the server, or by the client where the server cannot prove who it is."""
+    for how in ("an admin", "by hand with h2"):
+        yield assumed(
+            "an admin is let in the same way", true=history.fact(how) == "NOT_FOUND",
+            got=history.fact(how), want="NOT_FOUND",
+        )  # fmt: skip
     for fact in history.facts("stranger with"):
         yield one_of(f"a {fact.label} is refused", fact.value, REFUSING)
-
-
-def _handshake(address: str, files: CertFiles, version: ssl.TLSVersion) -> str:
-    """Return the version that a handshake came to, or how it was refused."""
-    context = ssl.create_default_context(cafile=str(files.ca))
-    # Not stricter than other TLS libraries are about an authority's own extensions.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    context.load_cert_chain(files.cert, files.key)
-    context.set_alpn_protocols(["h2"])
-    # The lowest security level: it must be the server that refuses, not this library's policy.
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    context.minimum_version = context.maximum_version = version
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        with (
-            socket.create_connection((host, int(port)), timeout=CALL_TIMEOUT_S) as raw,
-            context.wrap_socket(raw, server_hostname=host) as connection,
-        ):
-            return str(connection.version())
-    except (ssl.SSLError, ConnectionError) as error:
-        return f"refused: {type(error).__name__}"
+    for name in OTHER_PROTOCOLS:
+        value = str(history.fact(f"by hand with {name}"))
+        yield holds(
+            f"a connection with {name} gets no answer (case 15)",
+            kept=value.startswith(("refused", "closed", "GOAWAY")), got=value, want="hung up",
+        )  # fmt: skip
+    for label, number in (
+        ("server taken for another", 12),
+        ("server of an authority that is not trusted", 13),
+    ):
+        yield equal(f"a client refuses a {label} (case {number})", history.fact(label), UNPROVEN)
 
 
 VERSIONS: Final = {
@@ -138,24 +155,43 @@ VERSIONS: Final = {
 }
 
 
+def _version_context(files: CertFiles, version: ssl.TLSVersion) -> ssl.SSLContext | None:
+    try:
+        return client_context(files, version=version)
+    except ValueError:
+        return None  # this library no longer has it at all
+
+
 def run_versions(stage: Stage) -> None:
-    """A handshake of each version, by OpenSSL."""
+    """A handshake of each version, by OpenSSL; before that, one with a server that takes it."""
     files = stage.target.identities.files("admin")
-    for name, version in VERSIONS.items():
-        with contextlib.suppress(ValueError):  # this library no longer has it at all
-            stage.fact(name, _handshake(stage.server.address, files, version))
+    with lax_server() as lax:
+        for name, version in VERSIONS.items():
+            ours, control = (_version_context(each, version) for each in (files, lax.client))
+            if ours is None or control is None:
+                stage.fact(f"control {name}", "this OpenSSL has it no longer")
+                continue
+            stage.fact(f"control {name}", handshake(lax.address, control))
+            stage.fact(f"server {name}", handshake(stage.server.address, ours))
 
 
 def judge_versions(history: History) -> Iterator[Finding]:
-    """1.3 and nothing else."""
-    yield equal("TLS 1.3 is spoken", history.fact("TLSv1.3"), "TLSv1.3")
-    for name in ("TLSv1", "TLSv1.1", "TLSv1.2"):
-        for fact in history.facts(name):
-            if fact.label == name:
-                yield holds(
-                    f"{name} is refused", kept=str(fact.value).startswith("refused"),
-                    got=fact.value, want="refused",
-                )  # fmt: skip
+    """1.3 and nothing else; what the probe cannot see was not judged."""
+    for name in VERSIONS:
+        control = history.fact(f"control {name}")
+        if control != name:
+            yield Finding(
+                Verdict.SKIPPED, f"this machine's OpenSSL cannot try {name}: {control}; "
+                "a machine whose OpenSSL can, or identity.scanner, tells",
+            )  # fmt: skip
+            continue
+        value = str(history.fact(f"server {name}"))
+        if name == "TLSv1.3":
+            yield equal("TLS 1.3 is spoken", value, name)
+        else:
+            yield holds(
+                f"{name} is refused", kept=value.startswith("refused"), got=value, want="refused"
+            )
 
 
 # What each role may call (R-AUTHZ-1); the listing is this project's own, and for admins.
@@ -216,8 +252,9 @@ CHECKS: Final = (
     ),
     Check(
         "identity.strangers",
-        "Nobody gets in without a certificate or without TLS.",
-        run_strangers, judge_strangers, frozenset(), ("1", "11", "R-TLS-1"),
+        "Nobody gets in without a certificate, TLS and HTTP/2; and the server proves who it is.",
+        run_strangers, judge_strangers, frozenset(),
+        ("1", "11-13", "15", "R-TLS-1"),
     ),
     Check(
         "identity.versions",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from harness.checks.check import Check, Need, Stage
+from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.checks.common import UNKNOWN_ID, server_count
 from harness.client import Client
 from harness.history import Call, History, Json
-from harness.judge.promises import answered, assumed, at_most, equal, holds, one_of
+from harness.judge.promises import answered, assumed, at_most, equal, holds, one_of, unseen
 from harness.judge.streams import identical
 from harness.receiver import StreamPlan
 from harness.verdict import Finding
@@ -305,6 +305,9 @@ def judge_short_jobs(history: History) -> Iterator[Finding]:
             limit = int(str(before[what])) + COUNT_SLACK
             promise = f"{what} of the server after thousands of jobs"
             yield at_most(promise, int(str(count)), limit, "flat but for what is just ending")
+    else:
+        promise = "the server's threads, descriptors and children after thousands of jobs"
+        yield unseen(promise, PROCESS_UNSEEN)
 
 
 CHECKS: Final = (

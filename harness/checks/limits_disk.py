@@ -108,7 +108,7 @@ def _judge_weight(history: History) -> Iterator[Finding]:
 
 
 _NEEDS: Final = frozenset(
-    {Need.GUEST, Need.HOST, Need.CGROUPS, Need.LIMIT_FIELDS, Need.PYTHON, Need.GRACE}
+    {Need.DISK, Need.HOST, Need.CGROUPS, Need.LIMIT_FIELDS, Need.PYTHON, Need.GRACE}
 )
 
 CHECKS: Final = (

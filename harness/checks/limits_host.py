@@ -17,6 +17,7 @@ from harness.checks.check import Stage
 from harness.client import Client
 from harness.clock import poll_until
 from harness.history import Json
+from harness.identities import CertFiles
 from harness.payloads import payload
 from harness.receiver import StreamPlan
 from harness.targets.target import DEFAULT, RunningServer, Variant
@@ -39,12 +40,16 @@ class RootedTarget(Protocol):
         self,
         variant: Variant = DEFAULT,
         *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
         cgroup_root: str | None = None,
         flags: Sequence[str] = (),
     ) -> AbstractContextManager[RunningServer]:
         """Start a server."""
 
-    def command_line(self, cgroup_root: str, flags: Sequence[str] = ()) -> str:
+    def command_line(
+        self, cgroup_root: str, flags: Sequence[str] = (), files: CertFiles | None = None
+    ) -> str:
         """Return the shell command that starts one."""
 
     def new_root(self) -> str:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from harness.checks.check import Check, Need, Stage
+from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.history import History
-from harness.judge.promises import answered, assumed, equal, holds
+from harness.judge.promises import answered, assumed, equal, holds, unseen
 from harness.verdict import Finding
 
 ARGUMENT: Final = ("INVALID_ARGUMENT",)
@@ -51,11 +51,13 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
     )  # fmt: skip
     adjusted = history.stream("oom_score_adj").text.strip()
     yield equal("a job has no oom_score_adj of the server's", adjusted, "0")
-    environment = history.stream("environment").text
-    yield equal("a job does not see the server's secrets", SECRET in environment, False)
-    for fact in history.facts("secrets of the server"):
+    shown = SECRET in history.stream("environment").text
+    promise = "a job does not see the server's secrets"
+    secrets = history.facts("secrets of the server")
+    for fact in secrets:
         told = fact.value != 0
         yield assumed("a secret is in the server's environment", true=told, got=fact.value)
+    yield equal(promise, shown, False) if secrets or shown else unseen(promise, PROCESS_UNSEEN)
 
 
 GIVEN: Final = {"PLAIN": "word", "SPACES": " a  b ", "ODD": "$HOME='\"\\ü", "EMPTY": ""}

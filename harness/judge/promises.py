@@ -62,6 +62,11 @@ def assumed(what: str, *, true: bool, got: object, want: object = "") -> Finding
     return Finding(verdict, f"assumption: {what}", _text(got), _text(want) if want else "")
 
 
+def unseen(promise: str, why: str) -> Finding:
+    """Say that a promise was not judged, among others of a check that were."""
+    return Finding(Verdict.SKIPPED, f"{promise}: not judged, since {why}; the rest was")
+
+
 def answered(promise: str, call: Call, *codes: str) -> Finding:
     """Promise that a call ends with one of some statuses (by default OK)."""
     wanted = codes or ("OK",)

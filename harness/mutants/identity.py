@@ -11,6 +11,13 @@ NOBODY: Final = """\
         now = dt.datetime.now(dt.UTC)
         return Identity(0, now, now + dt.timedelta(days=1), Role.ADMIN)
 """
+# The second layer: a server that finds itself speaking TLS 1.2 does not start.
+NO_SELF_CHECK: Final = (
+    "tls.py",
+    '    host, _, port = address.rpartition(":")\n    context',
+    '    return\n    host, _, port = address.rpartition(":")\n    context',
+)
+NO_TLS12: Final = 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"'
 
 MUTANTS: Final = (
     Mutant(
@@ -72,15 +79,61 @@ MUTANTS: Final = (
     ),
     Mutant(
         "speaks TLS 1.2", "__init__.py",
-        'TLS13_ONLY_CIPHER_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"',
-        'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-GCM-SHA256"',
+        NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-GCM-SHA256"',
         "identity.versions",
-        more=(
-            (
-                "tls.py",
-                '    host, _, port = address.rpartition(":")\n    context',
-                '    return\n    host, _, port = address.rpartition(":")\n    context',
-            ),
-        ),
+        more=(NO_SELF_CHECK,),
+    ),
+    Mutant(
+        "speaks TLS 1.2 with an old cipher", "__init__.py",
+        NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-SHA"',
+        "identity.openssl",
+        more=(NO_SELF_CHECK,),
+    ),
+    Mutant(
+        "speaks TLS 1.2 without forward secrecy", "__init__.py",
+        NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "AES128-GCM-SHA256"',
+        "identity.scanner",
+        more=(NO_SELF_CHECK,),
+    ),
+    Mutant(
+        "leaves a certificate's dates to the handshake", "identity.py",
+        "    identity.valid_for_s()\n    return identity", "    return identity",
+        "identity.resumption",
+    ),
+    Mutant(
+        "lets streams outlive their certificate", "service.py",
+        "lease=lambda: self._doorkeeper.lease_s(identity)", "lease=lambda: 3600.0",
+        "identity.expiry",
+    ),
+    Mutant(
+        "reads its certificates once", "tls.py",
+        "if stamp == self._seen:", "if stamp is not None:", "identity.rotation",
+    ),
+    Mutant(
+        "uses a key that is not its certificate's", "tls.py",
+        "if certificate.public_key() != key.public_key():", "if certificate is None:",
+        "identity.start",
+    ),
+    Mutant(
+        "starts with a key that its group may read", "tls.py",
+        "if mode & 0o077:", "if mode & 0o007:", "identity.start",
+    ),
+    Mutant(
+        "starts with an authority that everybody may replace", "tls.py",
+        "if mode & stat.S_IWOTH:  #", "if mode & stat.S_ISVTX:  #", "identity.start",
+    ),
+    Mutant(
+        "lets the streams of the denied go on", "service.py",
+        "return min(valid_for_s, DENY_LOOK_S)", "return valid_for_s", "identity.denied",
+    ),
+    Mutant(
+        "reads its deny list once", "deny.py",
+        "if stamp != self._stamp:", "if self._stamp is None:", "identity.denied",
+    ),
+    Mutant(
+        "lets everybody in when its deny list is bad", "deny.py",
+        "                    logger.warning(", "                    self._serials = frozenset()\n"
+        "                    logger.warning(",
+        "identity.denied",
     ),
 )  # fmt: skip

@@ -158,8 +158,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "leaves its jobs behind when it is told to end", "server.py",
-        "        self.worker.close(grace_s)\n        self._server.stop",
-        "        self._server.stop",
+        "        self.worker.close(grace_s)\n        ended =", "        ended =",
         LIFECYCLE + "shutdown",
     ),
 )  # fmt: skip

@@ -72,6 +72,8 @@ class AddressTarget:
     """See `Target`."""
 
     emulated = False
+    made_for_it = False
+    has_data_disk = False
     can_launch = False
 
     def __init__(self, address: str, identities: IdentityStore) -> None:
@@ -85,9 +87,15 @@ class AddressTarget:
         """See `Target`."""
         return f"a server at {self._server.address} that somebody else started"
 
-    def launched(self, variant: Variant = DEFAULT) -> AbstractContextManager[RunningServer]:
+    def launched(
+        self,
+        variant: Variant = DEFAULT,
+        *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
+    ) -> AbstractContextManager[RunningServer]:
         """See `Target`."""
-        del variant
+        del variant, files, descriptors
         raise UnsupportedError(_NOT_OURS)
 
     @contextmanager

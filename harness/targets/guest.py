@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from harness.identities import IdentityStore
+from harness.identities import CertFiles, IdentityStore
 from harness.processes import Done
 from harness.targets.local import SECRET_VARIABLE
 from harness.targets.target import (
@@ -143,6 +143,8 @@ class GuestTarget:
     """
 
     emulated = True
+    made_for_it = True
+    has_data_disk = True
     can_launch = True
 
     def __init__(self, guest: Guest, identities: IdentityStore, tree: Path) -> None:
@@ -167,15 +169,20 @@ class GuestTarget:
         """Return a cgroup root that no server has had."""
         return f"{CGROUP_MOUNT}/jw-{self._token}-{next(self._numbers)}"
 
-    def command_line(self, cgroup_root: str, flags: Sequence[str] = ()) -> str:
+    def command_line(
+        self, cgroup_root: str, flags: Sequence[str] = (), files: CertFiles | None = None
+    ) -> str:
         """Return a shell command that runs a server on any free port, for a check's own script."""
         self._put()
-        files = self._directory
-        words = ["env", f"PYTHONPATH={SITE}:{files}/impl:{files}/proto"]
+        tree = self._directory
+        files = files or CertFiles(
+            Path(f"{tree}/ca.crt"), Path(f"{tree}/server.crt"), Path(f"{tree}/server.key")
+        )
+        words = ["env", f"PYTHONPATH={SITE}:{tree}/impl:{tree}/proto"]
         words += [f"{SECRET_VARIABLE}=secret-{secrets.token_hex(8)}"]
         words += ["python3", "-m", "worker_service", "serve", "--listen", f"{GUEST_ADDRESS}:0"]
-        words += ["--ca", f"{files}/ca.crt", "--cert", f"{files}/server.crt"]
-        words += ["--key", f"{files}/server.key", "--log-level", "warning", "--stop-grace", "2s"]
+        words += ["--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key)]
+        words += ["--log-level", "warning", "--stop-grace", "2s"]
         return shlex.join([*words, "--cgroup-root", cgroup_root, *flags])
 
     @contextmanager
@@ -183,6 +190,8 @@ class GuestTarget:
         self,
         variant: Variant = DEFAULT,
         *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
         cgroup_root: str | None = None,
         flags: Sequence[str] = (),
     ) -> Iterator[GuestServer]:
@@ -190,16 +199,19 @@ class GuestTarget:
 
         Args:
             variant: settings to change.
+            files: its certificates, on its machine; None: the identities' own.
+            descriptors: how many it may have open; None: as it comes.
             cgroup_root: of another server, to start on what that left; it stays the other's to
                 clean. None: a root of its own.
             flags: more words for its command line.
         """
         root = cgroup_root or self.new_root()
-        command = self.command_line(root, [*flags_for(variant, self.flags), *flags])
+        command = self.command_line(root, [*flags_for(variant, self.flags), *flags], files)
         directory = f"{self._directory}/server-{next(self._numbers)}"
         # The files appear complete, by a rename. setsid: nobody hangs it up, and as no background
         # job of a shell it ignores no signal.
-        named = f"ulimit -Hn {DESCRIPTORS}; echo $$ > pid.half; mv pid.half pid; exec {command}"
+        limit = f"ulimit -Hn {DESCRIPTORS}" if descriptors is None else f"ulimit -n {descriptors}"
+        named = f"{limit}; echo $$ > pid.half; mv pid.half pid; exec {command}"
         watched = f"sh -c {shlex.quote(named)} > log 2>&1; echo $? > exit.half; mv exit.half exit"
         start = f"setsid -f sh -c {shlex.quote(watched)} > /dev/null 2>&1 < /dev/null"
         self.guest.require(f"mkdir {directory} && cd {directory} && {start}")

@@ -1,6 +1,7 @@
 """A server that the harness launches on this host from a command of the user's."""
 
 import itertools
+import logging
 import os
 import secrets
 import shlex
@@ -29,6 +30,8 @@ from harness.targets.target import (
 )
 from harness.verdict import BrokenError, UnsupportedError
 
+logger = logging.getLogger(__name__)
+
 START_TIMEOUT_S: Final = 60.0
 END_TIMEOUT_S: Final = 60.0
 LOG_TAIL_BYTES: Final = 4000
@@ -39,6 +42,8 @@ OUR_COMMAND: Final = (
     "--cgroup-root {cgroup_root} --log-level warning --stop-grace 2s"
 )
 CGROUP_MOUNT: Final = "/sys/fs/cgroup"
+# On a machine that was made to be verified in; written by harness/vm/provision.sh.
+MARKER: Final = Path("/etc/jobworker-machine")
 
 # In the server's environment, and never to be seen by a job.
 SECRET_VARIABLE: Final = "JOBWORKER_HARNESS_SECRET"  # noqa: S105 - its name, no secret
@@ -105,6 +110,8 @@ class LocalTarget:
     """
 
     emulated = False
+    made_for_it = False
+    has_data_disk = False
 
     def __init__(
         self,
@@ -137,16 +144,21 @@ class LocalTarget:
         """Return a cgroup root that no server has had."""
         return f"{CGROUP_MOUNT}/jw-{self._token}-{next(self._numbers)}"
 
-    def command_line(self, cgroup_root: str, flags: Sequence[str] = ()) -> str:
+    def command_line(
+        self, cgroup_root: str, flags: Sequence[str] = (), files: CertFiles | None = None
+    ) -> str:
         """Return a shell command that starts a server on a free port, for a check's script."""
-        words = [*self._words(f"127.0.0.1:{free_port()}", cgroup_root), *flags]
-        return shlex.join(words)
+        words = [*self._words(f"127.0.0.1:{free_port()}", cgroup_root, files), *flags]
+        given = [f"{name}={value}" for name, value in self._environment.items()]
+        return shlex.join(["env", *given, *words])
 
     @contextmanager
     def launched(
         self,
         variant: Variant = DEFAULT,
         *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
         cgroup_root: str | None = None,
         flags: Sequence[str] = (),
     ) -> Iterator[LocalServer]:
@@ -154,16 +166,18 @@ class LocalTarget:
 
         Args:
             variant: settings to change.
+            files: its certificates, on its machine; None: the identities' own.
+            descriptors: how many it may have open; None: as it comes.
             cgroup_root: of another server, to start on what that left; None: a root of its own.
             flags: more words for its command line.
         """
         address = f"127.0.0.1:{free_port()}"
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise BrokenError("setpriv is not installed; it is in Debian's package util-linux")
-        # setpriv: the server dies with the harness, even with one that is killed.
+        # The server dies with the harness, even with one that is killed.
+        words = [_program("setpriv"), "--pdeathsig", "KILL"]
+        if descriptors is not None:
+            words += [_program("prlimit"), f"--nofile={descriptors}:{descriptors}"]
         root = cgroup_root or self.new_root()
-        words = [setpriv, "--pdeathsig", "KILL", *self._words(address, root)]
+        words += self._words(address, root, files)
         words += [*flags_for(variant, self.flags), *flags]
         environment = {
             **os.environ, **self._environment, SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}"
@@ -192,8 +206,8 @@ class LocalTarget:
         """See `Target`."""
         return self.launched()
 
-    def _words(self, address: str, cgroup_root: str) -> list[str]:
-        files: CertFiles = self.identities.files("server")
+    def _words(self, address: str, cgroup_root: str, files: CertFiles | None = None) -> list[str]:
+        files = files or self.identities.files("server")
         values = {
             "python": sys.executable, "listen": address, "ca": files.ca, "cert": files.cert,
             "key": files.key, "cgroup_root": cgroup_root,
@@ -205,6 +219,13 @@ class LocalTarget:
                 f"a launch command that can be filled in: {self._command!r} ({error}); it may use "
                 "{listen}, {ca}, {cert}, {key}, {cgroup_root} and {python}"
             ) from error
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise BrokenError(f"{name} is not installed; it is in Debian's package util-linux")
+    return path
 
 
 def free_port() -> int:
@@ -241,8 +262,24 @@ def _end(server: LocalServer) -> None:
     server.signal(signal.SIGCONT)
     server.signal(signal.SIGTERM)
     if server.wait_exit(END_TIMEOUT_S) is None:
+        logger.warning(
+            "the server %s does not take SIGTERM: it gets SIGKILL\n%s",
+            server.pid,
+            server.log_tail(),
+        )
         server.signal(signal.SIGKILL)
         server.wait_exit(END_TIMEOUT_S)
+
+
+def processor_is_emulated() -> bool:
+    """Tell whether QEMU emulates this machine's processor; with KVM it does not.
+
+    Source: systemd-detect-virt(1), `qemu` is QEMU "without KVM".
+    """
+    try:
+        return run(["systemd-detect-virt", "--vm"], 30).stdout.strip() == "qemu"
+    except BrokenError:
+        return False  # not there
 
 
 def checkout() -> Path:

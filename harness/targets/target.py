@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
-from harness.identities import IdentityStore
+from harness.identities import CertFiles, IdentityStore
 from harness.processes import Done
 from harness.verdict import UnsupportedError
 
@@ -21,6 +21,9 @@ class Variant:
     retention_bytes: int | None = None
     keepalive_s: float | None = None
     stop_grace_s: float | None = None
+    handshake_timeout_s: float | None = None
+    calls_a_connection: int | None = None
+    deny_serials: str | None = None  # a file on the server's machine
 
 
 DEFAULT: Final = Variant()
@@ -31,6 +34,9 @@ OUR_FLAGS: Final = {
     "retention_bytes": "--log-retention {}",
     "keepalive_s": "--keepalive-time {}s --keepalive-timeout {}s",
     "stop_grace_s": "--stop-grace {}s",
+    "handshake_timeout_s": "--handshake-timeout {}s",
+    "calls_a_connection": "--max-concurrent-streams {}",
+    "deny_serials": "--deny-serials {}",
 }
 
 
@@ -106,6 +112,8 @@ class Target(Protocol):
 
     name: str
     emulated: bool  # its processor is emulated: loads are scaled down
+    made_for_it: bool  # its machine was made to be verified in: nobody else needs it whole
+    has_data_disk: bool  # that machine has an empty disk, see checks/limits_disk.py
     host: Host | None
     identities: IdentityStore
     flags: dict[str, str]
@@ -113,8 +121,19 @@ class Target(Protocol):
     def describe(self) -> str:
         """Say what it is and where, for the report."""
 
-    def launched(self, variant: Variant = DEFAULT) -> AbstractContextManager[RunningServer]:
+    def launched(
+        self,
+        variant: Variant = DEFAULT,
+        *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
+    ) -> AbstractContextManager[RunningServer]:
         """Start a server; it is gone at the end of the context.
+
+        Args:
+            variant: settings to change.
+            files: its certificates, on its machine; None: the identities' own.
+            descriptors: how many it may have open, which it cannot raise; None: as it comes.
 
         Raises:
             UnsupportedError: the harness cannot start one.

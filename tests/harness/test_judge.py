@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
-from harness.history import Call, Outcome, Stream
+from harness.checks.crowds import judge_stalled
+from harness.checks.lifecycle import LOUD_BYTES, judge_short_jobs
+from harness.history import Call, Outcome, Recorder, Stream
 from harness.judge.promises import (
     answered,
     assumed,
@@ -13,10 +15,11 @@ from harness.judge.promises import (
     equal,
     floor,
     one_of,
+    unseen,
     within,
 )
 from harness.judge.streams import all_exact, by_job, fault_of, identical, most_at_once
-from harness.verdict import Finding, Verdict, merge
+from harness.verdict import BrokenError, Finding, Verdict, merge
 
 GOOD = Stream("good", "job", Outcome.OK, "OK", "", 100, "aa", 0.0, 5.0, first_byte_s=1.0)
 
@@ -38,6 +41,7 @@ GOOD = Stream("good", "job", Outcome.OK, "OK", "", 100, "aa", 0.0, 5.0, first_by
         (floor("p", 1, 2), Verdict.BROKEN),
         (assumed("p", true=True, got=1), Verdict.PASS),
         (assumed("p", true=False, got=1), Verdict.BROKEN),
+        (unseen("p", "nobody looked"), Verdict.SKIPPED),
     ],
 )
 def test_a_promise_is_held_against_what_was_seen(finding: Finding, verdict: Verdict) -> None:
@@ -103,3 +107,28 @@ def test_nothing_judged_is_broken_and_a_broken_promise_outweighs_all() -> None:
     assert merge([findings[Verdict.PASS]]) is Verdict.PASS
     assert merge([findings[Verdict.PASS], findings[Verdict.BROKEN]]) is Verdict.BROKEN
     assert merge(findings.values()) is Verdict.FAIL
+
+
+def test_short_jobs_of_a_server_whose_process_is_unseen_are_judged_but_for_what_it_keeps() -> None:
+    recorder = Recorder()
+    recorder.add(dataclasses.replace(GOOD, label="loud 0", received_bytes=LOUD_BYTES))
+    recorder.fact("counts", {"before": None, "after": None})
+    recorder.fact("silent", [3, 3])
+    findings = list(judge_short_jobs(recorder.history()))
+    assert [each.verdict for each in findings] == [*[Verdict.PASS] * 3, Verdict.SKIPPED]
+    assert "did not launch the server" in findings[-1].promise
+
+
+def test_memory_beside_stalled_readers_that_nobody_saw_is_not_said_to_be_bounded() -> None:
+    recorder = Recorder()
+    for label, value in (("total", 100), ("joined", 15), ("read after", 1.0), ("bound", 2.0)):
+        recorder.fact(label, value)
+    for number in range(5):
+        recorder.add(dataclasses.replace(GOOD, label=f"reading {number}"))
+    call = Call("meanwhile", "QueryJob", Outcome.OK, "OK", "", 0.0, 1.0, {"status": "exited"})
+    recorder.add(call)
+    recorder.add(dataclasses.replace(call, label="start meanwhile"))
+    with pytest.raises(BrokenError, match="memory grown"):  # neither seen nor said to be unseen
+        list(judge_stalled(recorder.history()))
+    recorder.fact("memory unseen", "why")
+    assert merge(judge_stalled(recorder.history())) is Verdict.SKIPPED

@@ -26,6 +26,8 @@ class StandIn:
 
     name = "stand-in"
     emulated = False
+    made_for_it = False
+    has_data_disk = False
     can_launch = True
     address = "127.0.0.1:1"
     pid = None
@@ -53,7 +55,7 @@ class StandIn:
         return "its last words"
 
     @contextmanager
-    def launched(self, variant: Variant = DEFAULT) -> Iterator["StandIn"]:
+    def launched(self, variant: Variant = DEFAULT, **_: object) -> Iterator["StandIn"]:
         del variant
         self.started += 1
         self.dead = False

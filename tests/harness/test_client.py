@@ -1,0 +1,145 @@
+"""What the recording client and the questions make of servers that answer oddly."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from harness.capabilities import ask
+from harness.checks.check import Need, Scale
+from harness.client import Client
+from harness.history import Recorder
+from harness.identities import CertFiles, IdentityStore, make_identities
+from harness.targets.address import AddressTarget
+from harness.targets.local import free_port
+from harness.verdict import BrokenError, UnmetError
+from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
+
+JOB_ID = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
+
+
+class OddServer(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[misc] # no types
+    """Answers what it is told to, by rpc; without jobs of any kind."""
+
+    def __init__(self, **answers: Callable[[Any, grpc.ServicerContext], Any]) -> None:
+        for rpc, answer in answers.items():
+            setattr(self, rpc, answer)
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> IdentityStore:
+    return make_identities(tmp_path_factory.mktemp("identities"))
+
+
+@contextmanager
+def serving(identities: IdentityStore, odd: OddServer) -> Iterator[str]:
+    files: CertFiles = identities.files("server")
+    credentials = grpc.ssl_server_credentials(
+        [(files.key.read_bytes(), files.cert.read_bytes())], files.ca.read_bytes(), True
+    )
+    with ThreadPoolExecutor(4, thread_name_prefix="rpc_odd") as pool:
+        server = grpc.server(pool)
+        jobworker_pb2_grpc.add_JobWorkerServicer_to_server(odd, server)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(0).wait()
+
+
+def refusing(code: grpc.StatusCode) -> Callable[[Any, grpc.ServicerContext], None]:
+    def refuse(_: object, context: grpc.ServicerContext) -> None:
+        context.abort(code, "as it was told")
+
+    return refuse
+
+
+def test_unavailable_from_a_server_that_was_reached_is_a_broken_promise(
+    identities: IdentityStore,
+) -> None:
+    odd = OddServer(StartJob=refusing(grpc.StatusCode.UNAVAILABLE))
+    with (
+        serving(identities, odd) as address,
+        Client(address, identities.files("admin"), Recorder()) as client,
+        pytest.raises(UnmetError, match="as it was told"),
+    ):
+        client.must_start("true")
+
+
+def test_a_server_that_goes_away_after_an_answer_has_broken_a_promise(
+    identities: IdentityStore,
+) -> None:
+    odd = OddServer(QueryJob=lambda _request, _context: pb.QueryJobResponse(status="running"))
+    with ExitStack() as running:
+        address = running.enter_context(serving(identities, odd))
+        with Client(address, identities.files("admin"), Recorder()) as client:
+            client.must_query(JOB_ID)
+            running.close()
+            with pytest.raises(UnmetError, match="UNAVAILABLE"):
+                client.must_query(JOB_ID)
+
+
+def test_a_server_that_was_never_reached_says_nothing_of_itself(identities: IdentityStore) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    with (
+        Client(nowhere, identities.files("admin"), Recorder()) as client,
+        pytest.raises(BrokenError, match="cannot be reached"),
+    ):
+        client.must_start("true")
+
+
+def _started(_request: object, _context: object) -> pb.StartJobResponse:
+    return pb.StartJobResponse(job_id=JOB_ID)
+
+
+def _one_line(text: bytes) -> Callable[[Any, Any], Iterator[pb.StreamLogsResponse]]:
+    def stream(_request: object, _context: object) -> Iterator[pb.StreamLogsResponse]:
+        yield pb.StreamLogsResponse(message=text)
+
+    return stream
+
+
+def _state(**fields: Any) -> Callable[[Any, Any], pb.QueryJobResponse]:
+    return lambda _request, _context: pb.QueryJobResponse(status="exited", **fields)
+
+
+ORIGINAL = {
+    "StartJob": _started,
+    "QueryJob": _state(),
+    "StreamLogs": _one_line(b""),
+    "StopJob": lambda _request, _context: pb.StopJobResponse(success=True),
+}
+INTERNAL = refusing(grpc.StatusCode.INTERNAL)
+
+
+@pytest.mark.parametrize(
+    ("need", "answers", "there"),
+    [
+        (Need.LIMIT_FIELDS, {}, False),  # ignored, as the original does
+        (Need.LIMIT_FIELDS, {"StartJob": refusing(grpc.StatusCode.FAILED_PRECONDITION)}, False),
+        (Need.LIMIT_FIELDS, {"StartJob": INTERNAL}, True),
+        (Need.LIMIT_FIELDS, {"QueryJob": _state(limits=pb.ResourceLimits(cpu_millicores=1))}, True),
+        (Need.CGROUPS, {}, False),
+        (Need.CGROUPS, {"QueryJob": _state(limits=pb.ResourceLimits())}, True),
+        (Need.SURROUNDINGS, {}, False),
+        (Need.SURROUNDINGS, {"StreamLogs": _one_line(b"something else\n")}, True),
+        (Need.OFFSETS, {}, False),
+        (Need.OFFSETS, {"StreamLogs": INTERNAL}, True),
+        (Need.LISTING, {}, False),
+        (Need.LISTING, {"ListJobs": INTERNAL}, True),
+        (Need.GRACE, {"StopJob": INTERNAL}, True),
+    ],
+)
+def test_a_feature_that_works_wrongly_is_not_taken_for_one_that_is_absent(
+    need: Need, answers: dict[str, Any], there: bool, identities: IdentityStore
+) -> None:
+    with serving(identities, OddServer(**(ORIGINAL | answers))) as address:
+        target = AddressTarget(address, identities)
+        with target.shared() as server:
+            found = ask(target, server, Scale.FULL)
+    assert (found[need] == "") == there, found[need]

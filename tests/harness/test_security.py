@@ -1,0 +1,91 @@
+"""The table of security cases is whole, and the document says what the rows say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.checks import ALL
+from harness.mutants import table as mutants
+from harness.results import Result
+from harness.security import (
+    DOCUMENT,
+    NOT_RUN,
+    OBSERVED_COLUMN,
+    ROWS,
+    WITHIN,
+    Row,
+    documented,
+    observed,
+    table,
+    with_table,
+)
+from harness.verdict import BrokenError, Finding, Verdict
+
+ROOT = Path(__file__).parents[2]
+CHECKS = {check.name: check for check in ALL}
+CAUGHT_BY = {mutant.name: mutant.caught_by for mutant in mutants.ALL}
+CATALOGUE = {str(number) for number in (*range(1, 31), *range(79, 83))}
+
+
+def without_observed(line: str) -> list[str]:
+    cells = line.split("|")
+    return cells[:OBSERVED_COLUMN] + cells[OBSERVED_COLUMN + 1 :]
+
+
+def test_the_document_has_the_rows_of_the_table_and_something_observed_for_each() -> None:
+    lines = documented((ROOT / DOCUMENT).read_text())
+    assert list(map(without_observed, lines)) == list(map(without_observed, table([])))
+    for line in lines[2:]:
+        seen = line.split("|")[OBSERVED_COLUMN].strip()
+        assert seen != NOT_RUN, line
+        assert not re.match("FAIL|BROKEN|SKIPPED", seen), line
+
+
+def test_every_case_of_the_catalogue_has_a_row() -> None:
+    assert {row.case for row in ROWS} >= CATALOGUE - {"21"} | {"21"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.case}-{row.what}")
+def test_a_row_names_what_judges_it_and_mutants_that_this_catches(row: Row) -> None:
+    if row.is_test:
+        path, _, name = row.judge.partition("::")
+        assert f"def {name}" in (ROOT / path).read_text()
+    else:
+        assert row.judge in CHECKS
+    assert {CAUGHT_BY.get(name) for name in row.mutants} <= {row.judge}
+    assert "|" not in row.what + row.expected
+
+
+def result(verdict: Verdict, *findings: Finding) -> Result:
+    return Result("local", "identity.roles", "", verdict, findings, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("findings", "seen"),
+    [
+        ([Finding(Verdict.PASS, "a user may not start", "PERMISSION_DENIED: no")] * 2,
+         "PERMISSION_DENIED"),
+        ([Finding(Verdict.PASS, "a user may not list", "refused: SSLEOFError")], "refused"),
+        ([Finding(Verdict.PASS, "a user may not stop", "0.125")], WITHIN),
+        ([Finding(Verdict.PASS, "a user may not stop", "a|b\nc")], "a/b c"),
+        ([Finding(Verdict.FAIL, "a user may not stop", "OK")], "FAIL: OK"),
+    ],
+)  # fmt: skip
+def test_what_was_observed_is_what_the_findings_got(findings: list[Finding], seen: str) -> None:
+    row = Row("23", "", "", "identity.roles", "a user may not")
+    assert observed(row, [result(Verdict.PASS, *findings)]) == seen
+
+
+def test_what_was_not_judged_is_not_passed_off_as_observed() -> None:
+    row = Row("23", "", "", "identity.roles", "a user may not")
+    assert observed(row, []) == NOT_RUN
+    skipped = result(Verdict.SKIPPED, Finding(Verdict.SKIPPED, "the target lacks a wing"))
+    assert observed(row, [skipped]) == "SKIPPED: the target lacks a wing"
+    with pytest.raises(BrokenError, match="no finding"):
+        observed(row, [result(Verdict.PASS, Finding(Verdict.PASS, "something else"))])
+
+
+def test_a_document_without_a_place_for_the_table_is_refused() -> None:
+    with pytest.raises(BrokenError, match="lacks the lines"):
+        with_table("no table here", [])
