@@ -76,9 +76,8 @@ def run(
             raise BrokenError(
                 f"{shlex.join(words)} did not end within {timeout_s:g} s\n{tail}"
             ) from error
-        except (
-            BaseException
-        ):  # Ctrl-C reaches this process alone: the others are not of its session
+        except BaseException:
+            # Ctrl-C reaches this process alone: the others are not of its session.
             _end(process)
             raise
     return Done(
