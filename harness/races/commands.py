@@ -71,7 +71,7 @@ def explore(
     schedules: int | None,
     out: Path,
 ) -> int:
-    """Explore the schedules of small models of threads at work."""
+    """Search the schedules of small models."""
     chosen = [each for each in load_scenarios(scenarios) if keyword in each.name]
     if not chosen:
         raise BrokenError(f"no scenario has {keyword!r} in its name")
@@ -114,7 +114,7 @@ def _tell(scenario: Scenario, exploration: Exploration, files: Sequence[Path], o
 @races.command("replay")
 @click.argument("file", type=_FILES)
 def replay_command(*, file: Path) -> int:
-    """See a schedule that `explore` found again, step by step."""
+    """See a schedule again that `explore` found."""
     exploration, files = restore(file)
     scenario = named(load_scenarios(files), exploration.scenario)
     if exploration.failure is None:
@@ -147,7 +147,10 @@ def prove_command(
     seeds: int,
     everything: bool,
 ) -> int:
-    """Plant bugs in copies of the code, and see them found: bug by technique, schedules it took."""
+    """Plant bugs in copies of the code, and see them found.
+
+    Prints how many schedules each technique took for each bug.
+    """
     bugs = [bug for bug in load_planted(planted_file) if keyword in bug.name]
     if not bugs:
         raise BrokenError(f"no bug has {keyword!r} in its name")
@@ -205,7 +208,10 @@ def _cell(proof: Proof, technique: str) -> str:
 def server_command(
     *, planted_file: Path, source: Path, watch: Path, launch: str, checks: str, plant: str
 ) -> int:
-    """Let many bursty streamers at a real server, with the detector inside it."""
+    """Watch a busy gRPC server from inside.
+
+    Many bursty streamers come to it, as the check says; the detector runs in it.
+    """
     if plant:
         with broken_copy(_bug_named(load_planted(planted_file), plant), source) as tree:
             watched = judge_watched(watch, launch, checks, tree)
@@ -224,7 +230,7 @@ def server_command(
 @races.command("all")
 @click.pass_context
 def all_command(context: click.Context) -> int:
-    """Explore, prove and watch the server, each as it is by default: `make race`."""
+    """Explore, prove and watch a server: `make race`."""
     parts = (explore, prove_command, server_command)
     codes: list[int] = [context.invoke(part) for part in parts]
     return max(codes)
