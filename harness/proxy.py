@@ -61,6 +61,8 @@ class FaultProxy:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        # First the one that accepts: what it is still about to add must be in the list.
+        self._threads[0].join(_END_TIMEOUT_S)
         with self._lock:
             sockets = list(self._sockets)
         for each in sockets:

@@ -74,8 +74,12 @@ class Crowd:
     def __enter__(self) -> Self:
         """Start the processes; their early readers begin at once."""
         count = -(-len(self._readers) // READERS_PER_PROCESS)
-        for number in range(count):
-            self._start(self._readers[number::count])
+        try:
+            for number in range(count):
+                self._start(self._readers[number::count])
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
