@@ -20,6 +20,7 @@ from loadtests.profiles import LIMITS, Profile, load_profiles, named
 from loadtests.report import tell_end, tell_result, write_all
 from loadtests.results import RunReport, about, load_report, new_directory
 from loadtests.session import Point, ServerChoice, Session, folded
+from loadtests.statistics import PAIRS_MAX, PAIRS_MIN
 
 Command = Callable[..., None]
 OURS: Final = "ours"
@@ -172,7 +173,13 @@ def _sweep(name: str | None, chosen: Mapping[str, Any]) -> sweeps.Sweep:
 @click.option("--profile", default="replay", show_default=True, help="The load.")
 @click.option("--figure", default="rate_mb_per_s", show_default=True, help="What is compared.")
 # With 12 a single run that was disturbed decides nothing; with 10 it can.
-@click.option("--pairs", default=12, show_default=True, help="Of runs; as many for the control.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(PAIRS_MIN, PAIRS_MAX),
+    default=12,
+    show_default=True,
+    help="Of runs; as many for the control.",
+)
 @click.option(
     "--allow", "allowed", default=5.0, show_default=True, help="Percent that B may be worse."
 )
