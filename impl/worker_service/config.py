@@ -148,7 +148,9 @@ class Settings:
         DURATION, 20.0, "A connection that has not finished TLS by then is closed.", least=0.1
     )
     reflection: bool = _setting(FLAG, True, "Offer the API's description to admins.")
-    log_level: str = _setting(TEXT, "info", "debug, info, warning or error, on stderr.")
+    log_level: str = _setting(
+        TEXT, "info", "debug, info, warning or error, on stderr; calls are told in any case."
+    )
 
     def __post_init__(self) -> None:
         """Check each setting against its bound.

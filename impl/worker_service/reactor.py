@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -59,6 +60,8 @@ class Reactor:
     def __init__(self, name: str = "reactor") -> None:
         self._epoll = select.epoll()
         self._wakeup_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # As long as anybody may hand in work: after `stop` the number could be a stranger's.
+        weakref.finalize(self, os.close, self._wakeup_fd)
         self._epoll.register(self._wakeup_fd, READABLE)
         self._callbacks: dict[int, Callback] = {}
         self._soon: deque[Callback] = deque()
@@ -69,7 +72,7 @@ class Reactor:
         self._thread.start()
 
     def call_soon(self, callback: Callback) -> None:
-        """Run a callback on the reactor's thread; callable from any thread."""
+        """Run a callback on the reactor's thread, unless it has ended; from any thread."""
         self._soon.append(callback)
         os.eventfd_write(self._wakeup_fd, 1)
 
@@ -90,10 +93,10 @@ class Reactor:
         return timer
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread after what was handed in before, and close the descriptors.
+        """End the thread after what was handed in before.
 
         Raises:
-            TimeoutError: a callback did not come back in time; the descriptors stay open.
+            TimeoutError: a callback did not come back in time; the thread is still there.
         """
 
         def set_stopping() -> None:
@@ -104,7 +107,6 @@ class Reactor:
         if self._thread.is_alive():
             raise TimeoutError(f"the reactor did not stop within {timeout_s} s")
         self._epoll.close()
-        os.close(self._wakeup_fd)
 
     def _run(self) -> None:
         while not self._stopping:

@@ -19,9 +19,9 @@ from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
 from worker_service.cgroup import Hierarchy
 from worker_service.config import Settings
 from worker_service.deny import DenyList
-from worker_service.errors import ConfigurationError
+from worker_service.errors import ConfigurationError, HostExhaustedError
 from worker_service.follow import Admission, Batching, ByteBudget
-from worker_service.service import Doorkeeper, Gate, JobWorkerService
+from worker_service.service import Doorkeeper, Gate, JobWorkerService, audit
 from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
 from worker_service.worker import Worker, WorkerSettings
 
@@ -33,6 +33,7 @@ _CALLS_GRACE_S: Final = 5.0
 _CALLS_END_MAX_S: Final = 10.0
 _DESCRIPTORS_BESIDE_STREAMS: Final = 4096
 _ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
 
 
@@ -59,6 +60,35 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.max_frame_size", settings.frame_size),
         ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
     ]
+
+
+class _Pool(ThreadPoolExecutor):
+    """Does with the threads that it has when the host gives no more: work waits for one of them.
+
+    Without that, gRPC's one thread that takes calls would die of it, and no call ever be answered.
+
+    Raises:
+        HostExhaustedError: not even one thread can be started.
+    """
+
+    def __init__(self, threads_max: int) -> None:
+        super().__init__(threads_max, thread_name_prefix="rpc")
+        self._told = False
+        self.submit(lambda: None)
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            if not self._threads:
+                raise HostExhaustedError(f"a thread for calls: {error}") from error
+            if not self._told:
+                self._told = True
+                logger.warning(
+                    "no more than %d threads for calls can be started (%s); calls wait for them: "
+                    "raise the limit of processes (ulimit -u, pids.max, TasksMax=)",
+                    len(self._threads), error,
+                )  # fmt: skip
 
 
 class Server:
@@ -88,9 +118,7 @@ class Server:
             self._close_hierarchy()
             raise
         self.admission = Admission(settings.max_streams)
-        self._pool = ThreadPoolExecutor(
-            settings.max_streams + settings.unary_threads, thread_name_prefix="rpc"
-        )
+        self._pool = _Pool(settings.max_streams + settings.unary_threads)
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._server = self._build()
         try:
@@ -116,10 +144,10 @@ class Server:
         """End all jobs, which ends their streams, then the calls. Bounded; safe to call twice.
 
         Returns:
-            Whether all calls have ended; if not, some of their threads are still there.
+            Whether all has ended; if not, some threads are still there.
         """
         self._health.enter_graceful_shutdown()
-        self.worker.close(grace_s)
+        jobs_ended = self._close_worker(grace_s)
         ended = self._server.stop(_CALLS_GRACE_S).wait(_CALLS_GRACE_S + _CALLS_END_MAX_S)
         # `shutdown` knows no bound; a thread that waits with it is left behind if it must be.
         emptied = threading.Thread(
@@ -128,7 +156,15 @@ class Server:
         emptied.start()
         emptied.join(_CALLS_END_MAX_S)
         self._close_hierarchy()
-        return ended and not emptied.is_alive()
+        return jobs_ended and ended and not emptied.is_alive()
+
+    def _close_worker(self, grace_s: float | None) -> bool:
+        try:
+            self.worker.close(grace_s)
+        except TimeoutError:
+            logger.exception("the thread of the jobs did not end")
+            return False
+        return True
 
     def _close_hierarchy(self) -> None:
         if self._hierarchy is not None:
@@ -181,18 +217,16 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    audit.setLevel(logging.INFO)  # of every call, whatever else is logged
     _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
-    asked_to_stop = threading.Event()
+    # Blocked in every thread from here on (jobs get a mask of their own), and waited for by one: a
+    # handler would run amid what it interrupts, as deep as signals come, and late ones kill.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     server = Server(settings)
-
-    def handle(signal_number: int, _frame: object) -> None:
-        if asked_to_stop.is_set():
-            server.worker.kill_all()
-        logger.info("%s: stopping", signal.Signals(signal_number).name)
-        asked_to_stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
+    asked_to_stop = threading.Event()
+    threading.Thread(
+        target=_wait_for_signals, args=(server.worker, asked_to_stop), name="signals", daemon=True
+    ).start()
     if not settings.limits:
         logger.warning(
             "RUNNING WITHOUT LIMITS (--no-limits): jobs use all the CPU, memory and disk they want,"
@@ -209,10 +243,18 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         _leave_without_the_rest()
 
 
+def _wait_for_signals(worker: Worker, asked_to_stop: threading.Event) -> None:
+    logger.info("%s: stopping", signal.Signals(signal.sigwait(_STOP_SIGNALS)).name)
+    asked_to_stop.set()
+    again = signal.Signals(signal.sigwait(_STOP_SIGNALS)).name
+    logger.info("%s again: killing the jobs that have not ended", again)
+    worker.kill_all()
+
+
 def _leave_without_the_rest() -> NoReturn:
     """End the process although threads of it do not: the jobs are ended, nothing is lost by it."""
     logger.error(
-        "calls did not end within %s s after their streams; where each thread stands:",
+        "threads did not end within %s s after the jobs; where each of them stands:",
         _CALLS_END_MAX_S,
     )
     faulthandler.dump_traceback(all_threads=True)

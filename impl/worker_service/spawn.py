@@ -77,8 +77,10 @@ class Command:
         strings += [(f"command_args[{i}]", text) for i, text in enumerate(self.arguments)]
         for key, value in (self.environment or {}).items():
             if not key or "=" in key:
+                # What follows the '=' is a value, perhaps a secret: not for a log.
                 raise InvalidRequestError(
-                    f"environment key {key!r} is empty or contains '='; keys need a name without it"
+                    f"environment key {key.partition('=')[0]!r} is empty or followed by '='; keys "
+                    "need a name without it"
                 )
             strings.append((f"environment[{key!r}]", f"{key}={value}"))
         if self.working_directory is not None:

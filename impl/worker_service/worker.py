@@ -176,12 +176,11 @@ class Worker:
         self._reactor.stop(timeout_s=KILL_MAX_S)
 
     def kill_all(self) -> None:
-        """Kill what still runs, without a grace. Takes no lock: a signal handler may call it."""
-        self._reactor.call_soon(self._kill_all)
-
-    def _kill_all(self) -> None:
-        for job in list(self._jobs.values()):
-            job.request_stop(0)
+        """Kill what still runs, without a grace; do not wait for it."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            self._reactor.call_soon(lambda job=job: job.request_stop(0))  # type: ignore[misc]
 
     def _job(self, job_id: str) -> Job:
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import os
+import select
 import threading
 import tomllib
 from collections.abc import Callable, Iterator
@@ -16,11 +17,16 @@ from jobworker.v1 import jobworker_pb2 as pb
 from worker_service import wire
 from worker_service.cgroup import IoMax, Limits, Usage
 from worker_service.config import Settings, load_toml, parse_duration, parse_size
-from worker_service.errors import ConfigurationError, NotPermittedError
+from worker_service.errors import (
+    ConfigurationError,
+    HostExhaustedError,
+    NotPermittedError,
+)
 from worker_service.identity import Identity, Role, _is_text, authorize
 from worker_service.log import Chunk
 from worker_service.options import _parse_io_max
 from worker_service.reactor import READABLE, Reactor
+from worker_service.server import _Pool
 
 U64 = st.integers(0, 2**64 - 1)
 
@@ -121,6 +127,38 @@ def test_a_callback_that_fails_does_not_end_the_others(
     reactor.call_soon(fail)
     on_reactor(reactor, lambda: None)
     assert "KeyError" in caplog.text
+
+
+def test_work_for_a_reactor_that_has_ended_goes_nowhere() -> None:
+    reactor = Reactor("ended")
+    reactor.stop(10)
+    # Descriptors get the lowest free numbers, the reactor's own among them if it gave it back.
+    strangers = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(20)]
+    try:
+        reactor.call_soon(lambda: None)
+        assert select.select(strangers, [], [], 0) == ([], [], [])
+    finally:
+        for fd in strangers:
+            os.close(fd)
+
+
+def test_calls_wait_for_a_thread_where_the_host_gives_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    gate = threading.Event()
+    with _Pool(3) as pool:
+        held = pool.submit(gate.wait, 10)
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        waiting = [pool.submit(str, number) for number in range(2)]
+        gate.set()
+        assert [each.result(10) for each in waiting] == ["0", "1"]
+        assert held.result(10)
+        assert caplog.text.count("no more than 1 threads for calls") == 1
+    with pytest.raises(HostExhaustedError, match="a thread for calls: can't start"):
+        _Pool(3)
 
 
 @pytest.mark.parametrize(

@@ -225,3 +225,9 @@ def test_a_parent_with_many_threads_and_locks_held_can_spawn() -> None:
         stop.set()
         for thread in threads:
             thread.join(10)
+
+
+def test_a_value_that_stands_in_a_key_is_not_told() -> None:
+    with pytest.raises(InvalidRequestError, match="key 'TOKEN'") as no:
+        Command("true", environment={"TOKEN=hunter2": ""}).validate()
+    assert "hunter2" not in str(no.value)
