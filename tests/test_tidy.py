@@ -31,7 +31,21 @@ LAYERS: dict[str, set[str]] = {
     "tls": {"errors"},
     "wire": {"cgroup", "log"},
     "config": {"errors", "cgroup"},
-    "service": {"errors", "deny", "follow", "identity", "job", "log", "spawn", "wire", "worker"},
+    "timers": set(),
+    "audit": {"identity"},
+    "service": {
+        "errors",
+        "audit",
+        "deny",
+        "follow",
+        "identity",
+        "job",
+        "log",
+        "spawn",
+        "timers",
+        "wire",
+        "worker",
+    },
     "server": {"errors", "cgroup", "config", "deny", "follow", "service", "tls", "worker"},
     "client": {"errors", "cgroup", "tls", "wire"},
     "options": {"cgroup", "config"},
@@ -41,7 +55,7 @@ LAYERS: dict[str, set[str]] = {
 }
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
-    "deny", "config", "options",
+    "deny", "config", "options", "timers",
 }  # fmt: skip
 
 # A pattern that is banned, where it is allowed, and what to use instead.

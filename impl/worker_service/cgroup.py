@@ -13,6 +13,7 @@ import select
 import stat
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +37,10 @@ MEMORY_MIN_BYTES: Final = 1024 * 1024  # below it not even the loader of a progr
 MEMORY_MAX_BYTES: Final = 2**53
 IO_WEIGHT_MAX: Final = 10_000
 PIDS_MAX: Final = 4_194_304  # the kernel's highest pid
+
+# This process, or the host, has no descriptor left: it passes, and says nothing of the cgroup.
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_REMOVED: Final = frozenset({errno.ENOENT, errno.ENODEV})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +160,26 @@ class Cgroup:
         Raises:
             HostExhaustedError: it cannot be opened.
         """
-        try:
-            return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise HostExhaustedError(f"cgroup {self.path}: {error.strerror}") from error
+        return _open(self.path, os.O_RDONLY | os.O_DIRECTORY)
 
     def open_events(self) -> int:
-        """Return a descriptor of `cgroup.events`, on which a change raises POLLPRI."""
-        return os.open(self.path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        """Return a descriptor for `is_populated`; a change raises POLLPRI on it."""
+        return _open(self.path / "cgroup.events", os.O_RDONLY)
+
+    def open_kill(self) -> int:
+        """Return a descriptor for `kill_through`."""
+        return _open(self.path / "cgroup.kill", os.O_WRONLY)
+
+    def open_memory_events(self) -> int:
+        """Return a descriptor of `memory.events`, for `usage`."""
+        return _open(self.path / "memory.events", os.O_RDONLY)
 
     def kill(self) -> None:
         """Kill every process in it and below it, whatever they do; a removed one is no error."""
         try:
             (self.path / "cgroup.kill").write_text("1", encoding="ascii")
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            if error.errno not in _REMOVED:
                 raise
 
     def wait_empty(self, timeout_s: float) -> bool:
@@ -188,34 +198,59 @@ class Cgroup:
         finally:
             os.close(events_fd)
 
-    def usage(self) -> Usage:
-        """Return what the kernel has counted so far."""
-        cpu = _flat_keyed(self.path / "cpu.stat")
-        oom = _flat_keyed(self.path / "memory.events")
-        read_bytes, write_bytes = _io_bytes(self.path / "io.stat")
+    def usage(self, memory_events_fd: int | None = None) -> Usage:
+        """Return what the kernel has counted; OOM kills also when nothing more can be opened."""
+        cpu = _flat_keyed(_text(self.path / "cpu.stat"))
+        oom = _flat_keyed(_text(self.path / "memory.events", memory_events_fd))
+        read_bytes, write_bytes = _io_bytes(_text(self.path / "io.stat"))
         return Usage(
             cpu_usage_us=cpu.get("usage_usec", 0),
             cpu_throttled_periods=cpu.get("nr_throttled", 0),
             cpu_throttled_us=cpu.get("throttled_usec", 0),
-            memory_current_bytes=_number(self.path / "memory.current"),
-            memory_peak_bytes=_number(self.path / "memory.peak"),
+            memory_current_bytes=int(_text(self.path / "memory.current") or 0),
+            memory_peak_bytes=int(_text(self.path / "memory.peak") or 0),
             oom_kills=oom.get("oom_kill", 0),
             io_read_bytes=read_bytes,
             io_write_bytes=write_bytes,
-            pids_current=_number(self.path / "pids.current"),
+            pids_current=int(_text(self.path / "pids.current") or 0),
         )
 
     def remove(self) -> None:
         """Remove the directory, and those that the job made inside it; a removed one is no error.
 
         Raises:
-            OSError: EBUSY while a process is left inside.
+            OSError: EBUSY while a process is left inside; EMFILE, ENFILE when what is inside cannot
+                be listed. What is not removed then stays.
         """
-        for directory, _, _ in os.walk(self.path, topdown=False):
-            try:
-                Path(directory).rmdir()
-            except FileNotFoundError:
-                continue
+        try:
+            self.path.rmdir()  # nearly every job has made none inside: this takes no descriptor
+        except FileNotFoundError:
+            return
+        except OSError:
+            for directory, _, _ in os.walk(self.path, topdown=False, onerror=_raise):
+                with suppress(FileNotFoundError):
+                    Path(directory).rmdir()
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostExhaustedError(f"cgroup {path}: {error.strerror}") from error
+
+
+def _raise(error: OSError) -> None:
+    """Keep `os.walk` from passing over what it cannot list."""
+    raise error
+
+
+def kill_through(kill_fd: int) -> None:
+    """Kill as `Cgroup.kill` does, by a descriptor of `cgroup.kill` that is open already."""
+    try:
+        os.pwrite(kill_fd, b"1", 0)
+    except OSError as error:
+        if error.errno not in _REMOVED:
+            raise
 
 
 def is_populated(events_fd: int) -> bool:
@@ -280,7 +315,8 @@ class Hierarchy:
 
         Raises:
             LimitsUnavailableError: the kernel refused a limit.
-            HostExhaustedError: the directory could not be made, or one of that name is there.
+            HostExhaustedError: the directory could not be made, one of that name is there, or no
+                descriptor is left to write the limits.
         """
         path = self.root / name
         try:
@@ -296,17 +332,20 @@ class Hierarchy:
 
     @staticmethod
     def _write_limits(path: Path, limits: Limits) -> None:
-        for file, text in limits.kernel_files():
+        files = limits.kernel_files()
+        if limits.memory_max_bytes is not None and (path / "memory.swap.max").exists():
+            # Without it memory.max is no ceiling on a host that has swap.
+            files.append(("memory.swap.max", "0"))
+        for file, text in files:
             try:
                 (path / file).write_text(text, encoding="ascii")
             except OSError as error:
+                if error.errno in _NO_DESCRIPTOR:
+                    raise HostExhaustedError(f"cgroup {path}: {error.strerror}") from error
                 raise LimitsUnavailableError(
                     f"the kernel refused {text!r} for {file}: {error.strerror} "
                     f"(errno {error.errno})"
                 ) from error
-        if limits.memory_max_bytes is not None and (path / "memory.swap.max").exists():
-            # Without it memory.max is no ceiling on a host that has swap.
-            (path / "memory.swap.max").write_text("0", encoding="ascii")
 
     def leftovers(self) -> list[Cgroup]:
         """Return the cgroups of jobs that an earlier server left here, named by a UUID."""
@@ -386,27 +425,25 @@ def _device_number(device: str) -> str:
     return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
 
 
-def _flat_keyed(path: Path) -> dict[str, int]:
+def _text(path: Path, open_fd: int | None = None) -> str:
+    """Read a counter's file; one that cannot be read is empty, which is documented as 0."""
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return {}  # the controller is off: documented as 0
-    pairs = (line.split() for line in lines)
+        if open_fd is not None:
+            return os.pread(open_fd, 4096, 0).decode("ascii")
+        return path.read_text(encoding="ascii")
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            logger.warning("%s: %s; what it counts is told as 0", path, error.strerror)
+        return ""  # else the controller is off, or the counter is newer than the kernel
+
+
+def _flat_keyed(text: str) -> dict[str, int]:
+    pairs = (line.split() for line in text.splitlines())
     return {key: int(value) for key, value in pairs}
 
 
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0  # the controller is off, or the counter is newer than the kernel: documented as 0
-
-
-def _io_bytes(path: Path) -> tuple[int, int]:
-    try:
-        words = path.read_text(encoding="ascii").split()
-    except OSError:
-        return 0, 0  # as above
+def _io_bytes(text: str) -> tuple[int, int]:
+    words = text.split()
     read = sum(int(word[7:]) for word in words if word.startswith("rbytes="))
     written = sum(int(word[7:]) for word in words if word.startswith("wbytes="))
     return read, written

@@ -52,7 +52,6 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/jobworker.v1.JobWorker/StreamLogs": _EVERYBODY,
     "/jobworker.v1.JobWorker/ListJobs": _ADMINS,
     "/grpc.health.v1.Health/Check": _EVERYBODY,
-    "/grpc.health.v1.Health/Watch": _EVERYBODY,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ADMINS,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ADMINS,
 }

@@ -18,10 +18,11 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from fcntl import F_GETPIPE_SZ, fcntl
 from typing import Final, Protocol
 
-from worker_service.cgroup import Cgroup, Limits, Usage, is_populated
-from worker_service.log import OutputLog
+from worker_service.cgroup import Cgroup, Limits, Usage, is_populated, kill_through
+from worker_service.log import NO_DESCRIPTOR, OutputLog
 from worker_service.reactor import PRIORITY, READABLE, Callback, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
 
@@ -32,6 +33,10 @@ SPLICE_MAX_BYTES: Final = 1024 * 1024
 # How long the output may stay open after the main process has ended and its tree was killed. Only a
 # process that left the tree (possible without a cgroup) or one stuck in the kernel takes this long.
 DRAIN_MAX_S: Final = 2.0
+# How long output stays in its pipe, and a tree alive, before what failed is tried again: seldom
+# enough for a thousand jobs at once, and several times within the drain.
+OUTPUT_RETRY_S: Final = 0.25
+KILL_RETRY_S: Final = 1.0
 
 
 class State(StrEnum):
@@ -91,7 +96,10 @@ class ProcessTree(Protocol):
         """End `watch`."""
 
     def usage(self) -> Usage | None:
-        """Return what they have used, if that is counted."""
+        """Return what they have used, if that is counted. Any thread."""
+
+    def last_usage(self) -> Usage | None:
+        """Return what they have used at the end, before `discard`."""
 
     def discard(self) -> None:
         """Give back what the tree holds, after its last process."""
@@ -121,6 +129,10 @@ class GroupTree:
         """See `ProcessTree`; nothing counts it."""
         return None
 
+    def last_usage(self) -> Usage | None:
+        """See `ProcessTree`; nothing counts it."""
+        return None
+
     def discard(self) -> None:
         """See `ProcessTree`; it holds nothing."""
 
@@ -129,12 +141,24 @@ class CgroupTree:
     """All processes in a cgroup and below it; nobody can leave it by forking or by setsid."""
 
     def __init__(self, cgroup: Cgroup) -> None:
+        """Open all that the end of the job needs: no descriptor may be left by then.
+
+        Raises:
+            HostExhaustedError: none is left now.
+        """
         self._cgroup = cgroup
-        self._events_fd = cgroup.open_events()
+        self._fds: list[int] = []
+        try:
+            for opens in (cgroup.open_events, cgroup.open_kill, cgroup.open_memory_events):
+                self._fds.append(opens())
+        except BaseException:
+            self._close()
+            raise
+        self._events_fd, self._kill_fd, self._memory_events_fd = self._fds
 
     def kill(self) -> None:
         """See `ProcessTree`."""
-        self._cgroup.kill()
+        kill_through(self._kill_fd)
 
     def is_gone(self) -> bool:
         """See `ProcessTree`."""
@@ -150,15 +174,24 @@ class CgroupTree:
 
     def usage(self) -> Usage | None:
         """See `ProcessTree`."""
+        # Not by the descriptor: the end may come meanwhile, and its number be a stranger's.
         return self._cgroup.usage()
+
+    def last_usage(self) -> Usage | None:
+        """See `ProcessTree`."""
+        return self._cgroup.usage(self._memory_events_fd)
 
     def discard(self) -> None:
         """See `ProcessTree`: the directory is removed, or logged as left for the next start."""
-        os.close(self._events_fd)
+        self._close()
         try:
             self._cgroup.remove()
         except OSError as error:
             logger.error("cgroup %s stays until the next start: %s", self._cgroup.path, error)  # noqa: TRY400 - the cause is one line, a trace adds nothing
+
+    def _close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
 
 
 class Job:
@@ -182,6 +215,8 @@ class Job:
         self._output_fd = output_fd
         self._output_open = True
         self._output_failure: str | None = None
+        self._output_timer: Timer | None = None  # set while the pipe is not watched
+        self._output_waited = False
         self._scheduler = scheduler
         self._exit: ExitStatus | None = None
         self._exited_at_s = 0.0
@@ -215,8 +250,7 @@ class Job:
         if self._exit is not None:
             return
         if grace_s <= 0:
-            self._cancel(self._kill_timer)
-            self._tree.kill()
+            self._kill()
             return
         if self._kill_timer is None:
             self._process.signal_group(signal.SIGTERM)
@@ -224,7 +258,18 @@ class Job:
         elif self._kill_timer.due_s <= time.monotonic() + grace_s:
             return
         self._cancel(self._kill_timer)
-        self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)
+        self._kill_timer = self._scheduler.call_later(grace_s, self._kill)
+
+    def _kill(self) -> None:
+        """Kill the tree; a failure is no end of it: it is tried again until the job has ended."""
+        self._cancel(self._kill_timer)
+        try:
+            self._tree.kill()
+        except OSError as error:
+            logger.error(  # noqa: TRY400 - as above
+                "job %s cannot be killed, which is tried again: %s", self._status.job_id, error
+            )
+            self._kill_timer = self._scheduler.call_later(KILL_RETRY_S, self._kill)
 
     def _on_output(self) -> None:
         try:
@@ -232,16 +277,47 @@ class Job:
         except BlockingIOError:
             return
         except OSError as error:
-            # The memory for the output cannot be had. A job whose output is lost unseen is worse
-            # than one that is ended and says so.
-            self._output_failure = f"{os.strerror(error.errno or errno.EIO)}; the job was killed"
-            logger.exception("output of job %s", self._status.job_id)
-            self._close_output()
-            self._tree.kill()
+            if error.errno in NO_DESCRIPTOR:
+                self._pause_output(error)
+            else:
+                self._fail_output(error)
             return
         if moved == 0:
             self._close_output()
             self._finish_if_complete()
+
+    def _pause_output(self, error: OSError) -> None:
+        """Leave the output in the pipe, where the job waits with it, and look again later."""
+        if not self._output_waited:
+            logger.warning("output of job %s waits: %s", self._status.job_id, error.strerror)
+        self._output_waited = True
+        self._scheduler.unwatch(self._output_fd)
+        self._output_timer = self._scheduler.call_later(OUTPUT_RETRY_S, self._resume_output)
+
+    def _resume_output(self) -> None:
+        self._output_timer = None
+        self._scheduler.watch(self._output_fd, READABLE, self._on_output)
+
+    def _fail_output(self, error: OSError) -> None:
+        """End the job: one whose output is lost unseen is worse than one that ends and says so."""
+        self._output_failure = f"{os.strerror(error.errno or errno.EIO)}; the job was killed"
+        logger.error("output of job %s", self._status.job_id, exc_info=error)
+        self._close_output()
+        self._kill()
+
+    def _take_rest(self) -> None:
+        """Take what is in the pipe at this moment, no more than it can hold, and no more later.
+
+        It is kept even when no descriptor has come back, see `OutputLog.append`.
+        """
+        try:
+            self.log.append(os.read(self._output_fd, fcntl(self._output_fd, F_GETPIPE_SZ)))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._fail_output(error)
+            return
+        self._close_output()
 
     def _on_exit(self) -> None:
         self._exit = self._process.peek_exit()
@@ -249,22 +325,20 @@ class Job:
             return
         self._exited_at_s = time.time()
         self._scheduler.unwatch(self._process.pidfd)
-        self._cancel(self._kill_timer)
-        self._tree.kill()
+        self._kill()
         self._drain_timer = self._scheduler.call_later(DRAIN_MAX_S, self._on_drain_timeout)
         self._tree.watch(self._scheduler, self._finish_if_complete)
         self._finish_if_complete()
 
     def _on_drain_timeout(self) -> None:
         """Give up on processes that outlive the tree; take what is in the pipe at this moment."""
-        logger.warning(
-            "job %s: a process outlived its tree (pid %d) by %s s; its output is cut off",
-            self._status.job_id, self._status.pid, DRAIN_MAX_S,
-        )  # fmt: skip
+        if self._output_timer is None:  # else it may have ended, and its output waited
+            logger.warning(
+                "job %s: a process outlived its tree (pid %d) by %s s; its output is cut off",
+                self._status.job_id, self._status.pid, DRAIN_MAX_S,
+            )  # fmt: skip
         if self._output_open:
-            self._on_output()
-        if self._output_open:
-            self._close_output()
+            self._take_rest()
         self._finish()
 
     def _finish_if_complete(self) -> None:
@@ -275,8 +349,9 @@ class Job:
         if self._exit is None or self._status.ended_at_s is not None:
             return
         self._cancel(self._drain_timer)
+        self._cancel(self._kill_timer)
         self._tree.unwatch(self._scheduler)
-        usage = self._tree.usage()
+        usage = self._tree.last_usage()
         self._process.reap()
         self._tree.discard()
         self._status = replace(
@@ -293,7 +368,9 @@ class Job:
 
     def _close_output(self) -> None:
         self._output_open = False
-        self._scheduler.unwatch(self._output_fd)
+        if self._output_timer is None:
+            self._scheduler.unwatch(self._output_fd)
+        self._cancel(self._output_timer)
         os.close(self._output_fd)
 
     @staticmethod

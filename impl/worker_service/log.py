@@ -16,6 +16,7 @@ Shared state and its guard: everything below `_lock` in `OutputLog.__init__` is 
 writer only, under `_lock`; `_waiting` also by readers, under `_lock`.
 """
 
+import errno
 import os
 import threading
 import weakref
@@ -30,6 +31,8 @@ INLINE_MAX_BYTES: Final = 256 * 1024
 PUNCH_STEP_BYTES: Final = 1024 * 1024
 _INLINE_READ_BYTES: Final = 64 * 1024  # malloc serves larger buffers by mmap, at a page fault each
 _SCAN_BYTES: Final = 64 * 1024
+# This process, or the host, has no descriptor left: unlike a lack of memory, it often passes.
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,22 @@ class OutputLog:
     def append(self, data: bytes) -> None:
         """Append bytes that are already in memory.
 
+        While no descriptor is to be had they stay there, also beyond what is kept inline else: no
+        pipe holds them any more.
+
         Raises:
             OSError: the memory for them could not be had; the log is as it was.
         """
         if self._fits_inline(len(data)):
             self._append_inline(data)
             return
-        memfd = self._require_memfd()
+        try:
+            memfd = self._require_memfd()
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTOR:
+                raise
+            self._append_inline(data)
+            return
         _write_all(memfd, data, self._end_offset)
         self._publish(self._end_offset + len(data))
 
@@ -94,7 +106,8 @@ class OutputLog:
 
         Raises:
             BlockingIOError: the pipe is empty and still open.
-            OSError: the memory for them could not be had.
+            OSError: the memory for them could not be had. With an errno of `NO_DESCRIPTOR` nothing
+                is lost: the log is as it was, and the pipe too.
         """
         room = INLINE_MAX_BYTES - len(self._inline) if self._inline is not None else 0
         if room > 0:

@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 _CALLS_GRACE_S: Final = 5.0
 # And how long after that for gRPC, and then for the threads, to be done with them.
 _CALLS_END_MAX_S: Final = 10.0
-_DESCRIPTORS_BESIDE_STREAMS: Final = 4096
+# A job with limits has five, and one more for output beyond 256 KiB.
+_DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 _ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
@@ -118,12 +119,15 @@ class Server:
             self._close_hierarchy()
             raise
         self.admission = Admission(settings.max_streams)
+        # Half the threads beside the streams' may wait for requests that are slow to come.
+        self._gate = Gate(self.admission, self._doorkeeper, max(1, settings.unary_threads // 2))
         self._pool = _Pool(settings.max_streams + settings.unary_threads)
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._server = self._build()
         try:
             self.port = self._server.add_secure_port(settings.listen, credentials)
         except RuntimeError as error:
+            self._gate.close()
             self.worker.close()
             self._close_hierarchy()
             raise ConfigurationError(
@@ -155,6 +159,7 @@ class Server:
         )
         emptied.start()
         emptied.join(_CALLS_END_MAX_S)
+        self._gate.close()
         self._close_hierarchy()
         return jobs_ended and ended and not emptied.is_alive()
 
@@ -182,7 +187,7 @@ class Server:
         settings = self._settings
         server = grpc.server(
             self._pool,
-            interceptors=[Gate(self.admission, self._doorkeeper)],
+            interceptors=[self._gate],
             options=channel_options(settings),
             # Beyond it a call is refused at once; without it, it would wait for a thread, unseen.
             maximum_concurrent_rpcs=settings.max_streams + settings.unary_threads,

@@ -1,19 +1,20 @@
 """The rpcs: request -> worker -> response, behind one gate that every call passes.
 
-The gate identifies and authorizes the caller, admits streams below the pool's size, maps every
-exception to a status and writes one audit line a call, also for rpcs that do not exist and requests
-that cannot be read. A method added tomorrow goes through it too, and is refused until
-`identity.PERMISSIONS` names it. Left out of the audit: what gRPC refuses before any of our code
-runs, which is calls over `maximum_concurrent_rpcs` and messages over the size allowed.
+The gate identifies and authorizes the caller, admits streams below the pool's size, waits a bounded
+time for the request, maps every exception to a status and writes one audit line a call, also for
+rpcs that do not exist and requests that cannot be read. It cuts off the stream of a caller who may
+no longer call and does not read either. A method added tomorrow goes through it too, and is refused
+until `identity.PERMISSIONS` names it. Left out of the audit: what gRPC refuses before any of our
+code runs, which is calls over `maximum_concurrent_rpcs`.
+
+Shared state, beside that of `follow`, `timers` and `deny`: `audit.Call.cut`, see there.
 """
 
 import logging
-import re
-import time
+import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
@@ -22,6 +23,7 @@ from google.protobuf.message import DecodeError
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from worker_service import errors
+from worker_service.audit import Call, rpc_name, shown, subject
 from worker_service.deny import DenyList
 from worker_service.errors import JobWorkerError
 from worker_service.follow import Admission, Batching, ByteBudget, follow
@@ -29,6 +31,7 @@ from worker_service.identity import AuthContext, Identity, authorize, identify
 from worker_service.job import JobStatus, State
 from worker_service.log import LogReader, OutputLog
 from worker_service.spawn import Command
+from worker_service.timers import Timers
 from worker_service.wire import (
     encode_output,
     limits_from_message,
@@ -61,10 +64,19 @@ STATUS_CODES: Final[Mapping[type[JobWorkerError], grpc.StatusCode]] = {
     errors.UnknownRpcError: grpc.StatusCode.UNIMPLEMENTED,
 }
 
-# How long a stream may go on after its certificate was put on the deny list.
-DENY_LOOK_S: Final = 2.0
-_SHOWN_CHARACTERS: Final = 80
-_PLAIN_ID: Final = re.compile(r"[0-9a-f-]{1,36}")
+# How long a stream may go on unasked after its certificate was put on the deny list, and then until
+# it is cut off because its client does not read. Together they are to be less than the 2 s that
+# docs/security.md promises; the second is longer, so that who reads is told the reason.
+DENY_LOOK_S: Final = 0.75
+CUT_AFTER_S: Final = 1.0
+# A call whose request is on its way holds a thread. Clients send it with the headers, so the first
+# is for slow networks. The second is for all but the first so many, since a crowd takes every
+# thread. While a thousand streams are opened on two busy cores, ten wait at once, and 0.2 s.
+REQUEST_MAX_S: Final = 10.0
+REQUEST_CROWDED_MAX_S: Final = 1.0
+_REQUESTS_PATIENT: Final = 64
+# gRPC percent-encodes a status's text, which may triple it, and refuses headers from 8 KiB.
+_DETAIL_MAX_BYTES: Final = 1024
 
 
 class Doorkeeper:
@@ -158,13 +170,16 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
     def StreamLogs(  # noqa: N802 - the rpc's name
         self, request: pb.StreamLogsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        """Send a job's output from where the client asks, and follow it."""
+        """Send a job's output from where the client asks, and follow it.
+
+        Finding that place may read the whole log, and is done before this returns.
+        """
         identity = self._doorkeeper.identify(context)
         log = self._worker.log(request.job_id)
         reader = _reader(log, request)
         # Before anything that waits: a client that goes away wakes its reader and frees the thread.
         if not context.add_callback(reader.cancel):
-            return
+            return iter(())
         chunks = follow(
             reader,
             self._batching,
@@ -173,7 +188,7 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
             lease=lambda: self._doorkeeper.lease_s(identity),
         )
         # `map` holds no chunk while its message is on its way, as a loop's variable would.
-        yield from map(encode_output, chunks)
+        return map(encode_output, chunks)
 
     def ListJobs(  # noqa: N802 - the rpc's name
         self, request: pb.ListJobsRequest, context: grpc.ServicerContext
@@ -218,61 +233,73 @@ def _describe(status: JobStatus) -> str:
     return f"ended{oom and ' after the OOM killer struck'} with exit code {status.exit_code}"
 
 
-@dataclass(slots=True)
-class _Call:
-    """What the audit line says of a call."""
-
-    method: str
-    started_at_s: float
-    subject: str = ""
-    identity: Identity | None = None
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    detail: str = ""
-
-
 class Gate(grpc.ServerInterceptor):
     """What every call passes before and after its handler."""
 
-    def __init__(self, admission: Admission, doorkeeper: Doorkeeper) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        doorkeeper: Doorkeeper,
+        requests_patient: int = _REQUESTS_PATIENT,
+    ) -> None:
         self._admission = admission
         self._doorkeeper = doorkeeper
+        self._patience = Admission(requests_patient)
+        self._timers = Timers()
+
+    def close(self) -> None:
+        """End the gate's thread, when no call is left."""
+        self._timers.close()
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], "_Handler | None"],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
-        """Wrap the handler; one is made for a method that does not exist, to tell and audit it."""
+        """Wrap the handler; one is made for a method that does not exist, to tell and audit it.
+
+        All take a stream of requests: where gRPC takes one by itself, it waits for it without bound
+        before our code is asked.
+        """
         handler = continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
             return grpc.stream_stream_rpc_method_handler(self._refuse_unknown(method))
-        wrap = self._wrap_stream if handler.response_streaming else self._wrap_unary
-        make, behaviour = _SHAPES[handler.request_streaming, handler.response_streaming]
+        if handler.response_streaming:
+            make, handle = grpc.stream_stream_rpc_method_handler, self._wrap_stream(method, handler)
+        else:
+            make, handle = grpc.stream_unary_rpc_method_handler, self._wrap_unary(method, handler)
         return make(
-            wrap(method, getattr(handler, behaviour)),
+            handle,
             request_deserializer=_deserializer(handler.request_deserializer),
             response_serializer=_serializer(handler.response_serializer),
         )
 
-    def _wrap_unary(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        def handle(request: object, context: grpc.ServicerContext) -> object:
-            with self._call(method, context, request) as call:
-                response = behaviour(request, context)
-                call.subject = f"{call.subject} {_subject(response)}".strip()
+    def _wrap_unary(self, method: str, handler: "_Handler") -> Callable[..., Any]:
+        behaviour: Any = handler.unary_unary or handler.stream_unary
+
+        def handle(requests: Iterator[object], context: grpc.ServicerContext) -> object:
+            with self._call(method, context) as call:
+                response = behaviour(self._request(handler, requests, call, context), context)
+                call.subject = f"{call.subject} {subject(response)}".strip()
                 return response
 
         return handle
 
-    def _wrap_stream(self, method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-        def handle(request: object, context: grpc.ServicerContext) -> Iterator[object]:
-            with self._call(method, context, request):
+    def _wrap_stream(self, method: str, handler: "_Handler") -> Callable[..., Any]:
+        behaviour: Any = handler.unary_stream or handler.stream_stream
+
+        def handle(requests: Iterator[object], context: grpc.ServicerContext) -> Iterator[object]:
+            with self._call(method, context) as call:
                 slot = self._admission.admit()
                 try:
-                    # A client that vanishes frees its slot at once, even while its thread is still
-                    # on its way out.
-                    if context.add_callback(slot.release):
-                        yield from behaviour(request, context)
+                    with self._cutting_off(call, context):
+                        request = self._request(handler, requests, call, context)
+                        responses = behaviour(request, context)
+                        # From here on a client that vanishes frees its slot at once, even while its
+                        # thread is still on its way out.
+                        if context.add_callback(slot.release):
+                            yield from responses
                 finally:
                     slot.release()
 
@@ -281,24 +308,91 @@ class Gate(grpc.ServerInterceptor):
     def _refuse_unknown(self, method: str) -> Callable[..., Any]:
         def handle(requests: object, context: grpc.ServicerContext) -> Iterator[object]:
             del requests
-            with self._call(method, context, None):
+            with self._call(method, context, exists=False):
                 yield from ()
 
         return handle
 
+    def _request(
+        self,
+        handler: "_Handler",
+        requests: Iterator[object],
+        call: Call,
+        context: grpc.ServicerContext,
+    ) -> object:
+        """Return what the handler takes: the one request, waited for within bounds, or them all."""
+        if handler.request_streaming:
+            return requests
+
+        try:
+            slot, within_s = self._patience.admit(), REQUEST_MAX_S
+        except errors.CapacityReachedError:
+            slot, within_s = None, REQUEST_CROWDED_MAX_S
+
+        def cut() -> float:
+            call.cut = f"there was no request within {within_s:g} s"
+            context.cancel()
+            return math.inf
+
+        try:
+            with self._timers.calling(cut, within_s):
+                request = next(requests, None)
+                if request is None:
+                    # Asked again, a call that was reset raises; one that merely ended does not.
+                    request = next(requests, None)
+        finally:
+            if slot is not None:
+                slot.release()
+        call.subject = subject(request)
+        if request is None:
+            raise errors.InvalidRequestError("the call ended without a request; it takes one")
+        if isinstance(request, _Unreadable):
+            raise errors.InvalidRequestError(
+                f"the request is no message of the kind that {rpc_name(call.method)} takes"
+            )
+        return request
+
+    def _cutting_off(
+        self, call: Call, context: grpc.ServicerContext
+    ) -> AbstractContextManager[None]:
+        """Cancel a stream whose caller may no longer call, and that did not end by itself.
+
+        One that waits for output ends by itself, and tells the client why. One whose thread gRPC
+        holds, because the client does not read, cannot.
+        """
+        identity = cast("Identity", call.identity)  # or it would have been refused
+        refusal = ""
+
+        def look() -> float:
+            nonlocal refusal
+            if refusal:
+                call.cut = refusal
+                context.cancel()
+                return math.inf
+            try:
+                return self._doorkeeper.lease_s(identity)
+            except errors.NotAuthenticatedError as error:
+                refusal = str(error)
+                return CUT_AFTER_S
+
+        return self._timers.calling(look, self._doorkeeper.lease_s(identity))
+
     @contextmanager
-    def _call(self, method: str, context: grpc.ServicerContext, request: object) -> Iterator[_Call]:
-        """Do what every call gets; a request of None is one of a method that does not exist."""
-        call = _Call(method, time.monotonic(), _subject(request))
+    def _call(
+        self, method: str, context: grpc.ServicerContext, *, exists: bool = True
+    ) -> Iterator[Call]:
+        """Do what every call gets. Who may not call is refused before the request is looked at."""
+        call = Call(method, context.peer())
         try:
             call.identity = self._doorkeeper.identify(context)
-            _admit(call.identity, method, request)
+            _admit(call.identity, method, exists=exists)
             yield call
+            call.code = context.code() or call.code  # type: ignore[attr-defined] # no stub has it
             if not context.is_active():
                 call.code = grpc.StatusCode.CANCELLED
         except JobWorkerError as error:
             _abort(call, context, STATUS_CODES[type(error)], str(error))
-        except GeneratorExit:
+        except (GeneratorExit, grpc.RpcError):  # the latter is what reading a cancelled call raises
             call.code = grpc.StatusCode.CANCELLED
             raise
         except Exception:
@@ -307,29 +401,17 @@ class Gate(grpc.ServerInterceptor):
             text = f"internal error; the server's log has it under {reference}"
             _abort(call, context, grpc.StatusCode.INTERNAL, text)
         finally:
-            _write_audit_line(call, context)
-
-
-_SHAPES: Final = {
-    (False, False): (grpc.unary_unary_rpc_method_handler, "unary_unary"),
-    (False, True): (grpc.unary_stream_rpc_method_handler, "unary_stream"),
-    (True, False): (grpc.stream_unary_rpc_method_handler, "stream_unary"),
-    (True, True): (grpc.stream_stream_rpc_method_handler, "stream_stream"),
-}
+            audit.info("%s", call.line())
 
 
 class _Unreadable:
     """Stands for a request that is no message of its kind."""
 
 
-def _admit(identity: Identity, method: str, request: object) -> None:
-    if request is None:
-        raise errors.UnknownRpcError(f"there is no rpc {_shown(method)}")
+def _admit(identity: Identity, method: str, *, exists: bool) -> None:
+    if not exists:
+        raise errors.UnknownRpcError(f"there is no rpc {shown(method)}")
     authorize(identity, method)
-    if isinstance(request, _Unreadable):
-        raise errors.InvalidRequestError(
-            f"the request is no message of the kind that {_rpc(method)} takes"
-        )
 
 
 def _deserializer(
@@ -356,41 +438,11 @@ def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], byt
 
 
 def _abort(
-    call: _Call, context: grpc.ServicerContext, code: grpc.StatusCode, detail: str
+    call: Call, context: grpc.ServicerContext, code: grpc.StatusCode, detail: str
 ) -> NoReturn:
+    whole = detail.encode()
+    if len(whole) > _DETAIL_MAX_BYTES:
+        kept = whole[:_DETAIL_MAX_BYTES].decode(errors="ignore")
+        detail = f"{kept}... (cut; all were {len(whole)} bytes)"
     call.code, call.detail = code, detail
     context.abort(code, detail)
-
-
-def _shown(text: str) -> str:
-    """Return a client's text for a log: one line, bounded, and quoted unless it is an id."""
-    return text if _PLAIN_ID.fullmatch(text) else repr(text[:_SHOWN_CHARACTERS])
-
-
-def _rpc(method: str) -> str:
-    name = method.rpartition("/")[2]
-    return name if name.isidentifier() else _shown(name)
-
-
-def _subject(message: object) -> str:
-    """Return what a call is about. Never a job's arguments or environment: they may be secret."""
-    for name, field in (("job", "job_id"), ("command", "command_name")):
-        if value := getattr(message, field, ""):
-            return f"{name}={_shown(value)}"
-    return ""
-
-
-def _write_audit_line(call: _Call, context: grpc.ServicerContext) -> None:
-    role = call.identity.role if call.identity is not None else None
-    serial = f"{call.identity.serial_number:x}" if call.identity is not None else "-"
-    audit.info(
-        "rpc=%s%s role=%s serial=%s peer=%s code=%s ms=%.1f%s",
-        _rpc(call.method),
-        f" {call.subject}" if call.subject else "",
-        role or "-",
-        serial,
-        context.peer(),
-        call.code.name,
-        (time.monotonic() - call.started_at_s) * 1000,
-        f" detail={call.detail!r}" if call.detail else "",
-    )

@@ -115,15 +115,17 @@ class _Reloader:
 
     def __init__(self, files: CertificateFiles) -> None:
         self._files = files
-        self._seen = self._stamp()
+        self._seen = self._refused = self._stamp()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
         stamp = self._stamp()
-        if stamp == self._seen:
+        if stamp in (self._seen, self._refused):
             return None
         try:
             configuration = _configuration(_load(self._files))
         except ConfigurationError as error:
+            # Once for these files, not for each of the handshakes that a stranger may begin.
+            self._refused = stamp
             logger.warning("renewed certificates are not used yet: %s", error)
             return None
         self._seen = stamp

@@ -3,12 +3,17 @@
 The kernel's side of it (here a directory of plain files stands in) is proven in a VM.
 """
 
+import logging
+import os
+import resource
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from worker_service.cgroup import DEFAULT_LIMITS, Hierarchy, IoMax, Limits, Usage
+from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Hierarchy, IoMax, Limits, Usage
 from worker_service.errors import (
     ConfigurationError,
     HostExhaustedError,
@@ -25,6 +30,21 @@ def mount(tmp_path: Path) -> Path:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "cgroup.subtree_control").write_text("")
     return tmp_path
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let every `open` of this process fail with EMFILE; what is open stays usable."""
+    least_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(least_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (least_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open("/dev/null", os.O_RDONLY)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_defaults_are_half_a_core_100_mb_and_weight_500() -> None:
@@ -133,6 +153,39 @@ def test_a_limit_that_the_kernel_refuses_leaves_no_cgroup(
     hierarchy.close()
 
 
+@pytest.mark.parametrize("file", ["cpu.max", "memory.swap.max"])
+def test_limits_that_no_descriptor_is_left_for_are_no_refusal_of_the_kernel(
+    mount: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    hierarchy = Hierarchy.open(mount / "jobs", mount)
+    writes = Path.write_text
+
+    def exhausted(path: Path, text: str, **_: str) -> int:
+        if path.name != file:
+            return len(text)
+        with no_descriptor_left():
+            return writes(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", exhausted)
+        patched.setattr(Path, "exists", lambda _: True)
+        with pytest.raises(HostExhaustedError, match="Too many open files"):
+            hierarchy.create("name", DEFAULT_LIMITS)
+    assert not (mount / "jobs" / "name").exists()
+    hierarchy.close()
+
+
+def test_a_descriptor_that_cannot_be_had_is_a_lack_of_the_host(mount: Path) -> None:
+    cgroup = Cgroup(mount)
+    opens = (
+        cgroup.open_directory, cgroup.open_events, cgroup.open_kill, cgroup.open_memory_events
+    )  # fmt: skip
+    with no_descriptor_left():
+        for each in opens:
+            with pytest.raises(HostExhaustedError, match="Too many open files"):
+                each()
+
+
 def test_usage_is_read_from_the_kernels_files(mount: Path) -> None:
     hierarchy = Hierarchy.open(mount / "jobs", mount)
     cgroup = hierarchy.create("name", Limits(pids_max=3))
@@ -172,3 +225,34 @@ def test_removing_takes_what_the_job_made_inside_along(mount: Path) -> None:
     assert not cgroup.exists()
     cgroup.remove()  # a removed one is no error
     hierarchy.close()
+
+
+def test_removing_takes_no_descriptor_where_nothing_is_inside(tmp_path: Path) -> None:
+    cgroup = Cgroup(tmp_path / "name")
+    cgroup.path.mkdir()
+    with no_descriptor_left():
+        cgroup.remove()
+    assert not cgroup.exists()
+
+
+def test_what_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
+    cgroup = Cgroup(tmp_path / "name")
+    (cgroup.path / "sub").mkdir(parents=True)
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        cgroup.remove()
+    assert (cgroup.path / "sub").exists()
+
+
+def test_counters_without_a_descriptor_are_0_and_told_but_oom_kills_are_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file, text in (("memory.events", "oom 1\noom_kill 4\n"), ("pids.current", "3\n")):
+        (tmp_path / file).write_text(text)
+    cgroup = Cgroup(tmp_path)
+    fd = cgroup.open_memory_events()
+    with no_descriptor_left(), caplog.at_level(logging.WARNING):
+        assert cgroup.usage(fd) == Usage(oom_kills=4)
+    os.close(fd)
+    told = [record.getMessage() for record in caplog.records]
+    assert f"{tmp_path}/pids.current: Too many open files; what it counts is told as 0" in told
+    assert not [text for text in told if "memory.events" in text]

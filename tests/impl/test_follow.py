@@ -1,5 +1,6 @@
-"""Batching, the budget over all streams, and admission."""
+"""Batching, the budget over all streams, admission, and the timers that bound calls."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
 from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
 from worker_service.log import Chunk, LogReader, OutputLog
+from worker_service.timers import Timers
 
 LONG_S = 60.0
 
@@ -230,3 +232,69 @@ def test_a_certificate_that_never_ends_is_no_trouble_to_a_wait() -> None:
     assert [chunk.data for chunk in chunks] == [b"x"]
     assert waits_s[0] is not None
     assert waits_s[0] <= threading.TIMEOUT_MAX
+
+
+@pytest.fixture
+def timers() -> Iterator[Timers]:
+    running = Timers()
+    yield running
+    running.close()
+
+
+def test_a_timer_calls_back_as_often_as_it_says_and_no_more(timers: Timers) -> None:
+    called_at_s: list[float] = []
+    done = threading.Event()
+
+    def call() -> float:
+        called_at_s.append(time.monotonic())
+        if len(called_at_s) < 3:
+            return 0.2
+        done.set()
+        return math.inf
+
+    began_s = time.monotonic()
+    with timers.calling(call, 0.2):
+        assert done.wait(10)
+    assert len(called_at_s) == 3
+    assert called_at_s[-1] - began_s > 0.55
+
+
+def test_a_timer_whose_block_has_ended_does_not_call_and_a_sooner_one_is_not_late(
+    timers: Timers,
+) -> None:
+    called: list[str] = []
+    done = threading.Event()
+
+    def call(name: str) -> float:
+        called.append(name)
+        done.set()
+        return math.inf
+
+    with timers.calling(lambda: call("late"), LONG_S):
+        with timers.calling(lambda: call("ended"), 0.2):
+            pass
+        with timers.calling(lambda: call("soon"), 0.4):
+            assert done.wait(LONG_S / 2)
+    assert called == ["soon"]
+
+
+def test_a_timer_that_fails_is_told_and_leaves_the_others(
+    timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = threading.Event()
+
+    def fail() -> float:
+        raise ValueError("on purpose")
+
+    def call() -> float:
+        done.set()
+        return math.inf
+
+    eight_thousand_years_s = 8000 * 365 * 86_400.0
+    with (
+        timers.calling(lambda: math.inf, eight_thousand_years_s),
+        timers.calling(fail, 0.0),
+        timers.calling(call, 0.2),
+    ):
+        assert done.wait(10)
+    assert "on purpose" in caplog.text

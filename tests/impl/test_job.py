@@ -1,5 +1,6 @@
 """The job's state machine, whatever the order of events: one final status, nothing left."""
 
+import errno
 import os
 import signal
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from worker_service.cgroup import Usage
-from worker_service.job import DRAIN_MAX_S, Job, JobStatus, State
+from worker_service.job import DRAIN_MAX_S, Job, JobStatus, ProcessTree, State
 from worker_service.log import OutputLog
 from worker_service.reactor import Callback, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
@@ -79,6 +80,7 @@ class FakeTree:
     def __init__(self, process: FakeProcess) -> None:
         self.process = process
         self.kills = 0
+        self.refuses = False
         self.gone = False
         self.discarded = 0
 
@@ -86,6 +88,8 @@ class FakeTree:
         assert not self.discarded
         assert not self.process.reaped
         self.kills += 1
+        if self.refuses:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def is_gone(self) -> bool:
         return self.gone
@@ -100,9 +104,23 @@ class FakeTree:
         assert not self.discarded, "a removed cgroup counts nothing"
         return Usage(oom_kills=1)
 
+    def last_usage(self) -> Usage | None:
+        return self.usage()
+
     def discard(self) -> None:
         assert self.process.exit is not None
         self.discarded += 1
+
+
+class ScarceLog(OutputLog):
+    """A log that at times needs a descriptor and gets none."""
+
+    scarce = False
+
+    def splice_from(self, pipe_fd: int, max_bytes: int) -> int:
+        if self.scarce:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        return super().splice_from(pipe_fd, max_bytes)
 
 
 class JobMachine(RuleBasedStateMachine):
@@ -115,7 +133,7 @@ class JobMachine(RuleBasedStateMachine):
         self.scheduler = FakeScheduler()
         self.process = FakeProcess()
         self.tree = FakeTree(self.process)
-        self.log = OutputLog()
+        self.log = ScarceLog()
         self.job = Job(
             JobStatus("id", Command("true"), State.RUNNING, 4711, 1.0),
             process=self.process,
@@ -132,6 +150,10 @@ class JobMachine(RuleBasedStateMachine):
         if not hasattr(self, "job"):
             return
         self.close_output()
+        self.log.scarce = False
+        for timer in self.scheduler.live_timers():
+            if timer.callback == self.job._resume_output:
+                self.scheduler.fire(self.scheduler.live_timers().index(timer))
         self.process.exit = self.process.exit or ExitStatus(0, 0)
         self.tree.gone = True
         for fd in (self.read_fd, PIDFD, TREE_FD):
@@ -185,6 +207,14 @@ class JobMachine(RuleBasedStateMachine):
     def tree_gone(self) -> None:
         self.tree.gone = True
 
+    @rule(refuses=st.booleans())
+    def kill_is_refused(self, refuses: bool) -> None:
+        self.tree.refuses = refuses
+
+    @rule(scarce=st.booleans())
+    def descriptors_are_scarce(self, scarce: bool) -> None:
+        self.log.scarce = scarce
+
     @rule(grace=st.sampled_from([0.0, 0.1, 5.0]))
     def stop(self, grace: float) -> None:
         self.job.request_stop(grace)
@@ -235,12 +265,17 @@ class StatusSeen(OutputLog):
         super().close(failure)
 
 
-def make(log: OutputLog) -> tuple[Job, FakeScheduler, FakeProcess, FakeTree, int, int]:
+def make(
+    log: OutputLog, own_tree: ProcessTree | None = None
+) -> tuple[Job, FakeScheduler, FakeProcess, FakeTree, int, int]:
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK)
     scheduler, process = FakeScheduler(), FakeProcess()
     tree = FakeTree(process)
     status = JobStatus("id", Command("true"), State.RUNNING, 4711, 1.0)
-    job = Job(status, process=process, tree=tree, output_fd=read_fd, log=log, scheduler=scheduler)
+    job = Job(
+        status, process=process, tree=own_tree or tree, output_fd=read_fd, log=log,
+        scheduler=scheduler,
+    )  # fmt: skip
     job.begin()
     return job, scheduler, process, tree, read_fd, write_fd
 

@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.impl.test_cgroup import no_descriptor_left
 from worker_service.errors import OffsetOutOfRangeError, OutputLostError
-from worker_service.log import INLINE_MAX_BYTES, PUNCH_STEP_BYTES, LogReader, OutputLog
+from worker_service.log import (
+    INLINE_MAX_BYTES,
+    NO_DESCRIPTOR,
+    PUNCH_STEP_BYTES,
+    Extent,
+    LogReader,
+    OutputLog,
+)
 
 # Sizes around every boundary of the log: empty, a byte, the inline limit, the punching step.
 SIZES = st.one_of(
@@ -186,6 +194,38 @@ def test_a_small_log_holds_no_descriptor_and_a_large_one_gives_it_back() -> None
     assert len(reader.read(10**6).data) == INLINE_MAX_BYTES + 1
     del reader
     assert descriptors() == before
+
+
+def test_a_log_that_no_descriptor_is_left_for_is_as_it_was_and_so_is_the_pipe() -> None:
+    log = OutputLog()
+    log.append(pattern(0, INLINE_MAX_BYTES))
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK)
+    os.write(write_fd, pattern(INLINE_MAX_BYTES, 1000))
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files") as raised:
+        log.splice_from(read_fd, 1024 * 1024)
+    assert raised.value.errno in NO_DESCRIPTOR
+    assert log.extent().end_offset == INLINE_MAX_BYTES
+    assert log.splice_from(read_fd, 1024 * 1024) == 1000
+    assert log.reader_at(0).read(10**6).data == pattern(0, INLINE_MAX_BYTES + 1000)
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+@pytest.mark.parametrize("retention", [None, INLINE_MAX_BYTES])
+def test_what_is_in_memory_already_stays_there_while_no_descriptor_is_left(
+    retention: int | None,
+) -> None:
+    log = OutputLog(retention)
+    log.append(pattern(0, INLINE_MAX_BYTES))
+    with no_descriptor_left():
+        log.append(pattern(INLINE_MAX_BYTES, 1000))
+    kept_from = 0 if retention is None else 1000
+    for size in (1000, 2000):  # the second takes it to a memfd
+        assert log.extent() == Extent(kept_from, INLINE_MAX_BYTES + size, closed=False)
+        chunk = log.reader_at(kept_from).read(10**6)
+        assert chunk.data == pattern(kept_from, INLINE_MAX_BYTES + size - kept_from)
+        log.append(pattern(INLINE_MAX_BYTES + size, 1000))
+        kept_from += 0 if retention is None else 1000
 
 
 def waiting(reader: LogReader, wanted: int, timeout_s: float | None = None) -> threading.Thread:

@@ -1,25 +1,41 @@
 """What the gate does to every call: one audit line, and a refusal unless it is listed."""
 
+import datetime as dt
 import logging
+import queue
 import re
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import empty_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from harness.clock import poll_until
 from harness.identities import ADMIN, USER, CertFiles, Wanted, serial_number
+from tests.integration.test_streams import wait_until
 from tests.support.service import Certificates, client_for, running_server
 from worker_service import server as server_module
+from worker_service import service as service_module
 from worker_service.client import CallError
 from worker_service.identity import PERMISSIONS, Role
+from worker_service.log import Chunk
 from worker_service.server import Server
+from worker_service.service import Gate
 from worker_service.tls import CertificateFiles, channel_credentials
+from worker_service.wire import encode_output
 
 TOMORROW = "/jobworker.v1.JobWorker/Tomorrow"
+QUERY = "/jobworker.v1.JobWorker/QueryJob"
+STREAM = "/jobworker.v1.JobWorker/StreamLogs"
+FLOOD_BYTES = 2**25  # more than any client's window takes
+CUT_WITHIN_S = 2.5  # 2 s are promised, and the machine may be busy
+STALLED_S = 0.3  # a stream that can send does so within milliseconds
 
 
 def channel(address: str, files: CertFiles) -> grpc.Channel:
@@ -66,7 +82,8 @@ def test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended(
     [streamed] = lines_of(caplog, "StreamLogs")
     assert f"job={job_id} role=user serial={user_serial}" in streamed
     [refused] = lines_of(caplog, "StopJob")
-    assert f"job={job_id} role=user serial={user_serial}" in refused
+    # Who may not call is refused before the request is read: it may never come.
+    assert refused.startswith(f"rpc=StopJob role=user serial={user_serial}")
     assert "code=PERMISSION_DENIED" in refused
     assert "detail=" in refused
     # What a client says cannot make a line of its own, and a job's arguments are nobody's business.
@@ -164,3 +181,186 @@ def test_who_is_put_on_the_deny_list_is_refused_and_cut_off(
         denied.write_text("")
         user.query(job_id)
         admin.stop(job_id, grace_s=0)
+
+
+@contextmanager
+def begun(connection: grpc.Channel, method: str, *messages: bytes) -> Iterator[Any]:
+    """Begin a call: send its headers and some messages, and neither more nor its end."""
+    requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    for message in messages:
+        requests.put(message)
+    call: Any = connection.stream_stream(method)(iter(requests.get, None), timeout=30)  # type: ignore[arg-type]
+    try:
+        yield call
+    finally:
+        call.cancel()
+        requests.put(None)
+
+
+def refusal(call: Any) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as refused:
+        next(call)
+    return refused.value
+
+
+@pytest.mark.parametrize("method", ["QueryJob", "StreamLogs"])
+def test_who_may_not_call_is_refused_before_anything_of_the_request_has_come(
+    method: str,
+    server: Server,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    nobody = certificates.authority.write(tmp_path, "nobody", Wanted(roles=()))
+    with (
+        caplog.at_level(logging.INFO, "worker_service.audit"),
+        channel(server.address, nobody) as connection,
+        begun(connection, f"/jobworker.v1.JobWorker/{method}") as call,
+    ):
+        assert refusal(call).code() is grpc.StatusCode.PERMISSION_DENIED
+    [line] = lines_of(caplog, method)
+    assert "code=PERMISSION_DENIED" in line
+
+
+def test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "REQUEST_MAX_S", 0.3)
+    # A crowd, here of more than one, gets less time.
+    monkeypatch.setattr(server_module, "Gate", lambda *given: Gate(given[0], given[1], 1))
+    with (
+        caplog.at_level(logging.INFO, "worker_service.audit"),
+        running_server(certificates, max_streams=1, unary_threads=1) as server,
+        channel(server.address, certificates.user) as connection,
+        begun(connection, QUERY) as query,
+        begun(connection, STREAM) as stream,
+    ):
+        # Both threads are taken, until the calls are cut off.
+        for call in (query, stream):
+            assert refusal(call).code() is grpc.StatusCode.CANCELLED
+        [queried], [streamed] = (lines_of(caplog, rpc) for rpc in ("QueryJob", "StreamLogs"))
+        for line in (queried, streamed):
+            assert "peer=ipv4:" in line
+            assert "code=CANCELLED" in line
+        waits_s = re.findall(r"no request within ([0-9.]+) s", f"{queried} {streamed}")
+        assert sorted(waits_s) == ["0.3", "1"]
+        wait_until(lambda: server.admission.taken() == 0)
+        with client_for(server.address, certificates.admin) as admin:
+            assert admin.list_jobs() == []
+
+
+def test_a_call_that_ends_without_a_request_is_told_so(
+    server: Server, certificates: Certificates
+) -> None:
+    with channel(server.address, certificates.user) as connection:
+        for method in (QUERY, STREAM):
+            call: Any = connection.stream_stream(method)(iter(()), timeout=10)
+            refused = refusal(call)
+            assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "without a request" in str(refused)
+
+
+@pytest.mark.parametrize("cause", ["denied", "expired"])
+def test_a_client_that_does_not_read_is_cut_off_when_it_may_no_longer_call(
+    cause: str,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    denied = tmp_path / "denied"
+    denied.write_text("")
+    sent_at_s: list[float] = []
+
+    def encode(chunk: Chunk) -> bytes:
+        sent_at_s.append(time.monotonic())
+        return encode_output(chunk)
+
+    monkeypatch.setattr(service_module, "encode_output", encode)
+    ends = dt.timedelta(seconds=4) if cause == "expired" else dt.timedelta(days=1)
+    with (
+        caplog.at_level(logging.INFO, "worker_service.audit"),
+        running_server(certificates, deny_serials=denied) as server,
+        client_for(server.address, certificates.admin) as admin,
+        ExitStack() as stack,
+    ):
+        job_id = admin.start("sh", ["-c", f"head -c {FLOOD_BYTES} /dev/zero; sleep 100"])
+        due_s = time.monotonic() + ends.total_seconds()
+        files = certificates.authority.write(tmp_path, "caller", Wanted(roles=(USER,), ends=ends))
+        stream = stack.enter_context(client_for(server.address, files)).stream(job_id, timeout_s=60)
+        next(stream)
+        wait_until(lambda: time.monotonic() - sent_at_s[-1] > STALLED_S)
+        if cause == "denied":
+            due_s = time.monotonic()
+            denied.write_text(f"{serial_number(files)}\n")
+        wait_until(lambda: server.admission.taken() == 0)
+        assert 0 < time.monotonic() - due_s < CUT_WITHIN_S
+        [line] = lines_of(caplog, "StreamLogs")
+        assert "code=CANCELLED" in line
+        assert ("no longer accepted" if cause == "denied" else "expired at") in line
+        admin.stop(job_id, grace_s=0)
+        del stream
+
+
+def test_health_is_not_watched_and_reflection_counts_as_a_stream(
+    certificates: Certificates,
+) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    with (
+        running_server(certificates, max_streams=1) as server,
+        channel(server.address, certificates.admin) as connection,
+    ):
+        with begun(connection, "/grpc.health.v1.Health/Watch", b"") as watch:
+            assert refusal(watch).code() is grpc.StatusCode.PERMISSION_DENIED
+        with begun(connection, method, request) as first:
+            next(first)
+            with begun(connection, method, request) as second:
+                assert refusal(second).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_the_status_in_a_line_is_the_one_that_the_client_got(
+    server: Server, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = health_pb2.HealthCheckRequest(service="nobody's").SerializeToString()
+    with (
+        caplog.at_level(logging.INFO),
+        channel(server.address, certificates.admin) as connection,
+    ):
+        check: Any = connection.unary_unary("/grpc.health.v1.Health/Check")
+        with pytest.raises(grpc.RpcError) as unknown:
+            check(request, timeout=10)
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(connection)
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        requests.put(reflection_pb2.ServerReflectionRequest(list_services=""))
+        call = stub.ServerReflectionInfo(iter(requests.get, None), timeout=10)
+        next(call)
+        call.cancel()
+        requests.put(None)
+        [checked], [reflected] = (
+            lines_of(caplog, rpc) for rpc in ("Check", "ServerReflectionInfo")
+        )
+    assert "code=NOT_FOUND" in checked
+    assert "code=CANCELLED" in reflected
+    assert "unexpected error" not in caplog.text
+
+
+def test_what_a_client_says_makes_neither_a_line_nor_a_status_long(
+    server: Server, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.INFO, "worker_service.audit"),
+        client_for(server.address, certificates.admin) as admin,
+        channel(server.address, certificates.admin) as connection,
+    ):
+        for name in ("x" * 100_000, "\N{PILE OF POO}" * 30_000):
+            with pytest.raises(CallError, match=r"cut; all were \d+ bytes") as refused:
+                admin.start(name)
+            assert refused.value.code is grpc.StatusCode.NOT_FOUND
+            assert len(str(refused.value)) < 2000
+        call: Any = connection.unary_unary("/jobworker.v1.JobWorker/" + "x" * 5000)
+        with pytest.raises(grpc.RpcError):
+            call(b"", timeout=10)
+        lines = [*lines_of(caplog, "StartJob", 2), *lines_of(caplog, "x" * 80)]
+    assert all(len(line) < 2000 for line in lines)

@@ -232,6 +232,19 @@ def test_26_renewed_certificates_are_used_without_a_restart_and_streams_live_on(
         assert list(stream) == []
 
 
+def test_26_renewed_files_that_do_not_fit_are_told_once_and_the_old_ones_stay(
+    certificates: Certificates, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = certificates.authority.write(tmp_path, "server", server_wanted())
+    with running_server(certificates, cert=first.cert, key=first.key) as server:
+        before = _serial(server)
+        first.key.write_text("no key")
+        assert {_serial(server) for _ in range(3)} == {before}
+        assert caplog.text.count("renewed certificates are not used yet") == 1
+        certificates.authority.write(tmp_path, "server", server_wanted())
+        assert _serial(server) != before
+
+
 def _serial(server: Server) -> bytes:
     """Return the certificate that a new handshake is shown."""
     host, _, port = server.address.rpartition(":")

@@ -3,10 +3,13 @@
 The original's messages are made by hand from its own .proto, so that no field of ours can slip in.
 """
 
+import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import grpc
@@ -16,12 +19,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
 from tests.support.service import Certificates, client_for
-from worker_service.client import Client, Output, Start, StreamUnsupportedError
+from worker_service.client import CallError, Client, Output, Start, StreamUnsupportedError
 from worker_service.server import Server
 from worker_service.tls import CertificateFiles, channel_credentials
 
 ORIGINAL = Path(__file__).parents[1] / "proto" / "original"
 SERVICE = "/jobworker.v1.JobWorker/"
+TIMEOUT_S = 10.0
 JOB_ID = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 LOG = b"2024-08-26T14:35:21Z [INFO] Server started on port 8080\n"
 
@@ -156,6 +160,55 @@ def test_our_client_says_what_the_originals_server_cannot_do(
 ) -> None:
     with pytest.raises(StreamUnsupportedError, match="the original's API"):
         list(client.stream(JOB_ID, start, follow=follow))
+
+
+@contextmanager
+def tls_server(
+    certificates: Certificates, version: ssl.TLSVersion
+) -> Iterator[tuple[str, Queue[str]]]:
+    """A server that speaks one version of TLS; yields its address, and what handshakes came to."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(certificates.server.cert, certificates.server.key)
+    handshakes: Queue[str] = Queue()
+
+    def serve() -> None:
+        with suppress(OSError):  # the listener is closed in the end
+            while True:
+                raw, _ = listener.accept()
+                raw.settimeout(TIMEOUT_S)
+                try:
+                    with context.wrap_socket(raw, server_side=True) as connection:
+                        handshakes.put(str(connection.version()))
+                except ssl.SSLError:
+                    handshakes.put("none")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", handshakes
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` does not
+            serving.result(TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("version", "came_to"),
+    [(ssl.TLSVersion.TLSv1_2, "none"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")],
+)
+def test_our_client_speaks_tls_13_alone(
+    version: ssl.TLSVersion, came_to: str, certificates: Certificates
+) -> None:
+    # The server of TLS 1.3 hangs up after the handshake: so it is the version that was refused.
+    with (
+        tls_server(certificates, version) as (address, handshakes),
+        client_for(address, certificates.admin, timeout_s=3) as client,
+    ):
+        with pytest.raises(CallError, match="refused the TLS connection"):
+            client.query(JOB_ID)
+        assert handshakes.get(timeout=TIMEOUT_S) == came_to
 
 
 def test_the_committed_code_is_what_the_proto_generates(tmp_path: Path) -> None:

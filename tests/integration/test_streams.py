@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.service import Certificates, client_for, running_server
 from worker_service.client import CallError, Client, Output, Start
+from worker_service.log import LogReader, OutputLog
 from worker_service.server import Server
 
 # Bursts of binary output of all byte values, with lines, single bytes and large writes between.
@@ -210,6 +211,29 @@ def test_cancelling_a_silent_stream_frees_its_slot_and_its_thread(
     wait_until(lambda: server.admission.taken() == taken and not log._waiting)
     stream.close()
     admin.stop(job_id, grace_s=0)
+
+
+def test_a_stream_that_looks_for_its_tail_keeps_its_slot_until_its_thread_is_free(
+    server: Server, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = admin.start("true")
+    taken = server.admission.taken()
+    begun, go_on, reader_at_tail_lines = (
+        threading.Event(), threading.Event(), OutputLog.reader_at_tail_lines,
+    )  # fmt: skip
+
+    def slowly(log: OutputLog, count: int) -> LogReader:
+        begun.set()
+        assert go_on.wait(30)
+        return reader_at_tail_lines(log, count)
+
+    monkeypatch.setattr(OutputLog, "reader_at_tail_lines", slowly)
+    with pytest.raises(CallError):
+        list(admin.stream(job_id, Start(tail_lines=2**63), timeout_s=0.3))
+    assert begun.is_set()
+    assert server.admission.taken() == taken + 1
+    go_on.set()
+    wait_until(lambda: server.admission.taken() == taken)
 
 
 def test_a_deadline_ends_a_follow_and_frees_its_slot(server: Server, admin: Client) -> None:

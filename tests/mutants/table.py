@@ -22,13 +22,17 @@ class Mutant:
 LOG: Final = "tests/impl/test_log.py::"
 FOLLOW: Final = "tests/impl/test_follow.py::"
 JOB: Final = "tests/impl/test_job.py::"
+SCARCITY: Final = "tests/impl/test_scarcity.py::"
+CGROUP: Final = "tests/impl/test_cgroup.py::"
 SPAWN: Final = "tests/impl/test_spawn.py::"
 WORKER: Final = "tests/impl/test_worker.py::"
 SMALL: Final = "tests/impl/test_small_parts.py::"
 SERVICE: Final = "tests/integration/test_service.py::"
 STREAMS: Final = "tests/integration/test_streams.py::"
 IDENTITIES: Final = "tests/integration/test_identities.py::"
+SHUTDOWN: Final = "tests/integration/test_shutdown.py::"
 AUDIT: Final = "tests/integration/test_audit.py::"
+STALLED: Final = AUDIT + "test_a_client_that_does_not_read_is_cut_off_when_it_may_no_longer_call"
 INTEROP: Final = "tests/integration/test_interop.py::"
 DESERVES: Final = IDENTITIES + "test_a_client_certificate_gets_the_status_that_it_deserves"
 INHERITS: Final = SPAWN + "test_a_child_inherits_nothing_but_its_three_descriptors"
@@ -77,6 +81,12 @@ MUTANTS: Final = (
         "self._end_offset = end_offset\n            woken = self._take_ready()",
         "self._end_offset = end_offset - 1\n            woken = self._take_ready()",
         LOG + "TestLog::runTest",
+    ),
+    Mutant(
+        "what is in memory is lost for want of a descriptor", "log.py",
+        "            if error.errno not in NO_DESCRIPTOR:\n                raise\n",
+        "            raise\n",
+        LOG + "test_what_is_in_memory_already_stays_there_while_no_descriptor_is_left[None]",
     ),
     # Streams.
     Mutant(
@@ -130,8 +140,8 @@ MUTANTS: Final = (
     # Jobs.
     Mutant(
         "the log is closed before the status is final", "job.py",
-        "usage = self._tree.usage()\n        self._process",
-        "usage = self._tree.usage()\n        self.log.close()\n        self._process",
+        "usage = self._tree.last_usage()\n        self._process",
+        "usage = self._tree.last_usage()\n        self.log.close()\n        self._process",
         JOB + "test_the_status_is_final_before_the_log_is_closed",
     ),
     Mutant(
@@ -147,8 +157,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a daemon outlives its job", "job.py",
-        "self._cancel(self._kill_timer)\n        self._tree.kill()\n        self._drain",
-        "self._cancel(self._kill_timer)\n        self._drain",
+        "        self._kill()\n        self._drain",
+        "        self._cancel(self._kill_timer)\n        self._drain",
         WORKER + "test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output",
     ),
     Mutant(
@@ -158,9 +168,62 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a stop leaves no grace", "job.py",
-        "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
-        "self._tree.kill()",
+        "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+        "self._kill()",
         WORKER + "test_a_tree_that_ignores_sigterm_is_killed_after_the_grace",
+    ),
+    Mutant(
+        "a job dies for want of a descriptor for its output", "job.py",
+        "if error.errno in NO_DESCRIPTOR:", "if error.errno == errno.EPERM:",
+        SCARCITY + "test_output_that_no_descriptor_is_left_for_waits_in_its_pipe_and_the_job_lives",
+    ),
+    Mutant(
+        "a pipe that has to wait is asked again at once", "job.py",
+        "        self._scheduler.unwatch(self._output_fd)\n        self._output_timer",
+        "        self._output_timer",
+        SCARCITY + "test_output_that_no_descriptor_is_left_for_waits_in_its_pipe_and_the_job_lives",
+    ),
+    Mutant(
+        "output that waits is lost at the end of the drain", "job.py",
+        "            self._take_rest()\n", "            self._close_output()\n",
+        SCARCITY + "test_a_whole_pipe_that_waits_is_kept_when_no_descriptor_comes_back_in_time",
+    ),
+    Mutant(
+        "a kill that fails is not tried again", "job.py",
+        "self._kill_timer = self._scheduler.call_later(KILL_RETRY_S, self._kill)", "pass",
+        SCARCITY + "test_a_kill_that_fails_is_tried_again",
+    ),
+    Mutant(
+        "a job whose tree cannot be killed does not end", "job.py",
+        "        except OSError as error:\n            logger.error(  # noqa",
+        "        except KeyError as error:\n            logger.error(  # noqa",
+        SCARCITY + "test_a_job_ends_although_its_tree_cannot_be_killed[True]",
+    ),
+    Mutant(
+        "a kill opens its file when it is needed", "job.py",
+        "kill_through(self._kill_fd)", "self._cgroup.kill()",
+        SCARCITY + "test_the_end_of_a_job_takes_no_descriptor",
+    ),
+    Mutant(
+        "an OOM kill is looked for when it is too late to open a file", "job.py",
+        "self._cgroup.usage(self._memory_events_fd)", "self._cgroup.usage()",
+        SCARCITY + "test_the_end_of_a_job_takes_no_descriptor",
+    ),
+    Mutant(
+        "a lack of descriptors is taken for the kernel's refusal", "cgroup.py",
+        "                if error.errno in _NO_DESCRIPTOR:\n                    raise Host",
+        "                if error.errno == errno.EPERM:\n                    raise Host",
+        CGROUP + "test_limits_that_no_descriptor_is_left_for_are_no_refusal_of_the_kernel[cpu.max]",
+    ),
+    Mutant(
+        "what cannot be listed is passed over", "cgroup.py", ", onerror=_raise):", "):",
+        CGROUP + "test_what_cannot_be_listed_is_not_passed_over",
+    ),
+    Mutant(
+        "counters that cannot be read are not told", "cgroup.py",
+        "        if error.errno in _NO_DESCRIPTOR:\n            logger",
+        "        if error.errno == errno.EPERM:\n            logger",
+        CGROUP + "test_counters_without_a_descriptor_are_0_and_told_but_oom_kills_are_known",
     ),
     Mutant(
         "only the leader is killed", "linux.py",
@@ -257,12 +320,12 @@ MUTANTS: Final = (
         AUDIT + "test_an_rpc_added_tomorrow_is_refused_to_everybody_until_it_is_listed[user]",
     ),
     Mutant(
-        "the audit forgets what a call was about", "service.py",
-        'f" {call.subject}" if call.subject else ""', '""',
+        "the audit forgets what a call was about", "audit.py",
+        'f" {self.subject}" if self.subject else ""', '""',
         AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
     ),
     Mutant(
-        "the audit quotes what a client says as it is", "service.py",
+        "the audit quotes what a client says as it is", "audit.py",
         "else repr(text[:_SHOWN_CHARACTERS])", "else text",
         AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
     ),
@@ -272,10 +335,106 @@ MUTANTS: Final = (
         AUDIT + "test_what_is_no_call_of_ours_leaves_a_line_too",
     ),
     Mutant(
+        "a request is waited for before its caller is looked at", "service.py",
+        "            _admit(call.identity, method, exists=exists)\n            yield call\n",
+        "            yield call\n            _admit(call.identity, method, exists=exists)\n",
+        AUDIT + "test_who_may_not_call_is_refused_before_anything_of_the_request_has_come"
+        "[QueryJob]",
+    ),
+    Mutant(
+        "a request is waited for without end", "service.py",
+        "with self._timers.calling(cut, within_s):", "with self._timers.calling(cut, math.inf):",
+        AUDIT + "test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread",
+    ),
+    Mutant(
+        "a crowd waits as long as one does", "service.py",
+        "slot, within_s = None, REQUEST_CROWDED_MAX_S", "slot, within_s = None, REQUEST_MAX_S",
+        AUDIT + "test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread",
+    ),
+    Mutant(
+        "who does not read is not cut off", "service.py",
+        "                call.cut = refusal\n                context.cancel()\n", "",
+        STALLED + "[denied]",
+    ),
+    Mutant(
+        "who does not read is cut off late", "service.py",
+        "CUT_AFTER_S: Final = 1.0", "CUT_AFTER_S: Final = 3.0", STALLED + "[expired]",
+    ),
+    Mutant(
+        "a client that does not read is told nothing in the log", "service.py",
+        "                call.cut = refusal\n", "", STALLED + "[denied]",
+    ),
+    Mutant(
+        "anybody may watch", "identity.py",
+        '    "/grpc.health.v1.Health/Check": _EVERYBODY,\n',
+        '    "/grpc.health.v1.Health/Check": _EVERYBODY,\n'
+        '    "/grpc.health.v1.Health/Watch": _EVERYBODY,\n',
+        AUDIT + "test_health_is_not_watched_and_reflection_counts_as_a_stream",
+    ),
+    Mutant(
+        "a look for a tail has no slot", "service.py",
+        "                        responses = behaviour(request, context)\n",
+        "                        context.add_callback(slot.release)\n"
+        "                        responses = behaviour(request, context)\n",
+        STREAMS + "test_a_stream_that_looks_for_its_tail_keeps_its_slot_until_its_thread_is_free",
+    ),
+    Mutant(
+        "the log has another status than the client", "service.py",
+        "call.code = context.code() or call.code", "call.code = call.code",
+        AUDIT + "test_the_status_in_a_line_is_the_one_that_the_client_got",
+    ),
+    Mutant(
+        "a client makes a status as long as it likes", "service.py",
+        "    if len(whole) > _DETAIL_MAX_BYTES:\n", "    if not whole:\n",
+        AUDIT + "test_what_a_client_says_makes_neither_a_line_nor_a_status_long",
+    ),
+    Mutant(
+        "timers know no sooner", "timers.py", "if due_at_s < self._wakes_at_s:",
+        "if due_at_s > self._wakes_at_s:",
+        FOLLOW + "test_a_timer_whose_block_has_ended_does_not_call_and_a_sooner_one_is_not_late",
+    ),
+    Mutant(
+        "a timer that fails ends them all", "timers.py", "    except Exception:\n",
+        "    except KeyError:\n", FOLLOW + "test_a_timer_that_fails_is_told_and_leaves_the_others",
+    ),
+    Mutant(
         "a bad deny list denies nobody", "deny.py",
         "                    logger.warning(", "                    self._serials = frozenset()\n"
         "                    logger.warning(",
         "tests/impl/test_deny.py::test_a_list_that_has_become_bad_lets_nobody_in_who_was_out[gone]",
+    ),
+    Mutant(
+        "strangers can fill the log with bad certificates of ours", "tls.py",
+        "            self._refused = stamp\n", "",
+        IDENTITIES + "test_26_renewed_files_that_do_not_fit_are_told_once_and_the_old_ones_stay",
+    ),
+    # The end, and what is lacking.
+    Mutant(
+        "a reactor gives its descriptor back", "reactor.py",
+        "        self._epoll.close()\n",
+        "        self._epoll.close()\n        os.close(self._wakeup_fd)\n",
+        SMALL + "test_work_for_a_reactor_that_has_ended_goes_nowhere",
+    ),
+    Mutant(
+        "a thread that the host refuses ends gRPC's own", "server.py",
+        "        except RuntimeError as error:\n            if not self._threads:",
+        "        except KeyError as error:\n            if not self._threads:",
+        SMALL + "test_calls_wait_for_a_thread_where_the_host_gives_no_more",
+    ),
+    Mutant(
+        "jobs that do not end keep the calls", "server.py",
+        "        except TimeoutError:\n", "        except KeyError:\n",
+        SHUTDOWN + "test_jobs_that_do_not_end_keep_neither_the_calls_nor_the_server",
+    ),
+    Mutant(
+        "a quiet log leaves out the audit", "server.py",
+        "    audit.setLevel(logging.INFO)", "    audit.setLevel(logging.NOTSET)",
+        SHUTDOWN + "test_a_quiet_server_tells_of_every_call_all_the_same",
+    ),
+    Mutant(
+        "an environment's values are told", "spawn.py",
+        "{key.partition('=')[0]!r}", "{key!r}",
+        SPAWN + "test_a_value_that_stands_in_a_key_is_not_told",
     ),
     # The client.
     Mutant(

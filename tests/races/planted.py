@@ -246,7 +246,7 @@ PLANTED = (
         "the log is closed before the status is final", "job.stream-exit", JOB, """\
          self._tree.unwatch(self._scheduler)
 +        self.log.close(self._output_failure)
-         usage = self._tree.usage()
+         usage = self._tree.last_usage()
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
@@ -313,6 +313,42 @@ PLANTED = (
 """,
         (DFS, RANDOM, PCT),
     ),
+    # The shutdown, while other things go on.
+    Bug(
+        "whoever closes stops the jobs from its own thread", "close.stop", WORKER, """\
+         if already_closing:
+             return
++        for job in jobs:
++            job.request_stop(grace_s)
+""",
+        (DETECTOR, DFS),
+    ),
+    Bug(
+        "a close forgets the jobs that it has ended", "close.query", WORKER, """\
+                 logger.error("job %s did not end at shutdown", job.status().job_id)
++        with self._lock:
++            self._jobs.clear()
+         self._reactor.stop(timeout_s=KILL_MAX_S)
+""",
+        (DETECTOR, DFS, PCT),
+    ),
+    Bug(
+        "a close ends the reactor before its jobs", "close.follow", WORKER, """\
+         for job in jobs:
+-            if not job.wait_ended(max(0.0, deadline_s - time.monotonic())):
++            if not job.wait_ended(0) and time.monotonic() > deadline_s:
+                 logger.error("job %s did not end at shutdown", job.status().job_id)
+""",
+        (DETECTOR, DFS, PCT),
+    ),
+    Bug(
+        "a close gives no grace", "close.exit", WORKER, """\
+         if already_closing:
+             return
++        grace_s = 0
+""",
+        (DFS, PCT),
+    ),
     # The deny list.
     Bug(
         "a changed deny list is noted before it is read", "deny.change", DENY, """\
@@ -353,5 +389,16 @@ PLANTED = (
 +            self._soon.clear()
 """,
         (DETECTOR, DFS, RANDOM, PCT),
+    ),
+    Bug(
+        "an ended reactor gives back the descriptor others write to", "reactor.stop", REACTOR, """\
+-        # As long as anybody may hand in work: after `stop` the number could be a stranger's.
+-        weakref.finalize(self, os.close, self._wakeup_fd)
+@@
+         self._epoll.close()
++        os.close(self._wakeup_fd)
+
+""",
+        (DFS, PCT),
     ),
 )  # fmt: skip

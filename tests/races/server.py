@@ -6,10 +6,23 @@ from worker_service.follow import Admission, ByteBudget, Slot
 from worker_service.job import Job
 from worker_service.log import LogReader, OutputLog
 from worker_service.reactor import Reactor, Timer
+from worker_service.timers import Timers
 from worker_service.worker import Worker
 
 WATCH = Watch(
-    (Admission, ByteBudget, DenyList, Slot, Job, LogReader, OutputLog, Reactor, Timer, Worker),
+    (
+        Admission,
+        ByteBudget,
+        DenyList,
+        Slot,
+        Job,
+        LogReader,
+        OutputLog,
+        Reactor,
+        Timer,
+        Timers,
+        Worker,
+    ),
     atomic={
         "Job._status": "one reference to a frozen object, written by the reactor's thread only; a "
         "reader gets the one before or the one after, and both are true",

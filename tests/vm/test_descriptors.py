@@ -1,0 +1,49 @@
+"""A server without a descriptor left, on a real cgroup: jobs end, and nothing of them is lost."""
+
+import pytest
+
+from harness.client import Client
+from harness.history import Recorder
+from harness.identities import IdentityStore
+from harness.targets.guest import GuestTarget
+from harness.targets.local import checkout
+from harness.vm.guest import Guest
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+OUTPUT_BYTES = 600_000  # more than a log keeps without a descriptor, less than a pipe holds
+GO = "/root/no-descriptor-is-left"
+WAIT = f"until [ -e {GO} ]; do sleep 0.1; done; "
+
+
+def set_descriptors(guest: Guest, pid: int | None, maximum: int) -> None:
+    """Set how many descriptors a process may have from now on; what is open stays open."""
+    guest.require(
+        f"python3 -c 'import resource as r; n = r.RLIMIT_NOFILE; "
+        f"r.prlimit({pid}, n, ({maximum}, r.prlimit({pid}, n)[1]))'"
+    )
+
+
+def test_jobs_end_and_lose_nothing_while_the_server_has_no_descriptor_left(
+    guest: Guest, identities: IdentityStore
+) -> None:
+    target = GuestTarget(guest, identities, checkout())
+    with (
+        target.launched() as server,
+        Client(server.address, identities.files("admin"), Recorder(), slow=True) as client,
+    ):
+        script = f"setsid sleep 8652 & head -c {OUTPUT_BYTES} /dev/zero | tr '\\0' x"
+        writer = client.must_start("sh", ["-c", WAIT + script])
+        glutton = client.must_start("sh", ["-c", WAIT + "tail /dev/zero"])
+        lasting = client.must_start("sh", ["-c", "setsid sleep 8653 & sleep 8654"])
+        set_descriptors(guest, server.pid, 3)
+        guest.require(f"touch {GO}")
+        assert client.output(writer) == "x" * OUTPUT_BYTES
+        assert client.must_query(writer).exit_code == 0
+        client.output(glutton)
+        assert client.must_query(glutton).oom_killed
+        client.must_stop(lasting, grace_s=0)
+        assert guest.run("pgrep -xf 'sleep 865[234]'").stdout == ""
+        assert guest.require(f"find {server.cgroup_root} -mindepth 1 -type d") == ""
+        set_descriptors(guest, server.pid, 4096)
+        assert client.output(client.must_start("echo", ["well"])) == "well\n"
