@@ -120,6 +120,12 @@ class Http2:
         self._h2.send_data(stream, body, end_stream=True)
         return stream
 
+    def open_half(self, path: str) -> int:
+        """Begin a call without its request, and return its stream; sent by what follows."""
+        stream: int = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(stream, grpc_headers(path))
+        return stream
+
     def answer(self, stream: int, timeout_s: float) -> str:
         """Wait for a call's end, and return its status by name, or how it was cut off."""
         self._exchange(lambda: stream in self._ended or bool(self.goaway), timeout_s)
@@ -146,6 +152,14 @@ class Http2:
         return self._exchange(
             lambda: self._ended.issuperset(streams) or bool(self.goaway), timeout_s
         )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what was begun; tell whether all of it went."""
+        return self._exchange(lambda: True, timeout_s)
+
+    def answer_pings(self, seconds: float) -> None:
+        """Take what comes for some time, and answer what of it must be."""
+        self._exchange(lambda: False, seconds)
 
     def _exchange(self, done: Callable[[], bool], timeout_s: float) -> bool:
         return self._line.exchange(self._h2.data_to_send(), self._take, done, timeout_s)

@@ -4,6 +4,9 @@ from typing import Final
 
 from harness.mutants.mutant import Mutant
 
+CALLED: Final = "            with self._call(method, context) as call:\n"
+READ_FIRST: Final = "            requests = iter([next(requests)])\n"
+
 MUTANTS: Final = (
     Mutant(
         "leaves a descriptor open for each stream", "service.py",
@@ -41,14 +44,16 @@ MUTANTS: Final = (
         "milliseconds(settings.handshake_timeout)", "600_000", "abuse.handshakes",
     ),
     Mutant(
-        "leaves a descriptor open for each connection", "tls.py",
+        # Not each: it is to have room for all ten thousand, and to leave what is left of them.
+        "leaves a descriptor open for one connection in four", "tls.py",
         "        stamp = self._stamp()\n        if", "        stamp = self._stamp()\n"
-        "        os.dup(2)\n        if",
+        "        self.count = getattr(self, 'count', 0) + 1\n"
+        "        if self.count % 4 == 0:\n            os.dup(2)\n        if",
         "abuse.idle",
     ),
     Mutant(
         "sends one message at a time", "service.py",
-        "        yield from map(encode_output, chunks)\n",
+        "        return map(encode_output, chunks)\n",
         "        for chunk in chunks:\n            with _ONE_AT_A_TIME:\n"
         "                yield encode_output(chunk)\n",
         "abuse.windows",
@@ -59,6 +64,23 @@ MUTANTS: Final = (
                 """audit = logging.getLogger("worker_service.audit")
 _ONE_AT_A_TIME = __import__("threading").Lock()
 """,
+            ),
+        ),
+    ),
+    Mutant(
+        "waits an hour for a request", "service.py",
+        "with self._timers.calling(cut, within_s):", "with self._timers.calling(cut, 3600.0):",
+        "abuse.half-sent",
+    ),
+    Mutant(
+        "asks who calls only when the request is there", "service.py",
+        f"{CALLED}                response", f"{READ_FIRST}{CALLED}                response",
+        "abuse.half-sent",
+        more=(
+            (
+                "service.py",
+                f"{CALLED}                slot",
+                f"{READ_FIRST}{CALLED}                slot",
             ),
         ),
     ),

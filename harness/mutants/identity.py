@@ -32,6 +32,14 @@ MUTANTS: Final = (
         "identity.roles",
     ),
     Mutant(
+        "lets everybody without a role list the jobs", "identity.py",
+        "    if identity.role is None:\n        raise NotPermittedError(",
+        '    if identity.role is None and method.endswith("/ListJobs"):\n'
+        "        return Role.ADMIN\n"
+        "    if identity.role is None:\n        raise NotPermittedError(",
+        "identity.roles",
+    ),
+    Mutant(
         "refuses users their streams", "identity.py",
         'JobWorker/StreamLogs": _EVERYBODY', 'JobWorker/StreamLogs": _ADMINS',
         "identity.roles",
@@ -78,6 +86,22 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "looks at nobody's certificate", "tls.py",
+        "require_client_authentication=True", "require_client_authentication=False",
+        "identity.certificates",
+        more=(("identity.py", REFUSAL, NOBODY),),
+    ),
+    Mutant(
+        "says NOT_FOUND of an rpc that does not exist", "service.py",
+        "errors.UnknownRpcError: grpc.StatusCode.UNIMPLEMENTED",
+        "errors.UnknownRpcError: grpc.StatusCode.NOT_FOUND",
+        "identity.roles",
+    ),
+    Mutant(
+        "refuses elliptic curves", "identity.py",
+        "key.key_size >= EC_MIN_BITS", "key.key_size > EC_MIN_BITS", "identity.certificates",
+    ),
+    Mutant(
         "speaks TLS 1.2", "__init__.py",
         NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-GCM-SHA256"',
         "identity.versions",
@@ -106,8 +130,28 @@ MUTANTS: Final = (
         "identity.expiry",
     ),
     Mutant(
+        "ends streams a second before their certificate", "identity.py",
+        "        return (self.not_after - now).total_seconds()\n",
+        "        return (self.not_after - now).total_seconds() - 1\n",
+        "identity.expiry",
+        more=(
+            (
+                "identity.py",
+                "if now > self.not_after:",
+                "if now > self.not_after - dt.timedelta(seconds=1):",
+            ),
+        ),
+    ),
+    Mutant(
+        "waits for clients who read nothing, whatever becomes of them", "service.py",
+        "                call.cut = refusal\n                context.cancel()\n",
+        "                call.cut = refusal\n",
+        "identity.stalled",
+    ),
+    Mutant(
         "reads its certificates once", "tls.py",
-        "if stamp == self._seen:", "if stamp is not None:", "identity.rotation",
+        "if stamp in (self._seen, self._refused):", "if stamp is not None:",
+        "identity.rotation",
     ),
     Mutant(
         "uses a key that is not its certificate's", "tls.py",

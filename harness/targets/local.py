@@ -8,11 +8,12 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -236,7 +237,7 @@ def free_port() -> int:
 
 
 def wait_listening(server: LocalServer) -> None:
-    """Wait until a launched server accepts connections.
+    """Wait until a launched server accepts connections, and answers on them.
 
     Raises:
         BrokenError: it ended, or did not in time; has the end of what it said.
@@ -246,13 +247,26 @@ def wait_listening(server: LocalServer) -> None:
     def connects() -> bool | None:
         if server.has_died():
             raise BrokenError(f"the server ended at its start:\n{server.log_tail()}")
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-        except OSError:
-            return None
-        return True
+        return True if _answers(host, int(port)) else None
 
     poll_until(connects, START_TIMEOUT_S, f"a server at {server.address}", server.log_tail)
+
+
+def _answers(host: str, port: int) -> bool:
+    """Tell whether somebody takes a connection and does not reset it when TLS begins on it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent, nothing believed
+    try:
+        with socket.create_connection((host, port), timeout=5) as raw:
+            # A port of which nobody listens may be given to the very socket that asks for it.
+            if raw.getsockname() == raw.getpeername():
+                return False
+            with suppress(ssl.SSLError, TimeoutError):
+                context.wrap_socket(raw).close()
+    except OSError:
+        return False
+    return True
 
 
 def _end(server: LocalServer) -> None:

@@ -21,11 +21,13 @@ from harness.vulncheck.audit import (
     require_canary,
     require_complete,
 )
-from harness.vulncheck.database import load_database
+from harness.vulncheck.database import RECORDS_MIN, load_database
 from harness.vulncheck.endpoint import Endpoint, serving
 
 # Advisories come out daily; a database that is a month old has missed some.
 FRESH_DAYS: Final = 30
+# Clocks differ; a record from later than that is wrong, and so is every date of its database.
+FUTURE_MAX: Final = dt.timedelta(days=1)
 
 
 @click.command()
@@ -52,7 +54,11 @@ FRESH_DAYS: Final = 30
 def vulncheck(
     requirements: Path | None, offline: Path | None, extra: tuple[str, ...], *, allow_stale: bool
 ) -> None:
-    """Audit the locked packages. Exit code 0: clean, 1: vulnerabilities found, 2: not audited."""
+    """Audit the locked packages. Exit code 0: clean, 1: vulnerabilities found, 2: not audited.
+
+    The three are this program's. `make vulncheck` ends with make's own: 0 when this is 0, else 2,
+    be it found or not audited; what is printed says which.
+    """
     try:
         outcome = _check(
             requirements or checkout() / "requirements.lock", offline, extra, allow_stale
@@ -117,7 +123,7 @@ def _as_of(endpoint: Endpoint | None, *, allow_stale: bool) -> str:
     """Say what was asked and how old it is.
 
     Raises:
-        BrokenError: it is too old to say anything.
+        BrokenError: it is too small or too old to say anything, or of a day that has not come.
     """
     now = dt.datetime.now(dt.UTC)
     if endpoint is None:
@@ -125,6 +131,16 @@ def _as_of(endpoint: Endpoint | None, *, allow_stale: bool) -> str:
     database = endpoint.database
     days = (now - database.date).days
     click.echo(f"database: {database.size} advisories, the newest of {database.date:%Y-%m-%d}")
+    if database.size < RECORDS_MIN:
+        raise BrokenError(
+            f"the database has {database.size} advisories for Python's packages, and a whole one "
+            f"has {RECORDS_MIN} and more; fetch OSV's all.zip of PyPI again"
+        )
+    if database.date > now + FUTURE_MAX:
+        raise BrokenError(
+            f"the database is of {database.date:%Y-%m-%d}, which has not come; its date says "
+            "nothing of its age: fetch another, or set this machine's clock right"
+        )
     if days <= FRESH_DAYS:
         return f"by a database of {database.date:%Y-%m-%d}"
     if not allow_stale:

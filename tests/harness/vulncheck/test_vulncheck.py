@@ -16,11 +16,12 @@ import pytest
 from harness.targets.local import free_port
 from harness.verdict import BrokenError
 from harness.vulncheck.audit import Audit, _read, locked_packages, require_complete
-from harness.vulncheck.database import Database, load_database
+from harness.vulncheck.database import RECORDS_MIN, Database, load_database
 from harness.vulncheck.endpoint import serving
 
 ROOT = Path(__file__).parents[3]
 NOW = dt.datetime.now(dt.UTC)
+OLD = "2024-10-10T17:22:00.587279Z"
 LOCK = (
     "planted==1.5 --hash=sha256:" + "0" * 64 + "\n"
     "harmless==2.0 ; sys_platform == 'linux' \\\n    --hash=sha256:" + "0" * 64 + "\n"
@@ -46,9 +47,13 @@ CANARY = record("urllib3", {"introduced": "0"}, {"fixed": "1.24.2"})
 PLANTED = record("planted", {"introduced": "1.0"}, {"fixed": "1.6"})
 
 
-def dump(path: Path, *records: dict[str, Any]) -> Path:
+def dump(path: Path, *records: dict[str, Any], others: int = RECORDS_MIN) -> Path:
+    """Write a dump of some records, and of as many others as a whole one has."""
+    rest = (
+        record(f"other-{number}", {"introduced": "0"}, modified=OLD) for number in range(others)
+    )
     with zipfile.ZipFile(path, "w") as archive:
-        for number, each in enumerate(records):
+        for number, each in enumerate((*records, *rest)):
             archive.writestr(f"{number}.json", json.dumps(each))
     return path
 
@@ -93,7 +98,7 @@ def test_a_database_that_does_not_know_the_canary_is_no_audit(lock: Path, tmp_pa
 
 
 def test_an_old_database_is_no_plain_pass(lock: Path, tmp_path: Path) -> None:
-    old = {**CANARY, "modified": "2024-10-10T17:22:00.587279Z"}
+    old = {**CANARY, "modified": OLD}
     path = str(dump(tmp_path / "all.zip", old))
     refused = vulncheck(lock, "--offline", path)
     assert refused.returncode == 2
@@ -101,6 +106,28 @@ def test_an_old_database_is_no_plain_pass(lock: Path, tmp_path: Path) -> None:
     allowed = vulncheck(lock, "--offline", path, "--allow-stale")
     assert allowed.returncode == 0
     assert "by a STALE database of 2024-10-10" in allowed.stdout
+
+
+def test_a_database_of_a_few_records_is_no_audit(lock: Path, tmp_path: Path) -> None:
+    npm = [record("elsewhere", {"introduced": "0"}) for _ in range(RECORDS_MIN)]
+    for each in npm:
+        each["affected"][0]["package"]["ecosystem"] = "npm"
+    for records in ([CANARY], [CANARY, *npm]):
+        done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *records, others=0)))
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "NOT AUDITED: the database has 1 advisories for Python's packages" in done.stderr
+
+
+def test_one_date_of_the_future_does_not_make_an_old_database_fresh(
+    lock: Path, tmp_path: Path
+) -> None:
+    tomorrow = (NOW + dt.timedelta(days=2)).isoformat().replace("+00:00", "Z")
+    future = record("future", {"introduced": "0"}, modified=tomorrow)
+    path = str(dump(tmp_path / "all.zip", {**CANARY, "modified": OLD}, future))
+    for words in ([], ["--allow-stale"]):
+        done = vulncheck(lock, "--offline", path, *words)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "which has not come" in done.stderr
 
 
 def test_a_service_that_is_away_is_no_audit(lock: Path) -> None:
