@@ -4,7 +4,8 @@ An absent feature makes a check SKIPPED, with the reason that is found here; so 
 would hide a broken server. Hence a feature counts as absent only when the answer is what a server
 without it gives: one that ignores a field, or says that it has no such rpc. Any other answer, an
 error or a wrong value, is a feature that works wrongly, and is left to the checks to judge. Each
-answer is recorded in the report, and a run can say by name which checks may be skipped.
+answer is in the report (`runs.py` puts it there), and a run can say by name which checks may be
+skipped.
 """
 
 import re

@@ -187,11 +187,21 @@ def selftest(keyword: str, where: str, share: str, *, listing: bool) -> None:
             click.echo(f"{mutant.caught_by:32} catches a server that {mutant.name}")
         return
     missed = 0
-    for proof in _proofs(local, guest):
+    numbers = {mutant.name: number for number, mutant in enumerate((*local, *guest), 1)}
+    count = len(numbers)
+
+    def tell(mutant: Mutant, word: str, after: str = "") -> None:
+        place = f"[{numbers[mutant.name]}/{count}]"
+        what = f"{mutant.caught_by:32} a server that {mutant.name}{after}"
+        click.echo(f"{place:>9}  {word:8}  {what}")
+
+    for proof in _proofs(local, guest, lambda mutant: tell(mutant, "breaking")):
         missed += not proof.caught
-        _tell(proof)
-    count = len(local) + len(guest)
-    click.echo(f"{count - missed} of {count} mutants caught by their check, and by no other area")
+        tell(proof.mutant, "caught" if proof.caught else "MISSED", f" ({proof.seconds:.0f} s)")
+        _explain(proof)
+    click.echo(
+        f"{count - missed} of {count} mutants caught by their check, and by no other area's canary"
+    )
     if step > 1:
         every = len(_fitting((*table.LOCAL, *table.GUEST), keyword))
         click.echo(f"the other {every - count} of {every} are other shares'")
@@ -213,21 +223,20 @@ def _fitting(mutants: tuple[Mutant, ...], keyword: str) -> tuple[Mutant, ...]:
     )
 
 
-def _proofs(local: tuple[Mutant, ...], guest: tuple[Mutant, ...]) -> Iterator[Proof]:
+def _proofs(
+    local: tuple[Mutant, ...], guest: tuple[Mutant, ...], begun: Callable[[Mutant], None]
+) -> Iterator[Proof]:
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="jobworker-selftest-"))
         store = make_identities(Path(directory))
         if local:
-            yield from prove_local(local, checkout(), store)
+            yield from prove_local(local, checkout(), store, begun)
         if guest:
-            yield from stack.enter_context(guest_proofs(guest, checkout(), store))
+            yield from stack.enter_context(guest_proofs(guest, checkout(), store, begun))
 
 
-def _tell(proof: Proof) -> None:
-    word = "caught" if proof.caught else "MISSED"
-    head = f"{word}  {proof.mutant.caught_by:32} a server that {proof.mutant.name}"
-    click.echo(f"{head} ({proof.seconds:.0f} s)")
+def _explain(proof: Proof) -> None:
     if not proof.caught:
-        click.echo(f"        {proof.mutant.caught_by} is {proof.verdict}: {proof.saw}")
+        click.echo(f"           {proof.mutant.caught_by} is {proof.verdict}: {proof.saw}")
         for other in proof.disturbed:
-            click.echo(f"        and beside it {other}")
+            click.echo(f"           and beside it {other}")

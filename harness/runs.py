@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from harness.capabilities import Capabilities
 from harness.checks import ALL
 from harness.checks.check import Check
 from harness.identities import IdentityStore, make_identities
@@ -226,13 +228,24 @@ def judge_targets(going: Run, stack: ExitStack) -> None:
         with ExitStack() as of_target:
             target = _target(name, going, identities, of_target)
             going.about[f"target {name}"] = target.describe()
+            going.terminal.note(f"{name}: {going.about[f'target {name}']}")
             options = Options(
                 going.choice.seed,
                 going.directory,
                 rerun=going.choice.rerun(name),
                 parallel=going.choice.parallel,
             )
-            going.results += run_checks(target, checks, options, going.terminal)
+            going.results += run_checks(
+                target, checks, options, going.terminal, asked=partial(_record, going.about, name)
+            )
+
+
+def _record(about_run: dict[str, str], name: str, found: Capabilities) -> None:
+    """Put into the report what a target can do, and what it lacks."""
+    can = [str(need) for need, lack in found.items() if not lack]
+    lacks = [str(need) for need, lack in found.items() if lack]
+    about_run[f"target {name} has"] = "; ".join(can) or "nothing"
+    about_run[f"target {name} lacks"] = "; ".join(lacks) or "nothing"
 
 
 def run_choice(choice: Choice) -> int:

@@ -1,4 +1,8 @@
-"""Proves the judge: each mutant must make its check FAIL, and leave the other areas alone.
+"""Proves the judge: each mutant must make its check FAIL, and leave other areas' canaries alone.
+
+A canary is one quick check of an area: that a fault stays where it is, is seen by these, not by
+every check. Limits and abuse have none, see `WITHOUT_CANARY`. A canary may fail where the mutant
+names it (`also`): the same promise is part of it.
 
 Each check has a server of its own here, so that what one breaks is not blamed on the next. What the
 target can do is asked of the unbroken server: a mutant must not get away with a lack.
@@ -29,10 +33,10 @@ CANARIES: Final = {
     "identity": "identity.roles",
     "lifecycle": "lifecycle.literal",
     "streams": "streams.after-end",
-    "limits": "limits.defaults",
 }
-# Floods of some seconds, which ask for nothing that the other areas do not ask for more gently.
-WITHOUT_CANARY: Final = frozenset({"abuse"})
+# abuse: floods of some seconds, which ask for nothing that the others do not ask for more gently.
+# limits: the mutants of other areas are judged on this host, where there need be no cgroups.
+WITHOUT_CANARY: Final = frozenset({"abuse", "limits"})
 SEED: Final = "selftest"
 PARALLEL: Final = 2
 
@@ -45,7 +49,7 @@ class Proof:
         mutant: which.
         verdict: of the check that must catch it.
         saw: the finding that did, or what was found instead.
-        disturbed: checks of other areas that failed too, and must not.
+        disturbed: canaries of other areas that did not pass, and must.
         seconds: how long it took.
     """
 
@@ -57,7 +61,7 @@ class Proof:
 
     @property
     def caught(self) -> bool:
-        """Whether it was caught by its check and by no other area."""
+        """Whether it was caught by its check and by no other area's canary, but for `also`."""
         return self.verdict is Verdict.FAIL and not self.disturbed
 
 
@@ -79,6 +83,8 @@ class _Silent:
 
 
 TargetFor = Callable[[Path], Target]
+# Told of each mutant when its turn has come, by any thread.
+Begun = Callable[[Mutant], None]
 
 
 def checks_named(names: Sequence[str]) -> list[Check]:
@@ -95,21 +101,17 @@ def checks_named(names: Sequence[str]) -> list[Check]:
 
 
 def prove(
-    mutant: Mutant, checkout: Path, target_for: TargetFor, capabilities: Capabilities
+    mutant: Mutant, checkout: Path, target_for: TargetFor, capabilities: Capabilities, begun: Begun
 ) -> Proof:
     """Break a copy of the server, judge it, and return what came of it.
 
     Raises:
         BrokenError: the mutant does not fit the source, or its check is not there.
     """
+    begun(mutant)
     started_s = time.monotonic()
     area = mutant.caught_by.partition(".")[0]
-    canaries = [
-        name
-        for canary_area, name in CANARIES.items()
-        # Without cgroups nothing of the limits can be asked.
-        if canary_area not in {area, "limits"} and name not in mutant.also
-    ]
+    canaries = [name for canary_area, name in CANARIES.items() if canary_area != area]
     checks = checks_named([mutant.caught_by, *canaries])
     with tempfile.TemporaryDirectory(prefix="jobworker-mutant-") as directory:
         tree = broken_copy(mutant, checkout, Path(directory) / "tree")
@@ -121,9 +123,14 @@ def prove(
     disturbed = tuple(
         f"{name} {result.verdict}: {result.telling[0].sentence()[:300]}"
         for name, result in by_name.items()
-        if result.verdict is not Verdict.PASS
+        if result.verdict not in _allowed(mutant, name)
     )
     return Proof(mutant, named.verdict, saw, disturbed, time.monotonic() - started_s)
+
+
+def _allowed(mutant: Mutant, name: str) -> set[Verdict]:
+    """Return what a canary may come to: it passes, or fails where the mutant says so."""
+    return {Verdict.PASS, Verdict.FAIL} if name in mutant.also else {Verdict.PASS}
 
 
 def local_target(identities: IdentityStore, tree: Path) -> Target:
@@ -143,7 +150,7 @@ def unbroken_capabilities(target: Target) -> Capabilities:
 
 
 def prove_local(
-    mutants: Sequence[Mutant], checkout: Path, identities: IdentityStore
+    mutants: Sequence[Mutant], checkout: Path, identities: IdentityStore, begun: Begun
 ) -> Iterator[Proof]:
     """Prove mutants on this host, two at a time; each as it comes."""
 
@@ -153,13 +160,13 @@ def prove_local(
     capabilities = unbroken_capabilities(target_for(checkout))
     with ThreadPoolExecutor(PARALLEL) as pool:
         yield from pool.map(
-            lambda mutant: prove(mutant, checkout, target_for, capabilities), mutants
+            lambda mutant: prove(mutant, checkout, target_for, capabilities, begun), mutants
         )
 
 
 @contextmanager
 def guest_proofs(
-    mutants: Sequence[Mutant], checkout: Path, identities: IdentityStore
+    mutants: Sequence[Mutant], checkout: Path, identities: IdentityStore, begun: Begun
 ) -> Iterator[Iterator[Proof]]:
     """Prove mutants in one guest, one after the other."""
     # Here, so that nobody needs a guest's programs to prove the others.
@@ -172,4 +179,4 @@ def guest_proofs(
             return GuestTarget(guest, identities, tree)
 
         capabilities = unbroken_capabilities(target_for(checkout))
-        yield (prove(mutant, checkout, target_for, capabilities) for mutant in mutants)
+        yield (prove(mutant, checkout, target_for, capabilities, begun) for mutant in mutants)

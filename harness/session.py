@@ -22,6 +22,9 @@ from harness.results import Result, RunReport
 from harness.targets.target import RunningServer, Target
 from harness.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict, merge
 
+# Who is told what a target can do, once that is known.
+Asked = Callable[[Capabilities], None]
+
 PARALLEL: Final = 4
 SMALL_TIME_FACTOR: Final = 4.0  # an emulated processor's time limits are longer
 _HISTORY_FOLDER: Final = "history"
@@ -31,6 +34,7 @@ UNMET: Final = "session: unmet"
 SKIPPED: Final = "session: skipped"
 BROKEN: Final = "session: broken"
 DIED: Final = "session: the server died"
+MACHINE_DIED: Final = "session: the server's machine died or does not answer"
 
 
 class Progress(Protocol):
@@ -106,6 +110,8 @@ def run_checks(
     options: Options,
     progress: Progress,
     capabilities: Capabilities | None = None,
+    *,
+    asked: Asked | None = None,
 ) -> list[Result]:
     """Run checks against a target and judge them. Every check gets a result, whatever happens.
 
@@ -115,6 +121,7 @@ def run_checks(
         options: how.
         progress: who is told how far it has come.
         capabilities: what the target can do, if that is known; None asks it.
+        asked: who is told what it can do, when it was asked.
     """
     scale = Scale.SMALL if target.emulated else Scale.FULL
     shared = SharedServer(target)
@@ -124,6 +131,8 @@ def run_checks(
             capabilities = ask(target, shared.get(), scale)
             for reason in filter(None, capabilities.values()):
                 progress.note(f"{target.name}: {reason}")
+            if asked is not None:
+                asked(capabilities)
     except (BrokenError, UnsupportedError) as error:
         shared.close()
         return [_all_broken(target, check, str(error), options, progress) for check in checks]
@@ -217,8 +226,8 @@ class _Runner:
             try:
                 if server.has_died():
                     recorder.fact(DIED, server.log_tail())
-            except BrokenError as error:  # its machine died, so nobody knows
-                recorder.fact(BROKEN, str(error))
+            except BrokenError as error:  # nobody knows
+                recorder.fact(MACHINE_DIED, str(error))
 
 
 def _bounded(work: Callable[[], None], limit_s: float, recorder: Recorder) -> None:
@@ -245,7 +254,14 @@ def _record_run(check: Check, stage: Stage) -> None:
 
 
 def judge(check: Check, history: History) -> tuple[Finding, ...]:
-    """Judge a check's records; a judge that crashes is BROKEN."""
+    """Judge a check's records; a judge that crashes is BROKEN.
+
+    So is everything when the server's machine died: what then went unanswered or was cut off says
+    nothing of the server, and nothing that it left undone is held against it.
+    """
+    if machine := history.facts(MACHINE_DIED):
+        promise = "the server's machine lives to the end of the check"
+        return tuple(Finding(Verdict.BROKEN, promise, str(fact.value)) for fact in machine)
     findings = [
         Finding(Verdict.FAIL, "the server survives what it is asked", f"it ended: {fact.value}")
         for fact in history.facts(DIED)

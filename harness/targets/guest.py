@@ -102,7 +102,9 @@ class GuestServer:
         Raises:
             BrokenError: the guest itself does not answer: then it is not the server that died.
         """
-        return not self._asked_to_end and self.wait_exit(0) is not None
+        # First the guest: it may have died under a server that was asked to end, too.
+        ended = self.wait_exit(0) is not None
+        return ended and not self._asked_to_end
 
     def log_tail(self) -> str:
         """See `RunningServer`."""
@@ -137,18 +139,18 @@ class GuestTarget:
     """See `Target`.
 
     Args:
-        guest: a booted one; it stays the caller's.
+        guest: a booted one, which is asked whether KVM runs it; it stays the caller's.
         identities: whose authority the servers trust; `server` must be valid for 127.0.0.1.
         tree: the checkout whose `impl/` and `proto/` are run.
     """
 
-    emulated = True
     made_for_it = True
     has_data_disk = True
     can_launch = True
 
     def __init__(self, guest: Guest, identities: IdentityStore, tree: Path) -> None:
         self.name = "vm"
+        self.emulated = guest.is_emulated()
         self.identities = identities
         self.flags = OUR_FLAGS
         self.host: Host | None = GuestHost(guest)
@@ -163,7 +165,14 @@ class GuestTarget:
     def describe(self) -> str:
         """See `Target`."""
         how = "restored" if self.guest.restored else "booted"
-        return f"our server from {self._tree} in a guest that was {how}"
+        where = f"our server from {self._tree} in a guest that was {how}"
+        by = "emulated (TCG)" if self.emulated else "this host's (KVM)"
+        try:
+            asked = self.guest.require(f"uname -sr && cat {CGROUP_MOUNT}/cgroup.controllers")
+        except BrokenError as error:
+            return f"{where}; its kernel cannot be asked: {error}"
+        kernel, _, controllers = asked.strip().partition("\n")
+        return f"{where}; kernel {kernel}, controllers {controllers}, processors {by}"
 
     def new_root(self) -> str:
         """Return a cgroup root that no server has had."""

@@ -94,7 +94,11 @@ class RunningServer(Protocol):
         """Return its exit code (negative: a signal), or None when it still runs by then."""
 
     def has_died(self) -> bool:
-        """Tell whether it ended although nobody asked it to."""
+        """Tell whether it ended although nobody asked it to.
+
+        Raises:
+            BrokenError: its machine died or does not answer, so nothing can be said of it.
+        """
 
     def log_tail(self) -> str:
         """Return the end of what it said."""

@@ -5,13 +5,12 @@ import secrets
 import shlex
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from harness.clock import poll_until
 from harness.processes import Done, run
@@ -45,21 +44,26 @@ class Guest:
         # Short: a socket's path may have 107 bytes.
         self.control_directory = Path(tempfile.mkdtemp(prefix="jw-"))
 
-    def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Done:
-        """Run a shell command as root in the guest.
+    def run(
+        self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, stdin: IO[bytes] | None = None
+    ) -> Done:
+        """Run a shell command as root in the guest, with a file of the host's as its input.
 
         Raises:
             BrokenError: the guest died, or did not answer in time.
         """
         self.machine.require_alive()
         try:
-            done = run([*self.ssh_command(), command], timeout_s)
+            done = run([*self.ssh_command(), command], timeout_s, stdin=stdin)
         except BrokenError as error:
             self.machine.require_alive()
             raise BrokenError(f"{error}\n{self.machine.serial_tail()}") from error
         if done.exit_code == _SSH_BROKE:
             self.machine.require_alive()
-            raise BrokenError(f"ssh to guest {self.machine.name} broke: {done.stderr}")
+            raise BrokenError(
+                f"ssh to guest {self.machine.name} broke: {done.stderr}\n"
+                f"{self.machine.serial_tail()}"
+            )
         return done
 
     def require(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
@@ -69,25 +73,6 @@ class Guest:
             BrokenError: as `run`, or the command failed.
         """
         return self.run(command, timeout_s).require(f"in the guest: {command}")
-
-    @contextmanager
-    def background(self, command: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a command for as long as the context lasts; its output goes to a file on the host."""
-        with log.open("wb") as file:
-            # -tt: the guest's sshd hangs the command up when this end goes away.
-            process = subprocess.Popen(
-                [*self.ssh_command(), "-tt", command],
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
 
     def put_project(self) -> None:
         """Copy the service and the payloads; the locked packages are in the image."""
@@ -101,8 +86,8 @@ class Guest:
             run(pack, COMMAND_TIMEOUT_S, stdout=archive).require("tar")
             archive.seek(0)
             place = shlex.quote(directory)
-            unpack = [*self.ssh_command(), f"mkdir -p {place} && tar -C {place} -xz"]
-            run(unpack, COMMAND_TIMEOUT_S, stdin=archive).require("tar in the guest")
+            unpack = f"mkdir -p {place} && tar -C {place} -xz"
+            self.run(unpack, stdin=archive).require("tar in the guest")
 
     def get(self, path: str) -> bytes:
         """Return a file's content."""
@@ -116,9 +101,7 @@ class Guest:
             command = (
                 f"umask 077 && cat > {shlex.quote(path)} && chmod {mode:o} {shlex.quote(path)}"
             )
-            run([*self.ssh_command(), command], COMMAND_TIMEOUT_S, stdin=file).require(
-                f"put {path}"
-            )
+            self.run(command, stdin=file).require(f"put {path}")
 
     def forward(self, guest_port: int) -> int:
         """Make a port of the guest reachable on the host's loopback, and return the port there."""
@@ -134,6 +117,15 @@ class Guest:
         """Give a port of the host's back that `forward` returned."""
         rule = f"hostfwd_remove net tcp:127.0.0.1:{port}"
         execute(self.machine.qmp_socket, monitor_command(rule))
+
+    def is_emulated(self) -> bool:
+        """Tell whether its processors are QEMU's own (TCG), as QEMU says: with KVM the host's are.
+
+        Raises:
+            BrokenError: QEMU does not answer.
+        """
+        [answer] = execute(self.machine.qmp_socket, {"execute": "query-kvm"})
+        return not (isinstance(answer, dict) and answer.get("enabled"))
 
     def set_clock(self) -> None:
         """Set the guest's clock to the host's: certificates depend on it."""

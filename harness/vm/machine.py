@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,10 @@ from harness.processes import run
 from harness.verdict import BrokenError
 from harness.vm.image import Image
 
-MEMORY_MIB: Final = 1024
 CPUS: Final = 2
 DATA_DISK_BYTES: Final = 256 * 1024 * 1024
 SERIAL_TAIL_CHARACTERS: Final = 3000
-_KVM_PROBE_TIMEOUT_S: Final = 10.0
+_PROBE_TIMEOUT_S: Final = 10.0
 
 # maxcpus=1: the kernel patches its own code while it boots, and an emulated second processor can
 # run into a half-patched instruction (1 of 9 boots panicked so). The guest switches it on later.
@@ -29,8 +28,20 @@ KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit=/init maxcpus=1"
 )
 # Without KVM: QEMU 7.2 emulates cmpxchg16b wrongly, which kills 6.12 kernels under load.
-TCG: Final = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16")
-KVM: Final = ("-accel", "kvm", "-cpu", "host")
+TCG: Final = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-m", "1024")
+# More memory, as the Vagrant machine has: a processor at its own speed is given the full loads.
+KVM: Final = ("-accel", "kvm", "-cpu", "host", "-m", "2048")
+
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+_KVM_DEVICE: Final = Path("/dev/kvm")
+# The probe: a firmware whose first instructions, 16 bytes below its end (Intel's SDM 3A, 10.1.4),
+# write a byte to QEMU's debug exit, which ends QEMU with twice that and one:
+# mov al, 0x2a; out 0xf4, al; hlt; and back to hlt.
+_FIRMWARE: Final = (
+    bytes.fromhex("b02ae6f4f4ebfd").rjust(0xFFF0 + 7, b"\xf4").ljust(0x1_0000, b"\xf4")
+)
+_DEBUG_EXIT: Final = "isa-debug-exit,iobase=0xf4,iosize=4"
+_RAN_EXIT_CODE: Final = 2 * 0x2A + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +86,26 @@ class Machine:
 def acceleration() -> tuple[str, ...]:
     """Return QEMU's flags: KVM where it really works, else emulation.
 
-    The device may be there, open, and even make a machine, and still not run one: so a small one is
-    tried.
+    The device may be there, open, and even make a machine, and still not run one: so a processor is
+    made to run.
     """
-    cpu = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    if not (" vmx" in cpu or " svm" in cpu) or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    cpu = _CPU_INFO.read_text(encoding="ascii", errors="replace")
+    if not (" vmx" in cpu or " svm" in cpu) or not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
         return TCG
-    # A machine without a disk that asks itself to quit: qemu ends with 0 only if KVM could start.
-    probe = ["qemu-system-x86_64", *KVM, "-M", "q35", "-m", "64", "-nographic", "-nodefaults"]
-    try:
-        done = run([*probe, "-monitor", "stdio", "-S"], _KVM_PROBE_TIMEOUT_S, text_in="quit\n")
-    except BrokenError:
-        return TCG
-    return KVM if done.exit_code == 0 else TCG
+    return KVM if runs_a_processor(KVM) else TCG
+
+
+def runs_a_processor(flags: Sequence[str]) -> bool:
+    """Tell whether a machine of these flags executes instructions, within a bound."""
+    with tempfile.NamedTemporaryFile() as firmware:
+        firmware.write(_FIRMWARE)
+        firmware.flush()
+        probe = ["qemu-system-x86_64", *flags, "-M", "q35", "-smp", str(CPUS), "-nodefaults"]
+        probe += ["-no-reboot", "-display", "none", "-device", _DEBUG_EXIT, "-bios", firmware.name]
+        try:
+            return run(probe, _PROBE_TIMEOUT_S).exit_code == _RAN_EXIT_CODE
+        except BrokenError:
+            return False
 
 
 @contextmanager
@@ -120,7 +138,7 @@ def running_machine(image: Image, name: str, restore_from: Path | None = None) -
 def _command(image: Image, name: str, directory: Path, ssh_port: int) -> list[str]:
     network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-10.0.2.15:22"
     command = ["qemu-system-x86_64", "-name", name, "-M", "q35", *acceleration()]
-    command += ["-smp", str(CPUS), "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot"]
+    command += ["-smp", str(CPUS), "-nodefaults", "-no-reboot"]
     command += ["-display", "none", "-serial", f"file:{directory / 'serial'}"]
     command += ["-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"]
     command += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]

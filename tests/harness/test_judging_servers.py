@@ -16,7 +16,7 @@ from harness.mutants.mutant import broken_copy
 from harness.mutants.table import LOCAL
 from harness.results import RunReport, load_report
 from harness.security import DOCUMENT, NOT_RUN, OBSERVED_COLUMN, documented, table
-from harness.targets.local import free_port
+from harness.targets.local import MARKER, free_port
 from harness.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
@@ -59,8 +59,10 @@ def test_our_server_keeps_its_promises_and_the_run_is_kept(
     assert len(report.results) > 8
     assert report.about["seed"] == "abc"
     assert "\x1b" not in done.stdout
-    for name in ("report.html", "junit.xml"):
-        assert "identity.roles" in (tmp_path / name).read_text() or name == "junit.xml"
+    assert "identity.roles" in (tmp_path / "report.html").read_text()
+    assert 'classname="identity" name="roles"' in (tmp_path / "junit.xml").read_text()
+    assert "offsets in StreamLogs" in report.about["target local has"]
+    assert ("made to be verified in" in report.about["target local lacks"]) != MARKER.exists()
     again = harness("recheck", str(tmp_path))
     assert again.returncode == 0, again.stdout + again.stderr
     assert verdicts(load_report(tmp_path)) == verdicts(report)
@@ -229,6 +231,8 @@ def test_one_mutant_can_be_proven_by_its_name() -> None:
     done = harness("selftest", "--where", "local", "-k", "UNKNOWN of an unknown job")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 mutants caught" in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["[1/1]", "breaking"], ["[1/1]", "caught"]]
     listed = harness("selftest", "--list")
     assert "catches a server that says UNKNOWN of an unknown job" in listed.stdout
 

@@ -37,6 +37,7 @@ class StandIn:
         self.host: Host | None = None
         self.flags: dict[str, str] = {}
         self.dead = False
+        self.machine_died_with = ""
         self.started = 0
 
     def describe(self) -> str:
@@ -49,6 +50,8 @@ class StandIn:
         raise NotImplementedError
 
     def has_died(self) -> bool:
+        if self.machine_died_with:
+            raise BrokenError(self.machine_died_with)
         return self.dead
 
     def log_tail(self) -> str:
@@ -153,6 +156,41 @@ def test_a_server_that_dies_has_broken_a_promise_and_the_next_check_gets_a_new_o
     assert "its last words" in first.telling[0].sentence()
     assert second.verdict is Verdict.PASS
     assert target.started == 2
+
+
+UNMET = UnmetError(Finding(Verdict.FAIL, "a job starts", "UNAVAILABLE: Socket closed", "OK"))
+
+
+@pytest.mark.parametrize("error", [None, UNMET, UnsupportedError("a tail"), BrokenError("no VM")])
+def test_a_machine_that_dies_says_nothing_of_the_server_whatever_was_seen_before(
+    error: Exception | None, tmp_path: Path
+) -> None:
+    target = StandIn()
+
+    def machine_dies(stage: Stage) -> None:
+        stage.fact("one", 1)
+        target.machine_died_with = "guest vm died\nKernel panic"
+        if error is not None:
+            raise error
+
+    result = verdict_of(dataclasses.replace(GOOD, run=machine_dies), tmp_path, target)
+    assert result.verdict is Verdict.BROKEN
+    assert {finding.verdict for finding in result.findings} == {Verdict.BROKEN}
+    assert "Kernel panic" in result.telling[0].got
+    report = RunReport({}, "", 1.0, (result,))
+    assert rejudge(report, tmp_path, [GOOD]).verdict is Verdict.BROKEN
+
+
+def test_who_asks_is_told_what_a_target_can_do(tmp_path: Path) -> None:
+    told: list[object] = []
+    options = Options("s", tmp_path)
+    run_checks(StandIn(), [GOOD], options, Silent(), EVERYTHING, asked=told.append)
+    assert told == []  # it was known
+    found = {**EVERYTHING, Need.GRACE: "the target lacks it"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.session.ask", lambda *_: found)
+        run_checks(StandIn(), [GOOD], options, Silent(), asked=told.append)
+    assert told == [found]
 
 
 def test_what_a_target_lacks_is_skipped_with_the_reason_and_without_a_run(tmp_path: Path) -> None:

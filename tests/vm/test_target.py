@@ -1,21 +1,23 @@
 """The guest as a target: servers that start, end, die and come back on the same cgroup root."""
 
+import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness.checks.check import Check
+from harness.checks.check import Check, Need, Stage
 from harness.checks.limits import CHECKS
 from harness.client import Client
-from harness.history import Recorder
+from harness.history import History, Recorder, load
 from harness.identities import IdentityStore
 from harness.results import Result
-from harness.session import Options, run_checks
+from harness.session import UNMET, Options, run_checks
 from harness.targets.guest import GuestTarget
 from harness.targets.local import checkout
 from harness.targets.target import Variant
-from harness.verdict import BrokenError, Verdict
+from harness.verdict import BrokenError, Finding, Verdict
 from harness.vm.guest import Guest, booted
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -34,6 +36,11 @@ class Silent:
 @pytest.fixture(scope="session")
 def target(guest: Guest, identities: IdentityStore) -> GuestTarget:
     return GuestTarget(guest, identities, checkout())
+
+
+def must_start(stage: Stage) -> None:
+    with stage.client() as client:
+        client.must_start("true")
 
 
 def check_of(name: str) -> Check:
@@ -88,13 +95,43 @@ def test_a_check_passes_in_the_guest(target: GuestTarget, tmp_path: Path) -> Non
     assert result.verdict is Verdict.PASS, result.findings
 
 
-def test_a_guest_that_dies_under_a_server_is_broken_not_a_failed_server(
-    identities: IdentityStore,
+def test_it_says_which_kernel_limits_are_judged_on(target: GuestTarget) -> None:
+    told = target.describe()
+    kernel = target.guest.require("uname -r").strip()
+    assert f"kernel Linux {kernel}, controllers cpuset cpu io memory" in told
+    assert told.endswith("(TCG)" if target.emulated else "(KVM)")
+
+
+def no_judge(history: History) -> Iterator[Finding]:
+    raise AssertionError(history)
+
+
+@pytest.mark.parametrize("server_was_asked_to_end", [False, True])
+def test_a_guest_that_dies_in_the_middle_of_a_check_is_broken_and_shows_its_console(
+    identities: IdentityStore, tmp_path: Path, *, server_was_asked_to_end: bool
 ) -> None:
     with booted("dying") as guest:
+        guest.require("echo last words > /dev/ttyS0")
+
+        def run(stage: Stage) -> None:
+            with stage.client() as client:
+                client.must_start("true")  # answered: from here on it had been reached
+                if server_was_asked_to_end:
+                    stage.server.signal(signal.SIGTERM)
+                guest.machine.process.kill()
+                client.must_start("true")  # raises: a broken promise, as it seems
+
+        check = Check("limits.dying", "It is so.", run, no_judge)
+        after = Check("limits.after", "It is so.", must_start, no_judge, alone=True)
         doomed = GuestTarget(guest, identities, checkout())
-        with doomed.launched() as server:
-            guest.machine.process.kill()
-            guest.machine.process.wait()
-            with pytest.raises(BrokenError, match="died"):
-                server.has_died()
+        known = dict.fromkeys(Need, "")
+        results = run_checks(doomed, [check, after], Options("1", tmp_path), Silent(), known)
+        with pytest.raises(BrokenError, match="died"):
+            guest.run("true")
+    for result in results:
+        assert {finding.verdict for finding in result.findings} == {Verdict.BROKEN}
+        # Its sockets are closed a moment before the kernel lets its end be seen: then ssh "broke".
+        assert re.search(r"guest dying-\w+ (died|broke)", result.telling[0].got)
+        assert "last words" in result.telling[0].got
+    [unmet] = load(tmp_path / results[0].history).facts(UNMET)
+    assert "UNAVAILABLE" in str(unmet.value)

@@ -1,0 +1,65 @@
+"""KVM is used where it runs a processor, and nowhere else."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.vm import machine
+from harness.vm.machine import KVM, TCG, acceleration, runs_a_processor
+
+
+def stand_in(directory: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program of QEMU's name first on the path."""
+    program = directory / "qemu-system-x86_64"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("exit 85", KVM),  # as the probe's firmware ends QEMU
+        ("exit 0", TCG),  # made a machine, and never ran it
+        ("echo no KVM here >&2; exit 1", TCG),
+        ("sleep 100", TCG),  # runs, and executes nothing
+    ],
+)
+def test_a_host_gets_kvm_when_its_processor_ran(
+    script: str, flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, script, monkeypatch)
+    monkeypatch.setattr(machine, "_PROBE_TIMEOUT_S", 1.0)
+    (tmp_path / "cpuinfo").write_text("flags : fpu vmx\n")
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "_KVM_DEVICE", tmp_path / "kvm")
+    assert acceleration() == flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "device"), [("fpu", "kvm"), ("fpu vmx", "none")], ids=["processor", "device"]
+)
+def test_a_host_without_is_not_probed(
+    flags: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, f"touch {tmp_path / 'probed'}; exit 85", monkeypatch)
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    (tmp_path / "kvm").touch()
+    monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "_KVM_DEVICE", tmp_path / device)
+    assert acceleration() == TCG
+    assert not (tmp_path / "probed").exists()
+
+
+@pytest.mark.vm
+def test_the_probe_ends_qemu_as_it_must_on_a_processor_that_runs() -> None:
+    assert runs_a_processor(TCG)
+    assert not runs_a_processor((*TCG, "-no-such-flag"))
+
+
+@pytest.mark.vm
+def test_a_processor_that_is_not_let_run_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_PROBE_TIMEOUT_S", 2.0)
+    assert not runs_a_processor((*TCG, "-S"))
