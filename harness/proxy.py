@@ -1,7 +1,7 @@
 """A TCP proxy on loopback that does to a connection what networks do.
 
 Threads: one accepts, two a connection pump. Shared state and its guard: `_sockets`, `_threads`
-under `_lock`; `_stopped` and `_blackhole` are events.
+under `_lock`; `_stopped` and `_blackhole` are events; `_silenced` is one reference, written once.
 """
 
 import contextlib
@@ -27,6 +27,8 @@ class Fault:
         slice_bytes: passed on in pieces of this size.
         reset_after_bytes: then the client's connection is reset.
         half_close_after_bytes: then the client sees the end of what the server sends.
+        client_half_close_after_bytes: then the server sees the end of what the client sends, and
+            what it still sends is passed on.
         blackhole_after_bytes: then nothing passes any more, and nobody is told.
     """
 
@@ -35,6 +37,7 @@ class Fault:
     slice_bytes: int = _PIECE_BYTES
     reset_after_bytes: int | None = None
     half_close_after_bytes: int | None = None
+    client_half_close_after_bytes: int | None = None
     blackhole_after_bytes: int | None = None
 
 
@@ -51,6 +54,7 @@ class FaultProxy:
         self._stopped = threading.Event()
         self._blackhole = threading.Event()
         self._cut = threading.Event()
+        self._silenced: socket.socket | None = None  # to a server that hears no more of its client
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(_ACCEPT_STEP_S)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -109,10 +113,12 @@ class FaultProxy:
             while data := client.recv(_PIECE_BYTES):
                 if self._is_swallowed():
                     return
-                server.sendall(data)
+                if server is not self._silenced:
+                    server.sendall(data)
             server.shutdown(socket.SHUT_WR)
         except OSError:
-            _hang_up(server)
+            if server is not self._silenced:
+                _hang_up(server)
 
     def _pump_down(self, server: socket.socket, client: socket.socket) -> None:
         """Pass on what the server sends, and let happen what shall happen."""
@@ -124,7 +130,7 @@ class FaultProxy:
                     return
                 client.sendall(data)
                 passed_bytes += len(data)
-                if self._cuts(passed_bytes, client):
+                if self._cuts(passed_bytes, server, client):
                     return
             client.shutdown(socket.SHUT_WR)
         except OSError:
@@ -144,7 +150,7 @@ class FaultProxy:
         if seconds:
             self._stopped.wait(seconds)
 
-    def _cuts(self, passed_bytes: int, client: socket.socket) -> bool:
+    def _cuts(self, passed_bytes: int, server: socket.socket, client: socket.socket) -> bool:
         """Do what is due after so many bytes; tell whether the pump is to end."""
         fault = self._fault
         if self._cut.is_set():
@@ -164,6 +170,14 @@ class FaultProxy:
             self._cut.set()
             client.shutdown(socket.SHUT_WR)
             return True
+        if (
+            fault.client_half_close_after_bytes is not None
+            and passed_bytes >= fault.client_half_close_after_bytes
+        ):
+            self._cut.set()
+            self._silenced = server
+            server.shutdown(socket.SHUT_WR)
+            return False
         if fault.blackhole_after_bytes is not None and passed_bytes >= fault.blackhole_after_bytes:
             self._cut.set()
             self._stopped.wait()

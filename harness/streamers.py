@@ -112,10 +112,6 @@ class Crowd:
         """Stop all processes dead: their connections stay open and nothing is read any more."""
         self._signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """Let paused processes go on."""
-        self._signal(signal.SIGCONT)
-
     def kill(self) -> None:
         """Kill all processes."""
         self._signal(signal.SIGKILL)

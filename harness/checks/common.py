@@ -56,9 +56,7 @@ def start_writer(
 ) -> Writer:
     """Start a writer; a gated one says hello and then waits for `open_gate`."""
     seed = stage.nonce()
-    # Not of the seed: the same run may go on twice on one machine.
-    name = secrets.token_hex(8)
-    gate = f"/tmp/jobworker-gate-{name}" if gated else ""  # noqa: S108 - on the server's machine
+    gate = new_gate() if gated else ""
     plan = list(steps)
     if gated:
         plan = [{"bytes": HELLO_BYTES}, {"gate": gate}, *plan]
@@ -66,9 +64,20 @@ def start_writer(
     return Writer(job_id, seed, total_bytes(plan), gate)
 
 
+def new_gate() -> str:
+    """Return the path of a FIFO on the server's machine that nobody else has."""
+    # Not of the seed: the same run may go on twice on one machine.
+    return f"/tmp/jobworker-gate-{secrets.token_hex(8)}"  # noqa: S108 - as said
+
+
 def open_gate(client: Client, writer: Writer) -> None:
-    """Let a gated writer go on, by a job that writes into its FIFO."""
-    script = f"until [ -p {writer.gate} ]; do sleep 0.02; done; echo > {writer.gate}"
+    """Let a gated writer go on."""
+    open_gate_at(client, writer.gate)
+
+
+def open_gate_at(client: Client, gate: str) -> None:
+    """Let the writer that waits at a gate go on, by a job that writes into its FIFO."""
+    script = f"until [ -p {gate} ]; do sleep 0.02; done; echo > {gate}"
     client.must_start("sh", ["-c", script], label="open the gate")
 
 
@@ -91,9 +100,3 @@ def server_count(stage: Stage, server: RunningServer, what: str) -> int:
         "children": f"cat /proc/{server.pid}/task/*/children | wc -w",
     }
     return int(stage.host.run(scripts[what]).require(f"counting the server's {what}"))
-
-
-def pid_is_gone(stage: Stage, pid: int) -> bool:
-    """Tell whether no process of this number runs on the server's machine; a zombie is gone."""
-    script = f"cut -d ' ' -f 3 /proc/{pid}/stat 2>/dev/null || echo gone"
-    return stage.host.run(script).stdout.strip() in {"gone", "Z"}

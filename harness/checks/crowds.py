@@ -1,5 +1,6 @@
 """Crowds of readers that are late, slow, stopped, killed and cut: nobody is harmed by another."""
 
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -17,7 +18,15 @@ from harness.checks.common import (
 from harness.checks.streams import BURSTS, PYTHON
 from harness.clock import came_true, measured_window
 from harness.history import History
-from harness.judge.promises import answered, at_least, at_most, equal, floor, unseen
+from harness.judge.promises import (
+    answered,
+    assumed,
+    at_least,
+    at_most,
+    equal,
+    floor,
+    unseen,
+)
 from harness.judge.streams import all_exact, by_job, most_at_once
 from harness.receiver import StreamPlan
 from harness.streamers import Reader, crowd
@@ -89,6 +98,8 @@ def run_bursty(stage: Stage) -> None:
         ):
             joined = [each.wait_joined(stage.join_timeout_s) for each in (stopped, killed, running)]
             stage.fact("joined", sum(joined))
+            early = [each for each in readers if each.late_s is None]
+            stage.fact("early", len(early) + sum(map(len, doomed.values())))
             stopped.pause()
             # While all the others wait for output: what a client's end does to them shows then.
             killed.kill()
@@ -104,6 +115,8 @@ def judge_bursty(history: History) -> Iterator[Finding]:
     """Everyone who was not killed has everything."""
     total = int(history.number("total"))
     readers = int(history.number("readers"))
+    joined, early = history.number("joined"), history.number("early")
+    yield floor("readers before the first burst", joined, early)
     streams = [
         each for each in history.streams() if not each.label.startswith(("stopped", "killed"))
     ]
@@ -281,6 +294,71 @@ def judge_retention(history: History) -> Iterator[Finding]:
         yield at_most("bytes of memory for a log of 1 MiB", grown, MEMORY_SLACK_BYTES, why)
 
 
+# -- a server that is paused ----------------------------------------------------------------------
+
+PAUSE_S: Final = 2.0
+PAUSED_AFTER_BYTES: Final = MIB  # of some 5 MiB in two seconds: amid the bursts
+PAUSED_STEP: Final[Step] = {"bytes": 256 * KIB, "pause_ms": 100, "repeat": 20}
+PAUSED_READERS: Final = 10
+
+
+def run_paused(stage: Stage) -> None:
+    """A server that is stopped dead amid bursts, as a host that swaps or moves a machine does."""
+    files = stage.target.identities.files("user")
+    with (
+        stage.fresh_server() as server,
+        stage.client(server=server) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        writer = start_writer(stage, client, [PAUSED_STEP], gated=True)
+        stage.fact("total", writer.total_bytes)
+        plan = StreamPlan(pattern=writer.pattern, timeout_s=60)
+        watcher = client.receiver(writer.job_id, plan, label="reader watched")
+        readers = [
+            Reader(f"reader {number}", writer.job_id, writer.seed, timeout_s=stage.patience(60))
+            for number in range(PAUSED_READERS)
+        ]
+        with crowd(server.address, files, readers, stage.recorder) as running:
+            watching = pool.submit(watcher.run)
+            watcher.first_byte.wait(stage.join_timeout_s)
+            stage.fact("joined", 1 + running.wait_joined(stage.join_timeout_s))
+            open_gate(client, writer)
+            came_true(
+                lambda: watcher.ended.is_set() or watcher.received_bytes >= PAUSED_AFTER_BYTES,
+                stage.patience(30),
+            )
+            server.signal(signal.SIGSTOP)
+            try:
+                state = stage.host.run(f"cut -d ' ' -f 3 /proc/{server.pid}/stat")
+                stage.fact("paused", [state.stdout.strip(), watcher.received_bytes])
+                measured_window(PAUSE_S)
+            finally:
+                server.signal(signal.SIGCONT)
+            running.require_done(stage.patience(60))
+            watching.result()
+        client.query(writer.job_id, label="afterwards")
+        client.output(client.must_start("echo", ["afterwards"]), label="said afterwards")
+
+
+def judge_paused(history: History) -> Iterator[Finding]:
+    """Nothing is lost, nobody is cut, and the server goes on."""
+    total = int(history.number("total"))
+    yield floor("readers before the bursts", history.number("joined"), 1 + PAUSED_READERS)
+    paused = history.fact("paused")
+    state, received = paused if isinstance(paused, list) else (None, total)
+    yield assumed("the server was stopped", true=state in {"T", "t"}, got=state, want="T")
+    amid = PAUSED_AFTER_BYTES <= int(str(received)) < total
+    yield assumed("that was amid the bursts", true=amid, got=received, want=f"below {total}")
+    streams = history.streams("reader ")
+    yield equal("readers that came to an end", len(streams), 1 + PAUSED_READERS)
+    yield all_exact("a pause of the server loses no reader a byte", streams, total)
+    call = history.call("afterwards")
+    yield answered("a query is answered after the pause", call)
+    yield equal("the job ends well", call.response.get("status"), "exited")
+    said = history.stream("said afterwards").text
+    yield equal("a job can be started after the pause", said, "afterwards\n")
+
+
 HOST: Final = frozenset({Need.PYTHON, Need.HOST, Need.LAUNCH})
 
 CHECKS: Final = (
@@ -302,5 +380,10 @@ CHECKS: Final = (
         "With a retention, memory is bounded and every reader is told exactly what it missed.",
         run_retention, judge_retention, HOST | {Need.RETENTION, Need.OFFSETS},
         ("67", "R-STREAM-7"), 240, alone=True,
+    ),
+    Check(
+        "streams.paused-server",
+        "A server that is stopped dead for seconds and goes on loses no byte and no reader.",
+        run_paused, judge_paused, HOST, ("73", "R-STREAM-2"), 180, alone=True,
     ),
 )  # fmt: skip

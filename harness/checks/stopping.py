@@ -11,7 +11,16 @@ from harness.checks.lifecycle import end_of
 from harness.client import Client
 from harness.clock import measured_window
 from harness.history import History
-from harness.judge.promises import answered, at_least, at_most, equal, holds, one_of
+from harness.judge.promises import (
+    answered,
+    assumed,
+    at_least,
+    at_most,
+    equal,
+    floor,
+    holds,
+    one_of,
+)
 from harness.receiver import StreamPlan
 from harness.targets.target import Variant
 from harness.verdict import Finding
@@ -105,11 +114,19 @@ def judge_concurrent_stops(history: History) -> Iterator[Finding]:
     yield equal("and killed after the grace", end_of(history.call("after"))[0], "signaled")
 
 
+# Of the racing jobs: one that is stopped well before its own end, and one well after it.
+EARLY_STOP: Final = 9
+LATE_STOP: Final = 1
+LATE_STOP_S: Final = 0.5
+
+
 def run_stop_race(stage: Stage) -> None:
     """Stops that meet the natural end of their jobs."""
     count = stage.pick(full=60, small=12)
     # On both sides of the jobs' own ends, and at them.
     delays_s = [stage.random.uniform(0, 0.1) for _ in range(count)]
+    delays_s[EARLY_STOP] = 0.0
+    delays_s[LATE_STOP] = stage.patience(LATE_STOP_S)
     with stage.client() as client, ThreadPoolExecutor(4) as pool:
 
         def one(number: int) -> None:
@@ -127,6 +144,9 @@ def judge_stop_race(history: History) -> Iterator[Finding]:
     """One truthful final status each."""
     firsts, seconds = ([end_of(c) for c in history.calls(f"{w} ")] for w in ("first", "second"))
     truthful = {("exited", 5, 0), ("signaled", 0, 15), ("signaled", 0, 9)}
+    by_itself = firsts.count(("exited", 5, 0))
+    yield floor("jobs that ended by themselves", by_itself, 1)
+    yield floor("jobs that were stopped", len(firsts) - by_itself, 1)
     odd = [end for end in firsts if end not in truthful]
     yield equal("a stop that meets the job's end leaves one truthful status", odd[:3], [])
     yield equal("and it never changes", Counter(firsts), Counter(seconds))
@@ -163,21 +183,33 @@ def judge_stop_twice(history: History) -> Iterator[Finding]:
             yield equal(promise, end_of(history.call(f"{label} {when}")), end)
 
 
+# Tells the state of a process, proc_pid_stat(5), once it is stopped, or when it does not stop.
+STATE: Final = (
+    "n=0; until s=$(cut -d ' ' -f 3 /proc/$0/stat) && [ \"$s\" = T ] || [ $n -ge 100 ]; "
+    "do n=$((n+1)); sleep 0.05; done; echo $s"
+)
+
+
 def run_stopped_job(stage: Stage) -> None:
     """A job that stopped itself by SIGSTOP, and one that does so with children."""
     with stage.client() as client:
         for label, script in {
-            "stopped": "echo ready; kill -STOP $$",
-            "stopped tree": "sh -c 'kill -STOP $$' & echo ready; kill -STOP $$",
+            "stopped": "echo $$; kill -STOP $$",
+            "stopped tree": "sh -c 'kill -STOP $$' & echo $$; kill -STOP $$",
         }.items():
             job_id = client.must_start("sh", ["-c", script])
-            _wait_first_byte(client, job_id)
+            plan = StreamPlan(stop_after_bytes=2, keep_bytes=20)
+            pid = client.stream(job_id, plan, label="ready").text.strip()
+            client.output(client.must_start("sh", ["-c", STATE, pid]), label=f"state of {label}")
             client.stop(job_id, label=f"stop {label}")
             client.query(job_id, label=f"after {label}")
 
 
 def judge_stopped_job(history: History) -> Iterator[Finding]:
     """It ends all the same."""
+    for stream in history.streams("state of "):
+        state = stream.text.strip()
+        yield assumed(f"a {stream.label[9:]} job has stopped", true=state == "T", got=state)
     for call in history.calls("stop "):
         yield answered(f"{call.label} job succeeds", call)
         yield at_most(f"seconds to {call.label}", call.ended_s - call.started_s, DEFAULT_GRACE_S)

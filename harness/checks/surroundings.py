@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
-from harness.history import History
+from harness.history import History, Json
 from harness.judge.promises import answered, assumed, equal, holds, unseen
+from harness.targets.local import LocalTarget
+from harness.targets.target import RunningServer
 from harness.verdict import Finding
 
 ARGUMENT: Final = ("INVALID_ARGUMENT",)
@@ -22,18 +25,51 @@ LOOKS: Final = {
 }
 
 
+# What a server is launched with here, for a job to have none of it: see env(1) and sh(1).
+PLANTED_DESCRIPTOR: Final = 9
+PLANT: Final = f"env --block-signal=USR1 sh -c 'exec {PLANTED_DESCRIPTOR}</dev/null \"$@\"' planted"
+SIGUSR1_MASK: Final = 1 << 10 - 1
+
+
+def _leaking(target: LocalTarget) -> LocalTarget:
+    """Return a target whose servers have a descriptor open for a program of theirs, and a mask."""
+    line = target.command_line("{cgroup_root}")  # its braces, and its address, are filled in anew
+    line = re.sub(r"127\.0\.0\.1:\d+", "{listen}", line)
+    return LocalTarget(target.identities, f"{PLANT} {line}", target.flags, name=target.name)
+
+
+def _what_leaks(stage: Stage, server: RunningServer) -> dict[str, Json]:
+    look = f"ls /proc/{server.pid}/fd; grep SigBlk /proc/{server.pid}/status"
+    words = stage.host.run(look).stdout.split()
+    return {
+        "descriptor": str(PLANTED_DESCRIPTOR) in words[:-2],
+        "mask": bool(int(words[-1], 16) & SIGUSR1_MASK),
+    }
+
+
 def run_inheritance(stage: Stage) -> None:
-    """Jobs that look at themselves."""
-    with stage.client() as client:
+    """Jobs that look at themselves, of a server with something to leak where one can be had."""
+    with ExitStack() as stack:
+        server = stage.server
+        # Elsewhere the server is as it came; its secret is planted at every launch.
+        if isinstance(stage.target, LocalTarget):
+            server = stack.enter_context(_leaking(stage.target).launched())
+            stage.fact("leaks of the server", _what_leaks(stage, server))
+        client = stack.enter_context(stage.client(server=server))
         for label, (command, arguments) in LOOKS.items():
             client.output(client.must_start(command, arguments), label=label)
-        if stage.server.pid is not None and stage.target_has(Need.HOST):
-            script = f"grep -c {SECRET} /proc/{stage.server.pid}/environ || true"
+        if server.pid is not None and stage.target_has(Need.HOST):
+            script = f"grep -c {SECRET} /proc/{server.pid}/environ || true"
             stage.fact("secrets of the server", int(stage.host.run(script).stdout.strip() or 0))
 
 
 def judge_inheritance(history: History) -> Iterator[Finding]:
     """Three descriptors, no signal blocked or ignored, its own session, no secret."""
+    for fact in history.facts("leaks of the server"):
+        leaks = fact.value if isinstance(fact.value, dict) else {}
+        for what in ("descriptor", "mask"):
+            promise = f"the server has a {what} that a job could inherit"
+            yield assumed(promise, true=leaks.get(what) is True, got=leaks)
     # One more is the look itself, at the folder of descriptors.
     links = re.findall(r"(\d+) -> (\S+)", history.stream("descriptors").text)
     others = [link for link in links if int(link[0]) > 2 and not link[1].startswith("/proc/")]  # noqa: PLR2004
@@ -60,6 +96,36 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
     yield equal(promise, shown, False) if secrets or shown else unseen(promise, PROCESS_UNSEEN)
 
 
+LITERAL: Final = [
+    "$HOME",
+    "a b",
+    "*",
+    ";",
+    "&& false",
+    "`id`",
+    "'",
+    '"',
+    "\\",
+    "",
+    "ü€",
+    "-n",
+    "\n",
+]
+
+
+def run_literal(stage: Stage) -> None:
+    """Arguments that a shell would take apart."""
+    with stage.client() as client:
+        job_id = client.must_start("printf", ["[%s]\n", *LITERAL])
+        client.output(job_id, label="printed")
+
+
+def judge_literal(history: History) -> Iterator[Finding]:
+    """As they were given."""
+    wanted = "".join(f"[{each}]\n" for each in LITERAL).encode().decode("latin-1")
+    yield equal("arguments arrive literally", history.stream("printed").text, wanted)
+
+
 GIVEN: Final = {"PLAIN": "word", "SPACES": " a  b ", "ODD": "$HOME='\"\\ü", "EMPTY": ""}
 # What no program can be given, and where it cannot be started.
 BAD_ENVIRONMENTS: Final = {
@@ -72,6 +138,11 @@ BAD_DIRECTORIES: Final = {
     "a directory that is not there": ("/nonexistent/directory", ("FAILED_PRECONDITION", *ARGUMENT)),
     "a file for a directory": ("/etc/passwd", ("FAILED_PRECONDITION", *ARGUMENT)),
     "a relative directory": ("tmp", ARGUMENT),
+}
+DIRECTORY_REASONS: Final = {
+    "a directory that is not there": "no such file or directory",
+    "a file for a directory": "not a directory",
+    "a relative directory": "absolute",
 }
 
 
@@ -108,8 +179,9 @@ def judge_surroundings(history: History) -> Iterator[Finding]:
     for label, (directory, codes) in BAD_DIRECTORIES.items():
         call = history.call(f"start in {label}")
         yield answered(f"a start in {label} is refused", call, *codes)
-        told = directory in call.detail
-        yield holds("the refusal names it", kept=told, got=call.detail, want=directory)
+        told = directory in call.detail and DIRECTORY_REASONS[label] in call.detail.lower()
+        want = f"{directory} and {DIRECTORY_REASONS[label]!r}"
+        yield holds("the refusal names it and the reason", kept=told, got=call.detail, want=want)
 
 
 CHECKS: Final = (
@@ -117,6 +189,11 @@ CHECKS: Final = (
         "lifecycle.inheritance",
         "A job inherits no descriptor, no signal setting, no session and no secret of the server.",
         run_inheritance, judge_inheritance, frozenset(), ("43", "R-JOB-6"),
+    ),
+    Check(
+        "lifecycle.literal",
+        "Arguments reach the program as they were given; no shell is in between.",
+        run_literal, judge_literal, frozenset(), ("48", "R-JOB-1"),
     ),
     Check(
         "lifecycle.surroundings",

@@ -20,6 +20,29 @@ MUTANTS: Final = (
         LIFECYCLE + "signals",
     ),
     Mutant(
+        "takes an end with a core dump for an exit", "spawn.py",
+        "if result.si_code == os.CLD_EXITED:", "if result.si_code != os.CLD_KILLED:",
+        LIFECYCLE + "signals",
+    ),
+    Mutant(
+        "leaves a pipe open after a start that failed", "worker.py",
+        "    except BaseException:\n        os.close(read_fd)\n        raise\n",
+        "    except BaseException:\n        raise\n",
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutant(
+        "says NOT_FOUND of what is there and cannot be run", "service.py",
+        "errors.CannotExecuteError: grpc.StatusCode.FAILED_PRECONDITION",
+        "errors.CannotExecuteError: grpc.StatusCode.NOT_FOUND",
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutant(
+        "does not say why a program cannot be run", "spawn.py",
+        'raise CannotExecuteError(f"command {name!r}: {os.strerror(number)} (errno {number})")',
+        'raise CannotExecuteError(f"command {name!r} cannot be run")',
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutant(
         "says UNKNOWN of a missing program", "service.py",
         "errors.CommandNotFoundError: grpc.StatusCode.NOT_FOUND",
         "errors.CommandNotFoundError: grpc.StatusCode.UNKNOWN",
@@ -55,6 +78,12 @@ MUTANTS: Final = (
         ("identity.certificates", "identity.strangers"),
     ),
     Mutant(
+        "takes a malformed id for an unknown one", "worker.py",
+        'raise InvalidRequestError(\n                f"job_id is',
+        'raise JobNotFoundError(\n                f"job_id is',
+        LIFECYCLE + "ids",
+    ),
+    Mutant(
         "gives ids that can be guessed", "worker.py",
         "job_id = str(uuid.uuid4())", "job_id = str(uuid.uuid1())", LIFECYCLE + "ids",
     ),
@@ -69,6 +98,16 @@ MUTANTS: Final = (
         "flags = _POSIX_SPAWN_SETSIGMASK", LIFECYCLE + "inheritance",
     ),
     Mutant(
+        "blocks in jobs the signals that it blocks itself", "spawn.py",
+        "_POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK", "_POSIX_SPAWN_SETSIGDEF",
+        LIFECYCLE + "inheritance",
+    ),
+    Mutant(
+        "leaves descriptors that it inherited open in jobs", "spawn.py",
+        "            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n", "",
+        LIFECYCLE + "inheritance",
+    ),
+    Mutant(
         "keeps jobs in its own session", "spawn.py",
         "_POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID", "_POSIX_SPAWN_SETSIGMASK",
         LIFECYCLE + "inheritance",
@@ -76,13 +115,19 @@ MUTANTS: Final = (
     ),
     Mutant(
         "leaves an ended job's children alive", "job.py",
-        "self._cancel(self._kill_timer)\n        self._tree.kill()\n        self._drain",
-        "self._cancel(self._kill_timer)\n        self._drain",
+        "        self._kill()\n        self._drain",
+        "        self._cancel(self._kill_timer)\n        self._drain",
+        LIFECYCLE + "background",
+    ),
+    Mutant(
+        "waits two seconds for stragglers after each job", "job.py",
+        "if self._exit is not None and not self._output_open and self._tree.is_gone():",
+        "if self._exit is not None and self._status.ended_at_s is not None:",
         LIFECYCLE + "background",
     ),
     Mutant(
         "kills the tree only after it has waited for it", "job.py",
-        "        self._tree.kill()\n        self._drain_timer = self._scheduler.call_later("
+        "        self._kill()\n        self._drain_timer = self._scheduler.call_later("
         "DRAIN_MAX_S, self._on_drain_timeout)\n",
         "",
         LIFECYCLE + "background",
@@ -109,14 +154,14 @@ MUTANTS: Final = (
     ),
     Mutant(
         "waits a quarter of a minute too long before it kills", "job.py",
-        "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
-        "self._kill_timer = self._scheduler.call_later(grace_s + 15, self._tree.kill)",
+        "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+        "self._kill_timer = self._scheduler.call_later(grace_s + 15, self._kill)",
         LIFECYCLE + "escalates",
     ),
     Mutant(
         "kills without a grace", "job.py",
-        "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
-        "self._tree.kill()",
+        "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+        "self._kill()",
         LIFECYCLE + "last-words",
     ),
     Mutant(
@@ -146,8 +191,8 @@ MUTANTS: Final = (
         more=(
             (
                 "job.py",
-                "self._kill_timer = self._scheduler.call_later(grace_s, self._tree.kill)",
-                "self._kill_timer = self._scheduler.call_later(grace_s + 90, self._tree.kill)",
+                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._kill_timer = self._scheduler.call_later(grace_s + 90, self._kill)",
             ),
         ),
     ),
@@ -158,7 +203,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "leaves its jobs behind when it is told to end", "server.py",
-        "        self.worker.close(grace_s)\n        ended =", "        ended =",
+        "            self.worker.close(grace_s)\n", "            del grace_s\n",
         LIFECYCLE + "shutdown",
     ),
 )  # fmt: skip

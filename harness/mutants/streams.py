@@ -78,6 +78,16 @@ MUTANTS: Final = (
         "            exit_code=self._exit.exit_code,\n", "            exit_code=0,\n",
         STREAMS + "survivor",
     ),
+    Mutant(
+        "delivers what children say after their job's end", "job.py",
+        "        self._kill()\n        self._drain", "        self._drain",
+        STREAMS + "survivor",
+    ),
+    Mutant(
+        "listens to escaped children for a quarter of a minute", "job.py",
+        "DRAIN_MAX_S: Final = 2.0", "DRAIN_MAX_S: Final = 15.0",
+        STREAMS + "survivor",
+    ),
     # Time.
     Mutant(
         "holds small output back for more", "follow.py",
@@ -88,9 +98,19 @@ MUTANTS: Final = (
         more=(("follow.py", "min(hold_s, lease_s)", "lease_s"),),
     ),
     Mutant(
+        "gives up on a reader that has waited for a second amid the output", "follow.py",
+        "                reader.wait(1, lease_s)\n",
+        "                waiting_since_s = time.monotonic()\n"
+        "                reader.wait(1, lease_s)\n"
+        "                if reader.offset > 64 and time.monotonic() > waiting_since_s + 1:\n"
+        "                    return\n",
+        STREAMS + "paused-server",
+    ),
+    Mutant(
         "closes the log before the status is final", "job.py",
-        "        usage = self._tree.usage()\n        self._process",
-        "        usage = self._tree.usage()\n        self.log.close()\n        time.sleep(0.2)\n"
+        "        usage = self._tree.last_usage()\n        self._process",
+        "        usage = self._tree.last_usage()\n        self.log.close()\n"
+        "        time.sleep(0.2)\n"
         "        self._process",
         STREAMS + "end",
     ),
@@ -134,6 +154,13 @@ MUTANTS: Final = (
         '            if newest and data.endswith(b"\\n"):',
         '            if newest and data.endswith(b"\\r"):',
         STREAMS + "tails",
+    ),
+    Mutant(
+        "starts readers that come back to a running job at its present end", "service.py",
+        "            return log.reader_at(request.from_offset)  # 0 when absent",
+        "            end = 0 if log.extent().closed else log.extent().end_offset\n"
+        "            return log.reader_at(request.from_offset and max(request.from_offset, end))",
+        STREAMS + "live-faults",
     ),
     # Many.
     Mutant(
@@ -190,5 +217,28 @@ MUTANTS: Final = (
         "return Chunk(start, data, start - offset), at_end\n            # Overtaken",
         "return Chunk(start, data, 0), at_end\n            # Overtaken",
         STREAMS + "retention",
+    ),
+    # Rounds and rounds.
+    Mutant(
+        "keeps a descriptor of each job that has ended", "spawn.py",
+        "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
+        "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n",
+        STREAMS + "soak",
+    ),
+    Mutant(
+        "keeps 16 KiB for each stream that there was", "service.py",
+        "        reader = _reader(log, request)\n",
+        "        reader = _reader(log, request)\n"
+        '        self.__dict__.setdefault("_readers", []).append((reader, bytearray(16384)))\n',
+        STREAMS + "soak",
+    ),
+    Mutant(
+        "leaves a thread behind for each stream", "service.py",
+        CANCEL,
+        "if not context.add_callback(\n            lambda: (\n                reader.cancel(),\n"
+        '                (lib := __import__("threading")).Thread(\n'
+        "                    target=lib.Event().wait, daemon=True\n                ).start(),\n"
+        "            )\n        ):",
+        STREAMS + "soak",
     ),
 )  # fmt: skip

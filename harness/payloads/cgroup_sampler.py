@@ -10,8 +10,6 @@ import json
 import sys
 import time
 
-Counters = "dict[str, int]"
-
 
 def lines_of(path: str) -> "list[str]":
     """Return a file's lines; of a missing one, none."""

@@ -100,6 +100,20 @@ def test_a_fault_ends_a_connection_as_told_and_the_next_one_passes(fault: Fault,
             assert talk(proxy.address) == (DATA, "all")
 
 
+def test_a_server_sees_the_end_of_what_its_client_sends() -> None:
+    fault = Fault(client_half_close_after_bytes=50_000)
+    with echo_server() as server, FaultProxy(server, fault) as proxy:
+        host, _, port = proxy.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(DATA[:60_000])
+            received = b""
+            while piece := connection.recv(65_536):  # to the end, which this side has not sent
+                received += piece
+        assert DATA[:60_000].startswith(received)
+        assert len(received) >= 50_000
+        assert talk(proxy.address) == (DATA, "all")
+
+
 def test_a_blackhole_passes_nothing_and_tells_nobody() -> None:
     fault = Fault(blackhole_after_bytes=50_000)
     with echo_server() as server, FaultProxy(server, fault) as proxy:
