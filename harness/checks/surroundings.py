@@ -20,14 +20,22 @@ LOOKS: Final = {
     "descriptors": ("ls", ["-l", "/proc/self/fd"]),
     "signals": ("cat", ["/proc/self/status"]),
     "session": ("cat", ["/proc/self/stat"]),
-    "oom_score_adj": ("cat", ["/proc/self/oom_score_adj"]),
+    # A server can set it only once the job runs, so the job waits for that.
+    "oom_score_adj": (
+        "timeout",
+        ["5", "sh", "-c", "until grep . /proc/$$/oom_score_adj | grep -x 0; do sleep 0.1; done"],
+    ),
     "environment": ("cat", ["/proc/self/environ"]),
 }
 
 
 # What a server is launched with here, for a job to have none of it: see env(1) and sh(1).
 PLANTED_DESCRIPTOR: Final = 9
-PLANT: Final = f"env --block-signal=USR1 sh -c 'exec {PLANTED_DESCRIPTOR}</dev/null \"$@\"' planted"
+PLANTED_OOM_SCORE: Final = "300"
+PLANT: Final = (
+    f"choom -n {PLANTED_OOM_SCORE} -- env --block-signal=USR1 "
+    f"sh -c 'exec {PLANTED_DESCRIPTOR}</dev/null \"$@\"' planted"
+)
 SIGUSR1_MASK: Final = 1 << 10 - 1
 
 
@@ -39,10 +47,12 @@ def _leaking(target: LocalTarget) -> LocalTarget:
 
 
 def _what_leaks(stage: Stage, server: RunningServer) -> dict[str, Json]:
-    look = f"ls /proc/{server.pid}/fd; grep SigBlk /proc/{server.pid}/status"
+    here = f"/proc/{server.pid}"
+    look = f"cat {here}/oom_score_adj; ls {here}/fd; grep SigBlk {here}/status"
     words = stage.host.run(look).stdout.split()
     return {
-        "descriptor": str(PLANTED_DESCRIPTOR) in words[:-2],
+        "OOM score": words[0] == PLANTED_OOM_SCORE,
+        "descriptor": str(PLANTED_DESCRIPTOR) in words[1:-2],
         "mask": bool(int(words[-1], 16) & SIGUSR1_MASK),
     }
 
@@ -67,7 +77,7 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
     """Three descriptors, no signal blocked or ignored, its own session, no secret."""
     for fact in history.facts("leaks of the server"):
         leaks = fact.value if isinstance(fact.value, dict) else {}
-        for what in ("descriptor", "mask"):
+        for what in ("descriptor", "mask", "OOM score"):
             promise = f"the server has a {what} that a job could inherit"
             yield assumed(promise, true=leaks.get(what) is True, got=leaks)
     # One more is the look itself, at the folder of descriptors.

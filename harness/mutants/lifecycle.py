@@ -108,6 +108,11 @@ MUTANTS: Final = (
         LIFECYCLE + "inheritance",
     ),
     Mutant(
+        "leaves jobs what protects it from the OOM killer", "spawn.py",
+        "    _make_killable(child.pid)\n", "",
+        LIFECYCLE + "inheritance",
+    ),
+    Mutant(
         "keeps jobs in its own session", "spawn.py",
         "_POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID", "_POSIX_SPAWN_SETSIGMASK",
         LIFECYCLE + "inheritance",

@@ -36,18 +36,29 @@ def orders_for(
     seeds: Sequence[int],
     schedules: int | None = None,
     techniques: Sequence[str] = (),
+    *,
+    every_seed: bool = False,
 ) -> list[Order]:
     """Return what is to be explored: each technique that is for the scenario, with each seed.
 
-    What is exhaustive knows no chance, and is done once.
+    Args:
+        scenario: which.
+        seeds: for all that is left to chance.
+        schedules: how many. What is exhaustive never gets fewer than its own: it would say nothing.
+        techniques: only these; none takes all.
+        every_seed: explore exhaustively with every seed, too. It ends in the same certainty with
+            each; the seed decides from which schedules it learns what races before it begins, and
+            so after how many it comes to what is wrong. Else it is done with the first seed only.
     """
     orders = []
     for technique in TECHNIQUES:
         wanted = not techniques or technique.name in techniques
         if not wanted or (technique.histories and not scenario.linearizable):
             continue
-        limit = None if technique.exhaustive else schedules
-        its_seeds = seeds[:1] if technique.exhaustive else seeds
+        limit, its_seeds = schedules, seeds
+        if technique.exhaustive:
+            limit = None if schedules is None else max(schedules, technique.schedules)
+            its_seeds = seeds if every_seed else seeds[:1]
         orders += [Order(scenario.name, technique.name, seed, limit) for seed in its_seeds]
     return orders
 
@@ -80,8 +91,10 @@ def exploration_from(told: dict[str, Any]) -> Exploration:
     failure = told.pop("failure")
     if failure is not None:
         steps = tuple(Step(**step) for step in failure.pop("steps"))
-        choices, racing = tuple(failure.pop("choices")), tuple(failure.pop("racing"))
-        failure = Failure(**failure, steps=steps, choices=choices, racing=racing)
+        lists: dict[str, Any] = {
+            name: tuple(failure.pop(name)) for name in ("choices", "racing", "found", "stacks")
+        }
+        failure = Failure(**failure, **lists, steps=steps)
     return Exploration(**told, failure=failure)
 
 

@@ -176,7 +176,7 @@ class Detector:
             return
         me.busy = True
         with self._guard:
-            steps = self._order.taking(node, me.held, me.name, capture)
+            steps = self._order.taking(node, me.held, (me.number, me.name), capture)
         if steps:
             self._report(LockCycle(steps))
         me.busy = False
@@ -280,8 +280,12 @@ def capture() -> tuple[Frame, ...]:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to a cheap stack
     frames: list[Frame] = []
     while frame is not None and len(frames) < _STACK_MAX_FRAMES:
-        code = frame.f_code
-        if not code.co_filename.startswith(_HIDDEN) and _SCHEDULER not in code.co_filename:
-            frames.append(Frame(code.co_filename, frame.f_lineno, code.co_name))
+        if is_shown(frame.f_code.co_filename):
+            frames.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return tuple(frames)
+
+
+def is_shown(file: str) -> bool:
+    """Tell whether a file's frames are part of a stack: those that only run a model are not."""
+    return not file.startswith(_HIDDEN) and _SCHEDULER not in file

@@ -5,8 +5,7 @@ that know it, so that another can take its place. A technique says which schedul
 who watches:
 
   dfs               every schedule with at most two preemptions, at each primitive's operation and
-  at
-                    each access that nothing keeps apart (`points`); it must come to its end
+                    at each access that nothing keeps apart (`points`); it must come to its end
   random, pct       schedules of chance, between bytecode instructions; pct after Burckhardt et al.,
                     "A Randomized Scheduler with Probabilistic Guarantees" (ASPLOS 2010)
   detector          schedules of chance, with the happens-before detector watching
@@ -31,6 +30,7 @@ from harness.races.points import Points
 from harness.races.primitives import traced
 from harness.races.report import DataRace, Found
 from harness.races.scenario import Scenario
+from harness.races.stacks import Stacks
 from harness.races.watching import Listener, watched
 from harness.verdict import BrokenError
 
@@ -76,9 +76,14 @@ TECHNIQUES: Final = (
 
 
 @contextmanager
-def one_step() -> Iterator[None]:
-    """Make what a model's surroundings do one step: others come in before it, and then after it."""
-    let_others_in()
+def one_step(*, of_its_own: bool = True) -> Iterator[None]:
+    """Make what a model's surroundings do one step: others come in before it, and then after it.
+
+    Args:
+        of_its_own: else it is part of the step before it, and nobody comes in between.
+    """
+    if of_its_own:
+        let_others_in()
     with interleave_test.no_interleave():
         yield
 
@@ -110,6 +115,8 @@ class Failure:
         python: the version that counted so.
         steps: who did what (at most the last 1000 decisions).
         racing: what was known to race, where that decides what one choice stands for.
+        found: what the detector found in that schedule, as text, if it watched and `what` is else.
+        stacks: where each thread of a deadlock waited, as text.
     """
 
     kind: str
@@ -119,6 +126,8 @@ class Failure:
     python: str
     steps: tuple[Step, ...] = ()
     racing: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +221,8 @@ def _search_everything(scenario: Scenario, seed: int, limit: int) -> "_Run":
             break
     raise BrokenError(
         f"{scenario.name}: {run.result.schedules_run} schedules were tried and there are more, so "
-        "nothing is said of all of them; make the model smaller or allow more (--schedules)"
+        "nothing is said of all of them; make the model smaller or allow more (--technique dfs "
+        f"--schedules {2 * limit})"
     )
 
 
@@ -233,6 +243,9 @@ class _Run:
         self._racing = racing
         self._learnt = set() if learnt is None else learnt
         self._listener: Listener | None = None
+        # Of the latest schedule.
+        self._found: tuple[str, ...] = ()
+        self._stacks = Stacks(_is_the_schedulers)
 
     def go(self, strategy: interleave_test.Strategy | str, seed: int, schedules: int) -> None:
         """Run.
@@ -240,7 +253,7 @@ class _Run:
         Raises:
             BrokenError: threads of the model did not end.
         """
-        with warnings.catch_warnings(), self._watched():
+        with warnings.catch_warnings(), self._watched(), self._stacks.watching():
             # Threads that could not be ended are told in the result, and are looked at there.
             warnings.simplefilter("ignore", RuntimeWarning)
             self.result = interleave_test.explore(
@@ -274,7 +287,10 @@ class _Run:
                 f"{self._scenario.name} cannot be explored: {failure.kind}: "
                 f"{failure.exception or ''} {failure.details}"
             )
-        what = failure.details if failure.kind == "deadlock" else _model_s(failure.traceback or "")
+        hangs = failure.kind == "deadlock"
+        what = failure.details if hangs else _model_s(failure.traceback or "")
+        # It has told them itself: a failure of the detector's.
+        told = isinstance(failure.exception, FoundError)
         return Failure(
             failure.kind,
             what.strip("\n"),
@@ -283,6 +299,8 @@ class _Run:
             failure.schedule.python,
             tuple(Step(step.thread_name, step.location) for step in failure.steps),
             tuple(sorted(self._racing)),
+            () if told else self._found,
+            self._stacks.texts() if hangs else (),
         )
 
     def _watched(self) -> AbstractContextManager[None]:
@@ -292,7 +310,8 @@ class _Run:
 
     def _model(self) -> None:
         # The model's own thread makes, starts, joins and asserts: that is not what is explored.
-        with interleave_test.no_interleave():
+        self._found = ()
+        with interleave_test.no_interleave(), self._stacks.of_a_schedule():
             if self._technique.watches or self._technique.exhaustive:
                 self._watch_the_model()
             else:
@@ -311,11 +330,15 @@ class _Run:
                 self._scenario.model()
         finally:
             self._listener = None
-            self._learnt.update(
-                found.variable for found in detector.found if isinstance(found, DataRace)
-            )
-        if self._technique.watches and detector.found:
-            raise FoundError(detector.found)
+            found = detector.found
+            self._found = tuple(each.text() for each in found)
+            self._learnt.update(each.variable for each in found if isinstance(each, DataRace))
+        if self._technique.watches and found:
+            raise FoundError(found)
+
+
+def _is_the_schedulers(error: BaseException) -> bool:
+    return type(error).__module__.startswith(f"{interleave_test.__name__}.")
 
 
 def _model_s(trace: str) -> str:

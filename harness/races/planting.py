@@ -2,7 +2,8 @@
 
 A bug is a change of one source tree. A copy of the tree is broken in that one place, and its
 scenario is explored with every technique, once for each of several seeds, in a process of its own
-that imports the broken copy. A technique that is said to find the bug must find it for every seed.
+that imports the broken copy. A technique that is said to find the bug must find it for every seed;
+an exhaustive one is tried with the first only, unless all is asked for (see `apart.orders_for`).
 """
 
 import shutil

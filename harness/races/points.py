@@ -34,15 +34,18 @@ class Points:
 
     def read(self, variable: Variable) -> None:
         """See `watching.Listener`."""
-        if variable.atomic or variable.name in self._racing:
+        if self._is_point(variable):
             self._let_others_in()
         self._detector.read(variable)
 
     def write(self, variable: Variable) -> None:
         """See `watching.Listener`."""
-        if variable.atomic or variable.name in self._racing:
+        if self._is_point(variable):
             self._let_others_in()
         self._detector.write(variable)
+
+    def _is_point(self, variable: Variable) -> bool:
+        return (variable.atomic and not variable.settled) or variable.name in self._racing
 
     def put(self, variable: Variable) -> None:
         """See `watching.Listener`."""

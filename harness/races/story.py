@@ -30,6 +30,8 @@ def story(scenario: Scenario, exploration: Exploration, replay_command: str) -> 
         "",
         failure.what,
         "",
+        *(f"{stack}\n" for stack in failure.stacks),
+        *(f"{found}\n" for found in failure.found),
         *interleaving(failure.steps, scenario.files),
         "",
         f"again: {replay_command}",

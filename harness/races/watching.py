@@ -1,5 +1,9 @@
 """Tells a listener of every access to the attributes of chosen classes, and to what these hold.
 
+An attribute counts whether the object has it or its class has a default for it (`self.count += 1`
+reads the default, first); methods and properties do not, but what an object has in a method's place
+does.
+
 An attribute that is bound to a plain dict, set, list or bytearray gets one that tells of its own
 reads and writes: `jobs[key] = job` writes the dict, though it only reads the attribute. A deque
 becomes one that hands on what its users knew, as a queue does. What C code does to them directly
@@ -22,21 +26,39 @@ _KEPT: Final = "_races_variables"
 
 _READS: Final[dict[type, tuple[str, ...]]] = {
     dict: (
-        "__getitem__", "__contains__", "__iter__", "__len__", "get", "keys", "values", "items",
-        "copy",
+        "__getitem__", "__contains__", "__iter__", "__reversed__", "__len__", "__eq__", "__or__",
+        "__ror__", "get", "keys", "values", "items", "copy",
     ),
-    set: ("__contains__", "__iter__", "__len__", "copy", "__or__", "__and__", "__sub__"),
-    list: ("__getitem__", "__contains__", "__iter__", "__len__", "copy", "index", "count"),
-    bytearray: ("__getitem__", "__contains__", "__iter__", "__len__", "find", "rfind", "count"),
+    set: (
+        "__contains__", "__iter__", "__len__", "__eq__", "__or__", "__and__", "__sub__", "__xor__",
+        "copy", "union", "intersection", "difference", "symmetric_difference", "isdisjoint",
+        "issubset", "issuperset",
+    ),
+    list: (
+        "__getitem__", "__contains__", "__iter__", "__reversed__", "__len__", "__eq__", "__add__",
+        "__mul__", "copy", "index", "count",
+    ),
+    bytearray: (
+        "__getitem__", "__contains__", "__iter__", "__len__", "__eq__", "__add__", "find", "rfind",
+        "index", "count", "startswith", "endswith", "copy",
+    ),
 }  # fmt: skip
 _WRITES: Final[dict[type, tuple[str, ...]]] = {
-    dict: ("__setitem__", "__delitem__", "pop", "popitem", "clear", "update", "setdefault"),
-    set: ("add", "discard", "remove", "pop", "clear", "update", "difference_update", "__ior__"),
-    list: (
-        "__setitem__", "__delitem__", "append", "extend", "insert", "pop", "remove", "clear",
-        "sort", "reverse", "__iadd__",
+    dict: (
+        "__setitem__", "__delitem__", "__ior__", "pop", "popitem", "clear", "update", "setdefault",
     ),
-    bytearray: ("__setitem__", "__delitem__", "append", "extend", "clear", "pop", "__iadd__"),
+    set: (
+        "__ior__", "__iand__", "__isub__", "__ixor__", "add", "discard", "remove", "pop", "clear",
+        "update", "intersection_update", "difference_update", "symmetric_difference_update",
+    ),
+    list: (
+        "__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop",
+        "remove", "clear", "sort", "reverse",
+    ),
+    bytearray: (
+        "__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop",
+        "remove", "clear", "reverse",
+    ),
 }  # fmt: skip
 
 
@@ -47,8 +69,8 @@ class Watch:
     Attributes:
         classes: whose instances' attributes count.
         atomic: `Class.attribute` of what is published without a lock on purpose, and why.
-        settled: `Class.attribute` of deques that other scenarios explore, and which: here a search
-            of everything lets nobody in at them.
+        settled: `Class.attribute` of deques, and of what is atomic, that other scenarios explore,
+            and which: here a search of everything lets nobody in at them.
     """
 
     classes: tuple[type, ...] = ()
@@ -98,14 +120,9 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
     # Functions as yet, which take the object first: mypy takes them for bound ones.
     get: Callable[..., object] = watched_class.__getattribute__
     put: Callable[..., None] = watched_class.__setattr__
+    remove: Callable[..., None] = watched_class.__delattr__
     class_name = watched_class.__name__
-    # Methods and properties belong to the class; slots look the same, and hold values.
-    shared = {
-        name
-        for base in watched_class.__mro__
-        for name, value in vars(base).items()
-        if not isinstance(value, MemberDescriptorType)
-    }
+    counts = _counting(watched_class)
 
     def variable(listener: Listener, owner: object, name: str) -> Variable:
         kept = _kept(listener, owner)
@@ -113,12 +130,14 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
         if found is None:
             label = f"{class_name}.{name}"
             # One step: two threads that come first together get the same.
-            found = kept.setdefault(name, Variable(label, label in watch.atomic))
+            found = kept.setdefault(
+                name, Variable(label, label in watch.atomic, settled=label in watch.settled)
+            )
         return found
 
     def getattribute(self: object, name: str) -> object:
         listener = current()
-        if listener is not None and name not in shared:
+        if listener is not None and counts(self, name):
             listener.read(variable(listener, self, name))
         return get(self, name)
 
@@ -130,9 +149,29 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
             listener.write(variable(listener, self, name))
         put(self, name, value)
 
-    own = {name: vars(watched_class).get(name) for name in ("__getattribute__", "__setattr__")}
-    watched_class.__getattribute__ = getattribute  # type: ignore[method-assign, assignment]
-    watched_class.__setattr__ = setattribute  # type: ignore[method-assign, assignment]
+    def deleteattribute(self: object, name: str) -> None:
+        listener = current()
+        if listener is not None:
+            listener.write(variable(listener, self, name))
+        remove(self, name)
+
+    return _replaced(
+        watched_class,
+        {
+            "__getattribute__": getattribute,
+            "__setattr__": setattribute,
+            "__delattr__": deleteattribute,
+        },
+    )
+
+
+def _replaced(
+    watched_class: type, functions: Mapping[str, Callable[..., object]]
+) -> Callable[[], None]:
+    """Give a class other functions; return what gives it back its own."""
+    own = {name: vars(watched_class).get(name) for name in functions}
+    for name, function in functions.items():
+        setattr(watched_class, name, function)
 
     def restore() -> None:
         for name, original in own.items():
@@ -142,6 +181,40 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
                 setattr(watched_class, name, original)
 
     return restore
+
+
+def _counting(watched_class: type) -> Callable[[object, str], bool]:
+    """Return what tells whether a name stands for a value of an object.
+
+    A property stands before what the object has, a method behind it. A slot looks like a property
+    and holds a value; all else in a class is a default.
+    """
+    names = {
+        name: value
+        for base in reversed(watched_class.__mro__)
+        for name, value in vars(base).items()
+        if not isinstance(value, MemberDescriptorType)
+    }
+    never = {
+        name
+        for name, value in names.items()
+        if name.startswith("__") or hasattr(type(value), "__set__")
+    }
+    unless_own = {name for name, value in names.items() if hasattr(type(value), "__get__")}
+
+    def counts(owner: object, name: str) -> bool:
+        return name not in never and (name not in unless_own or name in _own_attributes(owner))
+
+    return counts
+
+
+def _own_attributes(owner: object) -> dict[str, Any]:
+    """Return what an object has outside its slots."""
+    try:
+        attributes: dict[str, Any] = object.__getattribute__(owner, "__dict__")
+    except AttributeError:
+        return {}
+    return attributes
 
 
 def _kept(listener: Listener, owner: object) -> dict[str, Variable]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -27,7 +28,7 @@ print(json.dumps({
     "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
     "blocked": blocked, "ignored": ignored, "environment": dict(os.environ),
     "pid": os.getpid(), "session": os.getsid(0), "group": os.getpgid(0), "cwd": os.getcwd(),
-    "input": os.readlink("/proc/self/fd/0"), "oom": open("/proc/self/oom_score_adj").read(),
+    "input": os.readlink("/proc/self/fd/0"),
 }))
 """
 
@@ -83,7 +84,6 @@ def test_a_child_inherits_nothing_but_its_three_descriptors(
     assert "SECRET" not in told["environment"]
     assert told["pid"] == told["session"] == told["group"]
     assert told["input"] == "/dev/null"
-    assert told["oom"].strip() == Path("/proc/self/oom_score_adj").read_text().strip()
 
 
 def test_ignored_signals_are_back_to_their_defaults() -> None:
@@ -231,3 +231,23 @@ def test_a_value_that_stands_in_a_key_is_not_told() -> None:
     with pytest.raises(InvalidRequestError, match="key 'TOKEN'") as no:
         Command("true", environment={"TOKEN=hunter2": ""}).validate()
     assert "hunter2" not in str(no.value)
+
+
+# Given as a program of its own: a process cannot lower again what it has raised, unless it is root.
+PROTECTED = """
+import os
+from pathlib import Path
+from worker_service.spawn import Command, spawn
+Path("/proc/self/oom_score_adj").write_text("300")
+child = spawn(Command("sleep", ("100",)), 1, None)
+print(Path(f"/proc/{child.pid}/oom_score_adj").read_text())
+child.signal_group(9)
+child.reap()
+"""
+
+
+def test_a_child_is_not_protected_from_the_oom_killer_as_the_server_may_be() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROTECTED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "0"

@@ -4,7 +4,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -17,14 +17,22 @@ from harness.races.watching import Watch, watched
 class Box:
     """Something to race for."""
 
+    defaulted = 0
+
     def __init__(self) -> None:
         self.value = 0
         self.published = 0
         self.table: dict[int, int] = {}
         self.work: deque[int] = deque()
 
+    def answer(self) -> int:
+        """Be replaced."""
+        return self.defaulted
+
 
 WATCH = Watch((Box,), atomic={"Box.published": "a test"})
+
+REAL_THREAD = threading.Thread
 
 
 @contextmanager
@@ -157,6 +165,53 @@ def test_what_a_container_holds_is_watched_too() -> None:
         ]
 
 
+def races_between(*functions: Callable[[Box], object]) -> set[str]:
+    """Let threads touch one box, one after the other and with nothing between them."""
+    with detecting() as detector:
+        box = Box()
+        for function in functions:
+            # Started before any is joined would be of chance; a join that is not told is not.
+            thread = REAL_THREAD(target=function, args=(box,))
+            thread.start()
+            thread.join(10)
+        return {found.variable for found in detector.found if isinstance(found, DataRace)}
+
+
+def overwrite(name: str) -> Callable[[Box], object]:
+    return lambda box: setattr(box, name, 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "touch"),
+    [
+        ("defaulted", lambda box: box.defaulted),
+        ("answer", lambda box: box.answer),
+        ("value", lambda box: delattr(box, "value")),
+    ],
+)
+def test_a_default_a_replaced_method_and_a_deletion_are_seen(
+    variable: str, touch: Callable[[Box], object]
+) -> None:
+    assert races_between(overwrite(variable), touch) == {f"Box.{variable}"}
+
+
+def test_a_default_is_read_before_anybody_has_written() -> None:
+    assert races_between(lambda box: box.defaulted, overwrite("defaulted")) == {"Box.defaulted"}
+
+
+def test_a_method_that_is_only_called_is_no_value() -> None:
+    assert races_between(lambda box: box.answer(), lambda box: box.answer()) == set()
+
+
+def merge(box: Box) -> None:
+    box.table |= {1: 1}
+
+
+def test_a_merge_writes_what_a_dict_holds() -> None:
+    found = races_between(merge, lambda box: 1 in box.table)
+    assert "what Box.table holds" in found
+
+
 def test_a_deque_hands_on_what_its_users_knew() -> None:
     with detecting() as detector:
         box = Box()
@@ -202,7 +257,10 @@ def test_start_and_join_order() -> None:
         assert detector.found == []
 
 
-def take_both(first: threading.Lock, second: threading.Lock) -> Callable[[], None]:
+AnyLock = AbstractContextManager[object]  # a Lock or an RLock
+
+
+def take_both(first: AnyLock, second: AnyLock) -> Callable[[], None]:
     def take() -> None:
         with first, second:
             pass
@@ -249,10 +307,85 @@ def test_one_thread_cannot_hang_with_itself() -> None:
         assert detector.found == []
 
 
+def test_a_lock_that_is_taken_again_by_who_holds_it_is_no_second_order() -> None:
+    with detecting() as detector:
+        outer, inner = threading.RLock(), threading.Lock()
+
+        def again() -> None:
+            with outer, inner, outer:
+                pass
+
+        run(take_both(outer, inner))
+        run(again)
+        assert detector.found == []
+
+
+def test_who_took_both_orders_first_hides_nobody() -> None:
+    with detecting() as detector:
+        one, other = threading.Lock(), threading.Lock()
+
+        def both_ways() -> None:
+            take_both(one, other)()
+            take_both(other, one)()
+
+        run(both_ways)
+        assert detector.found == []
+        run(take_both(one, other))
+        assert {type(found) for found in detector.found} == {LockCycle}
+
+
+def test_two_orders_that_were_first_taken_behind_a_gate_are_told_without_it() -> None:
+    with detecting() as detector:
+        gate, one, other = threading.Lock(), threading.Lock(), threading.Lock()
+
+        def gated(take: Callable[[], None]) -> Callable[[], None]:
+            def take_gated() -> None:
+                with gate:
+                    take()
+
+            return take_gated
+
+        for take in (take_both(one, other), take_both(other, one)):
+            run(gated(take))
+        assert detector.found == []
+        for take in (take_both(one, other), take_both(other, one)):
+            run(take)
+        (found,) = detector.found
+        assert isinstance(found, LockCycle)
+
+
+def test_two_threads_of_one_name_are_two() -> None:
+    with detecting() as detector:
+        one, other = threading.Lock(), threading.Lock()
+        for take in (take_both(one, other), take_both(other, one)):
+            thread = threading.Thread(target=take, name="same")
+            thread.start()
+            thread.join(10)
+        (found,) = detector.found
+        assert isinstance(found, LockCycle)
+
+
+def test_two_steps_of_one_thread_are_no_circle_of_three() -> None:
+    with detecting() as detector:
+        locks = [threading.Lock() for _ in range(3)]
+
+        def two_steps() -> None:
+            take_both(locks[0], locks[1])()
+            take_both(locks[1], locks[2])()
+
+        run(two_steps)
+        run(take_both(locks[2], locks[0]))
+        assert detector.found == []
+        run(take_both(locks[1], locks[2]))
+        (found,) = detector.found
+        assert isinstance(found, LockCycle)
+        assert len(found.steps) == 3
+
+
 def test_everything_is_as_it_was_afterwards() -> None:
     before = (threading.Lock, threading.Event, threading.Thread, queue.SimpleQueue)
-    methods = (Box.__getattribute__, Box.__setattr__)
+    methods = (Box.__getattribute__, Box.__setattr__, Box.__delattr__)
     with detecting():
         assert threading.Lock is not before[0]
     assert (threading.Lock, threading.Event, threading.Thread, queue.SimpleQueue) == before
-    assert (Box.__getattribute__, Box.__setattr__) == methods
+    assert (Box.__getattribute__, Box.__setattr__, Box.__delattr__) == methods

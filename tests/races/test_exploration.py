@@ -1,14 +1,20 @@
 """Schedule exploration: finds what is there, says nothing of what is sound, and shows it again."""
 
+import re
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from harness.races.apart import orders_for
 from harness.races.commands import races
+from harness.races.detector import Detector, Variable
 from harness.races.exploration import Exploration, explore, replay, technique_named
 from harness.races.linearizability import History, NotLinearizableError
+from harness.races.points import Points
 from harness.races.scenario import Scenario, load_scenarios, named
 from harness.races.story import restore, save, story
 from harness.verdict import BrokenError
@@ -44,6 +50,10 @@ def test_a_deadlock_is_told_by_who_waits_for_whom(technique: str) -> None:
     assert failure.kind == "deadlock"
     assert "forth" in failure.what
     assert "back" in failure.what
+    text = story(toy("deadlock"), explored("deadlock", technique), "run this")
+    # By their stacks, not by the interleaving, which has the file's name only.
+    for waits in ("with one, other:", "with other, one:", "thread.join()"):
+        assert re.search(rf"(?m)^    \w+\(\) at tests/races/\w+\.py:\d+  {waits}", text), text
 
 
 def test_the_detector_tells_of_a_deadlock_that_did_not_happen() -> None:
@@ -101,9 +111,56 @@ def test_a_failure_is_told_line_by_line() -> None:
     assert "again: run this" in text
 
 
+def test_nobody_watches_for_stacks_afterwards() -> None:
+    before = [sys.monitoring.get_tool(number) for number in range(6)], threading.Thread
+    explored("deadlock", "pct")
+    after = [sys.monitoring.get_tool(number) for number in range(6)], threading.Thread
+    assert after == before
+
+
+@pytest.mark.parametrize(("settled", "points"), [(False, 2), (True, 0)])
+def test_others_come_in_at_what_is_atomic_unless_it_is_settled(settled: bool, points: int) -> None:
+    came: list[bool] = []
+    listener = Points(Detector(), frozenset(), lambda: came.append(True))
+    variable = Variable("Box.published", atomic=True, settled=settled)
+    listener.write(variable)
+    listener.read(variable)
+    assert len(came) == points
+
+
+def test_a_search_of_everything_tells_what_the_detector_found_in_that_schedule() -> None:
+    text = story(toy("racy"), explored("racy", "dfs"), "run this")
+    assert "AssertionError: 1" in text
+    assert "DATA RACE on Counter.value" in text
+    assert text.count("careless() at tests/races/toys.py") >= 2, text
+
+
+def test_what_the_detector_found_is_told_once() -> None:
+    failure = explored("racy", "detector").failure
+    assert failure is not None
+    assert "DATA RACE" in failure.what
+    assert failure.found == ()
+
+
 def test_a_search_that_is_not_exhaustive_says_so() -> None:
-    with pytest.raises(BrokenError, match="there are more"):
+    with pytest.raises(BrokenError, match=r"there are more.*--technique dfs --schedules 6"):
         explore(toy("sound"), technique_named("dfs"), 1, 3)
+
+
+def test_what_is_exhaustive_gets_more_schedules_when_asked_and_never_fewer() -> None:
+    own = technique_named("dfs").schedules
+    for asked, wanted in ((None, None), (own + 1, own + 1), (3, own)):
+        (order,) = orders_for(toy("sound"), [1, 2], asked, ["dfs"])
+        assert order.schedules == wanted
+
+
+def test_what_is_exhaustive_runs_with_every_seed_when_asked() -> None:
+    def seeds(*, every_seed: bool) -> list[int]:
+        orders = orders_for(toy("sound"), [1, 2], techniques=["dfs"], every_seed=every_seed)
+        return [order.seed for order in orders]
+
+    assert seeds(every_seed=False) == [1]
+    assert seeds(every_seed=True) == [1, 2]
 
 
 def test_a_model_that_chance_decides_is_broken() -> None:

@@ -1,6 +1,8 @@
-"""The reactor: work that is handed in, and its stop."""
+"""The reactor: work that is handed in, also while it stops."""
 
 import logging
+import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -84,6 +86,34 @@ def a_callback_fails() -> None:
     assert done == ["sound"]
 
 
+def work_comes_while_it_stops() -> None:
+    done: list[str] = []
+    handed_in: list[bool] = []
+    wanted: list[str] = []
+    # Descriptors get the lowest free numbers: those that the reactor gives back become these.
+    strangers: list[int] = []
+    with modelled(Kernel()):
+        reactor = Reactor("reactor")
+
+        def caller() -> None:
+            reactor.call_soon(lambda: done.append("work"))
+            handed_in.append(True)
+
+        def stopper() -> None:
+            wanted.extend(["work"] * len(handed_in))
+            reactor.stop(JOIN_MAX_S)
+            strangers.extend(os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2))
+
+        try:
+            run_threads(caller, stopper)
+            told = select.select(strangers, [], [], 0)[0]
+        finally:
+            for fd in strangers:
+                os.close(fd)
+    assert not told, "the reactor was woken by another's descriptor"
+    assert done in (wanted, ["work"]), "work that was handed in before a stop is not done"
+
+
 SCENARIOS = (
     Scenario(
         "reactor.call-soon", "Every callback runs, and once.",
@@ -96,5 +126,9 @@ SCENARIOS = (
     Scenario(
         "reactor.failure", "A callback that fails does not end the others'.",
         a_callback_fails, (reactor_module,), WATCH,
+    ),
+    Scenario(
+        "reactor.stop", "Work handed in before a stop is done; after it, it goes nowhere.",
+        work_comes_while_it_stops, (reactor_module,), WATCH,
     ),
 )  # fmt: skip
