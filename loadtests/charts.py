@@ -42,6 +42,7 @@ _RC: Final[dict[RcKeyType, object]] = {
 }  # fmt: skip
 # Beyond these the picture of a distribution has no points to draw.
 _NINES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+_GROUP_WIDTH: Final = 0.8  # of a group of bars; the rest is between two groups
 _DECADES_MIN: Final = 10.0
 _DECADES_FULL: Final = 2.5  # of more than these only the powers of ten are labelled
 
@@ -291,23 +292,65 @@ def shares(results: Sequence[Result], limits: Mapping[str, float]) -> Drawing:
 def curves(
     title: str, caption: str, x_label: str, y_label: str, lines: Mapping[str, Points],
     *, levels: Mapping[str, float] | None = None, log_x: bool = True,
+    ticks: Mapping[float, str] | None = None,
 ) -> Drawing:  # fmt: skip
-    """Draw lines over an axis that a sweep varies, and levels as dashed lines."""
+    """Draw lines over an axis that a sweep varies, and levels as dashed lines.
+
+    The places of `ticks` alone are labelled, with its texts.
+    """
     figure, axes = blank(x_label, y_label)
     for number, (name, points) in enumerate(lines.items()):
         colour = SERIES[number % len(SERIES)]
         style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.5}
         axes.plot(*zip(*points, strict=True), label=name, **style)
-    for number, (name, value) in enumerate((levels or {}).items()):
-        colour = SERIES[-1 - number % len(SERIES)]
-        axes.axhline(value, color=colour, linestyle="--", linewidth=1.2, label=name)
     every = [value for points in lines.values() for _, value in points]
-    logarithmic(axes, [*every, *(levels or {}).values()])
-    if log_x:
+    logarithmic(axes, [*every, *_levels(axes, levels)])
+    places = {x for points in lines.values() for x, _ in points}
+    if log_x and min(places) > 0:
         axes.set_xscale("log")
+    elif log_x:  # a 0 has its place too
+        least = min(place for place in places if place > 0)
+        axes.set_xscale("symlog", linthresh=least)
+        axes.set_xlim(left=min(0.0, *places) - least / 10)
+    if ticks:
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif log_x:
         axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.legend(loc="best", fontsize=9)
     return Drawing(title, caption, figure)
+
+
+def bars(
+    title: str, caption: str, x_label: str, y_label: str, lines: Mapping[str, Points],
+    *, names: Sequence[str], levels: Mapping[str, float] | None = None,
+) -> Drawing:  # fmt: skip
+    """Draw a group of bars for each name; a point of a line is the number of a name and a value."""
+    figure, axes = blank(x_label, y_label)
+    width = _GROUP_WIDTH / max(1, len(lines))
+    for number, (name, points) in enumerate(lines.items()):
+        shift = (number - (len(lines) - 1) / 2) * width
+        drawn = axes.bar(
+            [x + shift for x, _ in points], [y for _, y in points], width * 0.92, label=name,
+            color=SERIES[number % len(SERIES)], alpha=0.85,
+        )  # fmt: skip
+        axes.bar_label(drawn, [f"{y:.3g}" for _, y in points], padding=2, fontsize=8)
+    every = [value for points in lines.values() for _, value in points]
+    # From 0, whatever they span: a bar's length is what is read.
+    axes.set_ylim(bottom=0, top=max([*every, *_levels(axes, levels), 1e-9]) * 1.3)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="upper left", ncols=3, fontsize=8)
+    return Drawing(title, caption, figure)
+
+
+def _levels(axes: Axes, levels: Mapping[str, float] | None) -> list[float]:
+    """Draw levels as dashed lines; return their values."""
+    for number, (name, value) in enumerate((levels or {}).items()):
+        colour = SERIES[-1 - number % len(SERIES)]
+        axes.axhline(value, color=colour, linestyle="--", linewidth=1.2, label=name)
+    return list((levels or {}).values())
 
 
 def _chart(drawing: Drawing, id_prefix: str) -> Chart:

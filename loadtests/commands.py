@@ -46,7 +46,8 @@ _COMMON: Final = (
     click.option("--profiles", type=_PATH, help="TOML file with profiles of your own."),
     click.option(
         "--limit", "limits", multiple=True,
-        help="FIGURE=NUMBER that must be kept, for every load; repeatable. "
+        help="FIGURE=NUMBER that must be kept, for every load; repeatable. A load without that "
+        "figure is BROKEN. "
         f"FIGURE is one of {', '.join(LIMITS)}.",
     ),
     click.option(
@@ -251,9 +252,22 @@ def report(directory: Path, *, png: Path | None, limits: tuple[str, ...], noisy:
         )
         tell_result(results[-1])
     again = dataclasses.replace(saved, results=tuple(results), strictness=strictness)
+    if saved.kind == "compare":
+        again = _compared_again(again)
     if png is not None:
         _write_pngs(again, png)
     _finish(again, directory)
+
+
+def _compared_again(of: RunReport) -> RunReport:
+    """Return a comparison with its pairs made from its results, as these are judged now."""
+    try:
+        question = comparison.asked_again(of.comparison)
+    except BrokenError as error:
+        click.echo(f"what it came to is kept as it was: {error}")
+        return of
+    found, conclusions = comparison.concluded(question, of.results)
+    return dataclasses.replace(of, comparison=found, conclusions=tuple(conclusions))
 
 
 def _write_pngs(of: RunReport, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The job of a load: writes numbered, stamped messages at planned instants. See `emitter_command`.
+"""The job of a load, which `jobs.Writer` starts: numbered, stamped messages at planned instants.
 
 It runs on the server's machine with python3's standard library, as text behind `pacer`'s own. Every
 message has the same size, so that an offset tells its number:

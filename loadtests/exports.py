@@ -1,12 +1,17 @@
-"""A run for other programs: CSV, and Prometheus's text format."""
+"""A run for other programs: CSV, and Prometheus's text format.
+
+In Prometheus's each series stands once: loads that share profile and labels get a label `repeat`.
+"""
 
 import csv
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from loadtests.metrics import FIGURES
-from loadtests.results import RunReport
+from loadtests.results import SHARE, Result, RunReport
 
 CSV_FILE: Final = "results.csv"
 PROMETHEUS_FILE: Final = "results.prom"
@@ -17,7 +22,7 @@ def write_csv(report: RunReport, directory: Path) -> None:
     labels = sorted({key for result in report.results for key in result.labels})
     with (directory / CSV_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["profile", *labels, "verdict", "seconds", *FIGURES])
+        writer.writerow(["profile", *labels, "verdict", "seconds", *FIGURES, SHARE])
         for result in report.results:
             writer.writerow(
                 [
@@ -26,6 +31,7 @@ def write_csv(report: RunReport, directory: Path) -> None:
                     result.verdict,
                     f"{result.seconds:.3f}",
                     *(result.figures.get(name, "") for name in FIGURES),
+                    result.share(report.limits) or "",
                 ]
             )
 
@@ -41,21 +47,19 @@ def prometheus(report: RunReport) -> str:
         "# HELP jobworker_load_passed 1 if the load was reached and the server kept its limits",
         "# TYPE jobworker_load_passed gauge",
     ]
-    for result in report.results:
-        passed = int(result.verdict == "PASS")
-        lines.append(f"jobworker_load_passed{_labels(result.name, result.labels)} {passed}")
+    loads = list(zip(report.results, _series(report.results), strict=True))
+    for result, labels in loads:
+        lines.append(f"jobworker_load_passed{labels} {int(result.verdict == 'PASS')}")
     for name, (_, about) in FIGURES.items():
-        samples = [
-            f"jobworker_load_{name}{_labels(result.name, result.labels)} {result.figures[name]:g}"
-            for result in report.results
-            if name in result.figures
-        ]
-        if samples:
-            lines += [
-                f"# HELP jobworker_load_{name} {about}",
-                f"# TYPE jobworker_load_{name} gauge",
-            ]
-            lines += samples
+        lines += _gauge(
+            name, about,
+            [(labels, each.figures[name]) for each, labels in loads if name in each.figures],
+        )  # fmt: skip
+    shares = [(labels, each.share(report.limits)) for each, labels in loads]
+    lines += _gauge(
+        SHARE, "rate, as a share of plain grpcio's in the same run",
+        [(labels, share) for labels, share in shares if share is not None],
+    )  # fmt: skip
     if report.limits:
         lines += ["# HELP jobworker_load_limit_mb_per_s what this machine carries over loopback"]
         lines += ["# TYPE jobworker_load_limit_mb_per_s gauge"]
@@ -66,8 +70,30 @@ def prometheus(report: RunReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _labels(profile: str, labels: object) -> str:
-    pairs = {"profile": profile, **(labels if isinstance(labels, dict) else {})}
+def _gauge(name: str, about: str, samples: Sequence[tuple[str, float]]) -> list[str]:
+    if not samples:
+        return []
+    head = [f"# HELP jobworker_load_{name} {about}", f"# TYPE jobworker_load_{name} gauge"]
+    return [*head, *(f"jobworker_load_{name}{labels} {value:g}" for labels, value in samples)]
+
+
+def _series(results: Sequence[Result]) -> list[str]:
+    """Return the labels of each load, in Prometheus's syntax; no two are the same."""
+    plain = [_labels(each.name, each.labels) for each in results]
+    often, seen = Counter(plain), Counter[str]()
+    found = []
+    for each, labels in zip(results, plain, strict=True):
+        seen[labels] += 1
+        if often[labels] > 1:
+            repeat = {"repeat": str(seen[labels])}
+            found.append(_labels(each.name, {**each.labels, **repeat}))
+        else:
+            found.append(labels)
+    return found
+
+
+def _labels(profile: str, labels: Mapping[str, str]) -> str:
+    pairs = {"profile": profile, **labels}
     inside = ",".join(
         f'{re.sub(r"[^a-zA-Z0-9_]", "_", key)}="{_escaped(value)}"' for key, value in pairs.items()
     )

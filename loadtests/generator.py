@@ -3,8 +3,10 @@
 A `Load` is what a run leaves: `load.json`, and a file of instants for each process of the
 generator, in one directory. `metrics` folds them, then or later.
 
-The readers are processes of their own (as many as measured best, docs/load.md). The writer is a job
-of the server, so that all of it, the job's pipe included, is on the way that is measured.
+The readers are processes of their own, of `STREAMERS_PER_PROCESS` streams each: one thread carries
+so many with little processor time (measured, docs/load.md); how many processes are best was not
+measured. The writer is a job of the server, so that all of it, the job's pipe included, is on the
+way that is measured.
 """
 
 import dataclasses
@@ -292,7 +294,7 @@ class Generator:
     def _go(self, client: Client, workers: Sequence[Worker], now_ns: Callable[[], int]) -> int:
         go_ns = now_ns()
         for worker in workers:
-            worker.say("go")
+            worker.say(f"go {go_ns}")
         if self._gate:
             open_gate(client, self._gate)
         return go_ns

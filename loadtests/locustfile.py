@@ -8,8 +8,14 @@ observed` from its write. A stream's first byte and its end are requests too; wr
 ends are failures.
 
 Settings come from the environment: JOBWORKER_TARGET (HOST:PORT), JOBWORKER_IDENTITIES (a directory
-as `python -m harness identities` makes it), JOBWORKER_RATE (messages a second),
-JOBWORKER_MESSAGE_BYTES, JOBWORKER_SECONDS (how long a worker's job writes).
+as `python -m harness identities` makes it), and the load: JOBWORKER_PROFILE (a name of `python -m
+loadtests run --list`; with JOBWORKER_PROFILES one of a file of one's own), or JOBWORKER_RATE
+(messages a second), JOBWORKER_MESSAGE_BYTES, JOBWORKER_SECONDS (how long a worker's job writes).
+
+Of a profile come the messages, their pace, and what share of the streamers joins late; how many
+there are is Locust's own `-u`. Not carried, and refused: replays, slow readers, connections that
+are cut and storms of jobs. A flood's messages have no latency; `stream flood` is its time from the
+begin to the last byte, with its size.
 
     locust -f loadtests/locustfile.py --master --headless -u 10 -r 10 -t 20s --expect-workers 2
     locust -f loadtests/locustfile.py --worker       # as many as there are cores, on any machine
@@ -25,18 +31,20 @@ loadtests` stands in docs/load.md.
 import logging
 import os
 import secrets
+import sys
 import time
-from collections.abc import Callable  # noqa: TC003 - Locust's import order
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 # Locust patches the standard library for gevent, and must come before everything that uses it.
-from locust import User, events, task
+from locust import User, events, stats, task
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 # After the patching and before any of gRPC's objects: its waits then yield to other users.
 import gevent  # isort: skip
+import gevent.event  # isort: skip
 import grpc.experimental.gevent as grpc_gevent  # isort: skip
 
 grpc_gevent.init_gevent()
@@ -57,6 +65,7 @@ from loadtests.emitter import MONOTONIC  # noqa: E402
 from loadtests.jobs import Writer, clock_of, new_gate, open_gate  # noqa: E402
 from loadtests.metrics import BEGUN, NUMBER, PLANNED, RECEIVED  # noqa: E402
 from loadtests.pacer import steady  # noqa: E402
+from loadtests.profiles import Profile, load_profiles, named  # noqa: E402
 from loadtests.record import MESSAGE_COLUMNS  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -64,12 +73,51 @@ logger = logging.getLogger(__name__)
 EXIT_BROKEN: Final = 2
 TARGET: Final = os.environ.get("JOBWORKER_TARGET", "localhost:50051")
 IDENTITIES: Final = Path(os.environ.get("JOBWORKER_IDENTITIES", "certs/out"))
-RATE_PER_S: Final = float(os.environ.get("JOBWORKER_RATE", "100"))
-MESSAGE_BYTES: Final = int(os.environ.get("JOBWORKER_MESSAGE_BYTES", "128"))
-SECONDS: Final = float(os.environ.get("JOBWORKER_SECONDS", "3600"))
 _JOIN_TIMEOUT_S: Final = 600.0  # until all users are there; Locust starts them one by one
-_STREAM_TIMEOUT_S: Final = _JOIN_TIMEOUT_S + SECONDS + 60
+_FLOOD_TIMEOUT_S: Final = 600.0  # a flood takes as long as it takes, but not for ever
 STREAMS_ENDED: Final = "streams_ended"
+
+
+def profile_of(environment: Mapping[str, str]) -> Profile:
+    """Return the load that the environment asks for.
+
+    Raises:
+        BrokenError: there is no such profile, or it is one that Locust's users do not carry.
+    """
+    name = environment.get("JOBWORKER_PROFILE")
+    if not name:
+        rate_per_s = float(environment.get("JOBWORKER_RATE", "100"))
+        pace = steady(rate_per_s, float(environment.get("JOBWORKER_SECONDS", "3600")))
+        size = int(environment.get("JOBWORKER_MESSAGE_BYTES", "128"))
+        return Profile("lines", "lines at a rate", message_bytes=size, pace=pace)
+    own = environment.get("JOBWORKER_PROFILES")
+    [profile] = named((name,), load_profiles(Path(own)) if own else ())
+    for what, has in (
+        ("replays a job that has ended", profile.replay), ("has slow readers", profile.slow),
+        ("cuts connections", profile.cut_every_bytes), ("starts and stops jobs", profile.storm),
+    ):  # fmt: skip
+        if has:
+            raise BrokenError(
+                f"JOBWORKER_PROFILE={name} {what}, which Locust's users do not; use `python -m "
+                f"loadtests run {name}`"
+            )
+    return profile
+
+
+def joins_late(number: int, profile: Profile) -> bool:
+    """Whether a worker's user joins meanwhile: a profile's share of them, and not the first one."""
+    early = profile.streamers - profile.late
+    return number * early % profile.streamers >= early
+
+
+try:
+    PROFILE: Final = profile_of(os.environ)
+except BrokenError as refused:
+    sys.stderr.write(f"BROKEN: {refused}\n")
+    sys.exit(EXIT_BROKEN)
+_STREAM_TIMEOUT_S: Final = (
+    _JOIN_TIMEOUT_S + (PROFILE.duration_s if PROFILE.is_timed else _FLOOD_TIMEOUT_S) + 60
+)
 
 
 class Job:
@@ -78,13 +126,17 @@ class Job:
     Attributes:
         are_all_here: whether Locust has started as many users as were asked for.
         users: of this worker.
-        settled: those that have their first byte, or have ended without one.
+        late: those of them that join after the begin.
+        settled: those that have their first byte, or have ended without one, or are late ones.
         ended: those whose stream has ended.
+        begun: set when the load begins, at `begun_ns`.
+        is_ending: whether the run is about to be ended.
     """
 
     def __init__(self) -> None:
-        self.are_all_here = False
-        self.users = self.settled = self.ended = 0
+        self.are_all_here = self.is_ending = False
+        self.users = self.late = self.settled = self.ended = 0
+        self.begun, self.begun_ns = gevent.event.Event(), 0
         self.job_id = ""
         self.seed = secrets.token_hex(4)
         self.now_ns: Callable[[], int] = time.monotonic_ns
@@ -99,15 +151,18 @@ class Job:
             UnmetError, BrokenError: the server did not, or is not there.
         """
         self.are_all_here = False
-        self.users = self.settled = self.ended = 0
+        self.users = self.late = self.settled = self.ended = 0
+        self.begun, self.begun_ns = gevent.event.Event(), 0
         self.files = IdentityStore(IDENTITIES).files("admin")
         self._gate = new_gate()
         with Client(TARGET, self.files, Recorder()) as client:
             clock = clock_of(client)
             self.now_ns = time.monotonic_ns if clock == MONOTONIC else time.time_ns
             self._fastest_ns = None
-            pace = steady(RATE_PER_S, SECONDS)
-            writer = Writer(pace, MESSAGE_BYTES, self.seed, self._gate, clock)
+            if PROFILE.pace is None:
+                raise BrokenError(f"{PROFILE.name} has no messages to follow")
+            size_bytes = PROFILE.message_bytes
+            writer = Writer(PROFILE.pace, size_bytes, self.seed, self._gate, clock)
             self.job_id = client.must_start(*writer.command())
 
     def begin_when_all_follow(self) -> None:
@@ -115,6 +170,8 @@ class Job:
         if not self._gate or not self.are_all_here or self.settled < self.users or not self.files:
             return
         gate, self._gate = self._gate, ""
+        self.begun_ns = self.now_ns()
+        self.begun.set()
         with Client(TARGET, self.files, Recorder()) as client:
             open_gate(client, gate)
 
@@ -166,11 +223,17 @@ def hear_of_ends(environment: Any, **_: object) -> None:  # noqa: ANN401 - Locus
 
 
 def end_run(environment: Any) -> None:  # noqa: ANN401 - as above
-    """End a run: Locust too, unless its web page waits for another one."""
+    """End a run, once: Locust too, unless its web page waits for another one."""
+    if JOB.is_ending:
+        return
+    JOB.is_ending = True
+    # Locust writes its CSV from time to time, and when it quits not once more.
+    gevent.sleep(2 * stats.CSV_STATS_INTERVAL_SEC)
     if environment.web_ui is None:
         environment.runner.quit()
     else:
         environment.runner.stop()
+    JOB.is_ending = False
 
 
 @events.test_start.add_listener
@@ -206,12 +269,16 @@ class Streamer(User):
 
     def on_start(self) -> None:
         """Be counted."""
+        self.is_late = joins_late(JOB.users, PROFILE)
+        self.late_number = JOB.late
         JOB.users += 1
+        JOB.late += self.is_late
 
     @task
     def follow(self) -> None:
         """Follow one stream; each message is a request."""
-        checker = Checker(JOB.seed, MESSAGE_BYTES)
+        checker = Checker(JOB.seed, PROFILE.message_bytes)
+        due_ns = self._wait_to_join()
         began_ns, first, told = JOB.now_ns(), True, 0
         failure: Exception | None = None
         channel = open_channel(TARGET, JOB.files or IdentityStore(IDENTITIES).files("admin"))
@@ -222,9 +289,10 @@ class Streamer(User):
                 received_ns = JOB.now_ns()
                 checker.take(message.message, received_ns)
                 if first:
-                    self._tell("first byte", received_ns - began_ns, len(message.message))
+                    self._tell("first byte", received_ns - due_ns, len(message.message))
                     first = False
-                    self._settle()
+                    if not self.is_late:
+                        self._settle()
                 told = self._tell_messages(checker, began_ns, told)
         except grpc.RpcError as error:
             failure = error
@@ -232,13 +300,32 @@ class Streamer(User):
             channel.close()
         if checker.wrong:
             failure = ValueError(checker.wrong)
-        self._tell("whole stream", JOB.now_ns() - began_ns, checker.checked_bytes, failure)
-        if first:
+        ended_ns = JOB.now_ns()
+        self._tell("whole stream", ended_ns - began_ns, checker.checked_bytes, failure)
+        if not PROFILE.is_timed:
+            self._tell("flood", ended_ns - JOB.begun_ns, checker.checked_bytes, failure)
+        if first and not self.is_late:
             self._settle()
         JOB.ended += 1
         if JOB.has_ended and not isinstance(self.environment.runner, WorkerRunner):
-            end_run(self.environment)
+            # On a greenlet of its own, as above: to quit ends this user too.
+            gevent.spawn(end_run, self.environment)
         raise StopUser
+
+    def _wait_to_join(self) -> int:
+        """Wait, if it joins late, until it is to; return when that was: now for all others.
+
+        As in `generator` late joiners come evenly over the load's time. How many there are is known
+        when it begins.
+        """
+        if not self.is_late:
+            return JOB.now_ns()
+        self._settle()
+        JOB.begun.wait()
+        after_s = PROFILE.duration_s * (self.late_number + 1) / (JOB.late + 1)
+        due_ns = JOB.begun_ns + round(after_s * 1e9)
+        gevent.sleep(max(0, due_ns - JOB.now_ns()) / 1e9)
+        return due_ns
 
     def _settle(self) -> None:
         JOB.settled += 1
@@ -251,9 +338,10 @@ class Streamer(User):
             row = checker.rows[at : at + width]
             apart_ns = JOB.apart_ns(row[RECEIVED] - row[BEGUN])
             # What was due before this user came is old, not slow.
-            if row[NUMBER] and row[PLANNED] + apart_ns >= began_ns:
-                self._tell("latency", row[RECEIVED] - row[PLANNED] - apart_ns, MESSAGE_BYTES)
-                self._tell("observed", row[RECEIVED] - row[BEGUN] - apart_ns, MESSAGE_BYTES)
+            if PROFILE.is_timed and row[NUMBER] and row[PLANNED] + apart_ns >= began_ns:
+                size_bytes = PROFILE.message_bytes
+                self._tell("latency", row[RECEIVED] - row[PLANNED] - apart_ns, size_bytes)
+                self._tell("observed", row[RECEIVED] - row[BEGUN] - apart_ns, size_bytes)
         return len(checker.rows)
 
     def _tell(

@@ -42,10 +42,13 @@ FIGURES: Final[Mapping[str, tuple[str, str]]] = {
     "received_messages": ("", "messages received by all streamers together"),
     "checked_bytes": ("bytes", "bytes that were compared and found right"),
     "missed_bytes": ("bytes", "bytes that retention dropped, as the server said"),
-    "first_byte_p50_ms": ("ms", "from a late joiner's begin to its first byte, median"),
-    "first_byte_p99_ms": ("ms", "from a late joiner's begin to its first byte, 99th percentile"),
+    "first_byte_p50_ms": ("ms", "first byte of a late joiner, from its planned begin, median"),
+    "first_byte_p99_ms": ("ms", "first byte of a late joiner, from its plan, 99th percentile"),
     "fairness": ("", "Jain's index of the streamers' rates: 1 is equal, 1/n is one has it all"),
     "worst_stream_p99_ms": ("ms", "99th percentile of the streamer that has it worst"),
+    "reconnections_least": ("", "how often the streamer came back that did so least"),
+    "starts_asked_per_s": ("1/s", "starts of jobs a second that were asked for"),
+    "starts_achieved_per_s": ("1/s", "starts of jobs a second that were made"),
     "start_p50_ms": ("ms", "start of a job, from its planned instant, median"),
     "start_p99_ms": ("ms", "start of a job, from its planned instant, 99th percentile"),
     "stop_p50_ms": ("ms", "stop of a job, until its tree has ended, median"),
@@ -64,19 +67,19 @@ FIGURES: Final[Mapping[str, tuple[str, str]]] = {
     "writer_lag_p99_ms": ("ms", "how late the job wrote through no fault of the server's"),
     "writer_blocked_share": ("", "share of its time that the writer waited for the server"),
     "machine_busy_share": ("", "share of all processors that was busy"),
+    "machine_steal_share": ("cores", "processor time that the hypervisor gave to others"),
     "others_cpu_share": ("cores", "processor time of neither server, jobs nor generator"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A load, and its instants: `rows` and `arrivals` with the streams they belong to."""
+    """A load, and its instants: `rows` with the streams they belong to."""
 
     load: Load
     rows: Numbers
     row_stream: Numbers
     arrivals: Numbers
-    arrival_stream: Numbers
     calls: Numbers
     hiccups_ns: Numbers
 
@@ -149,7 +152,6 @@ def read_load(directory: Path) -> Recorded:
             joined("rows", len(MESSAGE_COLUMNS)),
             joined("row_stream", 0),
             joined("arrivals", 2),
-            joined("arrival_stream", 0),
             joined("calls", len(CALL_COLUMNS)),
             joined("hiccups", 0),
         )
@@ -165,7 +167,7 @@ def fold(recorded: Recorded) -> dict[str, float]:
         **dict(_latency("observed", recorded.latencies_ns(BEGUN))),
         **dict(_streams(recorded)),
         **dict(_writer(recorded)),
-        **dict(_calls(recorded.calls)),
+        **dict(_calls(recorded)),
         **dict(_generator(recorded)),
         **dict(_machine(recorded.load)),
         **dict(_server(recorded)),
@@ -197,9 +199,14 @@ def _streams(recorded: Recorded) -> Iterator[tuple[str, float]]:
         yield "rate_mb_per_s", _received_bytes(recorded) / 1e6 / window_s
     late = [end for end in load.streams if end.kind == "late" and end.first_ns]
     if late:
-        waits_ns = np.array([end.first_ns - end.began_ns for end in late], np.int64)
+        # As for messages: who came late himself has waited since he was to come. Older records
+        # do not tell since when that was.
+        waits_ns = np.array([end.first_ns - (end.due_ns or end.began_ns) for end in late], np.int64)
         yield "first_byte_p50_ms", percentile(waits_ns, 50) / 1e6
         yield "first_byte_p99_ms", percentile(waits_ns, 99) / 1e6
+    cut = [end.connections - 1 for end in load.streams if end.kind != SLOW]
+    if load.profile.cut_every_bytes and cut:
+        yield "reconnections_least", min(cut)
     rates = _rates(load)
     if len(rates) > 1:
         yield "fairness", float(rates.sum() ** 2 / (len(rates) * (rates**2).sum()))
@@ -260,7 +267,11 @@ def _writer(recorded: Recorded) -> Iterator[tuple[str, float]]:
     yield "writer_lag_p99_ms", percentile(lags_ns, 99) / 1e6
 
 
-def _calls(calls: Numbers) -> Iterator[tuple[str, float]]:
+def _calls(recorded: Recorded) -> Iterator[tuple[str, float]]:
+    calls, storm = recorded.calls, recorded.load.profile.storm
+    if storm is not None:
+        yield "starts_asked_per_s", storm.starts_per_s
+        yield "starts_achieved_per_s", _starts_per_s(calls, 1e9 / storm.starts_per_s)
     started = calls[calls[:, 2] > 0]
     stopped = calls[calls[:, 3] > 0]
     for name, values_ns in (
@@ -270,6 +281,13 @@ def _calls(calls: Numbers) -> Iterator[tuple[str, float]]:
         if len(values_ns):
             yield f"{name}_p50_ms", percentile(values_ns, 50) / 1e6
             yield f"{name}_p99_ms", percentile(values_ns, 99) / 1e6
+
+
+def _starts_per_s(calls: Numbers, interval_ns: float) -> float:
+    """Return the rate of calls from the first plan to the last begin and the interval after it."""
+    if not len(calls):
+        return 0.0
+    return float(len(calls) * 1e9 / (calls[:, 1].max() - calls[:, 0].min() + interval_ns))
 
 
 def _generator(recorded: Recorded) -> Iterator[tuple[str, float]]:
@@ -287,6 +305,7 @@ def _machine(load: Load) -> Iterator[tuple[str, float]]:
         return
     busy_s = last.machine_busy_s - first.machine_busy_s
     yield "machine_busy_share", busy_s / wall_s / load.cores
+    yield "machine_steal_share", (last.machine_steal_s - first.machine_steal_s) / wall_s
     if load.local:
         ours_s = sum(each.cpu_s for each in load.processes)
         ours_s += last.cpu_s - first.cpu_s + last.jobs_cpu_s - first.jobs_cpu_s

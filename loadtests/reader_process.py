@@ -1,7 +1,7 @@
 """A process of the generator that reads streams; started by `generator`, ordered by its stdin.
 
-The first line is a `ReaderOrder` in JSON. Then `go` begins the late joiners' time, `leave` makes
-the slow readers leave, and the end of input (the generator is gone) ends it at once. It says
+The first line is a `ReaderOrder` in JSON. Then `go INSTANT` begins the late joiners' time, `leave`
+makes the slow readers leave, and the end of input (the generator is gone) ends it at once. It says
 `ready` before it reads, `{"joined": NUMBER}` when a stream has its first byte, `{"lost": NUMBER}`
 when one ends without, and at the end its `ReaderReport`; the instants go into a file.
 
@@ -20,6 +20,7 @@ import threading
 import time
 from array import array
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class StreamOrder:
         number: of the stream, among all of the load.
         job_id, seed, message_bytes: the job, and what it writes.
         kind: EARLY, LATE or SLOW.
-        join_after_s: after `go`, for LATE ones.
+        join_after_s: after the instant of `go`, for LATE ones.
         bytes_per_s: no faster, for SLOW ones.
         cut_every_bytes: leave and come back after so many; 0: never.
         timeout_s: the deadline of each call.
@@ -92,7 +93,7 @@ class StreamReader:
         self.call: Any = None
         self._process = process
         self._now_ns = process.now_ns
-        self._began_ns = self._first_ns = self._last_ns = 0
+        self._due_ns = self._began_ns = self._first_ns = self._last_ns = 0
         self._connections = 0
         self._offsets_told = False
 
@@ -100,9 +101,11 @@ class StreamReader:
         """Read to the end."""
         if self.order.kind == LATE:
             await self._process.go.wait()
-            await asyncio.sleep(self.order.join_after_s)
+            self._due_ns = self._process.go_ns + round(self.order.join_after_s * 1e9)
+            await asyncio.sleep(max(0.0, (self._due_ns - self._now_ns()) / 1e9))
         code, detail = "OK", ""
         self._began_ns = self._now_ns()
+        self._due_ns = self._due_ns or self._began_ns
         try:
             while await self._connection():
                 pass
@@ -128,6 +131,7 @@ class StreamReader:
             began_ns=self._began_ns,
             first_ns=self._first_ns,
             last_ns=self._last_ns,
+            due_ns=self._due_ns,
         )
 
     async def _connection(self) -> bool:
@@ -186,6 +190,7 @@ class ReaderProcess:
         self.order = order
         self.now_ns = time.monotonic_ns if order.clock == MONOTONIC else time.time_ns
         self.go = asyncio.Event()
+        self.go_ns = 0
         self.leaving = asyncio.Event()
         read = [Path(name).read_bytes() for name in order.files]
         self._credentials = grpc.ssl_channel_credentials(read[0], read[2], read[1])
@@ -218,14 +223,16 @@ class ReaderProcess:
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         for line in sys.stdin:
-            handle = self._begin if line.strip() == "go" else self._leave
+            word, _, instant = line.strip().partition(" ")
+            handle = partial(self._begin, int(instant)) if word == "go" else self._leave
             try:
                 loop.call_soon_threadsafe(handle)
             except RuntimeError:
                 return  # all streams have ended meanwhile
         os._exit(1)
 
-    def _begin(self) -> None:
+    def _begin(self, go_ns: int) -> None:
+        self.go_ns = go_ns
         self._zero = (time.process_time(), time.perf_counter())
         del self._hiccups.lateness_ns[:]  # connecting was not the load
         self.go.set()
@@ -247,7 +254,6 @@ class ReaderProcess:
             rows=np.concatenate(rows),
             row_stream=np.repeat(numbers, [len(each) for each in rows]),
             arrivals=np.concatenate(arrivals),
-            arrival_stream=np.repeat(numbers, [len(each) for each in arrivals]),
             hiccups=np.array(self._hiccups.lateness_ns, np.int64),
         )
 

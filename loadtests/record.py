@@ -50,16 +50,12 @@ class Sample:
     machine_busy_s: float
     machine_steal_s: float
 
-    @property
-    def memory_bytes(self) -> int:
-        """All memory of the server."""
-        return self.rss_bytes + self.memfd_bytes
-
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
     """How a stream ended. Instants are nanoseconds on the load's clock; 0: never.
 
+    `due_ns` is when it was to begin, `began_ns` when it did; of one without a plan they are one.
     `code` is a gRPC status, or LEFT when the reader left as it was told to.
     """
 
@@ -74,6 +70,7 @@ class StreamEnd:
     began_ns: int
     first_ns: int
     last_ns: int
+    due_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,8 @@ COLUMNS: Final = (
 def cell(result: Result, column: Column, limits: dict[str, float]) -> str:
     """Return a figure as the table shows it; a dash where there is none."""
     if column.figure == "share":
-        plain = limits.get("plain grpcio")
-        if not plain or not overview.is_unpaced(result):
-            return "-"
-        return f"{result.figures['rate_mb_per_s'] / plain:.0%}"
+        share = result.share(limits)
+        return "-" if share is None else f"{share:.0%}"
     value = result.figures.get(column.figure)
     return "-" if value is None else number(value / column.divisor)
 
@@ -88,7 +86,7 @@ def number(value: float) -> str:
 
 def conclusion(report: RunReport) -> str:
     """Return the run in a sentence."""
-    if report.kind == "compare" and report.comparison:
+    if report.kind == "compare" and report.comparison.get("effects"):
         last = report.comparison["effects"][-1]
         between = f"{report.comparison['figure']} between {last['name']}"
         return f"{between}, in {last['pairs']} pairs: {last['says']}."
@@ -102,9 +100,13 @@ def conclusion(report: RunReport) -> str:
         case Verdict.FAIL:
             return "The server broke a promise or a limit; see below which."
         case Verdict.SKIPPED:
-            return f"{counts[Verdict.SKIPPED]} of {total} loads were disturbed, and are not judged."
+            return (
+                f"{counts[Verdict.SKIPPED]} of {total} loads were disturbed, or cannot be judged "
+                "from here."
+            )
     return (
-        "Some loads were not reached, or were disturbed: their figures say nothing of the server."
+        "Some loads were not reached, were disturbed, or have not the figure that was limited: "
+        "they say nothing of the server."
     )
 
 
@@ -224,7 +226,7 @@ def tell_result(result: Result) -> None:
             f"p50 {number(figures['latency_p50_ms'])}  p99 {number(figures['latency_p99_ms'])}  "
             f"max {number(figures['latency_max_ms'])} ms"
         )
-    if overview.is_unpaced(result):
+    if result.is_unpaced:
         parts.append(f"{number(figures['rate_mb_per_s'])} MB/s")
     if "start_p99_ms" in figures:
         parts.append(f"start p99 {number(figures['start_p99_ms'])} ms")

@@ -22,6 +22,10 @@ from loadtests.judge import Strictness
 RESULTS_FILE: Final = "results.json"
 FOLDER: Final = Path("results") / "load"
 LATEST: Final = "latest"
+RATE: Final = "rate_mb_per_s"
+# The limit that a server written with grpcio is compared with, and the name of a share of it.
+PLAIN: Final = "plain grpcio"
+SHARE: Final = "share_of_plain_grpcio"
 EXIT_CODES: Final = {Verdict.PASS: 0, Verdict.SKIPPED: 0, Verdict.FAIL: 1, Verdict.BROKEN: 2}
 
 
@@ -59,6 +63,16 @@ class Result:
         if self.verdict is Verdict.PASS:
             return ()
         return tuple(each for each in self.findings if each.verdict is self.verdict)
+
+    @property
+    def is_unpaced(self) -> bool:
+        """Whether nothing but server and machine set the rate."""
+        return RATE in self.figures and "asked_per_s" not in self.figures
+
+    def share(self, limits: Mapping[str, float]) -> float | None:
+        """Return what its rate is of plain grpcio's; None where that says nothing."""
+        plain = limits.get(PLAIN, 0.0)
+        return self.figures[RATE] / plain if plain > 0 and self.is_unpaced else None
 
     @property
     def title(self) -> str:
@@ -154,7 +168,9 @@ def _commit() -> str:
 def save_report(report: RunReport, directory: Path) -> None:
     """Write `results.json`; it is complete or not there."""
     half = directory / f"{RESULTS_FILE}.half"
-    values = {"verdict": report.verdict, **dataclasses.asdict(report)}
+    values: dict[str, Any] = {"verdict": report.verdict, **dataclasses.asdict(report)}
+    for result, saved in zip(report.results, values["results"], strict=True):
+        saved[SHARE] = result.share(report.limits)
     half.write_text(json.dumps(values, indent=1) + "\n")
     half.rename(directory / RESULTS_FILE)
 
@@ -169,9 +185,12 @@ def load_report(directory: Path) -> RunReport:
         values = json.loads((directory / RESULTS_FILE).read_text())
         del values["verdict"]  # it follows from the rest
         results = tuple(
-            Result(**{**each, "findings": _findings(each["findings"])})
+            Result(**{
+                **{name: value for name, value in each.items() if name != SHARE},  # it follows too
+                "findings": _findings(each["findings"]),
+            })
             for each in values.pop("results")
-        )
+        )  # fmt: skip
         return RunReport(**{
             **values,
             "results": results,

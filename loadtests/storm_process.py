@@ -1,9 +1,9 @@
 """A process of the generator that starts and stops jobs at planned instants.
 
-Its stdin: a `StormOrder` in JSON, then `go`; the end of input ends it at once. It says `ready`, and
-at the end a `StormReport`; the instants go into a file. Each start is due by the plan alone; a stop
-is due when its start has come back. When all callers wait for answers, the next start is late, and
-its latency, which counts from the plan, says so.
+Its stdin: a `StormOrder` in JSON, then `go INSTANT`, when its plan begins; the end of input ends it
+at once. It says `ready`, and at the end a `StormReport`; the instants go into a file. Each start is
+due by the plan alone; a stop is due when its start has come back. When all callers wait for
+answers, the next start is late, and its latency, which counts from the plan, says so.
 
 Threads: the callers, one for orders, one that measures how late this process is. Shared state: the
 next call's number and the rows, under `_lock`.
@@ -79,10 +79,10 @@ class StormProcess:
             grpc.channel_ready_future(channel).result(_CALL_TIMEOUT_S)
             stub = jobworker_pb2_grpc.JobWorkerStub(channel)
             print(json.dumps({"ready": True}), flush=True)  # noqa: T201 - to the generator
-            sys.stdin.readline()
+            _, _, instant = sys.stdin.readline().partition(" ")
             threading.Thread(target=_end_with_input, daemon=True).start()
             zero = (time.process_time(), time.perf_counter())
-            self._zero_ns = self._now_ns()
+            self._zero_ns = int(instant)
             threads = [
                 threading.Thread(target=self._call, args=(stub,), name=f"caller {number}")
                 for number in range(self._order.callers)

@@ -19,7 +19,13 @@ from loadtests.profiles import KIB, MIB, Floor, Profile
 from loadtests.session import Point
 
 _LOOSE: Final = Floor(generator_lag_p99_ms=100, writer_lag_p99_ms=100)
+# Where the rate is raised until it is not reached, neither that nor a busy machine is a fault; and
+# latency is seconds there: the own lag is bound by its share of that.
+_SATURATING: Final = Floor(
+    rate_share=0.0, generator_lag_p99_ms=1000, writer_lag_p99_ms=1000, busy_share=1.0
+)
 
+ROUND: Final = "round"
 SERVER: Final = "server:"
 CLIENT: Final = "client:"
 
@@ -69,14 +75,17 @@ def points(sweep: Sweep, rounds: int, seed: str) -> list[Point]:
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     every = []
-    for _ in range(rounds):
-        of_round = [_point(sweep, axis, value) for axis in sweep.axes for value in axis.values]
+    for number in range(1, rounds + 1):
+        round_ = {ROUND: str(number)} if rounds > 1 else {}
+        of_round = [
+            _point(sweep, axis, value, round_) for axis in sweep.axes for value in axis.values
+        ]
         every += chance.sample(of_round, len(of_round))
     return every
 
 
-def _point(sweep: Sweep, axis: Axis, value: str) -> Point:
-    labels = {AXIS: axis.name, VALUE: value}
+def _point(sweep: Sweep, axis: Axis, value: str, round_: Mapping[str, str]) -> Point:
+    labels = {AXIS: axis.name, VALUE: value, **round_}
     if axis.name.startswith(SERVER):
         flag = axis.name.removeprefix(SERVER)
         words = {"yes": f"--{flag}", "no": f"--no-{flag}"}.get(value, f"--{flag} {value}")
@@ -125,6 +134,7 @@ _TOTAL_BYTES: Final = 1024 * MIB
 _LEAST_BYTES: Final = 4 * MIB
 _STREAMERS: Final = ("1", "2", "5", "10", "20", "50", "100", "200", "500", "1000")
 _LINES_PER_S: Final = 2000
+_RATES: Final = ("25", "50", "100", "200", "400", "800", "1600", "3200", "6400", "12800")
 
 
 def _shared_total(profile: Profile, value: str) -> Profile:
@@ -154,12 +164,13 @@ _LINES: Final = Profile(
     "lines", "lines of 128 bytes", pace=steady(100, 6), streamers=10, floor=_LOOSE
 )
 _WINDOWS: Final = (
-    Axis("server:message-size", ("64KiB", "256KiB", "1MiB", "4MiB")),
+    Axis("server:message-size", ("64KiB", "128KiB", "256KiB", "512KiB", "1MiB", "4MiB")),
     Axis("server:in-flight", ("4MiB", "64MiB", "256MiB")),
     Axis("server:stream-window", ("64KiB", "4MiB")),
     Axis("server:connection-window", ("yes", "no")),
     Axis("server:frame-size", ("16KiB", "1MiB")),
-    Axis("server:log-retention", ("0", "16MiB")),
+    Axis("server:log-retention", ("0", "16MiB", "1MiB")),
+    Axis("server:max-concurrent-streams", ("1", "1000")),
     Axis("client:grpc.http2.lookahead_bytes", ("65535", "1048576", "8388608")),
     Axis("client:grpc.http2.bdp_probe", ("1", "0")),
     Axis("client:grpc.http2.max_frame_size", ("16384", "1048576")),
@@ -178,11 +189,21 @@ SWEEPS: Final = (
         "latency", "lines to 1 to 1000 streamers, at most 2000 a second to all together", _LINES,
         (Axis("streamers", _STREAMERS),), _shared_lines,
     ),
+    Sweep(
+        # With lines the generator, which compares each, would be the limit before the server is.
+        "rates", "16 KiB at 25 a second and more to 10 followers, beyond what is carried",
+        dataclasses.replace(
+            _LINES, name="rates", about="messages of 16 KiB", message_bytes=16 * KIB,
+            pace=steady(100, 3), floor=_SATURATING,
+        ),
+        (Axis("rate_per_s", _RATES),),
+    ),
     Sweep("settings", "what R-STREAM-9 names, on either side, and throughput", _FLOOD, _WINDOWS),
     Sweep("flushing", "interval and size of flushes, and the latency of lines", _LINES, _FLUSHING),
     Sweep("burst-flushing", "the same, and the latency of bursts", _BURSTS, _FLUSHING),
     Sweep(
-        "message-size", "live streaming of messages of 128 bytes to 1 MiB",
+        # The generator compares each message: below 1 KiB that is what is measured.
+        "message-size", "live streaming of messages of 1 KiB to 1 MiB",
         dataclasses.replace(_FLOOD, pace=flood(256)),
         (Axis("message_bytes", ("1024", "4096", "16384", "65536", "262144", "1048576")),),
     ),

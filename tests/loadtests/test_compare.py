@@ -1,11 +1,21 @@
 """A comparison runs its control first, in pairs, in an order of chance, and ends with a report."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
-from harness.verdict import Finding, Verdict
-from loadtests.compare import CONTROL, TRIAL, Question, run_comparison
+from harness.verdict import BrokenError, Finding, Verdict
+from loadtests.compare import (
+    CONTROL,
+    TRIAL,
+    Question,
+    asked_again,
+    concluded,
+    run_comparison,
+)
+from loadtests.exports import prometheus
 from loadtests.profiles import PROFILES
 from loadtests.report import render
 from loadtests.results import Result, RunReport
@@ -60,8 +70,41 @@ def test_each_pair_has_both_sides_and_comes_in_an_order_of_chance() -> None:
 
 
 def test_a_machine_that_favours_the_first_of_a_pair_favours_neither_server() -> None:
-    report = compared(MadeUpSession({A: 1000.0, B: 1000.0}, first=1.2))
+    report = compared(MadeUpSession({A: 1000.0, B: 1000.0}, first=1.1))
     assert report.verdict is Verdict.PASS
+
+
+def test_a_comparison_can_be_folded_again_from_its_results() -> None:
+    report = compared(MadeUpSession({A: 1000.0, B: 800.0}))
+    saved = json.loads(json.dumps(report.comparison))
+    found, conclusions = concluded(asked_again(saved), report.results)
+    assert (found, tuple(conclusions)) == (report.comparison, report.conclusions)
+
+
+def test_folded_again_a_comparison_follows_its_results() -> None:
+    report = compared(MadeUpSession({A: 1000.0, B: 800.0}))
+    disturbed = (Finding(Verdict.BROKEN, "a load that is judged more strictly now"),)
+    results = [
+        dataclasses.replace(each, findings=disturbed)
+        if each.labels["pairs"] == TRIAL and int(each.labels["pair"]) > 4
+        else each
+        for each in report.results
+    ]
+    found, (control, trial) = concluded(asked_again(report.comparison), results)
+    assert [each["name"] for each in found["effects"]] == [CONTROL]
+    assert (control.verdict, trial.verdict) == (Verdict.PASS, Verdict.BROKEN)
+    assert "4 of 12 pairs" in trial.got
+
+
+def test_a_comparison_that_does_not_say_what_it_asked_is_not_folded_again() -> None:
+    with pytest.raises(BrokenError, match="does not say what it asked"):
+        asked_again({"figure": "rate_mb_per_s"})
+
+
+def test_each_series_of_a_comparison_stands_once() -> None:
+    text = prometheus(compared(MadeUpSession({A: 1000.0, B: 800.0})))
+    series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(series) == len(set(series)) == 2 * 48
 
 
 def test_too_few_pairs_are_broken() -> None:

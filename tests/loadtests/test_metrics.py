@@ -13,8 +13,8 @@ from loadtests.histogram import encoded, hgrm, histogram, merged
 from loadtests.jobs import REALTIME
 from loadtests.judge import Strictness, judge
 from loadtests.metrics import Numbers, Recorded, fold, percentile, read_load
-from loadtests.pacer import steady
-from loadtests.profiles import Floor, Profile
+from loadtests.pacer import flood, steady
+from loadtests.profiles import LIMITS, Floor, Profile, Storm
 from loadtests.record import Load, Process, Sample, StreamEnd, save_load
 
 MS = 1_000_000
@@ -57,7 +57,7 @@ def recorded(of: Load, table: Numbers) -> Recorded:
     arrivals = np.stack([both[:, 4], np.full(len(both), 100)], axis=1)
     streams = np.repeat([0, 1], len(table))
     empty = np.zeros((0, 4), np.int64)
-    return Recorded(of, both, streams, arrivals, streams, empty, np.full(100, MS, np.int64))
+    return Recorded(of, both, streams, arrivals, empty, np.full(100, MS, np.int64))
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -108,6 +108,39 @@ def test_between_two_clocks_it_is_known_what_was_due_before_a_streamer_came(ahea
     assert fold(found)["latency_max_ms"] == 6
 
 
+def test_who_joined_late_himself_has_waited_since_he_was_to_join() -> None:
+    def first_byte_ms(**changes: int) -> float:
+        late = end(1, kind="late", began_ns=5500 * MS, first_ns=5600 * MS, **changes)
+        table = rows(lambda _: 1.0, lambda _: 0.0)
+        return fold(recorded(load(streams=(end(0), late)), table))["first_byte_p99_ms"]
+
+    assert first_byte_ms(due_ns=5000 * MS) == 600
+    assert first_byte_ms() == 100  # of a record that does not say when it was due
+
+
+def test_starts_and_reconnections_are_counted() -> None:
+    stormy = dataclasses.replace(PROFILE, storm=Storm(10, 10), cut_every_bytes=1000)
+    of = load(profile=stormy, streams=(end(0, connections=4), end(1, connections=2)))
+    planned = np.arange(100) * 100 * MS
+    made = recorded(of, rows(lambda _: 1.0, lambda _: 0.0))
+
+    def starts_per_s(begun: Numbers) -> float:
+        calls = np.stack([planned, begun, begun + MS, begun + 2 * MS], axis=1)
+        return fold(dataclasses.replace(made, calls=calls))["starts_achieved_per_s"]
+
+    assert starts_per_s(planned) == pytest.approx(10)
+    assert starts_per_s(planned * 2) == pytest.approx(5, rel=0.01)
+    assert fold(made)["starts_asked_per_s"] == 10
+    assert fold(made)["starts_achieved_per_s"] == 0
+    assert fold(made)["reconnections_least"] == 1
+
+
+def test_the_hypervisors_share_is_told() -> None:
+    stolen = dataclasses.replace(sample(10_000 * MS, 2.0, 5000), machine_steal_s=1.0)
+    of = load(samples=(sample(0, 1.0, 1000), stolen))
+    assert fold(recorded(of, rows(lambda _: 1.0, lambda _: 0.0)))["machine_steal_share"] == 0.1
+
+
 def test_the_servers_figures_are_differences() -> None:
     figures = fold(recorded(load(), rows(lambda _: 1.0, lambda _: 0.0)))
     assert figures["server_cpu_s"] == 1.0
@@ -145,7 +178,8 @@ def verdicts(of: Load, figures: Mapping[str, float], *, noisy: bool = False) -> 
 GOOD = {
     "latency_p99_ms": 5.0, "asked_per_s": 100.0, "achieved_per_s": 100.0,
     "generator_lag_p99_ms": 1.0, "writer_lag_p99_ms": 1.0, "generator_cpu_share": 0.1,
-    "server_cpu_share": 0.1, "others_cpu_share": 0.0,
+    "server_cpu_share": 0.1, "others_cpu_share": 0.0, "machine_busy_share": 0.3,
+    "machine_steal_share": 0.0,
 }  # fmt: skip
 
 
@@ -157,9 +191,15 @@ def test_a_load_that_was_reached_and_kept_passes() -> None:
     ("changes", "figures", "verdict"),
     [
         ({}, {"achieved_per_s": 80.0}, Verdict.BROKEN),
-        ({}, {"generator_lag_p99_ms": 26.0}, Verdict.BROKEN),
-        ({}, {"writer_lag_p99_ms": 26.0}, Verdict.BROKEN),
+        ({}, {"generator_lag_p99_ms": 26.0, "latency_p99_ms": 1000.0}, Verdict.BROKEN),
+        ({}, {"writer_lag_p99_ms": 26.0, "latency_p99_ms": 1000.0}, Verdict.BROKEN),
+        ({}, {"generator_lag_p99_ms": 20.0, "latency_p99_ms": 20.0}, Verdict.BROKEN),
+        ({}, {"writer_lag_p99_ms": 20.0, "latency_p99_ms": 20.0}, Verdict.BROKEN),
         ({}, {"others_cpu_share": 0.6}, Verdict.BROKEN),
+        ({}, {"machine_busy_share": 0.85}, Verdict.BROKEN),
+        ({}, {"machine_steal_share": 0.06}, Verdict.BROKEN),
+        ({}, {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 26.0}, Verdict.BROKEN),
+        ({}, {"reconnections_least": 0.0}, Verdict.BROKEN),
         ({}, {"generator_cpu_share": 0.96}, Verdict.BROKEN),
         ({"joined": 1}, {}, Verdict.BROKEN),
         ({"exit_code": None}, {}, Verdict.BROKEN),
@@ -181,6 +221,82 @@ def test_of_a_disturbed_load_no_limit_is_judged() -> None:
     for noisy, verdict in ((False, Verdict.BROKEN), (True, Verdict.SKIPPED)):
         [finding] = verdicts(load(), figures, noisy=noisy).values()
         assert finding.verdict is verdict
+
+
+def test_what_a_quiet_machine_had_passes() -> None:
+    # The tightest of the kept runs on a quiet machine: lines of 2.5 ms, timers late by 1.1.
+    quiet = {"latency_p99_ms": 2.47, "generator_lag_p99_ms": 1.11, "machine_busy_share": 0.25}
+    storm = {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 29.9}
+    again = {"reconnections_least": 1.0}
+    assert verdicts(load(), {**GOOD, **quiet, **storm, **again}) == {}
+
+
+@pytest.mark.parametrize(("noisy", "verdict"), [(False, Verdict.BROKEN), (True, Verdict.SKIPPED)])
+def test_a_latency_that_can_be_the_generators_own_is_not_the_servers(
+    noisy: bool, verdict: Verdict
+) -> None:
+    figures = {**GOOD, "latency_p99_ms": 20.0, "generator_lag_p99_ms": 20.0}
+    [finding] = verdicts(load(), figures, noisy=noisy).values()
+    assert finding.verdict is verdict
+    assert "not separable" in finding.got
+
+
+def test_the_smallest_latency_that_is_told_is_held_against_the_own_lag() -> None:
+    figures = {**GOOD, "latency_p99_ms": 50.0, "start_p99_ms": 4.0, "generator_lag_p99_ms": 10.0}
+    [finding] = verdicts(load(), figures).values()
+    assert "beside start_p99_ms 4.00 ms" in finding.got
+
+
+def test_a_busy_machine_is_no_fault_of_a_load_that_is_to_make_it_busy() -> None:
+    as_fast_as_it_goes = dataclasses.replace(PROFILE, pace=flood(COUNT), limits={})
+    figures = {
+        "generator_cpu_share": 0.5, "server_cpu_share": 0.9, "machine_busy_share": 1.0,
+        "generator_lag_p99_ms": 90.0,
+    }  # fmt: skip
+    assert verdicts(load(profile=as_fast_as_it_goes), figures) == {}
+
+
+def only_limit(of: Load, figures: Mapping[str, float], limits: Mapping[str, float]) -> Finding:
+    findings = judge(of, figures, Strictness(limits))
+    [finding] = [each for each in findings if each.verdict is not Verdict.PASS]
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ("latency_p99_ms", "a p99 needs 100 planned messages"),
+        ("latency_max_ms", "latency needs planned messages"),
+        ("first_byte_p99_ms", "a profile with late"),
+        ("start_p99_ms", "it needs a storm"),
+        ("stop_p99_ms", "it needs a storm"),
+        ("server_cpu_s_per_gb", "more than 10 MB"),
+        ("fairness", "two streamers"),
+        ("rate_mb_per_s", "nothing was received"),
+    ],
+)
+def test_a_limit_without_its_figure_is_never_left_out_without_a_word(limit: str, says: str) -> None:
+    of = load(profile=dataclasses.replace(PROFILE, limits={}))
+    figures = {name: value for name, value in GOOD.items() if name != "latency_p99_ms"}
+    finding = only_limit(of, figures, {limit: 1.0})
+    assert finding.verdict is Verdict.BROKEN
+    assert "it could not be judged" in finding.got
+    assert says in finding.got
+
+
+def test_every_figure_that_can_be_limited_says_why_it_may_be_missing() -> None:
+    for limit in LIMITS:
+        of = load(local=False, profile=dataclasses.replace(PROFILE, limits={}))
+        assert "no figure" not in only_limit(of, {"generator_cpu_share": 0.1}, {limit: 1.0}).got
+
+
+def test_of_a_server_elsewhere_a_profiles_own_limit_on_its_process_is_skipped() -> None:
+    name = "memory_per_streamer_bytes"
+    elsewhere = load(local=False, profile=dataclasses.replace(PROFILE, limits={name: 1.0}))
+    assert only_limit(elsewhere, GOOD, {}).verdict is Verdict.SKIPPED
+    asked = only_limit(elsewhere, GOOD, {name: 1.0})
+    assert asked.verdict is Verdict.BROKEN
+    assert "--launch" in asked.got
 
 
 def test_dropped_bytes_count_as_told() -> None:

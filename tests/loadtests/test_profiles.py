@@ -1,5 +1,6 @@
 """The table of loads, and what a file of one's own may say."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from loadtests.metrics import FIGURES
 from loadtests.pacer import Pace, bursts, steady
 from loadtests.profiles import LIMITS, PROFILES, Floor, Profile, Storm, load_profiles, named
 from loadtests.sweep import SWEEPS, points
+from loadtests.sweep import named as named_sweep
 
 
 def test_profiles_have_names_of_their_own_and_limits_that_can_be_measured() -> None:
@@ -97,3 +99,29 @@ def test_every_point_of_every_sweep_can_be_made(sweep: object) -> None:
     assert len(made) == 2 * values
     assert made == points(found, 2, "seed")
     assert {each.labels["axis"] for each in made} == {axis.name for axis in found.axes}
+
+
+def test_the_settings_of_the_docs_are_swept() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "load.md").read_text()
+    table = text.partition("| setting | acts on |")[2].partition("\n\n")[0]
+    swept = {axis.name: axis.values for axis in named_sweep("settings").axes}
+    for flag in re.findall(r"^\| `--(?:no-)?([a-z-]+)", table, re.MULTILINE):
+        assert flag == "max-receive-size" or f"server:{flag}" in swept, flag
+    for option in re.findall(r"`(grpc\.\S+)`", table):
+        assert f"client:{option}" in swept
+    sizes = re.findall(r"^\| (?:`--message-size` )?\**(\d+) ([KM]iB)", table, re.MULTILINE)
+    assert {f"{size}{unit}" for size, unit in sizes} == {
+        *swept["server:message-size"], "256MiB"  # the last one is a row of --in-flight
+    }  # fmt: skip
+    assert {"16MiB", "1MiB"} <= set(swept["server:log-retention"])
+
+
+def test_rates_are_swept_up_to_what_is_not_reached() -> None:
+    made = points(named_sweep("rates"), 1, "seed")
+    rates = sorted(each.profile.pace.rate_per_s for each in made if each.profile.pace)
+    assert rates[0] == 25
+    assert rates[-1] == pytest.approx(12_800)
+    for each in made:
+        assert each.profile.is_timed
+        # A rate that is not reached, on a machine without time to spare, is what it looks for.
+        assert (each.profile.floor.rate_share, each.profile.floor.busy_share) == (0.0, 1.0)

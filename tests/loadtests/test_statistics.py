@@ -1,5 +1,6 @@
 """The comparison finds a planted 20 %, and nothing where there is nothing."""
 
+import math
 import random
 
 import pytest
@@ -19,7 +20,9 @@ def question(figure: str = "rate_mb_per_s", allowed: float = 0.05) -> Question:
     return Question(ServerChoice(), ServerChoice(), PROFILES[0], figure, 10, allowed, "seed")
 
 
-def noisy_pairs(chance: random.Random, ratio: float, count: int = 12) -> Pairs:
+def noisy_pairs(
+    chance: random.Random, ratio: float, count: int = 12, noise: float = NOISE
+) -> Pairs:
     """Return pairs with noise of each run, drift of the machine, and now and then an outlier."""
     a: list[float] = []
     b: list[float] = []
@@ -27,7 +30,7 @@ def noisy_pairs(chance: random.Random, ratio: float, count: int = 12) -> Pairs:
         machine = 500 * (1 + 0.3 * number / count)  # it gets faster: both sides of a pair alike
         for side, factor in ((a, 1.0), (b, ratio)):
             hiccup = 0.5 if chance.random() < 0.01 else 1.0
-            side.append(machine * factor * hiccup * chance.lognormvariate(0, NOISE))
+            side.append(machine * factor * hiccup * chance.lognormvariate(0, noise))
     return Pairs("A and B", tuple(a), tuple(b))
 
 
@@ -100,6 +103,47 @@ def test_equal_values_are_no_difference() -> None:
 def test_what_cannot_be_compared_is_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match=r"pairs|positive"):
         effect(a, b)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        # All of one sign: only 2 of the 2 ** n signs are as far out.
+        ([1, 2, 3, 4, 5, 6], 2 / 2**6),
+        # Pairs without a difference say nothing: six are left of eight.
+        ([0, 0, 1, 2, 3, 4, 5, 6], 2 / 2**6),
+        # 1 and -1 share rank 1.5: against are as few ranks, 1.5, with none or either of the two.
+        ([1, -1, 3, 4, 5, 6], 2 * 3 / 2**6),
+        # All of one size have rank 3.5: none or one of six is against.
+        ([1, 1, 1, 1, 1, -1], 2 * 7 / 2**6),
+    ],
+)
+def test_p_leaves_out_zeros_and_gives_ties_their_mean_rank(
+    differences: list[int], p: float
+) -> None:
+    found = effect([1.0] * len(differences), [math.exp(each / 10) for each in differences])
+    assert found.p == pytest.approx(p)
+
+
+def test_a_control_that_passes_sees_a_fifth() -> None:
+    chance = random.Random("power")
+    passed = seen = 0
+    while passed < TRIES:
+        noise = chance.choice((0.04, 0.08, 0.12, 0.16))
+        control = noisy_pairs(chance, 1.0, noise=noise)
+        if judge_control(question(), control).verdict is Verdict.PASS:
+            passed += 1
+            trial = noisy_pairs(chance, 0.8, noise=noise)
+            seen += judge_trial(question(), trial).verdict is Verdict.FAIL
+    assert seen >= 0.95 * TRIES
+
+
+def test_a_control_known_to_a_fifth_only_is_broken() -> None:
+    # Every pair is 25 % off to one side or the other: known to 25 %.
+    a, b = [1.0] * 12, [1.25, 0.8] * 6
+    found = judge_control(question(), Pairs("A and A", tuple(a), tuple(b)))
+    assert found.verdict is Verdict.BROKEN
+    assert "known to 13%" in found.want
 
 
 def test_a_conclusion_has_both_effects_and_every_ratio() -> None:

@@ -36,13 +36,13 @@ LAYERS: dict[str, set[str]] = {
     "session": {
         "generator", "histogram", "judge", "limits", "metrics", "profiles", "record", "results",
     },
-    "compare": {"profiles", "session", "statistics"},
+    "compare": {"profiles", "results", "session", "statistics"},
     "sweep": {"overview", "pacer", "profiles", "session"},
     "commands": {
         "charts", "compare", "judge", "metrics", "overview", "profiles", "report", "results",
-        "session", "sweep",
+        "session", "statistics", "sweep",
     },
-    "locustfile": {"checker", "emitter", "jobs", "metrics", "pacer", "record"},
+    "locustfile": {"checker", "emitter", "jobs", "metrics", "pacer", "profiles", "record"},
     "bench": {"limits"},
     "__main__": {"commands"},
     "__init__": set(),

@@ -1,0 +1,112 @@
+"""A run's pictures over every kind of axis, and what other programs read of it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.verdict import Finding, Verdict
+from loadtests.charts import charts
+from loadtests.exports import CSV_FILE, prometheus, write_csv
+from loadtests.overview import drawings, in_order, quantity
+from loadtests.profiles import PROFILES
+from loadtests.results import RESULTS_FILE, Result, RunReport, load_report, save_report
+from loadtests.sweep import ROUND, Axis, Sweep, points
+
+LIMITS = {"raw TCP": 4000.0, "plain grpcio": 2000.0}
+PASSED = (Finding(Verdict.PASS, "a made up load"),)
+
+
+def swept(axis: str, values: tuple[str, ...], rounds: int = 1) -> RunReport:
+    sweep = Sweep("made", "", PROFILES[2], (Axis(axis, values),))
+    results = tuple(
+        Result(
+            "flood", point.labels, f"{number:03d}", {"rate_mb_per_s": 100.0 + number}, PASSED, 1.0
+        )
+        for number, point in enumerate(points(sweep, rounds, "seed"))
+    )
+    return RunReport("sweep", {}, LIMITS, results)
+
+
+def series(report: RunReport) -> list[str]:
+    lines = prometheus(report).splitlines()
+    return [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        swept("streamers", ("1", "2"), rounds=3),
+        swept("streamers", ("2", "2")),
+        RunReport("run", {}, LIMITS, swept("streamers", ("1",)).results * 3),
+    ],
+    ids=["rounds", "a value twice", "a profile twice"],
+)
+def test_each_series_stands_once_whatever_is_repeated(report: RunReport) -> None:
+    found = series(report)
+    assert len(found) == len(set(found))
+    of_rates = [each for each in found if each.startswith("jobworker_load_rate")]
+    assert len(of_rates) == len(report.results)
+
+
+def test_a_round_is_a_label() -> None:
+    report = swept("streamers", ("1", "2"), rounds=2)
+    assert sorted(each.labels[ROUND] for each in report.results) == ["1", "1", "2", "2"]
+    assert ROUND not in swept("streamers", ("1", "2")).results[0].labels
+
+
+def test_the_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
+    paced = Result("lines", {}, "001", {"rate_mb_per_s": 1.0, "asked_per_s": 5.0}, PASSED, 1.0)
+    flood = Result("flood", {}, "000", {"rate_mb_per_s": 500.0}, PASSED, 1.0)
+    report = RunReport("run", {}, LIMITS, (flood, paced))
+    save_report(report, tmp_path)
+    saved = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
+    assert [each["share_of_plain_grpcio"] for each in saved] == [0.25, None]
+    assert load_report(tmp_path) == report
+    write_csv(report, tmp_path)
+    with (tmp_path / CSV_FILE).open() as file:
+        assert [row["share_of_plain_grpcio"] for row in csv.DictReader(file)] == ["0.25", ""]
+    assert 'jobworker_load_share_of_plain_grpcio{profile="flood"} 0.25' in prometheus(report)
+    assert 'share_of_plain_grpcio{profile="lines"}' not in prometheus(report)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("64KiB", (65536, "bytes")), ("1MiB", (2**20, "bytes")), ("5ms", (0.005, "seconds")),
+        ("1.5s", (1.5, "seconds")), ("1e6", (1e6, "")), ("0", (0, "")), ("yes", None),
+        ("KiB", None),
+    ],
+)  # fmt: skip
+def test_sizes_and_times_are_quantities(text: str, value: tuple[float, str] | None) -> None:
+    found = quantity(text)
+    assert (found and pytest.approx(found[0])) == (value and value[0])
+    assert (found and found[1]) == (value and value[1])
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "drawn_by"),
+    [
+        ("streamers", ("1", "10", "100"), "curves"),
+        ("server:message-size", ("64KiB", "1MiB", "4MiB"), "curves"),
+        ("server:flush-interval", ("0ms", "5ms", "100ms"), "curves"),
+        ("server:connection-window", ("yes", "no"), "bars"),
+        # 0 keeps everything: it is no size below the others.
+        ("server:log-retention", ("0", "16MiB", "1MiB"), "bars"),
+    ],
+)
+def test_every_axis_has_a_picture_with_its_values(
+    axis: str, values: tuple[str, ...], drawn_by: str
+) -> None:
+    made = drawings(swept(axis, values, rounds=2))
+    assert [getattr(each, "func").__name__ for each in made] == [drawn_by]  # noqa: B009 - a partial
+    [chart] = charts(made, "test")
+    assert chart.title == "Rate"
+    for value in values:
+        assert f">{value}<" in chart.svg, f"{value} is not at the axis"
+
+
+def test_a_table_has_sizes_in_their_order() -> None:
+    report = swept("server:message-size", ("4MiB", "64KiB", "1MiB"))
+    assert [each.labels["value"] for each in in_order(report)] == ["64KiB", "1MiB", "4MiB"]
