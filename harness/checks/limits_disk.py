@@ -128,6 +128,39 @@ CHECKS: Final = (
         alone=True,
     ),
     Check(
+        name="limits.io-read-bytes-per-second",
+        guarantee="A job reads no faster than its bytes a second.",
+        run=partial(
+            _run_transfer,
+            [f"if={DISK}", "of=/dev/null", "bs=64k", f"count={BYTES // 65536}", "iflag=direct"],
+            pb.IoMax(device=DISK, read_bytes_per_second=BYTES_PER_S),
+        ),
+        judge=partial(
+            _judge_transfer, "a job reads 1 MiB/s (in bytes/s)", BYTES / BYTES_PER_S, BYTES
+        ),
+        needs=_NEEDS,
+        cites=("51", "R-CGROUP-1"),
+        alone=True,
+    ),
+    Check(
+        name="limits.io-write-operations-per-second",
+        guarantee="A job writes no more often than its operations a second.",
+        run=partial(
+            _run_transfer,
+            ["if=/dev/zero", f"of={DISK}", "bs=4k", f"count={OPERATIONS}", "oflag=direct"],
+            pb.IoMax(device=DISK, write_operations_per_second=OPERATIONS_PER_S),
+        ),
+        judge=partial(
+            _judge_transfer,
+            "a job writes 20 times a second",
+            OPERATIONS / OPERATIONS_PER_S,
+            OPERATIONS,
+        ),
+        needs=_NEEDS,
+        cites=("51",),
+        alone=True,
+    ),
+    Check(
         name="limits.io-operations-per-second",
         guarantee="A job reads no more often than its operations a second.",
         run=partial(

@@ -7,12 +7,10 @@ from harness.mutants.mutant import Mutant
 _WRITES_CPU: Final = 'files.append(("cpu.max", f"{quota_us} {CPU_PERIOD_US}"))'
 _QUOTA: Final = "quota_us = self.cpu_millicores * CPU_PERIOD_US // 1000"
 _DEFAULTS: Final = "cpu_millicores=500, memory_max_bytes=100 * 1024 * 1024, io_weight=500"
-_CREATES: Final = "        cgroup = self._create_cgroup(job_id, limits)\n"
 _SPAWNED: Final = "            output_fd, child = _spawn_with_pipe(command, cgroup)\n"
 _SWITCHES_ON: Final = (
     '            (root / "cgroup.subtree_control").write_text(_enable_line(), encoding="ascii")\n'
 )
-_KILLS: Final = '(self.path / "cgroup.kill").write_text("1", encoding="ascii")'
 
 _ENFORCED: Final = (
     Mutant(
@@ -84,6 +82,21 @@ _ENFORCED: Final = (
         also=("limits.above-the-host",),
     ),
     Mutant(
+        "gives all jobs together one core",
+        "cgroup.py",
+        _SWITCHES_ON,
+        _SWITCHES_ON + '            (root / "cpu.max").write_text("100000 100000")\n',
+        "limits.cpu-two-cores",
+    ),
+    Mutant(
+        "lets a job run on one processor only",
+        "worker.py",
+        "        child = spawn(command, write_fd, cgroup)\n",
+        "        child = spawn(command, write_fd, cgroup)\n"
+        "        os.sched_setaffinity(child.pid, {min(os.sched_getaffinity(0))})\n",
+        "limits.cpu-two-cores",
+    ),
+    Mutant(
         "limits no memory when nothing is asked",
         "worker.py",
         "memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,",
@@ -120,6 +133,29 @@ _ENFORCED: Final = (
         'files.append(("memory.oom.group", "1"))',
         "pass",
         "limits.memory",
+        also=("limits.default-memory",),
+    ),
+    Mutant(
+        "lets the OOM killer take one process of a job with the default memory",
+        "cgroup.py",
+        'files.append(("memory.oom.group", "1"))',
+        'files.append(("memory.oom.group", str(int(self.memory_max_bytes != 104_857_600))))',
+        "limits.default-memory",
+    ),
+    Mutant(
+        "counts how often memory ran out for how many it killed",
+        "cgroup.py",
+        'oom_kills=oom.get("oom_kill", 0),',
+        'oom_kills=oom.get("oom", 0),',
+        "limits.memory",
+        also=("limits.default-memory",),
+    ),
+    Mutant(
+        "tells every job that one was killed for its memory",
+        "cgroup.py",
+        '(self.path / "memory.events", memory_events_fd)',
+        '(self.path.parent / "memory.events")',
+        "limits.twenty-at-once",
     ),
     Mutant(
         "does not tell that the OOM killer struck",
@@ -141,10 +177,11 @@ _ENFORCED: Final = (
     ),
     Mutant(
         "kills a hundred processes of a job, one by one",
-        "cgroup.py",
-        _KILLS,
-        'for pid in (self.path / "cgroup.procs").read_text().split()[:100]:\n'
-        "                os.kill(int(pid), 9)",
+        "job.py",
+        "        kill_through(self._kill_fd)\n",
+        '        for pid in (self._cgroup.path / "cgroup.procs").read_text().split()[:100]:\n'
+        '            with __import__("contextlib").suppress(ProcessLookupError):\n'
+        "                os.kill(int(pid), 9)\n",
         "limits.fork-bomb",
         also=("limits.sub-cgroups",),
     ),
@@ -186,6 +223,50 @@ _DISK: Final = (
         '"wbps": self.write_bytes_per_second,',
         '"wbps": self.write_bytes_per_second and 2**40,',
         "limits.io-bytes-per-second",
+    ),
+    Mutant(
+        "puts no ceiling on bytes read",
+        "cgroup.py",
+        '"rbps": self.read_bytes_per_second,',
+        '"rbps": self.read_bytes_per_second and 2**40,',
+        "limits.io-read-bytes-per-second",
+    ),
+    Mutant(
+        "takes bytes read for bytes written",
+        "cgroup.py",
+        '"rbps": self.read_bytes_per_second,',
+        '"rbps": self.write_bytes_per_second,',
+        "limits.io-read-bytes-per-second",
+        also=("limits.io-bytes-per-second",),
+        more=(
+            (
+                "cgroup.py",
+                '"wbps": self.write_bytes_per_second,',
+                '"wbps": self.read_bytes_per_second,',
+            ),
+        ),
+    ),
+    Mutant(
+        "puts no ceiling on writing operations",
+        "cgroup.py",
+        '"wiops": self.write_operations_per_second,',
+        '"wiops": self.write_operations_per_second and 2**40,',
+        "limits.io-write-operations-per-second",
+    ),
+    Mutant(
+        "takes operations that write for ones that read",
+        "cgroup.py",
+        '"wiops": self.write_operations_per_second,',
+        '"wiops": self.read_operations_per_second,',
+        "limits.io-write-operations-per-second",
+        also=("limits.io-operations-per-second",),
+        more=(
+            (
+                "cgroup.py",
+                '"riops": self.read_operations_per_second,',
+                '"riops": self.write_operations_per_second,',
+            ),
+        ),
     ),
     Mutant(
         "takes operations a second for operations a minute, reading",
@@ -310,9 +391,7 @@ _LIFECYCLE: Final = (
     Mutant(
         "leaves daemons when the main process exits",
         "job.py",
-        "        self._cancel(self._kill_timer)\n"
-        "        self._tree.kill()\n"
-        "        self._drain_timer",
+        "        self._kill()\n        self._drain_timer",
         "        self._cancel(self._kill_timer)\n        self._drain_timer",
         "limits.daemons-at-exit",
         also=("limits.daemons-at-stop",),
@@ -320,7 +399,7 @@ _LIFECYCLE: Final = (
     Mutant(
         "leaves cgroups inside a job's",
         "cgroup.py",
-        "for directory, _, _ in os.walk(self.path, topdown=False):",
+        "for directory, _, _ in os.walk(self.path, topdown=False, onerror=_raise):",
         "for directory in [str(self.path)]:",
         "limits.sub-cgroups",
     ),
