@@ -88,6 +88,20 @@ class VagrantMachine:
             unpack: list[str | Path] = ["tar", "-C", target, "-xzo"]
             run(unpack, FETCH_TIMEOUT_S, stdin=archive).require("tar")
 
+    def send(self, source: Path, target: str) -> None:
+        """Bring a file to the machine, under a path in the checkout there.
+
+        Raises:
+            BrokenError: it cannot be read here, or did not arrive.
+        """
+        path = shlex.quote(f"{PROJECT_THERE}/{target}")
+        words = [*self._ssh(), f"mkdir -p $(dirname {path}) && cat >{path}"]
+        try:
+            with source.open("rb") as file:
+                run(words, FETCH_TIMEOUT_S, stdin=file).require("cat in the Vagrant machine")
+        except OSError as error:
+            raise BrokenError(f"cannot read {source}: {error.strerror}") from error
+
     def connect(self) -> None:
         """Make the connection that everything else here shares; a busy machine gets some attempts.
 

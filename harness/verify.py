@@ -8,12 +8,14 @@ its report come back; nothing but that report decides how the run ended.
 """
 
 import dataclasses
+import os
 import re
 import shlex
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import click
@@ -25,8 +27,9 @@ from harness.processes import run
 from harness.results import Result, load_report
 from harness.runs import LOCAL, RESULTS_FOLDER, VM, Choice, Run, begun, judge_targets, new_directory
 from harness.targets.local import checkout
-from harness.vagrant import reached
+from harness.vagrant import VagrantMachine, reached
 from harness.verdict import BrokenError, Finding, Verdict, merge
+from harness.vulncheck.commands import ADVISORIES, ALLOW_STALE
 
 PROJECT: Final = "project"
 THERE_TIMEOUT_S: Final = 3 * 3600.0  # all of it, on an emulated processor
@@ -239,7 +242,8 @@ def _verify_there(choice: Choice) -> int:
     with reached() as machine:
         click.echo("bringing the checkout in the machine up to date")
         machine.sync()
-        command = f".ci/setup && sudo {shlex.join(command_there(choice, there))}"
+        words = ["env", *_advisories_there(machine), *command_there(choice, there)]
+        command = f".ci/setup && sudo {shlex.join(words)}"
         done = machine.run(command, THERE_TIMEOUT_S, shown=True)
         try:
             machine.fetch(there, directory)
@@ -256,6 +260,16 @@ def _verify_there(choice: Choice) -> int:
         )
     click.echo(f"the report is here now: {directory / 'report.html'}")
     return report.exit_code
+
+
+def _advisories_there(machine: VagrantMachine) -> list[str]:
+    """Bring along the dump of advisories that the caller names: the machine may have no network."""
+    given = {name: os.environ[name] for name in (ADVISORIES, ALLOW_STALE) if os.environ.get(name)}
+    if ADVISORIES in given:
+        there = f"{RESULTS_FOLDER}/advisories.zip"
+        machine.send(Path(given[ADVISORIES]), there)
+        given[ADVISORIES] = there
+    return [f"{name}={value}" for name, value in given.items()]
 
 
 def command_there(choice: Choice, out: str) -> list[str]:

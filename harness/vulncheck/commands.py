@@ -24,6 +24,9 @@ from harness.vulncheck.audit import (
 from harness.vulncheck.database import RECORDS_MIN, load_database
 from harness.vulncheck.endpoint import Endpoint, serving
 
+# Variables that stand for `--offline` and `--allow-stale`.
+ADVISORIES: Final = "JOBWORKER_ADVISORIES"
+ALLOW_STALE: Final = "JOBWORKER_ALLOW_STALE"
 # Advisories come out daily; a database that is a month old has missed some.
 FRESH_DAYS: Final = 30
 # Clocks differ; a record from later than that is wrong, and so is every date of its database.
@@ -38,14 +41,14 @@ FUTURE_MAX: Final = dt.timedelta(days=1)
 )
 @click.option(
     "--offline",
-    envvar="JOBWORKER_ADVISORIES",
+    envvar=ADVISORIES,
     show_envvar=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="Ask this dump of advisories (OSV's all.zip of PyPI) instead of OSV's service.",
 )
 @click.option(
     "--allow-stale",
-    envvar="JOBWORKER_ALLOW_STALE",
+    envvar=ALLOW_STALE,
     show_envvar=True,
     is_flag=True,
     help=f"Let a dump older than {FRESH_DAYS} days do; the result says so and gives its date.",

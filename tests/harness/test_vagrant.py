@@ -116,6 +116,20 @@ def test_the_run_there_is_ours_and_its_report_comes_here(
     assert "rsync" in machine.asked.read_text().splitlines()
 
 
+def test_a_dump_of_advisories_goes_along(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "all.zip").write_bytes(b"advisories")
+    monkeypatch.setenv("JOBWORKER_ADVISORIES", str(tmp_path / "all.zip"))
+    monkeypatch.setenv("JOBWORKER_ALLOW_STALE", "1")
+    machine.ends(GOOD, 0)
+    python = machine.there / ".venv/bin/python"
+    sees = 'cat "$JOBWORKER_ADVISORIES" >seen; echo "$JOBWORKER_ALLOW_STALE" >>seen'
+    python.write_text(python.read_text().replace('echo "ran: $*"', sees))
+    assert verify(CHOICE) == 0
+    assert (machine.there / "seen").read_text() == "advisories1\n"
+
+
 def test_a_busy_machine_is_asked_again_and_that_is_said(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
