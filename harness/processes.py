@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(
     """
     words = [str(word) for word in command]
     logger.debug("$ %s", shlex.join(words))
+    interrupts = _HeldInterrupts()
     try:
         process = subprocess.Popen(
             words,
@@ -65,9 +67,14 @@ def run(
             start_new_session=True,
         )
     except FileNotFoundError as error:
+        interrupts.release()
         raise BrokenError(f"{words[0]} is not installed") from error
+    except BaseException:
+        interrupts.release()
+        raise
     with process:
         try:
+            interrupts.release()
             out, said = process.communicate(
                 None if text_in is None else text_in.encode(), timeout=timeout_s
             )
@@ -85,6 +92,26 @@ def run(
         (out or b"").decode("utf-8", "replace"),
         said.decode("utf-8", "replace"),
     )
+
+
+class _HeldInterrupts:
+    """Keeps Ctrl-C until somebody can end what is just being started; `release` lets it through."""
+
+    def __init__(self) -> None:
+        self._caught = False
+        self._held = threading.current_thread() is threading.main_thread()
+        if self._held:
+            self._before = signal.signal(signal.SIGINT, self._catch)
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            signal.signal(signal.SIGINT, self._before)
+            if self._caught:
+                signal.raise_signal(signal.SIGINT)
+
+    def _catch(self, _number: int, _frame: object) -> None:
+        self._caught = True
 
 
 def _end(process: "subprocess.Popen[bytes]") -> bytes:

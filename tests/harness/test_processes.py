@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -70,3 +72,21 @@ def test_ctrl_c_ends_the_whole_tree(tmp_path: Path) -> None:
     child = written_pid(pid_file)
     assert child is not None
     poll_until(lambda: gone(child) or None, 10, "the end of the child")
+
+
+def test_ctrl_c_amid_the_start_ends_the_program_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *words: Any, **options: Any) -> None:
+            super().__init__(*words, **options)
+            started.append(self.pid)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleep", "100"], 60)
+    [child] = started
+    poll_until(lambda: gone(child) or None, 10, "the end of the child")
+    assert signal.getsignal(signal.SIGINT) == before
