@@ -31,7 +31,7 @@ vulncheck: setup ## Audit the locked packages: clean, found, or not audited
 mutants: setup ## Break the code on purpose, in 78 ways, and see the unit tests notice (4 minutes)
 	@$(BIN)/python -m pytest -n 2 -m mutants $(ARGS)
 
-race: setup ## Search for races, prove that planted ones are found, watch a busy server (5 minutes)
+race: setup ## Search for races, prove that planted ones are found, watch a busy server (4 minutes)
 	@$(BIN)/python -m harness races all $(ARGS)
 
 vm-test: setup ## Prove the guest, and the limits in it (the first time: builds its image, 1 minute)
