@@ -293,6 +293,16 @@ def test_a_cancel_before_the_wait_is_not_lost() -> None:
     reader.wait(1)  # would never end
 
 
+def test_a_reader_that_falls_behind_is_told_how_many_bytes_it_missed() -> None:
+    log = OutputLog(2 * PUNCH_STEP_BYTES)
+    reader = log.reader_at(0)
+    log.append(pattern(0, 5 * PUNCH_STEP_BYTES))
+    chunk = reader.read(1000)
+    assert (chunk.offset, chunk.missed_bytes) == (3 * PUNCH_STEP_BYTES, 3 * PUNCH_STEP_BYTES)
+    assert chunk.data == pattern(3 * PUNCH_STEP_BYTES, 1000)
+    assert reader.read(1000).missed_bytes == 0
+
+
 def test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -69,7 +69,7 @@ MUTANTS: Final = (
         "missed bytes are not counted", "log.py",
         "return Chunk(start, data, start - offset), at_end\n            # Overtaken",
         "return Chunk(start, data, 0), at_end\n            # Overtaken",
-        LOG + "TestLog::runTest",
+        LOG + "test_a_reader_that_falls_behind_is_told_how_many_bytes_it_missed",
     ),
     Mutant(
         "retention keeps the memory", "log.py",
