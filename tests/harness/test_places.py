@@ -74,6 +74,8 @@ def test_in_place_no_limit_may_be_skipped_but_those_that_take_an_empty_disk() ->
     assert allowed == {
         "local:limits.io-bytes-per-second",
         "local:limits.io-operations-per-second",
+        "local:limits.io-read-bytes-per-second",
+        "local:limits.io-write-operations-per-second",
         "local:limits.io-weight",
     }
 

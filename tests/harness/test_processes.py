@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path) -> None
     os.kill(stray, signal.SIGKILL)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell without job control starts what runs behind it with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_whole_tree(tmp_path: Path) -> None:
     pid_file = tmp_path / "child"
 
@@ -74,6 +84,7 @@ def test_ctrl_c_ends_the_whole_tree(tmp_path: Path) -> None:
     poll_until(lambda: gone(child) or None, 10, "the end of the child")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_amid_the_start_ends_the_program_too(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
