@@ -128,7 +128,7 @@ def test_a_server_with_the_originals_fields_alone_gets_a_sensible_report(
     found = verdicts(report)
     passed = {name for name, verdict in found.items() if verdict is Verdict.PASS}
     assert passed >= {
-        "identity.roles", "identity.versions", "identity.strangers", "lifecycle.literal",
+        "identity.versions", "identity.strangers", "lifecycle.literal",
         "lifecycle.ids", "lifecycle.background", "lifecycle.exit-codes", "lifecycle.stop-tree",
         "streams.after-end", "streams.order", "streams.many",
     }  # fmt: skip
@@ -141,9 +141,9 @@ def test_a_server_with_the_originals_fields_alone_gets_a_sensible_report(
     assert "a cgroup v2 for each job" in skipped["limits.defaults"]
     assert "a launch command" in skipped["lifecycle.shutdown"]
     assert "log retention" in skipped["streams.retention"]
-    # It takes weak keys and empty roles, leaves a certificate's end to the handshake: it is told.
+    # Weak keys, empty roles, no purpose, an end that the handshake alone knows: it is told.
     failed = {result.name: result for result in report.results if result.verdict is Verdict.FAIL}
-    assert set(failed) == {"identity.certificates", "identity.resumption"}
+    assert set(failed) == {"identity.certificates", "identity.resumption", "identity.roles"}
     telling = failed["identity.certificates"].telling
     assert "RSA of 1024 bits" in " ".join(finding.promise for finding in telling)
 
