@@ -102,7 +102,7 @@ IDLE: Final = 10_000
 # server 0.8 GB and the harness 0.3, and of its emulator's network a descriptor each.
 IDLE_UNTOLD: Final = 1000
 IDLE_SMALL: Final = 30
-# Our server makes room for so many streams and 4096 descriptors more; none of them is opened.
+# Our server makes room for so many streams and 8192 descriptors more; none of them is opened.
 ROOM_STREAMS: Final = 12_000
 HANDSHAKES_AT_ONCE: Final = 8
 OTHER_DESCRIPTORS: Final = 1000  # of the checks beside this one

@@ -313,7 +313,7 @@ class Job:
         try:
             self.log.append(os.read(self._output_fd, fcntl(self._output_fd, F_GETPIPE_SZ)))
         except BlockingIOError:
-            pass
+            pass  # a process still has the pipe open, and nothing is in it
         except OSError as error:
             self._fail_output(error)
             return

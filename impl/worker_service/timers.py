@@ -84,5 +84,6 @@ def _call(callback: Callback) -> float:
     try:
         return callback()
     except Exception:
+        # The thread is everybody's: one call's trouble must not leave all others without bounds.
         logger.exception("unexpected error in a timer; the others go on")
         return math.inf
