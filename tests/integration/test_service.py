@@ -248,14 +248,15 @@ def test_a_key_that_others_may_read_is_refused_at_start(certificates: Certificat
     exposed.chmod(0o640)
     command = [sys.executable, "-m", "worker_service", "serve", "--no-limits", "--listen"]
     command += ["127.0.0.1:0", "--ca", str(files.ca), "--cert", str(files.cert)]
+    # Less than a mutant's test may take: a server that starts all the same must not outlive it.
     refused = subprocess.run(
-        [*command, "--key", str(exposed)], capture_output=True, text=True, timeout=30, check=False
+        [*command, "--key", str(exposed)], capture_output=True, text=True, timeout=10, check=False
     )
     assert refused.returncode == 1
     assert "mode 0640" in refused.stderr
     swapped = subprocess.run(
         [*command, "--key", str(certificates.admin.key)],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=10, check=False,
     )  # fmt: skip
     assert swapped.returncode == 1
     assert "does not belong to certificate" in swapped.stderr
