@@ -109,7 +109,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "leaves jobs what protects it from the OOM killer", "spawn.py",
-        "    _make_killable(child.pid)\n", "",
+        "    make_killable(child.pid, cgroup)\n", "",
         LIFECYCLE + "inheritance",
     ),
     Mutant(

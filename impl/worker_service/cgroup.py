@@ -198,6 +198,10 @@ class Cgroup:
         finally:
             os.close(events_fd)
 
+    def processes(self) -> list[int]:
+        """Return the pids inside that this server can see; of a removed one none."""
+        return [int(pid) for pid in _text(self.path / "cgroup.procs").split() if pid != "0"]
+
     def usage(self, memory_events_fd: int | None = None) -> Usage:
         """Return what the kernel has counted; OOM kills also when nothing more can be opened."""
         cpu = _flat_keyed(_text(self.path / "cpu.stat"))
@@ -438,12 +442,9 @@ def _text(path: Path, open_fd: int | None = None) -> str:
 
 
 def _flat_keyed(text: str) -> dict[str, int]:
-    pairs = (line.split() for line in text.splitlines())
-    return {key: int(value) for key, value in pairs}
+    return {key: int(value) for key, value in map(str.split, text.splitlines())}
 
 
 def _io_bytes(text: str) -> tuple[int, int]:
-    words = text.split()
-    read = sum(int(word[7:]) for word in words if word.startswith("rbytes="))
-    written = sum(int(word[7:]) for word in words if word.startswith("wbytes="))
-    return read, written
+    read, written = (re.findall(rf"\b{name}=(\d+)", text) for name in ("rbytes", "wbytes"))
+    return sum(map(int, read)), sum(map(int, written))

@@ -11,7 +11,6 @@ CLONE_INTO_CGROUP and hands back a pidfd; where no cgroup is asked for, `posix_s
 
 import ctypes
 import errno
-import logging
 import os
 import platform
 import signal
@@ -30,8 +29,7 @@ from worker_service.errors import (
     LimitsUnavailableError,
 )
 from worker_service.linux import LIBC, has_function, signal_process_group
-
-logger = logging.getLogger(__name__)
+from worker_service.oom_score import make_killable
 
 # Sizes of glibc's opaque types (x86_64 and aarch64), rounded up.
 _ATTRIBUTES_BYTES: Final = 512
@@ -189,26 +187,8 @@ def spawn(command: Command, output_fd: int, cgroup: Cgroup | None) -> Child:
             result, child = _pidfd_spawn(program, actions, attributes, argv, envp)
     if child is None:
         raise _spawn_error(result, program, command, cgroup)
-    _make_killable(child.pid)
+    make_killable(child.pid, cgroup)
     return child
-
-
-def _make_killable(pid: int) -> None:
-    """Take back what may protect the server from the OOM killer, which could then end no job.
-
-    Nothing can set it before the program starts; what that forks in its first instants keeps it.
-    """
-    path = f"/proc/{pid}/oom_score_adj"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if os.read(fd, 16) != b"0\n":
-                os.write(fd, b"0")
-        finally:
-            os.close(fd)
-    except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ESRCH}:  # else it has ended
-            logger.warning("%s stays the server's: %s", path, error.strerror)
 
 
 _SpawnResult = tuple[int, Child | None]

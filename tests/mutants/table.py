@@ -358,7 +358,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "who does not read is cut off late", "service.py",
-        "CUT_AFTER_S: Final = 1.0", "CUT_AFTER_S: Final = 3.0", STALLED + "[expired]",
+        "CUT_AFTER_S: Final = 1.0", "CUT_AFTER_S: Final = 4.0", STALLED + "[expired]",
     ),
     Mutant(
         "a client that does not read is told nothing in the log", "service.py",
@@ -435,6 +435,11 @@ MUTANTS: Final = (
         "an environment's values are told", "spawn.py",
         "{key.partition('=')[0]!r}", "{key!r}",
         SPAWN + "test_a_value_that_stands_in_a_key_is_not_told",
+    ),
+    Mutant(
+        "what a job forked at once stays protected from the OOM killer", "oom_score.py",
+        "    if not _adjust(pid) or cgroup is None:\n", "    if _adjust(pid) or True:\n",
+        "tests/impl/test_oom_score.py::test_what_a_job_forked_before_it_was_adjusted_is_adjusted_too",
     ),
     # The client.
     Mutant(
