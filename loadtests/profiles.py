@@ -192,8 +192,10 @@ PROFILES: Final = (
         message_bytes=64 * KIB, pace=flood(6144), limits={"rate_mb_per_s": 20},
     ),
     Profile(
-        "replay", "a finished job's 384 MiB, to 1 reader",
-        message_bytes=64 * KIB, pace=flood(6144), replay=True, limits={"rate_mb_per_s": 20},
+        # One reader of the generator's is as often the limit as the server is.
+        "replay", "a finished job's 192 MiB, to 2 readers at once",
+        message_bytes=64 * KIB, pace=flood(3072), streamers=2, replay=True,
+        limits={"rate_mb_per_s": 20},
     ),
     Profile(
         "crowd-replay", "a finished job's 16 MiB, to 50 readers at once",

@@ -15,6 +15,7 @@ from typing import IO, Final
 from harness.clock import poll_until
 from harness.processes import Done, run
 from harness.verdict import BrokenError
+from harness.vm.backlog import widen_backlog
 from harness.vm.image import PROJECT, Image, built_image
 from harness.vm.machine import Machine, running_machine
 from harness.vm.qmp import execute, monitor_command
@@ -111,6 +112,7 @@ class Guest:
         answer = execute(self.machine.qmp_socket, monitor_command(rule))[-1]
         if str(answer).strip():
             raise BrokenError(f"QEMU does not forward port {guest_port}: {answer}")
+        widen_backlog(self.machine.process.pid, port)
         return port
 
     def end_forward(self, port: int) -> None:
