@@ -246,7 +246,10 @@ def judge_windows(history: History) -> Iterator[Finding]:
     reader = history.stream("reader beside them")
     yield all_exact("a reader beside them gets everything", [reader], total)
     for stream in history.streams("one too many"):
-        yield equal("each of them holds a slot", stream.code, "RESOURCE_EXHAUSTED")
+        full = history.fact("full")
+        yield assumed("as many had begun as the server may have", true=full is True, got=full)
+        if full is True:
+            yield equal("each of them holds a slot", stream.code, "RESOURCE_EXHAUSTED")
     freed_s = history.number("freed after")
     yield holds(
         "their slots are free when they have hung up (seconds)", kept=freed_s >= 0,
@@ -278,7 +281,8 @@ def run_descriptors(stage: Stage) -> None:
             client.query(job_id, label="query meanwhile")
         recovered_s = came_true(lambda: _lets_in(stage, server), RECOVERED_S)
         stage.fact("recovered after", -1 if recovered_s is None else recovered_s)
-        client.start("true", label="start afterwards")
+        # Dead connections that are still in the backlog take a descriptor each, for a moment.
+        came_true(lambda: client.start("true", label="start afterwards").ok, RECOVERED_S)
 
 
 def _lets_in(stage: Stage, server: RunningServer) -> bool:
@@ -303,7 +307,7 @@ def judge_descriptors(history: History) -> Iterator[Finding]:
         "new clients are let in again once there is room (seconds)", kept=recovered_s >= 0,
         got=recovered_s if recovered_s >= 0 else "never", want=f"within {RECOVERED_S:g}",
     )  # fmt: skip
-    yield answered("jobs start again", history.call("start afterwards"))
+    yield answered("jobs start again", history.calls("start afterwards")[-1])
     yield from unharmed(history)
 
 

@@ -132,6 +132,12 @@ class Stage:
     ) -> Iterator[Client]:
         """Connect, by default as an admin to the server that the checks share."""
         files = self.target.identities.files(identity)
+        with self.client_of(files, server) as client:
+            yield client
+
+    @contextmanager
+    def client_of(self, files: CertFiles, server: RunningServer | None = None) -> Iterator[Client]:
+        """Connect with a certificate, by default to the server that the checks share."""
         address = (server or self.server).address
         with Client(address, files, self.recorder, slow=self.scale is Scale.SMALL) as client:
             yield client

@@ -42,6 +42,9 @@ def judge_scanner(history: History) -> Iterator[Finding]:
         true={"TLS 1.2", "TLS 1.3"} <= set(seen), got=seen,
     )  # fmt: skip
     for version, found in suites.items():
+        yield assumed(f"{version} was scanned", true=found is not None, got=found)
+        if found is None:
+            continue
         if version == "TLS 1.3":
             names = sorted(map(str, found)) if isinstance(found, list) else []
             yield holds(
@@ -50,13 +53,13 @@ def judge_scanner(history: History) -> Iterator[Finding]:
                 got=", ".join(names), want=f"{MANDATORY}, and of {', '.join(STRONG)}",
             )  # fmt: skip
         else:
-            yield assumed(f"{version} was scanned", true=found is not None, got=found)
             yield equal(f"cipher suites of {version} that are accepted, {by}", found, [])
     weaknesses = _table(history, "weaknesses")
     for what in WEAKNESSES:
         found = weaknesses[what]
         yield assumed(f"{what} was looked for", true=found is not None, got=found)
-        yield equal(f"{what} is there, {by}", found, False)
+        if found is not None:
+            yield equal(f"{what} is there, {by}", found, False)
 
 
 CHECKS: Final = (

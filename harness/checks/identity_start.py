@@ -13,7 +13,7 @@ from harness.judge.promises import assumed, holds
 from harness.verdict import Finding, UnsupportedError
 
 # A server that goes on for so long has started, and is ended; one that refuses takes a second.
-STARTED_S: Final = 12
+STARTED_S: Final = 30
 _TIMED_OUT: Final = 124  # timeout(1): the command was still running
 _SHOWN_CHARACTERS: Final = 600
 

@@ -277,6 +277,7 @@ def judge_ids(history: History) -> Iterator[Finding]:
 AT_ONCE_S: Final = 1.5
 AT_ONCE_EMULATED_S: Final = 10.0
 QUICK_TRIES: Final = 3
+GONE_LOOKS: Final = 20  # ten a second
 
 
 def run_background(stage: Stage) -> None:
@@ -292,8 +293,13 @@ def run_background(stage: Stage) -> None:
         stream = client.stream(job_id, StreamPlan(keep_bytes=100), label="stream")
         client.query(job_id, label="after")
         pid = int(stream.text) if stream.text.strip().isdigit() else 0
-        # A zombie is gone: its parent may be one that never reaps.
-        look = f"cut -d ' ' -f 3 /proc/{pid}/stat 2>/dev/null || echo gone"
+        # A zombie is gone: its parent may be one that never reaps. What dies closes its output some
+        # way before that.
+        look = (
+            f"for turn in $(seq {GONE_LOOKS}); do "
+            f"state=$(cut -d ' ' -f 3 /proc/{pid}/stat 2>/dev/null || echo gone); "
+            'case $state in Z|gone) break; esac; sleep 0.1; done; echo "$state"'
+        )
         state = client.output(client.must_start("sh", ["-c", look])).strip()
         stage.fact("child", "gone" if state == "Z" else state)
 

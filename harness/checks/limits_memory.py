@@ -33,6 +33,7 @@ from harness.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
 MEMORY_LIMIT_BYTES: Final = 50 * MIB
+MEMORY_WHY: Final = "and 1 MiB: the kernel may go beyond it for a moment (cgroup-v2.rst)"
 MEMORY_WINDOW_S: Final = 60.0
 MEMORY_STEP_S: Final = 0.1
 
@@ -134,8 +135,9 @@ def _judge_memory(history: History) -> Iterator[Finding]:
     peak = int(str(told(final, "usage", "memory_peak_bytes") or 0))
     yield equal("the status says that it was the OOM killer", final.get("oom_killed"), True)
     yield from _judge_kills(history)
-    yield at_most("its peak is within the limit", peak, MEMORY_LIMIT_BYTES)
-    yield at_most("so is what the kernel showed", history.number("highest"), MEMORY_LIMIT_BYTES)
+    bound = MEMORY_LIMIT_BYTES + MIB
+    yield at_most("its peak is within the limit", peak, bound, MEMORY_WHY)
+    yield at_most("so is what the kernel showed", history.number("highest"), bound, MEMORY_WHY)
     yield equal("its cgroup is gone", history.fact("cgroup is there"), want=False)
     yield answered("the server goes on", history.call("another"))
 

@@ -62,7 +62,10 @@ def judge_escalates(history: History) -> Iterator[Finding]:
     yield at_most("seconds until then", took_s, grace_s + KILL_SLACK_S)
 
 
-LAST_WORDS: Final = "trap 'echo last words; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+# It takes a moment: a job that is at once may get it said before a kill that gives it no grace.
+LAST_WORDS: Final = (
+    "trap 'sleep 0.3; echo last words; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+)
 
 
 def run_last_words(stage: Stage) -> None:

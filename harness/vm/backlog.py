@@ -7,6 +7,7 @@ another process can be had by pidfd_getfd(2), from one's own child without any r
 """
 
 import ctypes
+import errno
 import logging
 import os
 import socket
@@ -44,12 +45,21 @@ def widen_backlog(pid: int, port: int) -> None:
 def _listeners(pid: int) -> Iterator[socket.socket]:
     with _opened(os.pidfd_open(pid)) as pidfd:
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):  # closed meanwhile
+            with _closed_meanwhile():
                 if not str(link.readlink()).startswith("socket:"):
                     continue
                 with socket.socket(fileno=_fetch(pidfd, int(link.name))) as theirs:
                     if theirs.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                         yield theirs
+
+
+@contextmanager
+def _closed_meanwhile() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.EBADF}:
+            raise
 
 
 @contextmanager

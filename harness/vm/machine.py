@@ -1,6 +1,7 @@
 """QEMU: the process that is a guest's machine."""
 
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -118,8 +119,12 @@ def running_machine(image: Image, name: str, restore_from: Path | None = None) -
             disk.truncate(DATA_DISK_BYTES)
         (directory / "serial").touch()  # read before QEMU has opened it
         port = _free_port()
-        # setpriv: the machine dies with the harness, even with one that is killed.
-        command = ["setpriv", "--pdeathsig", "KILL", *_command(image, name, directory, port)]
+        # Each connection that is forwarded takes one of QEMU's descriptors, which before 9.0 did
+        # not raise their number itself.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        command = ["prlimit", f"--nofile={most}:{most}"]
+        # The machine dies with the harness, even with one that is killed.
+        command += ["setpriv", "--pdeathsig", "KILL", *_command(image, name, directory, port)]
         if restore_from is not None:
             command += ["-incoming", f"exec:cat {shlex.quote(str(restore_from))}"]
         with (directory / "qemu.log").open("wb") as log:
