@@ -39,7 +39,6 @@ ENDS_WITHIN_S: Final = 10.0
 ENDS_WHY: Final = "the certificate's own end is exact; a busy machine tells it late"
 EARLY_S: Final = 0.5
 EARLY_WHY: Final = "two clocks of one machine, looked at one after the other"
-CUT_AFTER_S: Final = 0.9
 BEGINS_WITHIN_S: Final = 1.0  # what must be left of it when the stream is asked for
 REFUSED: Final = ("UNAUTHENTICATED", "UNAVAILABLE")
 
@@ -155,8 +154,7 @@ def judge_expiry(history: History) -> Iterator[Finding]:
         yield assumed("the stream begins before the certificate's end", true=False, got=stream.code)
         return
     yield equal("until then it gets what there is", stream.text, "ready\n")
-    ends = _end_codes(late_s)
-    yield one_of("its stream ends as its certificate does", stream.code, ends)
+    yield equal("its stream ends as its certificate does", stream.code, "UNAUTHENTICATED")
     yield at_least(
         "seconds from the certificate's end to the stream's: not before it", late_s, -EARLY_S,
         EARLY_WHY,
@@ -166,11 +164,6 @@ def judge_expiry(history: History) -> Iterator[Finding]:
     )
     yield answered("the same connection is refused then", history.call("expired"), *REFUSED)
     yield answered("others go on", history.call("an admin"))
-
-
-def _end_codes(late_s: float) -> tuple[str, ...]:
-    """Return how a stream may end: one that gets nothing out for a second may be cut off."""
-    return ("UNAUTHENTICATED", "CANCELLED") if late_s >= CUT_AFTER_S else ("UNAUTHENTICATED",)
 
 
 def run_rotation(stage: Stage) -> None:
@@ -280,7 +273,7 @@ def judge_denied(history: History) -> Iterator[Finding]:
         yield at_most("seconds from the denial to the stream's end", late_s, bound_s, DENIED_WHY)
         stream = history.stream("denied")
         yield equal("until then it got what there was", stream.text, "ready\n")
-        yield one_of("the stream says why", stream.code, _end_codes(late_s))
+        yield equal("the stream says why", stream.code, "UNAUTHENTICATED")
     for label in ("while denied", "while the list is bad"):
         yield answered(
             f"a denied caller is refused {label}", history.call(label), "UNAUTHENTICATED"
