@@ -179,7 +179,7 @@ def judge_pings(history: History) -> Iterator[Finding]:
 
 METADATA_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 8 * MIB
-# Far more than what a connection may have on its way to a server that is held up, and twice that.
+# Far more than the kernel keeps on its way to a server that is held up (tcp_rmem: 32 MiB).
 ENDLESS_BYTES: Final = 192 * MIB
 BOMB_VALUE_BYTES: Final = 3900  # an entry of the table of 4096 bytes that all begin with
 BOMB_REFERENCES: Final = 64_000

@@ -288,9 +288,11 @@ def test_a_wait_ends_at_its_timeout_and_leaves_the_queue() -> None:
 
 
 def test_a_cancel_before_the_wait_is_not_lost() -> None:
-    reader = OutputLog().reader_at(0)
+    log = OutputLog()
+    reader = log.reader_at(0)
     reader.cancel()
     reader.wait(1)  # would never end
+    assert not log._waiting
 
 
 def test_a_reader_that_falls_behind_is_told_how_many_bytes_it_missed() -> None:
