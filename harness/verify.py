@@ -34,6 +34,8 @@ from harness.vulncheck.commands import ADVISORIES, ALLOW_STALE
 PROJECT: Final = "project"
 THERE_TIMEOUT_S: Final = 3 * 3600.0  # all of it, on an emulated processor
 _TAIL_CHARACTERS: Final = 3000
+# What `make verify ARGS=...` was told is for verify: a make that a step calls would take it, too.
+_NOT_FOR_STEPS: Final = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ def run_step(step: Step) -> Result:
     started_s = time.monotonic()
     findings: tuple[Finding, ...]
     try:
-        done = run(["env", "-C", checkout(), *step.command], step.time_limit_s)
+        without = [f"--unset={name}" for name in _NOT_FOR_STEPS]
+        done = run(["env", *without, "-C", checkout(), *step.command], step.time_limit_s)
         said = (done.stdout + done.stderr).strip()
         findings = (
             Finding(

@@ -55,10 +55,13 @@ MUTANTS: Final = (
     Mutant(
         "starts late joiners at the present end", "service.py",
         "            return log.reader_at(request.from_offset)  # 0 when absent",
-        "            return log.reader_at(request.from_offset or log.extent().end_offset * "
-        "(not log.extent().closed))",
+        # From 33 bytes on: the job of `identity.roles` says one word, and its user comes late, too.
+        "            seen = _reader.__dict__.setdefault('seen', set())\n"
+        "            end = log.extent().end_offset\n"
+        "            late = request.job_id in seen and end > 32 and not log.extent().closed\n"
+        "            seen.add(request.job_id)\n"
+        "            return log.reader_at(request.from_offset or end * late)",
         STREAMS + "late-joiner",
-        ("identity.roles",),  # its user streams a job that has said what it will say
     ),
     Mutant(
         "mixes the jobs of one program", "worker.py",

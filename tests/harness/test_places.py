@@ -1,5 +1,6 @@
 """Where `make verify` runs, what it may skip there, and that it says so."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from harness.checks import ALL
 from harness.commands import verify
 from harness.places import Place, Sight, decide
 from harness.runs import Choice
-from harness.verdict import BrokenError
-from harness.verify import STEPS, WAYS, checks_of, chosen_steps
+from harness.verdict import BrokenError, Verdict
+from harness.verify import STEPS, WAYS, checks_of, chosen_steps, run_step
 
 NO_LIMITS = "this machine has no cgroup v2 at /sys/fs/cgroup"
 NO_GUEST = "a guest needs qemu"
@@ -114,3 +115,15 @@ def test_a_place_that_there_is_not_is_refused() -> None:
     done = CliRunner().invoke(verify, ["--in", "heaven"])
     assert done.exit_code == click.UsageError.exit_code
     assert "'vagrant', 'guest', 'here'" in done.output
+
+
+def test_what_make_verify_was_told_does_not_reach_the_make_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    makefile = tmp_path / "Makefile"
+    makefile.write_text('show:\n\t@echo "told <$(ARGS)>"\n')
+    monkeypatch.setenv("MAKEFLAGS", " -- ARGS=--area\\ limits")
+    monkeypatch.setenv("ARGS", "--area limits")
+    command = ("make", "-f", str(makefile), "show")
+    result = run_step(dataclasses.replace(STEPS[0], command=command, shows="told <>"))
+    assert result.verdict is Verdict.PASS, [finding.sentence() for finding in result.findings]
