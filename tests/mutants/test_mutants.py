@@ -29,14 +29,12 @@ def copy_of_the_tree(directory: Path) -> Path:
     return directory
 
 
-def run_tests(
-    tree: Path, *nodes: str, timeout_s: int = TIMEOUT_S
-) -> subprocess.CompletedProcess[str]:
+def run_tests(tree: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join(str(tree / part) for part in ("impl", "proto", "."))
     return subprocess.run(
         [
             sys.executable, "-m", "pytest", *nodes, "-x", "-q", "-p", "no:cacheprovider",
-            "--timeout", str(timeout_s), "--rootdir", str(tree), "-c", str(tree / "pyproject.toml"),
+            "--timeout", str(TIMEOUT_S), "--rootdir", str(tree), "-c", str(tree / "pyproject.toml"),
         ],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": paths, "JOBWORKER_TREE": str(tree)},
@@ -57,16 +55,13 @@ def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Pat
 @pytest.mark.timeout(RUN_TIMEOUT_S)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
-    catch(mutant, copy_of_the_tree(tmp_path), TIMEOUT_S)
-
-
-def catch(mutant: Mutant, tree: Path, timeout_s: int) -> None:
     """Break the code in a copy of the tree, and see the named test fail."""
+    tree = copy_of_the_tree(tmp_path)
     path = tree / "impl" / "worker_service" / mutant.file
     text = path.read_text()
     assert text.count(mutant.old) == 1, "the text to replace must stand there once"
     path.write_text(text.replace(mutant.old, mutant.new))
-    done = run_tests(tree, mutant.caught_by, timeout_s=timeout_s)
+    done = run_tests(tree, mutant.caught_by)
     assert done.returncode == TESTS_FAILED, done.stdout[-3000:]
     # By the test itself, or by its running out of time; not by a mutant that cannot be imported.
     node = mutant.caught_by
