@@ -322,7 +322,7 @@ class Gate(grpc.ServerInterceptor):
     ) -> object:
         """Return what the handler takes: the one request, waited for within bounds, or them all."""
         if handler.request_streaming:
-            return requests
+            return _all_of(requests)
 
         try:
             slot, within_s = self._patience.admit(), REQUEST_MAX_S
@@ -336,10 +336,7 @@ class Gate(grpc.ServerInterceptor):
 
         try:
             with self._timers.calling(cut, within_s):
-                request = next(requests, None)
-                if request is None:
-                    # Asked again, a call that was reset raises; one that merely ended does not.
-                    request = next(requests, None)
+                request = next(_all_of(requests), None)
         finally:
             if slot is not None:
                 slot.release()
@@ -402,6 +399,16 @@ class Gate(grpc.ServerInterceptor):
             _abort(call, context, grpc.StatusCode.INTERNAL, text)
         finally:
             audit.info("%s", call.line())
+
+
+def _all_of(requests: Iterator[object]) -> Iterator[object]:
+    """Pass on each request, and tell a call that was reset (it raises) from one that ended.
+
+    gRPC reports a reset after the end of the requests that it brings about. Who asks again learns
+    of it: the answer to the second question comes behind that report.
+    """
+    yield from requests
+    yield from requests
 
 
 class _Unreadable:

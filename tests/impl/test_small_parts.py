@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from worker_service.log import Chunk
 from worker_service.options import _parse_io_max
 from worker_service.reactor import READABLE, Reactor
 from worker_service.server import _Pool
+from worker_service.service import _all_of
 
 U64 = st.integers(0, 2**64 - 1)
 
@@ -247,3 +249,27 @@ def test_a_method_that_nobody_listed_is_refused() -> None:
     assert authorize(admin, "/jobworker.v1.JobWorker/StartJob") is Role.ADMIN
     with pytest.raises(NotPermittedError):
         authorize(admin, "/jobworker.v1.JobWorker/AddedTomorrow")
+
+
+class _ResetBehindItsEnd:
+    """Requests as gRPC hands them out of a call that is reset: an end, and the reset behind it."""
+
+    def __init__(self) -> None:
+        self._left: list[object] = ["a request", StopIteration(), grpc.RpcError("reset")]
+
+    def __iter__(self) -> Iterator[object]:
+        return self
+
+    def __next__(self) -> object:
+        answer = self._left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_requests_that_a_reset_ends_do_not_pass_for_requests_that_ended() -> None:
+    requests = _all_of(_ResetBehindItsEnd())
+    assert next(requests) == "a request"
+    with pytest.raises(grpc.RpcError, match="reset"):
+        next(requests)
+    assert list(_all_of(iter(["a request"]))) == ["a request"]

@@ -379,6 +379,11 @@ MUTANTS: Final = (
         STREAMS + "test_a_stream_that_looks_for_its_tail_keeps_its_slot_until_its_thread_is_free",
     ),
     Mutant(
+        "a reset passes for the end of the requests", "service.py",
+        "    yield from requests\n    yield from requests\n", "    yield from requests\n",
+        SMALL + "test_requests_that_a_reset_ends_do_not_pass_for_requests_that_ended",
+    ),
+    Mutant(
         "the log has another status than the client", "service.py",
         "call.code = context.code() or call.code", "call.code = call.code",
         AUDIT + "test_the_status_in_a_line_is_the_one_that_the_client_got",
