@@ -33,6 +33,7 @@ LAYERS: dict[str, set[str]] = {
     "wire": {"cgroup", "log"},
     "config": {"errors", "cgroup"},
     "timers": set(),
+    "messages": set(),
     "audit": {"identity"},
     "service": {
         "errors",
@@ -42,6 +43,7 @@ LAYERS: dict[str, set[str]] = {
         "identity",
         "job",
         "log",
+        "messages",
         "spawn",
         "timers",
         "wire",
@@ -56,7 +58,7 @@ LAYERS: dict[str, set[str]] = {
 }
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
-    "deny", "config", "options", "timers", "oom_score",
+    "deny", "config", "options", "timers", "oom_score", "messages",
 }  # fmt: skip
 
 # A pattern that is banned, where it is allowed, and what to use instead.

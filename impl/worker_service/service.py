@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
@@ -30,6 +29,7 @@ from worker_service.follow import Admission, Batching, ByteBudget, follow
 from worker_service.identity import AuthContext, Identity, authorize, identify
 from worker_service.job import JobStatus, State
 from worker_service.log import LogReader, OutputLog
+from worker_service.messages import Unreadable, all_requests, deserializer, serializer
 from worker_service.spawn import Command
 from worker_service.timers import Timers
 from worker_service.wire import (
@@ -271,8 +271,8 @@ class Gate(grpc.ServerInterceptor):
             make, handle = grpc.stream_unary_rpc_method_handler, self._wrap_unary(method, handler)
         return make(
             handle,
-            request_deserializer=_deserializer(handler.request_deserializer),
-            response_serializer=_serializer(handler.response_serializer),
+            request_deserializer=deserializer(handler.request_deserializer),
+            response_serializer=serializer(handler.response_serializer),
         )
 
     def _wrap_unary(self, method: str, handler: "_Handler") -> Callable[..., Any]:
@@ -322,7 +322,7 @@ class Gate(grpc.ServerInterceptor):
     ) -> object:
         """Return what the handler takes: the one request, waited for within bounds, or them all."""
         if handler.request_streaming:
-            return _all_of(requests)
+            return all_requests(requests)
 
         try:
             slot, within_s = self._patience.admit(), REQUEST_MAX_S
@@ -336,14 +336,14 @@ class Gate(grpc.ServerInterceptor):
 
         try:
             with self._timers.calling(cut, within_s):
-                request = next(_all_of(requests), None)
+                request = next(all_requests(requests), None)
         finally:
             if slot is not None:
                 slot.release()
         call.subject = subject(request)
         if request is None:
             raise errors.InvalidRequestError("the call ended without a request; it takes one")
-        if isinstance(request, _Unreadable):
+        if isinstance(request, Unreadable):
             raise errors.InvalidRequestError(
                 f"the request is no message of the kind that {rpc_name(call.method)} takes"
             )
@@ -401,47 +401,10 @@ class Gate(grpc.ServerInterceptor):
             audit.info("%s", call.line())
 
 
-def _all_of(requests: Iterator[object]) -> Iterator[object]:
-    """Pass on each request, and tell a call that was reset (it raises) from one that ended.
-
-    gRPC reports a reset after the end of the requests that it brings about. Who asks again learns
-    of it: the answer to the second question comes behind that report.
-    """
-    yield from requests
-    yield from requests
-
-
-class _Unreadable:
-    """Stands for a request that is no message of its kind."""
-
-
 def _admit(identity: Identity, method: str, *, exists: bool) -> None:
     if not exists:
         raise errors.UnknownRpcError(f"there is no rpc {shown(method)}")
     authorize(identity, method)
-
-
-def _deserializer(
-    deserialize: Callable[[bytes], Any] | None,
-) -> Callable[[bytes], Any] | None:
-    """Let the gate say what is wrong with a request: gRPC would say INTERNAL, and nobody else."""
-    if deserialize is None:
-        return None
-
-    def read(data: bytes) -> object:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            return _Unreadable()
-
-    return read
-
-
-def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
-    """Let a handler return bytes that are serialized already."""
-    if serialize is None:
-        return None
-    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 def _abort(

@@ -1,6 +1,7 @@
 """Targets: servers that are launched, paused and ended, and machines that are looked into."""
 
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
@@ -81,6 +82,8 @@ def test_a_paused_server_answers_nobody_and_an_unanswered_call_is_unknown(
         job_id = client.must_start("sleep", ["100"])
         client.timeout_s = 0.5
         server.signal(signal.SIGSTOP)
+        assert server.pid
+        os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WNOWAIT)  # all its threads stand
         call = client.query(job_id).call
         server.signal(signal.SIGCONT)
         assert call.outcome is Outcome.UNKNOWN

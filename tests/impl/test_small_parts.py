@@ -25,10 +25,10 @@ from worker_service.errors import (
 )
 from worker_service.identity import Identity, Role, _is_text, authorize
 from worker_service.log import Chunk
+from worker_service.messages import all_requests
 from worker_service.options import _parse_io_max
 from worker_service.reactor import READABLE, Reactor
 from worker_service.server import _Pool
-from worker_service.service import _all_of
 
 U64 = st.integers(0, 2**64 - 1)
 
@@ -268,8 +268,8 @@ class _ResetBehindItsEnd:
 
 
 def test_requests_that_a_reset_ends_do_not_pass_for_requests_that_ended() -> None:
-    requests = _all_of(_ResetBehindItsEnd())
+    requests = all_requests(_ResetBehindItsEnd())
     assert next(requests) == "a request"
     with pytest.raises(grpc.RpcError, match="reset"):
         next(requests)
-    assert list(_all_of(iter(["a request"]))) == ["a request"]
+    assert list(all_requests(iter(["a request"]))) == ["a request"]

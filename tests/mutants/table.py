@@ -330,8 +330,8 @@ MUTANTS: Final = (
         AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
     ),
     Mutant(
-        "a request that cannot be read leaves no line", "service.py",
-        "            return _Unreadable()\n", "            raise\n",
+        "a request that cannot be read leaves no line", "messages.py",
+        "            return Unreadable()\n", "            raise\n",
         AUDIT + "test_what_is_no_call_of_ours_leaves_a_line_too",
     ),
     Mutant(
@@ -379,7 +379,7 @@ MUTANTS: Final = (
         STREAMS + "test_a_stream_that_looks_for_its_tail_keeps_its_slot_until_its_thread_is_free",
     ),
     Mutant(
-        "a reset passes for the end of the requests", "service.py",
+        "a reset passes for the end of the requests", "messages.py",
         "    yield from requests\n    yield from requests\n", "    yield from requests\n",
         SMALL + "test_requests_that_a_reset_ends_do_not_pass_for_requests_that_ended",
     ),
