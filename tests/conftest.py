@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 # Must come before anything imports grpc: it switches TLS 1.2 off.
 import worker_service
@@ -17,6 +18,10 @@ import worker_service
 _TREE = os.environ.get("JOBWORKER_TREE")
 if _TREE is not None and not Path(worker_service.__file__ or "").is_relative_to(_TREE):
     raise RuntimeError(f"the tests run {worker_service.__file__}, not the code in {_TREE}")
+
+# An example that takes long is one that others took the processor from.
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 _SETTLE_S = 5.0
 # Threads that last longer than a test: libraries' own, and the pool of the server that the

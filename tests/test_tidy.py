@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "config": {"errors", "cgroup"},
     "timers": set(),
     "messages": set(),
+    "pool": {"errors"},
     "audit": {"identity"},
     "service": {
         "errors",
@@ -49,7 +50,7 @@ LAYERS: dict[str, set[str]] = {
         "wire",
         "worker",
     },
-    "server": {"errors", "cgroup", "config", "deny", "follow", "service", "tls", "worker"},
+    "server": {"errors", "cgroup", "config", "deny", "follow", "pool", "service", "tls", "worker"},
     "client": {"errors", "cgroup", "tls", "wire"},
     "options": {"cgroup", "config"},
     "cli": {"errors", "cgroup", "client", "config", "options", "server", "tls"},
@@ -59,6 +60,7 @@ LAYERS: dict[str, set[str]] = {
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
     "deny", "config", "options", "timers", "oom_score", "messages",
+    "pool",
 }  # fmt: skip
 
 # A pattern that is banned, where it is allowed, and what to use instead.

@@ -172,12 +172,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "reads its deny list once", "deny.py",
-        "if stamp != self._stamp:", "if self._stamp is None:", "identity.denied",
+        "if stamp != self._stamp or not self._settled:", "if self._stamp is None:",
+        "identity.denied",
     ),
     Mutant(
         "lets everybody in when its deny list is bad", "deny.py",
-        "                    logger.warning(", "                    self._serials = frozenset()\n"
-        "                    logger.warning(",
+        "            level, told = logging.WARNING", "            self._serials = frozenset()\n"
+        "            level, told = logging.WARNING",
         "identity.denied",
     ),
 )  # fmt: skip

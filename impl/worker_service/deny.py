@@ -10,11 +10,17 @@ import logging
 import os
 import stat
 import threading
+import time
 from pathlib import Path
+from typing import Final
 
 from worker_service.errors import ConfigurationError, NotAuthenticatedError
 
 logger = logging.getLogger(__name__)
+
+# Kernels before 6.13 stamp files with the time of the last tick (10 ms at 100 Hz): a file that is
+# changed twice within one may look the same. Until it is so old, it is read at every look.
+SETTLED_S: Final = 0.02
 
 type _Stamp = tuple[int, int, int] | None
 
@@ -22,7 +28,7 @@ type _Stamp = tuple[int, int, int] | None
 class DenyList:
     """Who is refused whatever the certificate says.
 
-    Shared state and its guard: `_serials` and `_stamp` under `_lock`.
+    Shared state and its guard: all but `_path` under `_lock`.
 
     Raises:
         ConfigurationError: the file cannot be read, or has a line that is no serial number.
@@ -32,7 +38,9 @@ class DenyList:
         self._path = path
         self._lock = threading.Lock()
         self._stamp = _stamp(path)
+        self._settled = _is_settled(self._stamp)
         self._serials = _load(path)
+        self._told = _in_force(self._serials)
 
     def check(self, serial_number: int) -> None:
         """Look a certificate up, in the file as it is now.
@@ -49,14 +57,30 @@ class DenyList:
     def _current(self) -> frozenset[int]:
         stamp = _stamp(self._path)
         with self._lock:
-            if stamp != self._stamp:
-                self._stamp = stamp  # whatever it holds: a bad file is told once, not at every call
-                try:
-                    self._serials = _load(self._path)
-                    logger.info("%d serial numbers are denied now", len(self._serials))
-                except ConfigurationError as error:
-                    logger.warning("the deny list read before stays in force: %s", error)
+            if stamp != self._stamp or not self._settled:
+                self._take_up(stamp)
             return self._serials
+
+    def _take_up(self, stamp: _Stamp) -> None:
+        changed = stamp != self._stamp
+        self._stamp, self._settled = stamp, _is_settled(stamp)
+        try:
+            self._serials = _load(self._path)
+            level, told = logging.INFO, _in_force(self._serials)
+        except ConfigurationError as error:
+            level, told = logging.WARNING, f"the deny list read before stays in force: {error}"
+        if changed or told != self._told:  # once, not at every look
+            self._told = told
+            logger.log(level, "%s", told)
+
+
+def _in_force(serials: frozenset[int]) -> str:
+    return f"{len(serials)} serial numbers are denied now"
+
+
+def _is_settled(stamp: _Stamp) -> bool:
+    """Tell whether whatever changes the file from now on changes its stamp, too."""
+    return stamp is None or abs(time.time_ns() - stamp[1]) >= SETTLED_S * 1e9
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NoReturn, Self
 
 import grpc
@@ -19,8 +18,9 @@ from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
 from worker_service.cgroup import Hierarchy
 from worker_service.config import Settings
 from worker_service.deny import DenyList
-from worker_service.errors import ConfigurationError, HostExhaustedError
+from worker_service.errors import ConfigurationError
 from worker_service.follow import Admission, Batching, ByteBudget
+from worker_service.pool import Pool
 from worker_service.service import Doorkeeper, Gate, JobWorkerService, audit
 from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
 from worker_service.worker import Worker, WorkerSettings
@@ -63,35 +63,6 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-class _Pool(ThreadPoolExecutor):
-    """Does with the threads that it has when the host gives no more: work waits for one of them.
-
-    Without that, gRPC's one thread that takes calls would die of it, and no call ever be answered.
-
-    Raises:
-        HostExhaustedError: not even one thread can be started.
-    """
-
-    def __init__(self, threads_max: int) -> None:
-        super().__init__(threads_max, thread_name_prefix="rpc")
-        self._told = False
-        self.submit(lambda: None)
-
-    def _adjust_thread_count(self) -> None:
-        try:
-            super()._adjust_thread_count()
-        except RuntimeError as error:
-            if not self._threads:
-                raise HostExhaustedError(f"a thread for calls: {error}") from error
-            if not self._told:
-                self._told = True
-                logger.warning(
-                    "no more than %d threads for calls can be started (%s); calls wait for them: "
-                    "raise the limit of processes (ulimit -u, pids.max, TasksMax=)",
-                    len(self._threads), error,
-                )  # fmt: skip
-
-
 class Server:
     """A worker behind gRPC. Construct, `start`, later `stop`; or use it as a context manager.
 
@@ -121,7 +92,7 @@ class Server:
         self.admission = Admission(settings.max_streams)
         # Half the threads beside the streams' may wait for requests that are slow to come.
         self._gate = Gate(self.admission, self._doorkeeper, max(1, settings.unary_threads // 2))
-        self._pool = _Pool(settings.max_streams + settings.unary_threads)
+        self._pool = Pool(settings.max_streams + settings.unary_threads)
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._server = self._build()
         try:

@@ -5,7 +5,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.payloads import payload
@@ -33,7 +33,6 @@ def test_a_changed_byte_is_found_where_it_is(offset: int, at: int) -> None:
     assert PATTERN.first_difference(offset, bytes(data)) == at
 
 
-@settings(deadline=None)
 @given(offset=offsets, shift=st.integers(1, 3 * BLOCK_BYTES))
 def test_shifted_output_is_noticed(offset: int, shift: int) -> None:
     # Long enough to reach the head of a block, which tells blocks apart.

@@ -1,10 +1,13 @@
 """The deny list: who is on it, what happens when it changes, and when it changes for the worse."""
 
 import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from worker_service import deny
 from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError, NotAuthenticatedError
 
@@ -37,6 +40,31 @@ def test_a_changed_file_is_taken_up_at_the_next_look(tmp_path: Path) -> None:
     assert denies(deny_list, 0xAB)
     path.write_text("cd\n# ab\n")
     assert not denies(deny_list, 0xAB)
+
+
+def test_a_file_changed_again_within_a_tick_of_the_clock_is_taken_up_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deny, "SETTLED_S", 60)  # so that no stall of this test counts
+    path = tmp_path / "denied"
+    path.write_text("ab\n")
+    written = path.stat()
+    deny_list = DenyList(path)
+    assert not denies(deny_list, 0xCD)
+    path.write_text("cd\n")
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert denies(deny_list, 0xCD)
+
+
+def test_a_file_that_has_settled_is_not_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "denied"
+    path.write_text("ab\n")
+    hour_ago_s = time.time() - 3600
+    os.utime(path, (hour_ago_s, hour_ago_s))
+    deny_list = DenyList(path)
+    path.write_text("cd\n")
+    os.utime(path, (hour_ago_s, hour_ago_s))
+    assert denies(deny_list, 0xAB)
 
 
 @pytest.mark.parametrize("damage", ["nonsense", "everybody", "gone"])

@@ -251,7 +251,7 @@ class JobMachine(RuleBasedStateMachine):
 
 
 TestJob = JobMachine.TestCase
-TestJob.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+TestJob.settings = settings(max_examples=300, stateful_step_count=30)
 
 
 class StatusSeen(OutputLog):

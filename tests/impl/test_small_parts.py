@@ -20,7 +20,6 @@ from worker_service.cgroup import IoMax, Limits, Usage
 from worker_service.config import Settings, load_toml, parse_duration, parse_size
 from worker_service.errors import (
     ConfigurationError,
-    HostExhaustedError,
     NotPermittedError,
 )
 from worker_service.identity import Identity, Role, _is_text, authorize
@@ -28,7 +27,6 @@ from worker_service.log import Chunk
 from worker_service.messages import all_requests
 from worker_service.options import _parse_io_max
 from worker_service.reactor import READABLE, Reactor
-from worker_service.server import _Pool
 
 U64 = st.integers(0, 2**64 - 1)
 
@@ -142,25 +140,6 @@ def test_work_for_a_reactor_that_has_ended_goes_nowhere() -> None:
     finally:
         for fd in strangers:
             os.close(fd)
-
-
-def test_calls_wait_for_a_thread_where_the_host_gives_no_more(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    gate = threading.Event()
-    with _Pool(3) as pool:
-        held = pool.submit(gate.wait, 10)
-        monkeypatch.setattr(threading.Thread, "start", fail)
-        waiting = [pool.submit(str, number) for number in range(2)]
-        gate.set()
-        assert [each.result(10) for each in waiting] == ["0", "1"]
-        assert held.result(10)
-        assert caplog.text.count("no more than 1 threads for calls") == 1
-    with pytest.raises(HostExhaustedError, match="a thread for calls: can't start"):
-        _Pool(3)
 
 
 @pytest.mark.parametrize(

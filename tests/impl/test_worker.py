@@ -136,8 +136,9 @@ def _ended(pid: int) -> bool:
 
 
 def test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output(
-    worker: Worker,
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(job_module, "DRAIN_MAX_S", 20)
     status = worker.start(shell("(sleep 100 & echo $!) ; exit 4"))
     started_s = time.monotonic()
     daemon = int(output(worker, status))

@@ -35,7 +35,7 @@ QUERY = "/jobworker.v1.JobWorker/QueryJob"
 STREAM = "/jobworker.v1.JobWorker/StreamLogs"
 FLOOD_BYTES = 2**25  # more than any client's window takes
 CUT_WITHIN_S = 2.5  # 2 s are promised, and the machine may be busy
-STALLED_S = 0.3  # a stream that can send does so within milliseconds
+STALLED_S = 1.0  # a stream that can send does so within milliseconds
 
 
 def channel(address: str, files: CertFiles) -> grpc.Channel:
@@ -225,7 +225,7 @@ def test_who_may_not_call_is_refused_before_anything_of_the_request_has_come(
 def test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread(
     certificates: Certificates, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "REQUEST_MAX_S", 0.3)
+    monkeypatch.setattr(service_module, "REQUEST_MAX_S", 2.0)
     # A crowd, here of more than one, gets less time.
     monkeypatch.setattr(server_module, "Gate", lambda *given: Gate(given[0], given[1], 1))
     with (
@@ -243,7 +243,7 @@ def test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread(
             assert "peer=ipv4:" in line
             assert "code=CANCELLED" in line
         waits_s = re.findall(r"no request within ([0-9.]+) s", f"{queried} {streamed}")
-        assert sorted(waits_s) == ["0.3", "1"]
+        assert sorted(waits_s) == ["1", "2"]
         wait_until(lambda: server.admission.taken() == 0)
         with client_for(server.address, certificates.admin) as admin:
             assert admin.list_jobs() == []

@@ -187,7 +187,7 @@ def test_ctrl_c_ends_a_client_even_when_a_library_swallows_it() -> None:
 
 
 def test_a_closed_pipe_ends_a_stream_quietly(environment: dict[str, str], run: Run) -> None:
-    job_id = run("start", "yes").stdout.split()[3]
+    job_id = run("start", "sh", "-c", "'yes | head -c 50000000; exec sleep 100'").stdout.split()[3]
     with subprocess.Popen(
         [COMMAND, "stream", job_id],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

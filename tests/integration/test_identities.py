@@ -195,7 +195,7 @@ def test_25_a_stream_ends_when_its_clients_certificate_expires(
     server: Server, certificates: Certificates, admin: Client, tmp_path: Path
 ) -> None:
     job_id = admin.start("sh", ["-c", "echo ready; sleep 100"])
-    wanted = Wanted(roles=(USER,), ends=dt.timedelta(seconds=3))
+    wanted = Wanted(roles=(USER,), ends=dt.timedelta(seconds=5))
     files = certificates.authority.write(tmp_path, "expiring", wanted)
     with client_for(server.address, files) as client:
         stream = client.stream(job_id, timeout_s=60)
