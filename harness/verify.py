@@ -64,7 +64,10 @@ STEPS: Final = (
         "project.lint", "Style, types, protocol and layout are as agreed.", ("make", "lint"),
         r"no issues found in \d+ source files",
     ),
-    Step("project.tests", "The unit and integration tests pass.", ("make", "test"), r"\d+ passed"),
+    Step(
+        "project.tests", "The unit and integration tests pass.", ("make", "test"), r"\d+ passed",
+        time_limit_s=1800.0,
+    ),
     Step(
         "project.vulncheck", "No locked package is known to be vulnerable.",
         (sys.executable, "-m", "harness", "vulncheck"), r"canary .* flagged",

@@ -39,8 +39,8 @@ class Strictness:
 
     Attributes:
         limits: added to each profile's, or in place of them.
-        noisy: the machine is known to be busy with something else: a disturbed load is SKIPPED and
-            not BROKEN. Its limits are not judged either way.
+        noisy: the machine is known to be busy with something else: a load that was disturbed, or
+            came too late, is SKIPPED and not BROKEN. Its limits are not judged either way.
     """
 
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Strictness:
 
 def judge(load: Load, figures: Mapping[str, float], strictness: Strictness) -> list[Finding]:
     """Return everything that is to be said of a load; never nothing."""
-    trust = [*_floor(load, figures), *_noise(load, figures, strictness)]
+    trust = [*_floor(load, figures, strictness), *_noise(load, figures, strictness)]
     findings = [*trust, *_promises(load)]
     # Of a load that was none, or was disturbed, no figure is the server's.
     if all(each.verdict is Verdict.PASS for each in trust):
@@ -61,8 +61,9 @@ def _finding(verdict: Verdict, promise: str, got: str, want: str, *, kept: bool)
     return Finding(Verdict.PASS if kept else verdict, promise, got, want)
 
 
-def _floor(load: Load, figures: Mapping[str, float]) -> Iterator[Finding]:
+def _floor(load: Load, figures: Mapping[str, float], strictness: Strictness) -> Iterator[Finding]:
     profile = load.profile
+    too_late = Verdict.SKIPPED if strictness.noisy else Verdict.BROKEN
     if profile.pace is not None:
         late = profile.streamers if profile.replay else profile.late
         early = profile.streamers - late
@@ -78,7 +79,7 @@ def _floor(load: Load, figures: Mapping[str, float]) -> Iterator[Finding]:
         asked, achieved = figures["asked_per_s"], figures.get("achieved_per_s", 0.0)
         blocked = figures.get("writer_blocked_share", 0.0)
         yield _finding(
-            Verdict.BROKEN, "the load is what was asked for",
+            too_late, "the load is what was asked for",
             f"{achieved:.1f} messages/s (the writer waited {blocked:.0%} of it for the server)",
             f"{asked:.1f} messages/s, at least {profile.floor.rate_share:.0%} of it",
             kept=achieved >= asked * profile.floor.rate_share,
@@ -86,7 +87,7 @@ def _floor(load: Load, figures: Mapping[str, float]) -> Iterator[Finding]:
     if "starts_asked_per_s" in figures:
         asked, achieved = figures["starts_asked_per_s"], figures["starts_achieved_per_s"]
         yield _finding(
-            Verdict.BROKEN, "the storm is what was asked for",
+            too_late, "the storm is what was asked for",
             f"{achieved:.1f} starts/s",
             f"{asked:.1f} starts/s, at least {profile.floor.rate_share:.0%} of it",
             kept=achieved >= asked * profile.floor.rate_share,

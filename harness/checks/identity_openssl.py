@@ -19,8 +19,8 @@ from harness.history import History
 from harness.identities import CertFiles
 from harness.judge.promises import assumed, equal, floor, one_of
 from harness.lax import lax_server
+from harness.ports import free_port
 from harness.processes import run
-from harness.targets.local import free_port
 from harness.tls_line import host_and_port
 from harness.verdict import BrokenError, Finding, Verdict
 

@@ -1,6 +1,7 @@
 """Identity over time: certificates that expire, are renewed or denied while the server runs."""
 
 import datetime as dt
+import math
 import ssl
 import tempfile
 import time
@@ -45,7 +46,9 @@ REFUSED: Final = ("UNAUTHENTICATED", "UNAVAILABLE")
 
 def expiring(stage: Stage, directory: str) -> CertFiles:
     """Return a user's certificate that is good for a moment only."""
-    life = dt.timedelta(seconds=stage.patience(SHORT_LIFE_S))
+    now_s = time.time()
+    # A certificate ends at a whole second: at the one that leaves it all of its life.
+    life = dt.timedelta(seconds=math.ceil(now_s + stage.patience(SHORT_LIFE_S)) - now_s)
     wanted = Wanted(roles=(USER,), common_name="expiring", ends=life)
     return Authority.load(stage.target.identities.directory).write(
         Path(directory), "expiring", wanted
@@ -133,7 +136,7 @@ def run_expiry(stage: Stage) -> None:
         files = expiring(stage, directory)
         ends_at_s = end_of(files)
         with stage.client_of(files) as client:
-            bound_s = stage.patience(SHORT_LIFE_S) + 1.5 * ENDS_WITHIN_S
+            bound_s = stage.patience(SHORT_LIFE_S) + 1 + 1.5 * ENDS_WITHIN_S
             plan = StreamPlan(keep_bytes=100, timeout_s=bound_s, may_time_out=True)
             stage.fact("seconds left at its start", ends_at_s - time.time())
             client.stream(job_id, plan, label="expiring")

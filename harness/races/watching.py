@@ -97,7 +97,7 @@ class Listener(Protocol):
         """Hear that something is about to be put into a deque."""
 
     def taken(self, variable: Variable) -> None:
-        """Hear that something was taken out of a deque."""
+        """Hear that something was taken out of a deque, or that what is atomic has been read."""
 
     def looked(self, variable: Variable) -> None:
         """Hear that somebody looked how much a deque holds."""
@@ -137,9 +137,15 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
 
     def getattribute(self: object, name: str) -> object:
         listener = current()
-        if listener is not None and counts(self, name):
-            listener.read(variable(listener, self, name))
-        return get(self, name)
+        if listener is None or not counts(self, name):
+            return get(self, name)
+        read = variable(listener, self, name)
+        listener.read(read)
+        value = get(self, name)
+        if read.atomic:
+            # Its writer may have come between: what it knew is known to who has its value.
+            listener.taken(read)
+        return value
 
     def setattribute(self: object, name: str, value: object) -> None:
         listener = current()

@@ -19,6 +19,7 @@ from typing import IO, Final
 
 from harness.clock import poll_until
 from harness.identities import CertFiles, IdentityStore
+from harness.ports import free_port, reserved_port
 from harness.processes import Done, run
 from harness.targets.target import (
     DEFAULT,
@@ -172,18 +173,18 @@ class LocalTarget:
             cgroup_root: of another server, to start on what that left; None: a root of its own.
             flags: more words for its command line.
         """
-        address = f"127.0.0.1:{free_port()}"
         # The server dies with the harness, even with one that is killed.
         words = [_program("setpriv"), "--pdeathsig", "KILL"]
         if descriptors is not None:
             words += [_program("prlimit"), f"--nofile={descriptors}:{descriptors}"]
         root = cgroup_root or self.new_root()
-        words += self._words(address, root, files)
-        words += [*flags_for(variant, self.flags), *flags]
         environment = {
             **os.environ, **self._environment, SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}"
         }  # fmt: skip
-        with tempfile.TemporaryFile() as log:
+        with reserved_port() as port, tempfile.TemporaryFile() as log:
+            address = f"127.0.0.1:{port}"
+            words += self._words(address, root, files)
+            words += [*flags_for(variant, self.flags), *flags]
             try:
                 process = subprocess.Popen(
                     words,
@@ -227,13 +228,6 @@ def _program(name: str) -> str:
     if path is None:
         raise BrokenError(f"{name} is not installed; it is in Debian's package util-linux")
     return path
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def wait_listening(server: LocalServer) -> None:

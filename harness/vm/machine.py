@@ -5,7 +5,6 @@ import resource
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from harness.ports import free_port
 from harness.processes import run
 from harness.verdict import BrokenError
 from harness.vm.image import Image
@@ -118,7 +118,7 @@ def running_machine(image: Image, name: str, restore_from: Path | None = None) -
         with (directory / "data").open("wb") as disk:
             disk.truncate(DATA_DISK_BYTES)
         (directory / "serial").touch()  # read before QEMU has opened it
-        port = _free_port()
+        port = free_port()
         # Each connection that is forwarded takes one of QEMU's descriptors, which before 9.0 did
         # not raise their number itself.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -153,9 +153,3 @@ def _command(image: Image, name: str, directory: Path, ssh_port: int) -> list[st
     command += ["-drive", f"file={directory / 'data'},format=raw,if=virtio,cache=none"]
     command += ["-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile="]
     return [*command, "-device", "virtio-rng-pci"]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port

@@ -13,8 +13,8 @@ from harness.checks.check import Need, Scale
 from harness.client import Client
 from harness.history import Recorder
 from harness.identities import CertFiles, IdentityStore, make_identities
+from harness.ports import free_port
 from harness.targets.address import AddressTarget
-from harness.targets.local import free_port
 from harness.verdict import BrokenError, UnmetError
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc

@@ -14,9 +14,10 @@ from harness.clock import poll_until
 from harness.identities import IdentityStore, make_identities
 from harness.mutants.mutant import broken_copy
 from harness.mutants.table import LOCAL
+from harness.ports import free_port
 from harness.results import RunReport, load_report
 from harness.security import DOCUMENT, NOT_RUN, OBSERVED_COLUMN, documented, table
-from harness.targets.local import MARKER, free_port
+from harness.targets.local import MARKER
 from harness.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]

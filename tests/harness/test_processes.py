@@ -41,8 +41,8 @@ def test_a_program_that_is_not_there_is_broken() -> None:
 
 def test_at_a_timeout_the_whole_tree_is_killed_and_its_words_are_kept(tmp_path: Path) -> None:
     script = f"echo why >&2; sh -c 'sleep 100 & echo $! > {tmp_path}/child; wait'; echo over"
-    with pytest.raises(BrokenError, match=r"did not end within 1 s\nwhy"):
-        run(["sh", "-c", script], 1)
+    with pytest.raises(BrokenError, match=r"did not end within 3 s\nwhy"):
+        run(["sh", "-c", script], 3)
     child = written_pid(tmp_path / "child")
     assert child is not None
     poll_until(lambda: gone(child) or None, 10, "the end of the grandchild")
@@ -51,8 +51,8 @@ def test_at_a_timeout_the_whole_tree_is_killed_and_its_words_are_kept(tmp_path: 
 def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path) -> None:
     script = f"setsid -f sh -c 'echo $$ > {tmp_path}/stray; exec sleep 100'; exec sleep 100"
     started_s = time.monotonic()
-    with pytest.raises(BrokenError, match="did not end within 1 s"):
-        run(["sh", "-c", script], 1)
+    with pytest.raises(BrokenError, match="did not end within 3 s"):
+        run(["sh", "-c", script], 3)
     assert time.monotonic() - started_s < 30
     stray = poll_until(lambda: written_pid(tmp_path / "stray"), 10, "the stray's pid")
     os.kill(stray, signal.SIGKILL)

@@ -36,6 +36,19 @@ def following(
     return reader, chunks
 
 
+def waiting(reader: LogReader) -> threading.Event:
+    """Return what is set as soon as the reader waits for output."""
+    waits = threading.Event()
+    original = reader.prepare_wait
+
+    def prepare(wanted_offset: int) -> None:
+        original(wanted_offset)
+        waits.set()
+
+    reader.prepare_wait = prepare  # type: ignore[method-assign]
+    return waits
+
+
 def test_output_after_a_silence_goes_out_at_once() -> None:
     log = OutputLog()
     _, chunks = following(log, Batching(flush_interval_s=LONG_S))
@@ -45,9 +58,10 @@ def test_output_after_a_silence_goes_out_at_once() -> None:
 
 def test_small_output_is_held_for_the_interval_and_close_ends_the_hold() -> None:
     log = OutputLog()
-    _, chunks = following(log, Batching(flush_interval_s=LONG_S))
+    reader, chunks = following(log, Batching(flush_interval_s=LONG_S))
     log.append(b"1")
     next(chunks)
+    waits = waiting(reader)
     log.append(b"2")
     rest: list[bytes] = []
     thread = threading.Thread(
@@ -55,7 +69,7 @@ def test_small_output_is_held_for_the_interval_and_close_ends_the_hold() -> None
     )
     thread.start()
     log.append(b"3")
-    thread.join(0.1)
+    assert waits.wait(10)
     assert rest == []  # held: the interval is long
     log.close()
     thread.join(10)

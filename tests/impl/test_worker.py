@@ -83,8 +83,8 @@ def test_a_tree_that_ignores_sigterm_is_killed_after_the_grace(worker: Worker) -
     status = worker.start(shell("trap '' TERM; sleep 100 & echo on; wait; wait"))
     output(worker, status, b"on\n")
     started_s = time.monotonic()
-    final = worker.stop(status.job_id, grace_s=0.2)
-    assert time.monotonic() - started_s >= 0.2
+    final = worker.stop(status.job_id, grace_s=1)
+    assert time.monotonic() - started_s >= 1
     assert (final.state, final.signal) == (State.SIGNALED, signal.SIGKILL)
 
 

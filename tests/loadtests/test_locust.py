@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.identities import IdentityStore
-from harness.targets.local import LocalServer, free_port
+from harness.ports import free_port
+from harness.targets.local import LocalServer
 from loadtests.generator import Generator, Setting
 from loadtests.metrics import fold, read_load
 from loadtests.pacer import steady
@@ -78,10 +79,10 @@ def test_a_master_and_two_workers_see_what_our_own_generator_sees(
     theirs_ms = float(rows["latency"]["Median Response Time"])
     # Ours before and after, for a machine that gets busier or less so meanwhile. Less than half,
     # and the 1 ms to which Locust rounds, would be messages that were told too soon; three times is
-    # what two jobs at a time may cost, and 15 ms some turns of the scheduler more. With gevent's
-    # ten threads, when streams took turns, it was a second.
+    # what two jobs at a time may cost, and 150 ms what others may take just then. With gevent's ten
+    # threads, when streams took turns, it was a second.
     least_ms, most_ms = sorted((before_ms, after_ms))
-    assert 0.5 * least_ms - 1 <= theirs_ms <= 3 * most_ms + 15, (before_ms, after_ms, said)
+    assert 0.5 * least_ms - 1 <= theirs_ms <= 3 * most_ms + 150, (before_ms, after_ms, said)
 
 
 def our_median_ms(server: LocalServer, store: IdentityStore, folder: Path) -> float:

@@ -216,8 +216,16 @@ def test_a_load_is_distrusted_first_and_then_judged(
     assert finding.verdict is verdict
 
 
-def test_of_a_disturbed_load_no_limit_is_judged() -> None:
-    figures = {**GOOD, "others_cpu_share": 1.0, "latency_p99_ms": 9999.0}
+@pytest.mark.parametrize(
+    "disturbed",
+    [
+        {"others_cpu_share": 1.0},
+        {"achieved_per_s": 80.0},
+        {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 26.0},
+    ],
+)
+def test_of_a_disturbed_load_no_limit_is_judged(disturbed: dict[str, float]) -> None:
+    figures = {**GOOD, **disturbed, "latency_p99_ms": 9999.0}
     for noisy, verdict in ((False, Verdict.BROKEN), (True, Verdict.SKIPPED)):
         [finding] = verdicts(load(), figures, noisy=noisy).values()
         assert finding.verdict is verdict

@@ -30,7 +30,7 @@ def test_a_host_gets_kvm_when_its_processor_ran(
     script: str, flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, script, monkeypatch)
-    monkeypatch.setattr(machine, "_PROBE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(machine, "_PROBE_TIMEOUT_S", 3.0)
     (tmp_path / "cpuinfo").write_text("flags : fpu vmx\n")
     (tmp_path / "kvm").touch()
     monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.targets.local import free_port
+from harness.ports import free_port
 from harness.verdict import BrokenError
 from harness.vulncheck.audit import Audit, _read, locked_packages, require_complete
 from harness.vulncheck.database import RECORDS_MIN, Database, load_database

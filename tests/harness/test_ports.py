@@ -1,0 +1,60 @@
+"""Ports for servers: none that is taken, reserved, or the kernel's to give away."""
+
+import itertools
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from harness import ports
+from harness.ports import free_port, reserved_port
+from harness.verdict import BrokenError
+
+PLENTY = 100
+
+
+class Dice(random.Random):
+    """Falls as it was told to."""
+
+    def __init__(self, falls: Iterator[int]) -> None:
+        super().__init__()
+        self._falls = falls
+
+    def randrange(self, *_: object) -> int:
+        return next(self._falls)
+
+
+def test_a_port_is_none_that_the_kernel_gives_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kernels = listener.getsockname()[1]
+    least = int(ports._EPHEMERAL.read_text().split()[0])
+    assert kernels >= least
+    assert all(1024 < free_port() < least for _ in range(PLENTY))
+
+
+def test_a_reserved_port_is_given_to_nobody_else_in_any_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with reserved_port() as port:
+        theirs = f"from harness import ports; ports._chance.randrange = lambda *_: {port}; "
+        done = subprocess.run(
+            [sys.executable, "-c", theirs + "ports.free_port()"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert f"no free port on 127.0.0.1 in {ports._TRIES} tries" in done.stderr
+        other = free_port()
+        monkeypatch.setattr(ports, "_chance", Dice(iter([port, port, port, other])))
+        assert free_port() == other
+    monkeypatch.setattr(ports, "_chance", Dice(iter([port])))
+    assert free_port() == port
+
+
+def test_where_all_ports_are_taken_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(ports, "_chance", Dice(itertools.repeat(port)))
+        with pytest.raises(BrokenError, match="end what listens there"):
+            free_port()
