@@ -235,7 +235,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a thread is believed to be idle when it says so", "pool.py",
-        "        self._idle_semaphore = _NeverIdle(0)\n", "",
+        "_NeverIdle()  #", "threading.Semaphore(0)  #",
         POOL + "test_a_call_has_a_thread_although_another_thread_told_too_late_that_it_is_busy",
     ),
     Mutant(

@@ -353,12 +353,13 @@ PLANTED = (
     Bug(
         "a changed deny list is noted before it is read", "deny.change", DENY, """\
 -        with self._lock:
--            if stamp != self._stamp:
-+        if stamp != self._stamp:
+-            if stamp != self._stamp or not self._settled:
+-                self._take_up(stamp)
+-            return self._serials
++        if stamp != self._stamp or not self._settled:
 +            self._stamp = stamp
 +            with self._lock:
-@@
--            return self._serials
++                self._take_up(stamp)
 +        return self._serials
 """,
         (DETECTOR, DFS, PCT),
