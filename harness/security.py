@@ -47,7 +47,7 @@ class Row:
         promise: what the findings' promises have in them that judge it (a regular expression);
             empty for a test.
         mutants: names of servers broken on purpose that this very row notices: of the harness's
-            where a check judges it, of the tests' own (`tests/mutants/table.py`) where a test does.
+            where a check judges it, of the tests' own (`tests/mutants/`) where a test does.
         unproven: why there is none.
     """
 

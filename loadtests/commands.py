@@ -52,8 +52,7 @@ _COMMON: Final = (
     ),
     click.option(
         "--noisy", is_flag=True,
-        help="The machine is busy with something else: loads that were disturbed, or came "
-             "too late, are SKIPPED, not BROKEN.",
+        help="The machine is busy with something else: disturbed loads are SKIPPED, not BROKEN.",
     ),
     click.option("--out", type=_PATH, help="Directory for records and report; default: a new one "
                  "in results/load/."),

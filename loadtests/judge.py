@@ -40,7 +40,8 @@ class Strictness:
     Attributes:
         limits: added to each profile's, or in place of them.
         noisy: the machine is known to be busy with something else: a load that was disturbed, or
-            came too late, is SKIPPED and not BROKEN. Its limits are not judged either way.
+            that the job wrote too late, is SKIPPED and not BROKEN. Its limits are not judged
+            either way.
     """
 
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -63,7 +64,6 @@ def _finding(verdict: Verdict, promise: str, got: str, want: str, *, kept: bool)
 
 def _floor(load: Load, figures: Mapping[str, float], strictness: Strictness) -> Iterator[Finding]:
     profile = load.profile
-    too_late = Verdict.SKIPPED if strictness.noisy else Verdict.BROKEN
     if profile.pace is not None:
         late = profile.streamers if profile.replay else profile.late
         early = profile.streamers - late
@@ -78,6 +78,8 @@ def _floor(load: Load, figures: Mapping[str, float], strictness: Strictness) -> 
     if "asked_per_s" in figures:
         asked, achieved = figures["asked_per_s"], figures.get("achieved_per_s", 0.0)
         blocked = figures.get("writer_blocked_share", 0.0)
+        by_others = blocked < (1 - achieved / asked) / 2  # the server has less than half of it
+        too_late = Verdict.SKIPPED if strictness.noisy and by_others else Verdict.BROKEN
         yield _finding(
             too_late, "the load is what was asked for",
             f"{achieved:.1f} messages/s (the writer waited {blocked:.0%} of it for the server)",
@@ -87,7 +89,7 @@ def _floor(load: Load, figures: Mapping[str, float], strictness: Strictness) -> 
     if "starts_asked_per_s" in figures:
         asked, achieved = figures["starts_asked_per_s"], figures["starts_achieved_per_s"]
         yield _finding(
-            too_late, "the storm is what was asked for",
+            Verdict.BROKEN, "the storm is what was asked for",
             f"{achieved:.1f} starts/s",
             f"{asked:.1f} starts/s, at least {profile.floor.rate_share:.0%} of it",
             kept=achieved >= asked * profile.floor.rate_share,

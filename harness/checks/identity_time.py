@@ -1,7 +1,6 @@
 """Identity over time: certificates that expire, are renewed or denied while the server runs."""
 
 import datetime as dt
-import math
 import ssl
 import tempfile
 import time
@@ -46,9 +45,8 @@ REFUSED: Final = ("UNAUTHENTICATED", "UNAVAILABLE")
 
 def expiring(stage: Stage, directory: str) -> CertFiles:
     """Return a user's certificate that is good for a moment only."""
-    now_s = time.time()
-    # A certificate ends at a whole second: at the one that leaves it all of its life.
-    life = dt.timedelta(seconds=math.ceil(now_s + stage.patience(SHORT_LIFE_S)) - now_s)
+    # It ends at a whole second: one more, so that the cut leaves it all of its life.
+    life = dt.timedelta(seconds=stage.patience(SHORT_LIFE_S) + 1)
     wanted = Wanted(roles=(USER,), common_name="expiring", ends=life)
     return Authority.load(stage.target.identities.directory).write(
         Path(directory), "expiring", wanted

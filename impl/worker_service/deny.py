@@ -3,7 +3,8 @@
 One serial number a line, in hexadecimal, as the audit lines and `openssl x509 -serial` show it;
 what follows a `#` is a comment. A changed file is taken up by itself, at the next look. One that is
 then found bad, or gone, is logged, and the list read before stays in force: a slip of the pen lets
-nobody in who was out.
+nobody in who was out. Not seen are changes that a file system stamps with a time long past, as one
+of a machine whose clock is behind may.
 """
 
 import logging
@@ -18,9 +19,9 @@ from worker_service.errors import ConfigurationError, NotAuthenticatedError
 
 logger = logging.getLogger(__name__)
 
-# Kernels before 6.13 stamp files with the time of the last tick (10 ms at 100 Hz): a file that is
-# changed twice within one may look the same. Until it is so old, it is read at every look.
-SETTLED_S: Final = 0.02
+# Many file systems stamp changes by the tick, some by the second or two: a file that is changed
+# twice within one may look the same. Until the change is so old, the file is read at every look.
+SETTLED_S: Final = 2.0
 
 type _Stamp = tuple[int, int, int] | None
 
@@ -69,6 +70,7 @@ class DenyList:
             level, told = logging.INFO, _in_force(self._serials)
         except ConfigurationError as error:
             level, told = logging.WARNING, f"the deny list read before stays in force: {error}"
+            self._settled = False  # what mends it may leave no mark: a descriptor is free again
         if changed or told != self._told:  # once, not at every look
             self._told = told
             logger.log(level, "%s", told)
@@ -79,7 +81,7 @@ def _in_force(serials: frozenset[int]) -> str:
 
 
 def _is_settled(stamp: _Stamp) -> bool:
-    """Tell whether whatever changes the file from now on changes its stamp, too."""
+    """Tell whether whatever changes the file from now on gives it another time."""
     return stamp is None or abs(time.time_ns() - stamp[1]) >= SETTLED_S * 1e9
 
 
@@ -88,7 +90,8 @@ def _stamp(path: Path) -> _Stamp:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    # Of its times the one that a change of content, mode or name sets, and nobody can set back.
+    return status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def _load(path: Path) -> frozenset[int]:

@@ -21,7 +21,7 @@ class Pool(ThreadPoolExecutor):
     Where the host gives no more threads, calls wait for those that there are. Without that, gRPC's
     one thread that takes calls would die of it, and no call ever be answered.
 
-    Shared state and its guard: `_unfinished` under `_count`; all else under the base's own locks.
+    Shared state and its guard: `_unfinished` under `_lock`; all else under the base's own locks.
 
     Raises:
         HostExhaustedError: not even one thread can be started.
@@ -30,14 +30,14 @@ class Pool(ThreadPoolExecutor):
     def __init__(self, threads_max: int) -> None:
         super().__init__(threads_max, thread_name_prefix="rpc")
         self._idle_semaphore = _NeverIdle()  # type: ignore[assignment] # all that is asked of one
-        self._count = threading.Lock()
+        self._lock = threading.Lock()
         self._unfinished = 0
         self._told = False
         self.submit(lambda: None)
 
     @override
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        with self._count:
+        with self._lock:
             self._unfinished += 1
         try:
             future = super().submit(fn, *args, **kwargs)
@@ -48,11 +48,11 @@ class Pool(ThreadPoolExecutor):
         return future
 
     def _finish(self, _: object = None) -> None:
-        with self._count:
+        with self._lock:
             self._unfinished -= 1
 
     def _adjust_thread_count(self) -> None:
-        with self._count:
+        with self._lock:
             if self._unfinished <= len(self._threads):
                 return
         try:

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,23 +25,32 @@ class Dice(random.Random):
         super().__init__()
         self._falls = falls
 
-    def randrange(self, *_: object) -> int:
+    def choice(self, _: object) -> Any:
         return next(self._falls)
 
 
-def test_a_port_is_none_that_the_kernel_gives_away() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        kernels = listener.getsockname()[1]
-    least = int(ports._EPHEMERAL.read_text().split()[0])
-    assert kernels >= least
-    assert all(1024 < free_port() < least for _ in range(PLENTY))
+@pytest.mark.parametrize(
+    ("kernels", "least", "most"),
+    [
+        ("32768\t60999\n", 10_000, 32_767),
+        ("1024\t60999\n", 61_000, 65_535),
+        ("1024\t65535\n", 10_000, 65_535),
+    ],
+)
+def test_a_port_is_none_that_the_kernel_gives_away_if_it_leaves_any(
+    kernels: str, least: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ip_local_port_range"
+    path.write_text(kernels)
+    monkeypatch.setattr(ports, "_EPHEMERAL", path)
+    assert all(least <= free_port() <= most for _ in range(PLENTY))
 
 
 def test_a_reserved_port_is_given_to_nobody_else_in_any_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with reserved_port() as port:
-        theirs = f"from harness import ports; ports._chance.randrange = lambda *_: {port}; "
+        theirs = f"from harness import ports; ports._chance.choice = lambda *_: {port}; "
         done = subprocess.run(
             [sys.executable, "-c", theirs + "ports.free_port()"],
             capture_output=True, text=True, timeout=60, check=False,

@@ -83,7 +83,7 @@ def test_a_paused_server_answers_nobody_and_an_unanswered_call_is_unknown(
         client.timeout_s = 0.5
         server.signal(signal.SIGSTOP)
         assert server.pid
-        os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WNOWAIT)  # all its threads stand
+        os.waitid(os.P_PID, server.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # all threads
         call = client.query(job_id).call
         server.signal(signal.SIGCONT)
         assert call.outcome is Outcome.UNKNOWN

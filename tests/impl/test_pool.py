@@ -14,30 +14,24 @@ WAIT_S = 10
 
 
 class LateToTell(queue.SimpleQueue[object]):
-    """Work of which a first thread gets some after it found none, before it can say so."""
+    """Work of which a thread gets some after it found none, before it can say so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first_found_none, self.first_may_tell = threading.Event(), threading.Event()
-        self.first_has_work, self.second_waits = threading.Event(), threading.Event()
+        self.found_none, self.may_tell = threading.Event(), threading.Event()
 
     @override
     def get_nowait(self) -> object:
-        first = threading.current_thread().name.endswith("_0")
-        if not first:
-            self.first_has_work.wait(WAIT_S)
         try:
             return super().get_nowait()
         except queue.Empty:
-            if first:
-                self.first_found_none.set()
-                self.first_may_tell.wait(WAIT_S)
+            self.found_none.set()
+            self.may_tell.wait(WAIT_S)
             raise
 
     @override
     def get(self, block: bool = True, timeout: float | None = None) -> object:
-        first = threading.current_thread().name.endswith("_0")
-        (self.first_found_none if first else self.second_waits).set()
+        self.found_none.set()  # before 3.13 a thread does not ask first
         return super().get(block, timeout)
 
 
@@ -55,13 +49,10 @@ def test_a_call_has_a_thread_although_another_thread_told_too_late_that_it_is_bu
 
     with Pool(10) as pool:
         try:
-            assert work.first_found_none.wait(WAIT_S)
+            assert work.found_none.wait(WAIT_S)
             pool.submit(call, 0)
-            work.first_may_tell.set()
+            work.may_tell.set()
             assert begun[0].wait(WAIT_S)
-            work.first_has_work.set()
-            if len(pool._threads) > 1:  # as the base has it: two are counted idle, one is
-                assert work.second_waits.wait(WAIT_S)
             pool.submit(call, 1)
             pool.submit(call, 2)
             assert all(each.wait(WAIT_S / 2) for each in begun)
@@ -96,10 +87,18 @@ def test_calls_wait_for_a_thread_where_the_host_gives_no_more(
 
 
 def test_a_thread_that_is_free_is_used_before_another_is_started() -> None:
-    with Pool(10) as pool:
-        ended: queue.SimpleQueue[object] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    class Telling(Pool):
+        @override
+        def _finish(self, _: object = None) -> None:
+            super()._finish()
+            ended.put(None)
+
+    with Telling(10) as pool:
+        ended.get(timeout=WAIT_S)  # its own first
         for number in range(20):
-            pool.submit(str, number).add_done_callback(ended.put)
+            pool.submit(str, number)
             ended.get(timeout=WAIT_S)
         assert len(pool._threads) == 1
         pool.shutdown()

@@ -221,7 +221,6 @@ def test_a_load_is_distrusted_first_and_then_judged(
     [
         {"others_cpu_share": 1.0},
         {"achieved_per_s": 80.0},
-        {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 26.0},
     ],
 )
 def test_of_a_disturbed_load_no_limit_is_judged(disturbed: dict[str, float]) -> None:
@@ -229,6 +228,20 @@ def test_of_a_disturbed_load_no_limit_is_judged(disturbed: dict[str, float]) -> 
     for noisy, verdict in ((False, Verdict.BROKEN), (True, Verdict.SKIPPED)):
         [finding] = verdicts(load(), figures, noisy=noisy).values()
         assert finding.verdict is verdict
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"achieved_per_s": 80.0, "writer_blocked_share": 0.2},
+        {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 26.0},
+    ],
+)
+def test_a_busy_machine_is_no_excuse_for_a_server_that_does_not_take_the_load(
+    figures: dict[str, float],
+) -> None:
+    [finding] = verdicts(load(), {**GOOD, **figures}, noisy=True).values()
+    assert finding.verdict is Verdict.BROKEN
 
 
 def test_what_a_quiet_machine_had_passes() -> None:

@@ -244,6 +244,11 @@ MUTANTS: Final = (
         POOL + "test_a_thread_that_is_free_is_used_before_another_is_started",
     ),
     Mutant(
+        "a deny list that could not be read is not tried again", "deny.py",
+        "            self._settled = False  #", "            #",
+        DENY + "test_a_list_that_could_not_be_read_is_taken_up_when_it_can_be",
+    ),
+    Mutant(
         "a deny list that was just written is not looked at again", "deny.py",
         "if stamp != self._stamp or not self._settled:", "if stamp != self._stamp:",
         DENY + "test_a_file_changed_again_within_a_tick_of_the_clock_is_taken_up_too",

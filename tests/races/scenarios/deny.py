@@ -1,9 +1,8 @@
 """The deny list: what is refused stays refused, whoever takes up the changed file."""
 
-import os
 import tempfile
-import time
 from pathlib import Path
+from unittest import mock
 
 from harness.races.exploration import one_step
 from harness.races.scenario import Scenario
@@ -24,23 +23,20 @@ def refused(deny_list: DenyList) -> bool:
     return False
 
 
-def write(file: Path, text: str, age_s: float) -> None:
-    """Write a list that has settled: a fresh one is read at every look, how fresh being chance."""
-    file.write_text(text)
-    written_s = time.time() - age_s
-    os.utime(file, (written_s, written_s))
-
-
 def a_certificate_is_denied() -> None:
-    with tempfile.TemporaryDirectory(prefix="races-deny-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="races-deny-") as directory,
+        # A fresh list is read at every look; for how long would be chance to a search.
+        mock.patch.object(deny_module, "SETTLED_S", 0.0),
+    ):
         file = Path(directory, "denied")
-        write(file, "# nobody\n", age_s=7200)
+        file.write_text("# nobody\n")
         deny_list = DenyList(file)
         seen: list[bool] = []
 
         def operator() -> None:
             with one_step():
-                write(file, f"{LOST:x}\n", age_s=3600)
+                file.write_text(f"{LOST:x}\n")
             assert refused(deny_list), "accepted after it was denied"
 
         def client() -> None:
