@@ -34,6 +34,7 @@ from harness.verdict import Finding, UnsupportedError
 
 # Long enough for a handshake and a call, on a slow machine too.
 SHORT_LIFE_S: Final = 3.0
+CUT_S: Final = 1.0  # X.509 cuts a certificate's end to a whole second
 GONE_WITHIN_S: Final = 20.0
 ENDS_WITHIN_S: Final = 10.0
 ENDS_WHY: Final = "the certificate's own end is exact; a busy machine tells it late"
@@ -45,8 +46,7 @@ REFUSED: Final = ("UNAUTHENTICATED", "UNAVAILABLE")
 
 def expiring(stage: Stage, directory: str) -> CertFiles:
     """Return a user's certificate that is good for a moment only."""
-    # It ends at a whole second: one more, so that the cut leaves it all of its life.
-    life = dt.timedelta(seconds=stage.patience(SHORT_LIFE_S) + 1)
+    life = dt.timedelta(seconds=stage.patience(SHORT_LIFE_S) + CUT_S)
     wanted = Wanted(roles=(USER,), common_name="expiring", ends=life)
     return Authority.load(stage.target.identities.directory).write(
         Path(directory), "expiring", wanted
@@ -134,7 +134,7 @@ def run_expiry(stage: Stage) -> None:
         files = expiring(stage, directory)
         ends_at_s = end_of(files)
         with stage.client_of(files) as client:
-            bound_s = stage.patience(SHORT_LIFE_S) + 1 + 1.5 * ENDS_WITHIN_S
+            bound_s = stage.patience(SHORT_LIFE_S) + CUT_S + 1.5 * ENDS_WITHIN_S
             plan = StreamPlan(keep_bytes=100, timeout_s=bound_s, may_time_out=True)
             stage.fact("seconds left at its start", ends_at_s - time.time())
             client.stream(job_id, plan, label="expiring")

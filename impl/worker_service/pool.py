@@ -29,7 +29,7 @@ class Pool(ThreadPoolExecutor):
 
     def __init__(self, threads_max: int) -> None:
         super().__init__(threads_max, thread_name_prefix="rpc")
-        self._idle_semaphore = _NeverIdle()  # type: ignore[assignment] # all that is asked of one
+        self._idle_semaphore = _NeverIdle()  # type: ignore[assignment] # it has what is called
         self._lock = threading.Lock()
         self._unfinished = 0
         self._told = False
@@ -70,11 +70,11 @@ class Pool(ThreadPoolExecutor):
 
 
 class _NeverIdle:
-    """Keeps the base from its own count: whoever asks for an idle thread gets none."""
+    """In place of the base's count, a semaphore: whoever asks it for an idle thread gets none."""
 
     def acquire(self, timeout: float) -> bool:
         del timeout
         return False
 
     def release(self) -> None:
-        pass
+        """Forget it: that a thread is idle says nothing of the calls that have not ended."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.readers import waits
 from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
 from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
 from worker_service.log import Chunk, LogReader, OutputLog
@@ -36,19 +37,6 @@ def following(
     return reader, chunks
 
 
-def waiting(reader: LogReader) -> threading.Event:
-    """Return what is set as soon as the reader waits for output."""
-    waits = threading.Event()
-    original = reader.prepare_wait
-
-    def prepare(wanted_offset: int) -> None:
-        original(wanted_offset)
-        waits.set()
-
-    reader.prepare_wait = prepare  # type: ignore[method-assign]
-    return waits
-
-
 def test_output_after_a_silence_goes_out_at_once() -> None:
     log = OutputLog()
     _, chunks = following(log, Batching(flush_interval_s=LONG_S))
@@ -61,7 +49,7 @@ def test_small_output_is_held_for_the_interval_and_close_ends_the_hold() -> None
     reader, chunks = following(log, Batching(flush_interval_s=LONG_S))
     log.append(b"1")
     next(chunks)
-    waits = waiting(reader)
+    queued = waits(reader)
     log.append(b"2")
     rest: list[bytes] = []
     thread = threading.Thread(
@@ -69,7 +57,7 @@ def test_small_output_is_held_for_the_interval_and_close_ends_the_hold() -> None
     )
     thread.start()
     log.append(b"3")
-    assert waits.wait(10)
+    assert queued.wait(10)
     assert rest == []  # held: the interval is long
     log.close()
     thread.join(10)

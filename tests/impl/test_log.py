@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.impl.test_cgroup import no_descriptor_left
+from tests.support.readers import waits
 from worker_service.errors import OffsetOutOfRangeError, OutputLostError
 from worker_service.log import (
     INLINE_MAX_BYTES,
@@ -230,14 +231,7 @@ def test_what_is_in_memory_already_stays_there_while_no_descriptor_is_left(
 
 def waiting(reader: LogReader, wanted: int, timeout_s: float | None = None) -> threading.Thread:
     """Start a thread that waits, and return once it does."""
-    queued = threading.Event()
-    original = reader.prepare_wait
-
-    def prepare(wanted_offset: int) -> None:
-        original(wanted_offset)
-        queued.set()
-
-    reader.prepare_wait = prepare  # type: ignore[method-assign]
+    queued = waits(reader)
     # A daemon: one that is never woken must not hold up the end of the failing test.
     thread = threading.Thread(target=reader.wait, args=(wanted, timeout_s), daemon=True)
     thread.start()
