@@ -7,12 +7,14 @@ from typing import Final
 
 import click
 
-from harness.commands import check, identities, recheck, selftest, verify
-from harness.races.commands import races
-from harness.security import security
-from harness.verdict import BrokenError, UnsupportedError
-from harness.vm.commands import vm
-from harness.vulncheck.commands import vulncheck
+from harness.cli.check import check, identities, recheck
+from harness.cli.races import races
+from harness.cli.security import security
+from harness.cli.selftest import selftest
+from harness.cli.verify import verify
+from harness.cli.vm import vm
+from harness.cli.vulncheck import vulncheck
+from harness.record.verdict import BrokenError, UnsupportedError
 
 EXIT_BROKEN: Final = 2
 

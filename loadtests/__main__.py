@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 from loadtests.commands import COMMANDS
 
 EXIT_BROKEN: Final = 2

@@ -22,7 +22,7 @@ from matplotlib.typing import RcKeyType
 
 from harness.report.charts import Chart
 from loadtests.metrics import BEGUN, BUCKETS, PLANNED, Numbers, Recorded, percentile
-from loadtests.results import Result
+from loadtests.results import LoadResult
 
 _SIZE_INCHES: Final = (6.2, 3.1)
 _INK, _FAINT = "#1f2329", "#d8dce1"
@@ -273,7 +273,7 @@ LOAD_MAKERS: Final[tuple[Callable[[Recorded], Iterator[Drawing]], ...]] = (
 )  # fmt: skip
 
 
-def shares(results: Sequence[Result], limits: Mapping[str, float]) -> Drawing:
+def shares(results: Sequence[LoadResult], limits: Mapping[str, float]) -> Drawing:
     """Draw the rates of the loads that nothing but the machine limits, beside its limits."""
     bars = [(name, rate, _FAINT) for name, rate in limits.items()]
     bars += [(each.name, each.figures["rate_mb_per_s"], SERIES[0]) for each in results]

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import click
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
+from harness.run.run_directory import new_run_directory
 from loadtests import compare as comparison
 from loadtests import overview
 from loadtests import sweep as sweeps
@@ -18,7 +19,7 @@ from loadtests.judge import Strictness
 from loadtests.metrics import FIGURES
 from loadtests.profiles import LIMITS, Profile, load_profiles, named
 from loadtests.report import tell_end, tell_result, write_all
-from loadtests.results import RunReport, about, load_report, new_directory
+from loadtests.results import FOLDER, LoadReport, about, load_report
 from loadtests.session import Point, ServerChoice, Session, folded
 from loadtests.statistics import PAIRS_MAX, PAIRS_MIN
 
@@ -94,7 +95,7 @@ def _own(profiles: Path | None) -> tuple[Profile, ...]:
     return load_profiles(profiles) if profiles else ()
 
 
-def _finish(report: RunReport, directory: Path) -> None:
+def _finish(report: LoadReport, directory: Path) -> None:
     write_all(report, directory)
     tell_end(report, directory)
     sys.exit(report.exit_code)
@@ -115,14 +116,14 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
         return
     server = ServerChoice(chosen["target"], chosen["launch"], chosen["flags"], chosen["identities"])
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
-    directory = new_directory(chosen["out"])
+    directory = new_run_directory(chosen["out"], FOLDER)
     facts = about(server.describe())
     _tell_about(facts)
     with server.store() as store:
         session = Session(server, store, directory, strictness, tell_result)
         limits = session.measure_limits()
         session.run_all([Point(profile, options=_options(client)) for profile in profiles])
-    report = RunReport("run", facts, limits, tuple(session.results), strictness=strictness)
+    report = LoadReport("run", facts, limits, tuple(session.results), strictness=strictness)
     _finish(report, directory)
 
 
@@ -146,14 +147,14 @@ def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: A
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     seed = chosen["seed"] or secrets.token_hex(4)
     points = sweeps.points(chosen_sweep, chosen["rounds"], seed)
-    directory = new_directory(chosen["out"])
+    directory = new_run_directory(chosen["out"], FOLDER)
     facts = {"sweep": chosen_sweep.name, "seed": seed, **about(server.describe())}
     _tell_about(facts)
     with server.store() as store:
         session = Session(server, store, directory, strictness, tell_result)
         limits = session.measure_limits()
         session.run_all(points)
-    report = RunReport("sweep", facts, limits, tuple(session.results), strictness=strictness)
+    report = LoadReport("sweep", facts, limits, tuple(session.results), strictness=strictness)
     _finish(report, directory)
 
 
@@ -205,13 +206,13 @@ def compare(a: str, b: str, *, allowed: float, **chosen: Any) -> None:  # noqa: 
         seed,
     )
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
-    directory = new_directory(chosen["out"])
+    directory = new_run_directory(chosen["out"], FOLDER)
     facts = {"A": question.a.describe(), "B": question.b.describe(), "seed": seed, **about("A, B")}
     _tell_about(facts)
     with question.a.store() as store:
         session = Session(question.a, store, directory, strictness, tell_result)
         found, conclusions = comparison.run_comparison(session, question)
-    report = RunReport(
+    report = LoadReport(
         "compare", facts, {}, tuple(session.results), found, tuple(conclusions), strictness
     )
     _finish(report, directory)
@@ -259,7 +260,7 @@ def report(directory: Path, *, png: Path | None, limits: tuple[str, ...], noisy:
     _finish(again, directory)
 
 
-def _compared_again(of: RunReport) -> RunReport:
+def _compared_again(of: LoadReport) -> LoadReport:
     """Return a comparison with its pairs made from its results, as these are judged now."""
     try:
         question = comparison.asked_again(of.comparison)
@@ -270,7 +271,7 @@ def _compared_again(of: RunReport) -> RunReport:
     return dataclasses.replace(of, comparison=found, conclusions=tuple(conclusions))
 
 
-def _write_pngs(of: RunReport, directory: Path) -> None:
+def _write_pngs(of: LoadReport, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     name = of.about.get("sweep", of.kind)
     for number, draw in enumerate(overview.drawings(of)):

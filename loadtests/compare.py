@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.verdict import BrokenError, Finding, Verdict
+from harness.record.verdict import BrokenError, Finding, Verdict
 from loadtests.profiles import LIMITS, PROFILES, Profile
-from loadtests.results import Result
+from loadtests.results import LoadResult
 from loadtests.session import Point, ServerChoice, Session
 from loadtests.statistics import PAIRS_MIN, Effect, effect
 
@@ -85,7 +85,7 @@ def run_pairs(session: Session, question: Question, name: str) -> None:
 
 
 def usable(
-    results: Sequence[Result], question: Question, name: str
+    results: Sequence[LoadResult], question: Question, name: str
 ) -> Sequence[tuple[float, float]]:
     """Return the figures of the pairs of which both sides gave one, at most as many as were asked.
 
@@ -104,7 +104,7 @@ def usable(
     return [(a, b) for a, b in found if a is not None and b is not None][: question.pairs]
 
 
-def pairs_of(results: Sequence[Result], question: Question, name: str) -> Pairs:
+def pairs_of(results: Sequence[LoadResult], question: Question, name: str) -> Pairs:
     """Return what can be compared.
 
     Raises:
@@ -119,7 +119,7 @@ def pairs_of(results: Sequence[Result], question: Question, name: str) -> Pairs:
     return Pairs(name, tuple(a for a, _ in found), tuple(b for _, b in found))
 
 
-def _value(result: Result, figure: str) -> float | None:
+def _value(result: LoadResult, figure: str) -> float | None:
     if result.verdict in {Verdict.BROKEN, Verdict.FAIL}:
         return None
     value = result.figures.get(figure)
@@ -208,7 +208,7 @@ def run_comparison(
 
 
 def concluded(
-    question: Question, results: Sequence[Result]
+    question: Question, results: Sequence[LoadResult]
 ) -> tuple[Mapping[str, Any], Sequence[Finding]]:
     """Return what the results of a comparison come to, and what that says; a pure fold."""
     findings = []

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from loadtests.metrics import FIGURES
-from loadtests.results import SHARE, Result, RunReport
+from loadtests.results import SHARE, LoadReport, LoadResult
 
 CSV_FILE: Final = "results.csv"
 PROMETHEUS_FILE: Final = "results.prom"
 
 
-def write_csv(report: RunReport, directory: Path) -> None:
+def write_csv(report: LoadReport, directory: Path) -> None:
     """Write a row a load; a figure that a load has not is empty."""
     labels = sorted({key for result in report.results for key in result.labels})
     with (directory / CSV_FILE).open("w", newline="") as file:
@@ -36,12 +36,12 @@ def write_csv(report: RunReport, directory: Path) -> None:
             )
 
 
-def write_prometheus(report: RunReport, directory: Path) -> None:
+def write_prometheus(report: LoadReport, directory: Path) -> None:
     """Write gauges, for node_exporter's textfile collector or a push gateway."""
     (directory / PROMETHEUS_FILE).write_text(prometheus(report))
 
 
-def prometheus(report: RunReport) -> str:
+def prometheus(report: LoadReport) -> str:
     """Return a run as gauges `jobworker_load_...`."""
     lines = [
         "# HELP jobworker_load_passed 1 if the load was reached and the server kept its limits",
@@ -77,7 +77,7 @@ def _gauge(name: str, about: str, samples: Sequence[tuple[str, float]]) -> list[
     return [*head, *(f"jobworker_load_{name}{labels} {value:g}" for labels, value in samples)]
 
 
-def _series(results: Sequence[Result]) -> list[str]:
+def _series(results: Sequence[LoadResult]) -> list[str]:
     """Return the labels of each load, in Prometheus's syntax; no two are the same."""
     plain = [_labels(each.name, each.labels) for each in results]
     often, seen = Counter(plain), Counter[str]()

@@ -23,19 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from harness.client import Client
-from harness.clock import Deadline, poll_until
-from harness.history import Recorder
-from harness.identities import CertFiles
+from harness.drive.client import Client
+from harness.drive.identities import CertFiles
+from harness.host.clock import Deadline, poll_until
+from harness.record.history import Recorder
+from harness.record.verdict import BrokenError
 from harness.targets.target import RunningServer
-from harness.verdict import BrokenError
 from loadtests.emitter import MONOTONIC
-from loadtests.jobs import Writer, clock_of, new_gate, open_gate
+from loadtests.jobs import LoadWriter, clock_of, new_gate, open_gate
 from loadtests.observe import Sampler
 from loadtests.pacer import steady
 from loadtests.profiles import Profile
 from loadtests.reader_process import ReaderOrder, StreamOrder
-from loadtests.record import EARLY, LATE, SLOW, Load, Process, StreamEnd, save_load
+from loadtests.record import EARLY, LATE, SLOW, GeneratorProcess, Load, StreamEnd, save_load
 from loadtests.storm_process import StormOrder
 
 STREAMERS_PER_PROCESS: Final = 125
@@ -47,7 +47,7 @@ _END_MARGIN_S: Final = 60.0
 _SETTLE_S: Final = 0.3  # after the joins, so that the baseline is a quiet one
 
 
-class Worker:
+class GeneratorWorker:
     """A process of the generator; a context manager, gone at its end.
 
     Shared state and its guard: all attributes that say what it said, under `_changed`.
@@ -92,7 +92,7 @@ class Worker:
         except BrokenPipeError:
             return
 
-    def wait(self, what: Callable[["Worker"], bool], deadline: Deadline) -> bool:
+    def wait(self, what: Callable[["GeneratorWorker"], bool], deadline: Deadline) -> bool:
         """Wait until something is true of it, or it has ended; tell whether it is true."""
         with self._changed:
             self._changed.wait_for(lambda: what(self) or self.ended, deadline.left_s())
@@ -200,7 +200,7 @@ class Generator:
         profile = self._profile
         if profile.pace is None:
             return ""
-        writer = Writer(profile.pace, profile.message_bytes, self._seed, self._gate, clock)
+        writer = LoadWriter(profile.pace, profile.message_bytes, self._seed, self._gate, clock)
         job_id = client.must_start(*writer.command(), label="writer")
         if profile.replay:
             poll_until(
@@ -210,7 +210,7 @@ class Generator:
             )
         return job_id
 
-    def _readers(self, job_id: str, clock: str) -> list[Worker]:
+    def _readers(self, job_id: str, clock: str) -> list[GeneratorWorker]:
         profile = self._profile
         if not job_id:
             return []
@@ -219,7 +219,7 @@ class Generator:
         least = min(2, profile.streamers)
         count = max(least, min(PROCESSES_MAX, -(-profile.streamers // STREAMERS_PER_PROCESS)))
         return [
-            Worker("loadtests.reader_process", dataclasses.asdict(
+            GeneratorWorker("loadtests.reader_process", dataclasses.asdict(
                 ReaderOrder(
                     self._setting.server.address,
                     self._files(),
@@ -247,7 +247,7 @@ class Generator:
             return dataclasses.replace(order, kind=SLOW, bytes_per_s=profile.slow_bytes_per_s)
         return order
 
-    def _storms(self, clock: str) -> list[Worker]:
+    def _storms(self, clock: str) -> list[GeneratorWorker]:
         storm = self._profile.storm
         if storm is None:
             return []
@@ -260,7 +260,7 @@ class Generator:
             (pace.count, pace.burst, pace.interval_ns),
             storm.callers,
         )
-        return [Worker("loadtests.storm_process", dataclasses.asdict(order))]
+        return [GeneratorWorker("loadtests.storm_process", dataclasses.asdict(order))]
 
     def _files(self) -> tuple[str, str, str]:
         files = self._setting.files
@@ -272,7 +272,7 @@ class Generator:
         size_bytes = self._profile.size_bytes * self._profile.streamers
         return join_s + self._profile.duration_s + size_bytes / _FLOOD_BYTES_PER_S + _END_MARGIN_S
 
-    def _wait_joined(self, workers: Sequence[Worker]) -> int:
+    def _wait_joined(self, workers: Sequence[GeneratorWorker]) -> int:
         """Wait until every process is ready and every early streamer has its first byte."""
         profile = self._profile
         deadline = Deadline(_JOIN_TIMEOUT_S + _JOIN_TIMEOUT_PER_STREAMER_S * profile.streamers)
@@ -291,7 +291,9 @@ class Generator:
             threading.Event().wait(_SETTLE_S)
         return sum(len(worker.joined) for worker in workers)
 
-    def _go(self, client: Client, workers: Sequence[Worker], now_ns: Callable[[], int]) -> int:
+    def _go(
+        self, client: Client, workers: Sequence[GeneratorWorker], now_ns: Callable[[], int]
+    ) -> int:
         go_ns = now_ns()
         for worker in workers:
             worker.say(f"go {go_ns}")
@@ -299,7 +301,9 @@ class Generator:
             open_gate(client, self._gate)
         return go_ns
 
-    def _leave_slow(self, readers: Sequence[Worker], go_ns: int, now_ns: Callable[[], int]) -> None:
+    def _leave_slow(
+        self, readers: Sequence[GeneratorWorker], go_ns: int, now_ns: Callable[[], int]
+    ) -> None:
         """Let the slow readers leave a second after the load's end, as planned."""
         if self._profile.slow:
             left_s = self._profile.duration_s + 1 - (now_ns() - go_ns) / 1e9
@@ -307,7 +311,7 @@ class Generator:
             for worker in readers:
                 worker.say("leave")
 
-    def _wait_ended(self, workers: Sequence[Worker]) -> None:
+    def _wait_ended(self, workers: Sequence[GeneratorWorker]) -> None:
         deadline = Deadline(self._timeout_s() + _END_MARGIN_S)
         for worker in workers:
             if not worker.wait(lambda each: each.report is not None, deadline):
@@ -320,22 +324,24 @@ class Generator:
         return job.exit_code if job.status == "exited" else None
 
 
-def _told(workers: Sequence[Worker]) -> int:
+def _told(workers: Sequence[GeneratorWorker]) -> int:
     """Return of how many streams it is known whether they have begun."""
     return sum(len(worker.joined) + len(worker.lost) for worker in workers)
 
 
-def _processes(readers: Sequence[Worker], storms: Sequence[Worker]) -> tuple[Process, ...]:
+def _processes(
+    readers: Sequence[GeneratorWorker], storms: Sequence[GeneratorWorker]
+) -> tuple[GeneratorProcess, ...]:
     found = []
     for kind, workers in (("readers", readers), ("storm", storms)):
         for worker in workers:
             report = worker.report or {}
             failures = report.get("failures", {})
             file = Path(report["file"]).name
-            found.append(Process(kind, file, report["cpu_s"], report["wall_s"], failures))
+            found.append(GeneratorProcess(kind, file, report["cpu_s"], report["wall_s"], failures))
     return tuple(found)
 
 
-def _streams(readers: Sequence[Worker]) -> tuple[StreamEnd, ...]:
+def _streams(readers: Sequence[GeneratorWorker]) -> tuple[StreamEnd, ...]:
     ends = [StreamEnd(**each) for worker in readers for each in (worker.report or {})["streams"]]
     return tuple(sorted(ends, key=lambda end: end.number))

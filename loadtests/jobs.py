@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from harness.client import Client
-from harness.verdict import BrokenError
+from harness.drive.client import Client
+from harness.record.verdict import BrokenError
 from loadtests.emitter import MONOTONIC
 from loadtests.pacer import Pace
 
@@ -17,7 +17,7 @@ _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class LoadWriter:
     """A job that writes a load.
 
     Attributes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.verdict import Finding, Verdict
+from harness.record.verdict import Finding, Verdict
 from loadtests.metrics import FIGURES
 from loadtests.profiles import LIMITS
 from loadtests.record import LEFT, SLOW, Load, StreamEnd

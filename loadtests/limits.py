@@ -24,9 +24,9 @@ from typing import Any, Final
 
 import grpc
 
-from harness.client import open_channel
-from harness.identities import CertFiles
-from harness.verdict import BrokenError
+from harness.drive.client import open_channel
+from harness.drive.identities import CertFiles
+from harness.record.verdict import BrokenError
 
 MIB: Final = 1024 * 1024
 PLAIN_SERVICE: Final = "plain.Plain"

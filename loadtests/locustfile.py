@@ -54,15 +54,15 @@ gevent.get_hub().threadpool.maxsize = 4096
 
 import grpc  # noqa: E402 - as said above
 
-from harness.client import Client, open_channel  # noqa: E402
-from harness.history import Recorder  # noqa: E402
-from harness.identities import CertFiles, IdentityStore  # noqa: E402
-from harness.verdict import BrokenError, UnmetError  # noqa: E402
+from harness.drive.client import Client, open_channel  # noqa: E402
+from harness.drive.identities import CertFiles, IdentityStore  # noqa: E402
+from harness.record.history import Recorder  # noqa: E402
+from harness.record.verdict import BrokenError, UnmetError  # noqa: E402
 from jobworker.v1 import jobworker_pb2 as pb  # noqa: E402
 from jobworker.v1 import jobworker_pb2_grpc  # noqa: E402
 from loadtests.checker import Checker  # noqa: E402
 from loadtests.emitter import MONOTONIC  # noqa: E402
-from loadtests.jobs import Writer, clock_of, new_gate, open_gate  # noqa: E402
+from loadtests.jobs import LoadWriter, clock_of, new_gate, open_gate  # noqa: E402
 from loadtests.metrics import BEGUN, NUMBER, PLANNED, RECEIVED  # noqa: E402
 from loadtests.pacer import steady  # noqa: E402
 from loadtests.profiles import Profile, load_profiles, named  # noqa: E402
@@ -162,7 +162,7 @@ class Job:
             if PROFILE.pace is None:
                 raise BrokenError(f"{PROFILE.name} has no messages to follow")
             size_bytes = PROFILE.message_bytes
-            writer = Writer(PROFILE.pace, size_bytes, self.seed, self._gate, clock)
+            writer = LoadWriter(PROFILE.pace, size_bytes, self.seed, self._gate, clock)
             self.job_id = client.must_start(*writer.command())
 
     def begin_when_all_follow(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 from loadtests.emitter import MONOTONIC
 from loadtests.record import CALL_COLUMNS, LOAD_FILE, MESSAGE_COLUMNS, SLOW, Load, read_json
 

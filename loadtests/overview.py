@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from harness.report.charts import Chart
 from loadtests.charts import Drawing, Points, bars, charts, curves, shares
-from loadtests.results import RATE, Result, RunReport
+from loadtests.results import RATE, LoadReport, LoadResult
 
 AXIS: Final = "axis"
 VALUE: Final = "value"
@@ -47,13 +47,13 @@ _CURVES: Final[tuple[tuple[str, str, Mapping[str, tuple[str, float]]], ...]] = (
 )  # fmt: skip
 
 
-def pictures(report: RunReport) -> tuple[str, list[Chart]]:
+def pictures(report: LoadReport) -> tuple[str, list[Chart]]:
     """Return what stands above a run's pictures, and these."""
     titles = {"sweep": "What changes with what", "run": "Rates", "compare": "Pairs"}
     return titles.get(report.kind, ""), charts(drawings(report), report.kind)
 
 
-def drawings(report: RunReport) -> list[Callable[[], Drawing]]:
+def drawings(report: LoadReport) -> list[Callable[[], Drawing]]:
     """Return the pictures of a whole run."""
     if report.kind == "sweep":
         return sweep_drawings(report)
@@ -65,7 +65,7 @@ def drawings(report: RunReport) -> list[Callable[[], Drawing]]:
     return []
 
 
-def sweep_drawings(report: RunReport) -> list[Callable[[], Drawing]]:
+def sweep_drawings(report: LoadReport) -> list[Callable[[], Drawing]]:
     """Return the pictures of a sweep: for each axis, each figure that it changes.
 
     Over numbers, sizes and times these are lines; over words, or over quantities of two kinds (a 0
@@ -107,9 +107,9 @@ def sweep_drawings(report: RunReport) -> list[Callable[[], Drawing]]:
     return found
 
 
-def by_axis(report: RunReport) -> dict[str, dict[str, list[Result]]]:
+def by_axis(report: LoadReport) -> dict[str, dict[str, list[LoadResult]]]:
     """Return a sweep's results by axis and value, in the order in which they were asked for."""
-    found: dict[str, dict[str, list[Result]]] = {}
+    found: dict[str, dict[str, list[LoadResult]]] = {}
     for result in report.results:
         if AXIS in result.labels:
             values = found.setdefault(result.labels[AXIS], {})
@@ -117,11 +117,11 @@ def by_axis(report: RunReport) -> dict[str, dict[str, list[Result]]]:
     return found
 
 
-def in_order(report: RunReport) -> list[Result]:
+def in_order(report: LoadReport) -> list[LoadResult]:
     """Return results as they are best read: a sweep's by axis and value, others as they came."""
     axes = list(by_axis(report))
 
-    def place(result: Result) -> tuple[int, float, str]:
+    def place(result: LoadResult) -> tuple[int, float, str]:
         value = result.labels.get(VALUE, "")
         axis = result.labels.get(AXIS, "")
         number = (quantity(value) or (0.0, ""))[0]
@@ -154,7 +154,7 @@ def _is_number(text: str) -> bool:
 
 
 def _line(
-    points: Mapping[str, list[Result]], quantities: Sequence[float] | None, figure: str,
+    points: Mapping[str, list[LoadResult]], quantities: Sequence[float] | None, figure: str,
     scale: float,
 ) -> Points:  # fmt: skip
     """Return a line over an axis's values, or over its values' places in the order asked for."""
@@ -166,11 +166,11 @@ def _line(
     return sorted(line)
 
 
-def _all_unpaced(points: Mapping[str, list[Result]]) -> bool:
+def _all_unpaced(points: Mapping[str, list[LoadResult]]) -> bool:
     return all(each.is_unpaced for results in points.values() for each in results if each.figures)
 
 
-def _any_figures(points: Mapping[str, list[Result]]) -> Mapping[str, float]:
+def _any_figures(points: Mapping[str, list[LoadResult]]) -> Mapping[str, float]:
     return next((r.figures for results in points.values() for r in results if r.figures), {})
 
 
@@ -179,7 +179,7 @@ def _spans_decades(values: Sequence[float]) -> bool:
     return min(values) >= 0 and max(positive) / min(positive) >= 10  # noqa: PLR2004 - a decade
 
 
-def comparison_rows(report: RunReport) -> list[dict[str, Any]]:
+def comparison_rows(report: LoadReport) -> list[dict[str, Any]]:
     """Return a comparison as rows of a table."""
     return [
         {
@@ -192,7 +192,7 @@ def comparison_rows(report: RunReport) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _pairs(report: RunReport) -> Drawing:
+def _pairs(report: LoadReport) -> Drawing:
     lines: dict[str, Points] = {}
     for name, group in groupby(report.comparison["ratios"], key=lambda each: each["name"]):
         lines[name] = [(each["pair"] + 1, each["ratio"]) for each in group]

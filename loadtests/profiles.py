@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 from loadtests.emitter import HEAD_BYTES
 from loadtests.pacer import Pace, bursts, flood, steady
 

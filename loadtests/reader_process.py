@@ -27,7 +27,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from harness.client import MESSAGE_MAX_BYTES
+from harness.drive.client import MESSAGE_MAX_BYTES
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.checker import Checker

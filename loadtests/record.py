@@ -1,7 +1,7 @@
 """What a load leaves behind: frozen records, written as JSON and read back. No gRPC, no clock.
 
 The instants of single messages are too many for JSON: each process of the generator writes them to
-a file of numpy's, which `Process.file` names.
+a file of numpy's, which `GeneratorProcess.file` names.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ class StreamEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class GeneratorProcess:
     """What one process of the generator did."""
 
     kind: str
@@ -114,7 +114,7 @@ class Load:
     go_ns: int
     before: Sample
     samples: tuple[Sample, ...]
-    processes: tuple[Process, ...]
+    processes: tuple[GeneratorProcess, ...]
     streams: tuple[StreamEnd, ...]
     exit_code: int | None
 
@@ -143,6 +143,6 @@ def read_json(text: str) -> Load:
         "options": tuple((name, value) for name, value in values["options"]),
         "before": Sample(**values["before"]),
         "samples": tuple(Sample(**each) for each in values["samples"]),
-        "processes": tuple(Process(**each) for each in values["processes"]),
+        "processes": tuple(GeneratorProcess(**each) for each in values["processes"]),
         "streams": tuple(StreamEnd(**each) for each in values["streams"]),
     })  # fmt: skip

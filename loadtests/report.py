@@ -18,14 +18,14 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
+from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.report.charts import Chart
 from harness.report.text import one_line, visible
-from harness.verdict import BrokenError, Finding, Verdict
 from loadtests import overview
 from loadtests.charts import of_load
 from loadtests.exports import write_csv, write_prometheus
 from loadtests.metrics import FIGURES, read_load
-from loadtests.results import Result, RunReport, save_report
+from loadtests.results import LoadReport, LoadResult, save_report
 
 HTML_FILE: Final = "report.html"
 PICTURED_MAX: Final = 16
@@ -68,7 +68,7 @@ COLUMNS: Final = (
 )
 
 
-def cell(result: Result, column: Column, limits: dict[str, float]) -> str:
+def cell(result: LoadResult, column: Column, limits: dict[str, float]) -> str:
     """Return a figure as the table shows it; a dash where there is none."""
     if column.figure == "share":
         share = result.share(limits)
@@ -84,7 +84,7 @@ def number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
-def conclusion(report: RunReport) -> str:
+def conclusion(report: LoadReport) -> str:
     """Return the run in a sentence."""
     if report.kind == "compare" and report.comparison.get("effects"):
         last = report.comparison["effects"][-1]
@@ -110,7 +110,7 @@ def conclusion(report: RunReport) -> str:
     )
 
 
-def write_all(report: RunReport, directory: Path) -> None:
+def write_all(report: LoadReport, directory: Path) -> None:
     """Write every kind of report into the run's directory."""
     save_report(report, directory)
     write_csv(report, directory)
@@ -118,7 +118,7 @@ def write_all(report: RunReport, directory: Path) -> None:
     (directory / HTML_FILE).write_text(render(report, directory), encoding="utf-8")
 
 
-def render(report: RunReport, directory: Path) -> str:
+def render(report: LoadReport, directory: Path) -> str:
     """Return a run as a page."""
     limits = dict(report.limits)
     columns = [
@@ -147,14 +147,14 @@ def render(report: RunReport, directory: Path) -> str:
     )
 
 
-def _row(result: Result, columns: Sequence[Column], limits: dict[str, float]) -> dict[str, Any]:
+def _row(result: LoadResult, columns: Sequence[Column], limits: dict[str, float]) -> dict[str, Any]:
     return {
         "anchor": result.directory, "title": result.title, "verdict": result.verdict,
         "cells": [cell(result, column, limits) for column in columns],
     }  # fmt: skip
 
 
-def _problems(report: RunReport) -> list[dict[str, Any]]:
+def _problems(report: LoadReport) -> list[dict[str, Any]]:
     """Return what went wrong: a card for each promise, with every load that it went wrong in."""
     cards: dict[tuple[Verdict, str], list[tuple[str, Finding]]] = {}
     for finding in report.conclusions:
@@ -171,7 +171,7 @@ def _problems(report: RunReport) -> list[dict[str, Any]]:
     ]
 
 
-def _pictured(result: Result, directory: Path) -> dict[str, Any]:
+def _pictured(result: LoadResult, directory: Path) -> dict[str, Any]:
     about, note = "", ""
     charts: list[Chart] = []
     try:
@@ -217,7 +217,7 @@ def _picture(chart: Chart) -> Markup:
     return Markup(chart.svg)  # noqa: S704 - matplotlib has escaped the text in it
 
 
-def tell_result(result: Result) -> None:
+def tell_result(result: LoadResult) -> None:
     """Print a line, or some, about a load that has just ended."""
     figures = result.figures
     parts = []
@@ -239,7 +239,7 @@ def tell_result(result: Result) -> None:
         click.echo(f"         {one_line(finding.sentence(), 400)}")
 
 
-def tell_end(report: RunReport, directory: Path) -> None:
+def tell_end(report: LoadReport, directory: Path) -> None:
     """Print the table of figures, and where the report is."""
     limits = dict(report.limits)
     if report.limits:

@@ -3,34 +3,26 @@
 import dataclasses
 import datetime as dt
 import json
-import os
-import platform
-import secrets
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from harness.processes import run
-from harness.targets.local import checkout
-from harness.verdict import BrokenError, Finding, Verdict, merge
+from harness.record.results import EXIT_CODES
+from harness.record.verdict import BrokenError, Finding, Verdict, merge
+from harness.run.run_directory import environment
 from loadtests.judge import Strictness
 
 RESULTS_FILE: Final = "results.json"
 FOLDER: Final = Path("results") / "load"
-LATEST: Final = "latest"
 RATE: Final = "rate_mb_per_s"
 # The limit that a server written with grpcio is compared with, and the name of a share of it.
 PLAIN: Final = "plain grpcio"
 SHARE: Final = "share_of_plain_grpcio"
-EXIT_CODES: Final = {Verdict.PASS: 0, Verdict.SKIPPED: 0, Verdict.FAIL: 1, Verdict.BROKEN: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class LoadResult:
     """One load that was run and judged.
 
     Attributes:
@@ -84,7 +76,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
+class LoadReport:
     """A whole run.
 
     Attributes:
@@ -100,7 +92,7 @@ class RunReport:
     kind: str
     about: Mapping[str, str]
     limits: Mapping[str, float]
-    results: tuple[Result, ...]
+    results: tuple[LoadResult, ...]
     comparison: Mapping[str, Any] = field(default_factory=dict)
     conclusions: tuple[Finding, ...] = ()
     strictness: Strictness = field(default_factory=Strictness)
@@ -122,50 +114,13 @@ class RunReport:
         return EXIT_CODES[self.verdict]
 
 
-def new_directory(out: Path | None) -> Path:
-    """Return a run's directory: the given one, or a new one, which `latest` beside it names.
-
-    Raises:
-        BrokenError: it cannot be made.
-    """
-    now = dt.datetime.now(dt.UTC)
-    directory = out or FOLDER / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if out is None:
-            link = directory.parent / f".{LATEST}-{secrets.token_hex(4)}"
-            link.symlink_to(directory.name)
-            link.replace(directory.parent / LATEST)
-    except OSError as error:
-        raise BrokenError(f"{directory}: {error.strerror}; name another with --out") from error
-    return directory
-
-
 def about(target: str) -> dict[str, str]:
     """Return what repeats a run, in the order to print."""
-    return {
-        "command": shlex.join(["python", "-m", "loadtests", *sys.argv[1:]]),
-        "target": target,
-        "started at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processors": f"{os.cpu_count()}, load {os.getloadavg()[0]:.1f} before the run",
-        "python": platform.python_version(),
-        "grpcio": metadata.version("grpcio"),
-    }
+    started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    return {"target": target, "started at": started_at, **environment("loadtests")}
 
 
-def _commit() -> str:
-    words = ["git", "-C", str(checkout())]
-    try:
-        commit = run([*words, "rev-parse", "--short", "HEAD"], 30).require("git").strip()
-        changed = run([*words, "status", "--porcelain"], 30).stdout.strip()
-    except BrokenError:
-        return "unknown"
-    return commit + (" with changes" if changed else "")
-
-
-def save_report(report: RunReport, directory: Path) -> None:
+def save_report(report: LoadReport, directory: Path) -> None:
     """Write `results.json`; it is complete or not there."""
     half = directory / f"{RESULTS_FILE}.half"
     values: dict[str, Any] = {"verdict": report.verdict, **dataclasses.asdict(report)}
@@ -175,7 +130,7 @@ def save_report(report: RunReport, directory: Path) -> None:
     half.rename(directory / RESULTS_FILE)
 
 
-def load_report(directory: Path) -> RunReport:
+def load_report(directory: Path) -> LoadReport:
     """Read `results.json`.
 
     Raises:
@@ -185,13 +140,13 @@ def load_report(directory: Path) -> RunReport:
         values = json.loads((directory / RESULTS_FILE).read_text())
         del values["verdict"]  # it follows from the rest
         results = tuple(
-            Result(**{
+            LoadResult(**{
                 **{name: value for name, value in each.items() if name != SHARE},  # it follows too
                 "findings": _findings(each["findings"]),
             })
             for each in values.pop("results")
         )  # fmt: skip
-        return RunReport(**{
+        return LoadReport(**{
             **values,
             "results": results,
             "conclusions": _findings(values["conclusions"]),

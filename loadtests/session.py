@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness.identities import IdentityStore, make_identities
+from harness.drive.identities import IdentityStore, make_identities
+from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from harness.targets.address import AddressTarget
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import Target
-from harness.verdict import BrokenError, Finding, UnmetError, Verdict
 from loadtests import limits
 from loadtests.generator import Generator, Setting
 from loadtests.histogram import encoded, hgrm
 from loadtests.judge import Strictness, judge
 from loadtests.metrics import Recorded, fold, read_load
 from loadtests.profiles import Profile
-from loadtests.results import Result
+from loadtests.results import LoadResult
 
 LOCAL: Final = "local"
 HGRM_FILE: Final = "latency.hgrm"
 _ADDRESS: Final = re.compile(r".+:\d{1,5}")
 
 type Options = tuple[tuple[str, int | str], ...]
-type Tell = Callable[[Result], None]
+type Tell = Callable[[LoadResult], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Session:
         strictness: Strictness,
         tell: Tell,
     ) -> None:
-        self.results: list[Result] = []
+        self.results: list[LoadResult] = []
         self._server = server
         self._store = store
         self._directory = directory
@@ -141,7 +141,7 @@ class Session:
         for point in points:
             self.run(point)
 
-    def run(self, point: Point, server: ServerChoice | None = None) -> Result:
+    def run(self, point: Point, server: ServerChoice | None = None) -> LoadResult:
         """Run one point, against another server if one is given."""
         begun_s = time.monotonic()
         name = f"{len(self.results):03d}-{point.profile.name}"
@@ -163,7 +163,7 @@ class Session:
             findings = [error.finding]
         except BrokenError as error:
             findings = [Finding(Verdict.BROKEN, "the load can be run", str(error))]
-        result = Result(
+        result = LoadResult(
             point.profile.name, point.labels, name, figures, tuple(findings),
             time.monotonic() - begun_s, histogram,
         )  # fmt: skip

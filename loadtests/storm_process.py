@@ -24,8 +24,8 @@ from typing import Any, Final
 import grpc
 import numpy as np
 
-from harness.client import open_channel
-from harness.identities import CertFiles
+from harness.drive.client import open_channel
+from harness.drive.identities import CertFiles
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.emitter import MONOTONIC

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 from loadtests.overview import AXIS, VALUE
 from loadtests.pacer import Pace, bursts, flood, steady
 from loadtests.profiles import KIB, MIB, Floor, Profile

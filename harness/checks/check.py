@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from harness.client import SLOW_FACTOR, Client
-from harness.history import History, Json, Recorder
-from harness.identities import CertFiles
+from harness.drive.client import SLOW_FACTOR, Client
+from harness.drive.identities import CertFiles
+from harness.record.history import History, Json, Recorder
+from harness.record.verdict import Finding, UnsupportedError
 from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant
-from harness.verdict import Finding, UnsupportedError
 
 
 class Need(StrEnum):

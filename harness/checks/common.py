@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Stage
-from harness.client import Client
+from harness.drive.client import Client
 from harness.payloads import payload
 from harness.payloads.burst_writer import Pattern
 from harness.targets.target import RunningServer
@@ -15,7 +15,7 @@ from harness.targets.target import RunningServer
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-Step = dict[str, int | str]
+WriterStep = dict[str, int | str]
 
 # What a writer writes before its gate: enough for a reader to know that it has joined.
 HELLO_BYTES: Final = 64
@@ -25,7 +25,7 @@ UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class WriterJob:
     """A job that writes a known pattern.
 
     Attributes:
@@ -46,14 +46,14 @@ class Writer:
         return Pattern(self.seed)
 
 
-def total_bytes(steps: Sequence[Step]) -> int:
+def total_bytes(steps: Sequence[WriterStep]) -> int:
     """Return how much a plan writes."""
     return sum(int(step.get("bytes", 0)) * int(step.get("repeat", 1)) for step in steps)
 
 
 def start_writer(
-    stage: Stage, client: Client, steps: Sequence[Step], *, gated: bool = False
-) -> Writer:
+    stage: Stage, client: Client, steps: Sequence[WriterStep], *, gated: bool = False
+) -> WriterJob:
     """Start a writer; a gated one says hello and then waits for `open_gate`."""
     seed = stage.nonce()
     gate = new_gate() if gated else ""
@@ -61,7 +61,7 @@ def start_writer(
     if gated:
         plan = [{"bytes": HELLO_BYTES}, {"gate": gate}, *plan]
     job_id = client.must_start(*payload("burst_writer", seed, json.dumps(plan)))
-    return Writer(job_id, seed, total_bytes(plan), gate)
+    return WriterJob(job_id, seed, total_bytes(plan), gate)
 
 
 def new_gate() -> str:
@@ -70,7 +70,7 @@ def new_gate() -> str:
     return f"/tmp/jobworker-gate-{secrets.token_hex(8)}"  # noqa: S108 - as said
 
 
-def open_gate(client: Client, writer: Writer) -> None:
+def open_gate(client: Client, writer: WriterJob) -> None:
     """Let a gated writer go on."""
     open_gate_at(client, writer.gate)
 

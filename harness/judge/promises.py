@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from harness.history import Call, Outcome
-from harness.verdict import Finding, Verdict
+from harness.record.history import Call, Outcome
+from harness.record.verdict import Finding, Verdict
 
 _SHOWN_CHARACTERS = 300
 

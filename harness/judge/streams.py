@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.history import Outcome, Stream
 from harness.judge.promises import holds
-from harness.verdict import Finding
+from harness.record.history import Outcome, Stream
+from harness.record.verdict import Finding
 
 
 def fault_of(stream: Stream, end_offset: int, start_offset: int | None = 0) -> str:

@@ -26,13 +26,13 @@ import interleave_test
 
 from harness.races.detector import Detector
 from harness.races.exhaustive import Search, let_others_in, one_point_each
-from harness.races.points import Points
+from harness.races.instrumentation import Listener, watched
 from harness.races.primitives import traced
 from harness.races.report import DataRace, Found
 from harness.races.scenario import Scenario
 from harness.races.stacks import Stacks
-from harness.races.watching import Listener, watched
-from harness.verdict import BrokenError
+from harness.races.switch_points import Points
+from harness.record.verdict import BrokenError
 
 SCHEDULE_MAX_S: Final = 30.0
 # Schedules of chance from which an exhaustive search learns what races before it begins, and how
@@ -96,7 +96,7 @@ class FoundError(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ScheduleStep:
     """One decision: which thread went on, and where it stood."""
 
     thread: str
@@ -124,7 +124,7 @@ class Failure:
     choices: tuple[int, ...]
     granularity: str
     python: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ScheduleStep, ...] = ()
     racing: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
@@ -297,7 +297,7 @@ class _Run:
             tuple(failure.schedule.choices),
             self._technique.granularity,
             failure.schedule.python,
-            tuple(Step(step.thread_name, step.location) for step in failure.steps),
+            tuple(ScheduleStep(step.thread_name, step.location) for step in failure.steps),
             tuple(sorted(self._racing)),
             () if told else self._found,
             self._stacks.texts() if hangs else (),

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from harness.races.detector import Detector
+from harness.races.instrumentation import Watch, watched
 from harness.races.primitives import traced
 from harness.races.report import Found
 from harness.races.scenario import load_module
-from harness.races.watching import Watch, watched
 
 WATCH_NAME: Final = "WATCH"
 

@@ -6,7 +6,6 @@ that imports the broken copy. A technique that is said to find the bug must find
 an exhaustive one is tried with the first only, unless all is asked for (see `apart.orders_for`).
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.races.apart import Order, explore_apart
+from harness.mutation.mutation import Mutation, broken_copy, diff
 from harness.races.exploration import Exploration
 from harness.races.scenario import load_module
-from harness.verdict import BrokenError
+from harness.races.subprocess_explorer import Order, explore_apart
+from harness.record.verdict import BrokenError
 
 PLANTED_NAME: Final = "PLANTED"
 SEEDS: Final = (1, 2, 3, 4, 5)
@@ -26,30 +26,40 @@ SCHEDULES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Bug:
-    """One fault.
+class PlantedRace:
+    """A race planted in real code.
 
     Attributes:
-        name: what the broken code does, as a clause.
-        scenario: in which it must show.
-        file: below the source tree.
-        change: lines as in a diff, "-" before what goes, "+" before what comes; a line "@@" parts
-            hunks, and what a hunk replaces must stand in the file once.
+        mutation: the fault; `caught_by` names the scenario in which it must show.
         found_by: the techniques that must find it, whatever the seed.
     """
 
-    name: str
-    scenario: str
-    file: str
-    change: str
+    mutation: Mutation
     found_by: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the broken code does, as a clause."""
+        return self.mutation.name
+
+    @property
+    def scenario(self) -> str:
+        """The scenario in which it must show."""
+        return self.mutation.caught_by
+
+
+def planted(
+    name: str, scenario: str, file: str, change: str, found_by: tuple[str, ...]
+) -> PlantedRace:
+    """Return a race planted in one file below the source tree, by a change written as a diff."""
+    return PlantedRace(Mutation(name, diff(file, change), scenario), found_by)
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class PlantedProof:
     """What became of a bug."""
 
-    bug: Bug
+    race: PlantedRace
     searches: tuple[Exploration, ...]
 
     def of(self, technique: str) -> tuple[Exploration, ...]:
@@ -61,58 +71,42 @@ class Proof:
         """The techniques that must find it and did not, for one seed or more."""
         return tuple(
             name
-            for name in self.bug.found_by
+            for name in self.race.found_by
             if not self.of(name) or not all(search.failure for search in self.of(name))
         )
 
 
-def load_planted(path: Path) -> tuple[Bug, ...]:
+def load_planted(path: Path) -> tuple[PlantedRace, ...]:
     """Return the bugs of a file.
 
     Raises:
         BrokenError: it has none.
     """
-    planted: tuple[Bug, ...] = getattr(load_module(path), PLANTED_NAME, ())
+    planted: tuple[PlantedRace, ...] = getattr(load_module(path), PLANTED_NAME, ())
     if not planted:
         raise BrokenError(f"{path} has no {PLANTED_NAME}; a file of bugs ends in that tuple")
     return planted
 
 
-def prove(bug: Bug, source: Path, files: Sequence[Path], orders: Sequence[Order]) -> Proof:
+def prove(
+    race: PlantedRace, source: Path, files: Sequence[Path], orders: Sequence[Order]
+) -> PlantedProof:
     """Break a copy of the source tree, and explore as ordered.
 
     Raises:
         BrokenError: the bug does not fit the source, or a search came to no end.
     """
-    with broken_copy(bug, source) as tree:
-        return Proof(bug, tuple(explore_apart(files, orders, tree)))
+    with planted_copy(race, source) as tree:
+        return PlantedProof(race, tuple(explore_apart(files, orders, tree)))
 
 
 @contextmanager
-def broken_copy(bug: Bug, source: Path) -> Iterator[Path]:
-    """Give a copy of the source tree with the bug in it, until the end.
+def planted_copy(race: PlantedRace, source: Path) -> Iterator[Path]:
+    """Yield a copy of the source tree that has the race; it is removed at the end.
 
     Raises:
-        BrokenError: the bug does not fit the source.
+        BrokenError: the change does not fit the source.
     """
     with tempfile.TemporaryDirectory(prefix="races-planted-") as directory:
-        tree = Path(directory) / source.name
-        shutil.copytree(source, tree, ignore=shutil.ignore_patterns("__pycache__"))
-        for hunk in bug.change.split("@@\n"):
-            _replace(tree / bug.file, _side(hunk, "-"), _side(hunk, "+"), bug)
-        yield tree
-
-
-def _side(hunk: str, sign: str) -> str:
-    """Return the text before ("-") or after ("+") a change."""
-    return "".join(f"{line[1:]}\n" for line in hunk.splitlines() if line[:1] in {sign, " ", ""})
-
-
-def _replace(path: Path, old: str, new: str, bug: Bug) -> None:
-    text = path.read_text()
-    if text.count(old) != 1:
-        raise BrokenError(
-            f"planted {bug.name!r}: its text stands {text.count(old)} times in {path.name}; it "
-            f"must stand there once:\n{old}"
-        )
-    path.write_text(text.replace(old, new))
+        copy = Path(directory) / source.name
+        yield broken_copy(race.mutation, source, copy, parts=(".",), edited=".")

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from harness.races.watching import Watch
-from harness.verdict import BrokenError
+from harness.races.instrumentation import Watch
+from harness.record.verdict import BrokenError
 
 SCENARIOS_NAME: Final = "SCENARIOS"
 

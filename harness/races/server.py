@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.processes import run
-from harness.verdict import BrokenError
+from harness.host.processes import run
+from harness.record.verdict import BrokenError
 
 CHECK_MAX_S: Final = 600.0
 EXIT_BROKEN: Final = 2

@@ -7,9 +7,9 @@ Nothing here judges: verdicts come from the results. What servers said is shown,
 from pathlib import Path
 from typing import Final
 
+from harness.record.results import RunReport, save_report
 from harness.report.html import Pictures, render
 from harness.report.junit import to_xml
-from harness.results import RunReport, save_report
 
 REPORT_FILE: Final = "report.html"
 JUNIT_FILE: Final = "junit.xml"

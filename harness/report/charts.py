@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-from harness.history import History
+from harness.record.history import History
+from harness.record.verdict import BrokenError
 from harness.report.series import Lag, Track, Usage, lags, throughput, tracks, usages
 from harness.report.summary import counted
 from harness.report.text import one_line
-from harness.verdict import BrokenError
 
 # Inches at 72 points: as wide as a column of the page or a phone, so that text stays readable.
 _SIZE_INCHES: Final = (6.2, 3.1)

@@ -16,11 +16,13 @@ from typing import Final
 import jinja2
 from markupsafe import Markup
 
-from harness.history import load
+from harness.record.history import load
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.report.charts import Chart, draw
 from harness.report.summary import (
     ORDER,
-    Row,
+    SummaryRow,
     conclusion,
     counted,
     duration,
@@ -30,8 +32,6 @@ from harness.report.summary import (
     weightiest_first,
 )
 from harness.report.text import bounded, visible
-from harness.results import Result, RunReport
-from harness.verdict import BrokenError, Finding, Verdict
 
 FINDINGS_MAX: Final = 200
 TELLING_MAX: Final = 5
@@ -53,7 +53,7 @@ class Pictures:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def __call__(self, result: Result, id_prefix: str) -> Drawn:
+    def __call__(self, result: CheckResult, id_prefix: str) -> Drawn:
         """Return a check's pictures; never raises, since a report without them beats none."""
         if not result.history:
             return Drawn()
@@ -72,7 +72,7 @@ class Pictures:
 class _Case:
     """One check against one target, as the page shows it."""
 
-    result: Result
+    result: CheckResult
     anchor: str
     drawn: Drawn
     unexpected: bool
@@ -106,12 +106,13 @@ class _Guarantee:
     cases: Sequence[_Case]
 
     @property
-    def first(self) -> Result:
+    def first(self) -> CheckResult:
         return self.cases[0].result
 
 
 def render(
-    report: RunReport, pictures: Callable[[Result, str], Drawn] = lambda _result, _prefix: Drawn()
+    report: RunReport,
+    pictures: Callable[[CheckResult, str], Drawn] = lambda _result, _prefix: Drawn(),
 ) -> str:
     """Return a run as a page.
 
@@ -138,14 +139,14 @@ def render(
     return page.replace("SCRIPT-HASH", _script_hash(page), 1)
 
 
-def _targets(report: RunReport) -> dict[str, list[Row]]:
-    targets: dict[str, list[Row]] = {}
+def _targets(report: RunReport) -> dict[str, list[SummaryRow]]:
+    targets: dict[str, list[SummaryRow]] = {}
     for row in rows(report):
         targets.setdefault(row.target, []).append(row)
     return targets
 
 
-def _cases(report: RunReport, pictures: Callable[[Result, str], Drawn]) -> list[_Case]:
+def _cases(report: RunReport, pictures: Callable[[CheckResult, str], Drawn]) -> list[_Case]:
     unexpected = {id(result) for result in report.unexpected_skips()}
     cases = []
     anchors: set[str] = set()

@@ -6,10 +6,10 @@ which nothing passed.
 
 from xml.etree import ElementTree as ET
 
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import Verdict
 from harness.report.summary import conclusion, counted, reason
 from harness.report.text import one_line, shown, visible
-from harness.results import Result, RunReport
-from harness.verdict import Verdict
 
 _MESSAGE_CHARACTERS_MAX = 300
 _FINDINGS_MAX = 20
@@ -47,7 +47,7 @@ def _add_about(suite: ET.Element, report: RunReport) -> None:
         ET.SubElement(properties, "property", name=visible(name), value=shown(value))
 
 
-def _add_case(suite: ET.Element, result: Result, *, unexpected: bool) -> None:
+def _add_case(suite: ET.Element, result: CheckResult, *, unexpected: bool) -> None:
     # Readers show classname.name, which so is the check's own name again.
     case = ET.SubElement(
         suite,
@@ -67,7 +67,7 @@ def _add_case(suite: ET.Element, result: Result, *, unexpected: bool) -> None:
     _add_outcome(case, _TAGS[result.verdict], what, result.verdict, result)
 
 
-def _add_outcome(case: ET.Element, tag: str, what: str, kind: str, result: Result) -> None:
+def _add_outcome(case: ET.Element, tag: str, what: str, kind: str, result: CheckResult) -> None:
     message = one_line(what, _MESSAGE_CHARACTERS_MAX)
     outcome = ET.SubElement(case, tag, message=message, type=kind)
     lines = [shown(result.guarantee)]

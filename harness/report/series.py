@@ -11,8 +11,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from harness.history import Fact, History, Json, Stream
-from harness.verdict import BrokenError
+from harness.record.history import Fact, History, Json, Stream
+from harness.record.verdict import BrokenError
 
 # Fewer points than these tell when a stream began and ended, but not how it went.
 POINTS_MIN: Final = 3

@@ -4,15 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from harness.results import Result, RunReport
-from harness.verdict import Finding, Verdict
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import Finding, Verdict
 
 # The order in which verdicts are shown: what needs eyes comes first.
 ORDER: Final = (Verdict.FAIL, Verdict.BROKEN, Verdict.SKIPPED, Verdict.PASS)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SummaryRow:
     """One area of one target; `seconds` is the sum of its checks', which may have overlapped."""
 
     target: str
@@ -21,15 +21,15 @@ class Row:
     seconds: float
 
 
-def rows(report: RunReport) -> list[Row]:
+def rows(report: RunReport) -> list[SummaryRow]:
     """Return a row for each target and area, in the order in which they first came."""
-    grouped: dict[tuple[str, str], list[Result]] = {}
+    grouped: dict[tuple[str, str], list[CheckResult]] = {}
     for target in dict.fromkeys(result.target for result in report.results):
         for result in report.results:
             if result.target == target:
                 grouped.setdefault((target, result.area), []).append(result)
     return [
-        Row(
+        SummaryRow(
             target,
             area,
             Counter(each.verdict for each in results),
@@ -39,14 +39,14 @@ def rows(report: RunReport) -> list[Row]:
     ]
 
 
-def reason(result: Result) -> str:
+def reason(result: CheckResult) -> str:
     """Return why a check was skipped."""
     return "; ".join(each.sentence() for each in result.telling) or "no reason given"
 
 
-def skips_by_reason(report: RunReport) -> dict[str, list[Result]]:
+def skips_by_reason(report: RunReport) -> dict[str, list[CheckResult]]:
     """Return everything that was skipped, under its reason; the most frequent reason first."""
-    grouped: dict[str, list[Result]] = {}
+    grouped: dict[str, list[CheckResult]] = {}
     for result in report.results:
         if result.verdict is Verdict.SKIPPED:
             grouped.setdefault(reason(result), []).append(result)

@@ -21,9 +21,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import Finding, Verdict
 from harness.report.summary import (
     ORDER,
-    Row,
+    SummaryRow,
     conclusion,
     counted,
     duration,
@@ -32,8 +34,6 @@ from harness.report.summary import (
     skips_by_reason,
 )
 from harness.report.text import one_line, shown, visible
-from harness.results import Result, RunReport
-from harness.verdict import Finding, Verdict
 
 FINDINGS_MAX: Final = 5
 FIELD_CHARACTERS_MAX: Final = 400
@@ -165,7 +165,7 @@ class Terminal:
         with self._lock:
             self._running[target, name] = self._now_s()
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: CheckResult) -> None:
         """Print a check's line and, unless it passed, what it says."""
         with self._lock:
             self._running.pop((result.target, result.name), None)
@@ -219,7 +219,7 @@ def _print(console: Console, lines: Sequence[Text]) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _result_lines(result: Result) -> list[Text]:
+def _result_lines(result: CheckResult) -> list[Text]:
     line = Text.assemble(
         (f"{result.verdict:<7}", _STYLES[result.verdict]),
         f"  {visible(result.target)}  {visible(result.name):<{_NAME_WIDTH}}",
@@ -255,7 +255,7 @@ def _indented(text: str, columns: int) -> str:
     return "\n".join(margin + line for line in shown(text, FIELD_CHARACTERS_MAX).splitlines())
 
 
-def _table(found: Sequence[Row]) -> list[Text]:
+def _table(found: Sequence[SummaryRow]) -> list[Text]:
     """Return the counts by target and area; aligned by hand, since nothing here may be wrapped."""
     header: list[Cell] = [(name, "bold") for name in ("target", "area", *ORDER, "seconds")]
     table = [header]

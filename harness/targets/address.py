@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from harness.client import Client
-from harness.history import Recorder
-from harness.identities import CertFiles, IdentityStore
-from harness.processes import Done
-from harness.receiver import StreamPlan
+from harness.drive.client import Client
+from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.receiver import StreamPlan
+from harness.host.processes import Done
+from harness.record.history import Recorder
+from harness.record.verdict import UnsupportedError
 from harness.targets.target import DEFAULT, Host, RunningServer, Variant
-from harness.verdict import UnsupportedError
 
 LOOK_MAX_BYTES: Final = 1024 * 1024
 _NOT_OURS: Final = "a launch command (--launch), so that the harness can start and kill it"
@@ -72,7 +72,7 @@ class AddressTarget:
     """See `Target`."""
 
     emulated = False
-    made_for_it = False
+    disposable_host = False
     has_data_disk = False
     can_launch = False
 

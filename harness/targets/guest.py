@@ -20,8 +20,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
-from harness.identities import CertFiles, IdentityStore
-from harness.processes import Done
+from harness.drive.identities import CertFiles, IdentityStore
+from harness.host.processes import Done
+from harness.record.verdict import BrokenError
 from harness.targets.local import SECRET_VARIABLE
 from harness.targets.target import (
     DEFAULT,
@@ -32,7 +33,6 @@ from harness.targets.target import (
     remove_cgroup_script,
     until_script,
 )
-from harness.verdict import BrokenError
 from harness.vm.guest import SITE, Guest, booted
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class GuestTarget:
         tree: the checkout whose `impl/` and `proto/` are run.
     """
 
-    made_for_it = True
+    disposable_host = True
     has_data_disk = True
     can_launch = True
 

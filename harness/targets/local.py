@@ -17,10 +17,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from harness.clock import poll_until
-from harness.identities import CertFiles, IdentityStore
-from harness.ports import free_port, reserved_port
-from harness.processes import Done, run
+from harness.drive.identities import CertFiles, IdentityStore
+from harness.host.clock import poll_until
+from harness.host.ports import free_port, reserved_port
+from harness.host.processes import Done, run
+from harness.record.verdict import BrokenError, UnsupportedError
 from harness.targets.target import (
     DEFAULT,
     OUR_FLAGS,
@@ -30,7 +31,6 @@ from harness.targets.target import (
     flags_for,
     remove_cgroup_script,
 )
-from harness.verdict import BrokenError, UnsupportedError
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class LocalTarget:
     """
 
     emulated = False
-    made_for_it = False
+    disposable_host = False
     has_data_disk = False
 
     def __init__(
@@ -288,8 +288,3 @@ def processor_is_emulated() -> bool:
         return run(["systemd-detect-virt", "--vm"], 30).stdout.strip() == "qemu"
     except BrokenError:
         return False  # not there
-
-
-def checkout() -> Path:
-    """Return the checkout that this harness runs from."""
-    return Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
-from harness.identities import CertFiles, IdentityStore
-from harness.processes import Done
-from harness.verdict import UnsupportedError
+from harness.drive.identities import CertFiles, IdentityStore
+from harness.host.processes import Done
+from harness.record.verdict import UnsupportedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Target(Protocol):
 
     name: str
     emulated: bool  # its processor is emulated: loads are scaled down
-    made_for_it: bool  # its machine was made to be verified in: nobody else needs it whole
+    disposable_host: bool  # its machine was made to be verified in: nobody else needs it whole
     has_data_disk: bool  # that machine has an empty disk, see checks/limits_disk.py
     host: Host | None
     identities: IdentityStore

@@ -20,11 +20,12 @@ from typing import Final
 
 import click
 
-from harness.host_packages import ensure_programs
-from harness.processes import run
-from harness.verdict import BrokenError
+from harness.host.packages import ensure_programs
+from harness.host.processes import run
+from harness.host.repository import ROOT
+from harness.record.verdict import BrokenError
 from harness.vm import debian
-from harness.vm.image import PROJECT, cache_directory, locked, remove_half_built
+from harness.vm.image import cache_directory, locked, remove_half_built
 from harness.vm.machine import KERNEL_ARGUMENTS
 
 PUBLIC_NAME: Final = "cloud-image/debian-13"  # as in Vagrantfile
@@ -104,7 +105,7 @@ def built_box(name: str = PUBLIC_NAME, *, session: bool = False, out: Path | Non
     if os.geteuid() != 0:
         raise BrokenError("a box is built as root (its files belong to root): sudo make box")
     # Read once: whoever resolves it anew meanwhile gets a box of their own.
-    lock = (PROJECT / "requirements.lock").read_bytes()
+    lock = (ROOT / "requirements.lock").read_bytes()
     recipe = hashlib.sha256(_recipe(lock)).hexdigest()
     disk = cache_directory("box") / recipe[:16] / "box.img"
     with locked(disk.parent.with_suffix(".lock")):

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from harness.processes import run
+from harness.host.processes import run
 
 SUITE: Final = "trixie"
 KERNEL_PACKAGE: Final = "linux-image-cloud-amd64"

@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from harness.clock import poll_until
-from harness.processes import Done, run
-from harness.verdict import BrokenError
+from harness.host.clock import poll_until
+from harness.host.processes import Done, run
+from harness.host.repository import ROOT
+from harness.record.verdict import BrokenError
 from harness.vm.backlog import widen_backlog
-from harness.vm.image import PROJECT, Image, built_image
+from harness.vm.image import Image, built_image
 from harness.vm.machine import Machine, running_machine
 from harness.vm.qmp import execute, monitor_command
 from harness.vm.state import is_running, save_state, saved_state_path
@@ -77,7 +78,7 @@ class Guest:
 
     def put_project(self) -> None:
         """Copy the service and the payloads; the locked packages are in the image."""
-        self.put_tree(PROJECT, PARTS_TO_COPY, "project")
+        self.put_tree(ROOT, PARTS_TO_COPY, "project")
 
     def put_tree(self, tree: Path, parts: Sequence[str], directory: str) -> None:
         """Copy parts of a tree, without what Python compiled, to a directory in the guest."""

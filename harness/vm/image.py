@@ -22,8 +22,9 @@ from typing import Final
 import click
 from packaging.requirements import Requirement
 
-from harness.host_packages import ensure_programs, missing_packages
-from harness.processes import run
+from harness.host.packages import ensure_programs, missing_packages
+from harness.host.processes import run
+from harness.host.repository import ROOT
 from harness.vm import debian
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ HOST_PROGRAMS: Final = {
     "busybox": "busybox-static",
     "cpio": "cpio",
 }
-PROJECT: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def _locked_requirements() -> str:
     names = _runtime_names()
     kept = io.StringIO()
     keeping = False
-    for line in (PROJECT / "requirements.lock").read_text().splitlines(keepends=True):
+    for line in (ROOT / "requirements.lock").read_text().splitlines(keepends=True):
         if line[:1].isalpha():
             keeping = line.partition("==")[0].strip() in names
         if keeping:

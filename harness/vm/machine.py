@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.ports import free_port
-from harness.processes import run
-from harness.verdict import BrokenError
+from harness.host.ports import free_port
+from harness.host.processes import run
+from harness.record.verdict import BrokenError
 from harness.vm.image import Image
 
 CPUS: Final = 2

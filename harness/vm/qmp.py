@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 
 Command = dict[str, object]
 

@@ -8,9 +8,9 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from harness.clock import poll_until
-from harness.processes import run
-from harness.verdict import BrokenError
+from harness.host.clock import poll_until
+from harness.host.processes import run
+from harness.record.verdict import BrokenError
 from harness.vm import machine as machine_module
 from harness.vm.image import Image
 from harness.vm.machine import Machine, acceleration

@@ -13,8 +13,8 @@ from typing import Final
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from harness.processes import run
-from harness.verdict import BrokenError
+from harness.host.processes import run
+from harness.record.verdict import BrokenError
 
 AUDIT_TIMEOUT_S: Final = 300.0
 # Vulnerable by any database of the last years: CVE-2019-11324 and more.
@@ -23,7 +23,7 @@ CANARY: Final = "urllib3==1.24.1"
 _CANARY_LINE: Final = f"{CANARY} --hash=sha256:{'0' * 64}\n"
 
 
-class Outcome(IntEnum):
+class AuditOutcome(IntEnum):
     """What a check came to; the numbers are its exit codes."""
 
     CLEAN = 0

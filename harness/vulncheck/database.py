@@ -15,10 +15,13 @@ from typing import Any, Final
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 
 ECOSYSTEM: Final = "PyPI"
 RECORDS_MAX: Final = 200_000
+# Variables that stand for `vulncheck --offline` and `--allow-stale`.
+ADVISORIES: Final = "JOBWORKER_ADVISORIES"
+ALLOW_STALE: Final = "JOBWORKER_ALLOW_STALE"
 # The PyPA's own database, a part of OSV's, had 2,651 in October 2024: with fewer, some are missing.
 RECORDS_MIN: Final = 2_500
 RECORD_MAX_BYTES: Final = 4 * 1024 * 1024

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from harness.checks.abuse_connections import judge_idle
-from harness.checks.abuse_half_sent import judge_half_sent
-from harness.history import Fact, History, Json
-from harness.verdict import BrokenError, Finding, Verdict
+from harness.checks.abuse.connections import judge_idle
+from harness.checks.abuse.half_sent_calls import judge_half_sent
+from harness.record.history import Fact, History, Json
+from harness.record.verdict import BrokenError, Finding, Verdict
 
 
 def told(findings: Iterable[Finding]) -> dict[str, Verdict]:

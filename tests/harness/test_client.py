@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 import pytest
 
-from harness.capabilities import ask
 from harness.checks.check import Need, Scale
-from harness.client import Client
-from harness.history import Recorder
-from harness.identities import CertFiles, IdentityStore, make_identities
-from harness.ports import free_port
+from harness.drive.client import Client
+from harness.drive.identities import CertFiles, IdentityStore, make_identities
+from harness.host.ports import free_port
+from harness.record.history import Recorder
+from harness.record.verdict import BrokenError, UnmetError
+from harness.run.capabilities import ask
 from harness.targets.address import AddressTarget
-from harness.verdict import BrokenError, UnmetError
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 

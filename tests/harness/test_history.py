@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.history import (
+from harness.record.history import (
     Call,
     Fact,
     History,
@@ -17,7 +17,7 @@ from harness.history import (
     save,
     to_json,
 )
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 
 CALL = Call("stop 1", "StopJob", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "late", 0.5, 1.5, {"a": [1]})
 STREAM = Stream(

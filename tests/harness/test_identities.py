@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from harness.identities import CASES, ROOT_FILES, IdentityStore, Wanted, make_identities
-from harness.verdict import BrokenError, UnsupportedError
+from harness.drive.identities import CASES, ROOT_FILES, IdentityStore, Wanted, make_identities
+from harness.record.verdict import BrokenError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from harness.checks.crowds import judge_stalled
-from harness.checks.lifecycle import LOUD_BYTES, judge_short_jobs
-from harness.history import Call, Outcome, Recorder, Stream
+from harness.checks.lifecycle.jobs import LOUD_BYTES, judge_short_jobs
+from harness.checks.streams.concurrent_readers import judge_stalled
 from harness.judge.promises import (
     answered,
     assumed,
@@ -19,7 +18,8 @@ from harness.judge.promises import (
     within,
 )
 from harness.judge.streams import all_exact, by_job, fault_of, identical, most_at_once
-from harness.verdict import BrokenError, Finding, Verdict, merge
+from harness.record.history import Call, Outcome, Recorder, Stream
+from harness.record.verdict import BrokenError, Finding, Verdict, merge
 
 GOOD = Stream("good", "job", Outcome.OK, "OK", "", 100, "aa", 0.0, 5.0, first_byte_s=1.0)
 

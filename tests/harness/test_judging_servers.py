@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.clock import poll_until
-from harness.identities import IdentityStore, make_identities
-from harness.mutants.mutant import broken_copy
-from harness.mutants.table import LOCAL
-from harness.ports import free_port
-from harness.results import RunReport, load_report
-from harness.security import DOCUMENT, NOT_RUN, OBSERVED_COLUMN, documented, table
+from harness.drive.identities import IdentityStore, make_identities
+from harness.host.clock import poll_until
+from harness.host.ports import free_port
+from harness.mutation.check_mutants import LOCAL
+from harness.mutation.mutation import broken_copy
+from harness.project.security_table import DOCUMENT, NOT_RUN, OBSERVED_COLUMN, documented, table
+from harness.record.results import RunReport, load_report
+from harness.record.verdict import Verdict
 from harness.targets.local import MARKER
-from harness.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 # Not the scanner: it may have to be installed, from a network that need not be there.

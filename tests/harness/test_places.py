@@ -8,21 +8,21 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from harness import places
 from harness.checks import ALL
-from harness.commands import verify
-from harness.places import Place, Sight, decide
-from harness.runs import Choice
-from harness.verdict import BrokenError, Verdict
-from harness.verify import STEPS, WAYS, checks_of, chosen_steps, run_step
+from harness.cli.verify import verify
+from harness.project import verify_location
+from harness.project.verify import STEPS, WAYS, checks_of, chosen_steps, run_step
+from harness.project.verify_location import Place, Sight, decide
+from harness.record.verdict import BrokenError, Verdict
+from harness.run.choice import Choice
 
 NO_LIMITS = "this machine has no cgroup v2 at /sys/fs/cgroup"
 NO_GUEST = "a guest needs qemu"
 
 TABLE = [
     (Sight(vagrant_provider="libvirt"), Place.VAGRANT, "machine of this checkout runs (libvirt)"),
-    (Sight(vagrant_provider="libvirt", made_for_it=True), Place.VAGRANT, "(libvirt)"),
-    (Sight(made_for_it=True), Place.HERE, "was made to be verified in"),
+    (Sight(vagrant_provider="libvirt", disposable_host=True), Place.VAGRANT, "(libvirt)"),
+    (Sight(disposable_host=True), Place.HERE, "was made to be verified in"),
     (Sight(), Place.GUEST, "a guest is booted"),
     (Sight(no_limits_because=NO_LIMITS), Place.GUEST, "no Vagrant machine"),
     (Sight(no_guest_because=NO_GUEST), Place.HERE, f"cgroup v2 machine, as root; {NO_GUEST}"),
@@ -62,10 +62,10 @@ def test_a_machine_that_cannot_give_limits_says_why(
     if controllers is not None:
         (tmp_path / "cgroup.controllers").write_text(controllers + "\n")
         (tmp_path / "cgroup.subtree_control").write_text("")
-    monkeypatch.setattr(places, "CGROUP_MOUNT", tmp_path)
+    monkeypatch.setattr(verify_location, "CGROUP_MOUNT", tmp_path)
     monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", libc))
-    told = places.no_limits_because()
+    told = verify_location.no_limits_because()
     assert says in told
     assert bool(told) == bool(says)
 

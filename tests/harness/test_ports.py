@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness import ports
-from harness.ports import free_port, reserved_port
-from harness.verdict import BrokenError
+from harness.host import ports
+from harness.host.ports import free_port, reserved_port
+from harness.record.verdict import BrokenError
 
 PLENTY = 100
 
@@ -50,7 +50,7 @@ def test_a_reserved_port_is_given_to_nobody_else_in_any_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with reserved_port() as port:
-        theirs = f"from harness import ports; ports._chance.choice = lambda *_: {port}; "
+        theirs = f"from harness.host import ports; ports._chance.choice = lambda *_: {port}; "
         done = subprocess.run(
             [sys.executable, "-c", theirs + "ports.free_port()"],
             capture_output=True, text=True, timeout=60, check=False,

@@ -8,21 +8,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.checks.identity import (
-    QUERY_PATH,
-    UNKNOWN_QUERY,
+from harness.checks.identity.access import (
     VERSIONS,
     call_over,
     judge_versions,
 )
-from harness.checks.identity_openssl import REFUSED, _negotiated
-from harness.checks.identity_time import judge_resumption
-from harness.history import Fact, History, Json
-from harness.http2 import PING, SETTINGS, RawHttp2, frame, grpc_headers, grpc_message, header_block
-from harness.http2 import Http2 as Http2Client
-from harness.lax import LaxServer, lax_server
-from harness.tls_line import TlsLine, client_context, handshake
-from harness.verdict import Verdict, merge
+from harness.checks.identity.openssl import REFUSED, _negotiated
+from harness.checks.identity.validity import judge_resumption
+from harness.checks.raw_calls import QUERY_PATH, UNKNOWN_QUERY
+from harness.drive.net.http2 import (
+    PING,
+    SETTINGS,
+    RawHttp2,
+    frame,
+    grpc_headers,
+    grpc_message,
+    header_block,
+)
+from harness.drive.net.http2 import Http2 as Http2Client
+from harness.drive.net.permissive_tls_server import LaxServer, lax_server
+from harness.drive.net.tls_client import TlsLine, client_context, handshake
+from harness.record.history import Fact, History, Json
+from harness.record.verdict import Verdict, merge
 from tests.support.service import Certificates, running_server
 from worker_service.server import Server
 

@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.clock import poll_until
-from harness.processes import run
-from harness.verdict import BrokenError
+from harness.host.clock import poll_until
+from harness.host.processes import run
+from harness.record.verdict import BrokenError
 
 
 def gone(pid: int) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from harness.proxy import Fault, FaultProxy
+from harness.drive.fault_proxy import FaultProxy, NetworkFault
 
 DATA = bytes(range(256)) * 400
 
@@ -83,15 +83,17 @@ def _send(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("fault", "end"),
     [
-        (Fault(), "all"),
-        (Fault(slice_bytes=1000), "all"),
-        (Fault(latency_s=0.01), "all"),
-        (Fault(bytes_per_s=500_000), "all"),
-        (Fault(reset_after_bytes=50_000), "reset"),
-        (Fault(half_close_after_bytes=50_000), "end"),
+        (NetworkFault(), "all"),
+        (NetworkFault(slice_bytes=1000), "all"),
+        (NetworkFault(latency_s=0.01), "all"),
+        (NetworkFault(bytes_per_s=500_000), "all"),
+        (NetworkFault(reset_after_bytes=50_000), "reset"),
+        (NetworkFault(half_close_after_bytes=50_000), "end"),
     ],
 )
-def test_a_fault_ends_a_connection_as_told_and_the_next_one_passes(fault: Fault, end: str) -> None:
+def test_a_fault_ends_a_connection_as_told_and_the_next_one_passes(
+    fault: NetworkFault, end: str
+) -> None:
     with echo_server() as server, FaultProxy(server, fault) as proxy:
         received, how = talk(proxy.address)
         assert how == end
@@ -101,7 +103,7 @@ def test_a_fault_ends_a_connection_as_told_and_the_next_one_passes(fault: Fault,
 
 
 def test_a_server_sees_the_end_of_what_its_client_sends() -> None:
-    fault = Fault(client_half_close_after_bytes=50_000)
+    fault = NetworkFault(client_half_close_after_bytes=50_000)
     with echo_server() as server, FaultProxy(server, fault) as proxy:
         host, _, port = proxy.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -115,7 +117,7 @@ def test_a_server_sees_the_end_of_what_its_client_sends() -> None:
 
 
 def test_a_blackhole_passes_nothing_and_tells_nobody() -> None:
-    fault = Fault(blackhole_after_bytes=50_000)
+    fault = NetworkFault(blackhole_after_bytes=50_000)
     with echo_server() as server, FaultProxy(server, fault) as proxy:
         received, how = talk(proxy.address, timeout_s=0.5)
         assert how == "silence"
@@ -123,14 +125,14 @@ def test_a_blackhole_passes_nothing_and_tells_nobody() -> None:
 
 
 def test_a_proxy_can_become_a_blackhole() -> None:
-    with echo_server() as server, FaultProxy(server, Fault()) as proxy:
+    with echo_server() as server, FaultProxy(server, NetworkFault()) as proxy:
         assert talk(proxy.address) == (DATA, "all")
         proxy.blackhole()
         assert talk(proxy.address, timeout_s=0.5) == (b"", "silence")
 
 
 def test_a_bandwidth_is_kept() -> None:
-    with echo_server() as server, FaultProxy(server, Fault(bytes_per_s=200_000)) as proxy:
+    with echo_server() as server, FaultProxy(server, NetworkFault(bytes_per_s=200_000)) as proxy:
         started_s = time.monotonic()
         assert talk(proxy.address)[1] == "all"
         assert time.monotonic() - started_s > 0.8 * len(DATA) / 200_000

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.processes import Done
-from harness.scanner import environment, scan
-from harness.verdict import BrokenError, UnsupportedError
+from harness.drive.sslyze import environment, scan
+from harness.host.processes import Done
+from harness.record.verdict import BrokenError, UnsupportedError
 
 
 def report(**changes: object) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from harness.checks import ALL
-from harness.mutants import table as mutants
-from harness.results import Result
-from harness.security import (
+from harness.mutation import check_mutants as mutants
+from harness.project.security_table import (
     DOCUMENT,
     NOT_RUN,
     OBSERVED_COLUMN,
@@ -21,7 +20,8 @@ from harness.security import (
     table,
     with_table,
 )
-from harness.verdict import BrokenError, Finding, Verdict
+from harness.record.results import CheckResult
+from harness.record.verdict import BrokenError, Finding, Verdict
 from tests.mutants.table import MUTANTS as TESTS_MUTANTS
 
 ROOT = Path(__file__).parents[2]
@@ -83,8 +83,8 @@ def test_what_a_run_saw_is_held_against_what_is_told() -> None:
     assert differing([told[0]], told) == [f"seen:  {told[1]}"]
 
 
-def result(verdict: Verdict, *findings: Finding) -> Result:
-    return Result("local", "identity.roles", "", verdict, findings, 1.0)
+def result(verdict: Verdict, *findings: Finding) -> CheckResult:
+    return CheckResult("local", "identity.roles", "", verdict, findings, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from harness.checks.check import Check, Need, Stage
-from harness.history import History
-from harness.identities import IdentityStore
+from harness.drive.identities import IdentityStore
 from harness.judge.promises import equal
-from harness.results import Result, RunReport, load_report, save_report
-from harness.session import Options, rejudge, run_checks
+from harness.record.history import History
+from harness.record.results import CheckResult, RunReport, load_report, save_report
+from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
+from harness.run.capabilities import Capabilities
+from harness.run.check_runner import Options, run_checks
+from harness.run.judging import judge_again
 from harness.targets.target import DEFAULT, Host, Variant
-from harness.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
 
 EVERYTHING = dict.fromkeys(Need, "")
 
@@ -26,7 +28,7 @@ class StandIn:
 
     name = "stand-in"
     emulated = False
-    made_for_it = False
+    disposable_host = False
     has_data_disk = False
     can_launch = True
     address = "127.0.0.1:1"
@@ -70,7 +72,7 @@ class StandIn:
 class Silent:
     def note(self, text: str) -> None: ...
     def started(self, target: str, name: str) -> None: ...
-    def finished(self, result: Result) -> None: ...
+    def finished(self, result: CheckResult) -> None: ...
 
 
 def passes(history: History) -> Iterator[Finding]:
@@ -92,7 +94,7 @@ def raises(error: Exception) -> Callable[[Stage], None]:
 GOOD = Check("area.good", "It is good.", records_one, passes)
 
 
-def verdict_of(check: Check, tmp_path: Path, target: StandIn | None = None) -> Result:
+def verdict_of(check: Check, tmp_path: Path, target: StandIn | None = None) -> CheckResult:
     options = Options("seed", tmp_path, rerun="again {name}")
     [result] = run_checks(target or StandIn(), [check], options, Silent(), EVERYTHING)
     return result
@@ -178,18 +180,29 @@ def test_a_machine_that_dies_says_nothing_of_the_server_whatever_was_seen_before
     assert {finding.verdict for finding in result.findings} == {Verdict.BROKEN}
     assert "Kernel panic" in result.telling[0].got
     report = RunReport({}, "", 1.0, (result,))
-    assert rejudge(report, tmp_path, [GOOD]).verdict is Verdict.BROKEN
+    assert judge_again(report, tmp_path, [GOOD]).verdict is Verdict.BROKEN
 
 
 def test_who_asks_is_told_what_a_target_can_do(tmp_path: Path) -> None:
     told: list[object] = []
     options = Options("s", tmp_path)
-    run_checks(StandIn(), [GOOD], options, Silent(), EVERYTHING, asked=told.append)
+
+    def learn(_target: str, found: Capabilities) -> None:
+        told.append(found)
+
+    run_checks(
+        StandIn(),
+        [GOOD],
+        options,
+        Silent(),
+        EVERYTHING,
+        learned=learn,
+    )
     assert told == []  # it was known
     found = {**EVERYTHING, Need.GRACE: "the target lacks it"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.session.ask", lambda *_: found)
-        run_checks(StandIn(), [GOOD], options, Silent(), asked=told.append)
+        patch.setattr("harness.run.check_runner.ask", lambda *_: found)
+        run_checks(StandIn(), [GOOD], options, Silent(), learned=learn)
     assert told == [found]
 
 
@@ -208,12 +221,12 @@ def test_a_saved_run_is_judged_again_by_todays_judge(tmp_path: Path) -> None:
     loaded = load_report(tmp_path)
     assert loaded == report
     stricter = dataclasses.replace(GOOD, judge=lambda _: [equal("p", 1, 2)])
-    assert rejudge(loaded, tmp_path, [GOOD]).verdict is Verdict.PASS
-    assert rejudge(loaded, tmp_path, [stricter]).verdict is Verdict.FAIL
+    assert judge_again(loaded, tmp_path, [GOOD]).verdict is Verdict.PASS
+    assert judge_again(loaded, tmp_path, [stricter]).verdict is Verdict.FAIL
 
 
-def result_of(verdict: Verdict, name: str = "area.check") -> Result:
-    return Result("vm", name, "It is so.", verdict, (Finding(verdict, "p"),), 1.0)
+def result_of(verdict: Verdict, name: str = "area.check") -> CheckResult:
+    return CheckResult("vm", name, "It is so.", verdict, (Finding(verdict, "p"),), 1.0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from harness.checks.soak import (
+from harness.checks.streams.soak import (
     BOUNDS,
     LOG_BYTES,
     ROUND_BYTES,
@@ -14,8 +14,8 @@ from harness.checks.soak import (
     growth,
     judge_soak,
 )
-from harness.history import Fact, History, Outcome, Stream
-from harness.verdict import Verdict, merge
+from harness.record.history import Fact, History, Outcome, Stream
+from harness.record.verdict import Verdict, merge
 
 ALL_ROUNDS = WARM_UP_ROUNDS + ROUNDS
 NAMES = [name for name, _, _ in BOUNDS]

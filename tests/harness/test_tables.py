@@ -8,12 +8,12 @@ import pytest
 
 from harness.checks import ALL
 from harness.checks.check import Check
-from harness.history import History
-from harness.mutants import table
-from harness.mutants.mutant import SERVICE, Mutant
-from harness.selftest import CANARIES, WITHOUT_CANARY
-from harness.session import judge
-from harness.verdict import Verdict
+from harness.mutation import check_mutants as table
+from harness.mutation.mutation import SERVICE, Mutation, edited_text
+from harness.record.history import History
+from harness.record.verdict import Verdict
+from harness.run.judging import judge_check
+from harness.run.selftest import CANARIES, WITHOUT_CANARY
 
 ROOT = Path(__file__).parents[2]
 NAMES = {check.name for check in ALL}
@@ -29,14 +29,13 @@ def test_there_are_the_hundred_mutants_of_the_readme() -> None:
 
 
 @pytest.mark.parametrize("mutant", table.ALL, ids=lambda mutant: mutant.name)
-def test_a_mutant_fits_the_source_and_names_checks_that_exist(mutant: Mutant) -> None:
+def test_a_mutant_fits_the_source_and_names_checks_that_exist(mutant: Mutation) -> None:
     assert {mutant.caught_by, *mutant.also} <= NAMES
-    for file, old, new in mutant.edits:
-        text = (ROOT / SERVICE / file).read_text()
-        assert text.count(old) == 1, f"{file}: {old!r}"
-        broken = text.replace(old, new)
+    for edit in mutant.edits:
+        text = (ROOT / SERVICE / edit.file).read_text()
+        broken = edited_text(mutant, edit, text)
         assert broken != text
-        compile(broken, file, "exec")
+        compile(broken, edit.file, "exec")
 
 
 def test_names_are_unique_and_guarantees_are_sentences() -> None:
@@ -54,5 +53,5 @@ def test_each_area_has_a_canary() -> None:
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.name)
 def test_a_judge_never_passes_an_empty_run(check: Check) -> None:
-    verdicts = {finding.verdict for finding in judge(check, History([]))}
+    verdicts = {finding.verdict for finding in judge_check(check, History([]))}
     assert verdicts & {Verdict.BROKEN, Verdict.FAIL}, "nothing was done, and it passed"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.capabilities import ask
 from harness.checks.check import Need, Scale
-from harness.client import Client
-from harness.history import Outcome, Recorder
-from harness.identities import IdentityStore, make_identities
-from harness.receiver import StreamPlan
+from harness.drive.client import Client
+from harness.drive.identities import IdentityStore, make_identities
+from harness.drive.receiver import StreamPlan
+from harness.record.history import Outcome, Recorder
+from harness.record.verdict import BrokenError, UnsupportedError
+from harness.run.capabilities import ask
 from harness.targets.address import AddressTarget, JobHost
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import OUR_FLAGS, Variant, flags_for
-from harness.verdict import BrokenError, UnsupportedError
 
 ORIGINAL = (
     "{python} -m tests.support.original_server --listen {listen} --ca {ca} --cert {cert} "

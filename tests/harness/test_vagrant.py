@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import vagrant
-from harness.results import RunReport, save_report
-from harness.runs import Choice
-from harness.vagrant import provider_of, running_provider
-from harness.verdict import BrokenError, Verdict
-from harness.verify import command_there, verify
+from harness.project.verify import command_there, verify
+from harness.record.results import RunReport, save_report
+from harness.record.verdict import BrokenError, Verdict
+from harness.run.choice import Choice
+from harness.vm import vagrant
+from harness.vm.vagrant import provider_of, running_provider
 from tests.harness.report.cases import report_of, result_of
 
 RUNNING = """\

@@ -16,8 +16,8 @@ from google.protobuf import empty_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from harness.clock import poll_until
-from harness.identities import ADMIN, USER, CertFiles, Wanted, serial_number
+from harness.drive.identities import ADMIN, USER, CertFiles, Wanted, serial_number
+from harness.host.clock import poll_until
 from tests.integration.test_streams import wait_until
 from tests.support.service import Certificates, client_for, running_server
 from worker_service import server as server_module

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from harness.identities import (
+from harness.drive.identities import (
     ADMIN,
     CASES,
     USER,

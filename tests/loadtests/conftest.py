@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.identities import IdentityStore, make_identities
+from harness.drive.identities import IdentityStore, make_identities
 from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
 from loadtests.charts import charts, curves
 

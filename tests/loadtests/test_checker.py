@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loadtests.checker import Checker
 from loadtests.emitter import GATE_TIMEOUT_S, MONOTONIC, bodies, head
-from loadtests.jobs import Writer
+from loadtests.jobs import LoadWriter
 from loadtests.pacer import Pace, bursts, flood
 
 SEED, SIZE = "seed", 80
@@ -83,7 +83,7 @@ def test_after_bytes_that_were_dropped_the_rest_is_still_checked(
 
 @pytest.mark.parametrize("pace", [bursts(3, 0.02, 0.1), flood(50)])
 def test_the_job_writes_what_the_pace_says_and_the_checker_expects(pace: Pace) -> None:
-    command, arguments = Writer(pace, SIZE, SEED, "", MONOTONIC).command()
+    command, arguments = LoadWriter(pace, SIZE, SEED, "", MONOTONIC).command()
     done = subprocess.run([command, *arguments], capture_output=True, check=True, timeout=30)
     checker = Checker(SEED, SIZE)
     checker.take(done.stdout, 0)
@@ -100,7 +100,7 @@ def test_the_job_writes_what_the_pace_says_and_the_checker_expects(pace: Pace) -
 
 def test_a_writer_that_is_held_up_skips_nothing_and_says_since_when_it_was_due() -> None:
     pace = Pace(4000, 1, 100_000)  # 0.4 s, more than a pipe takes
-    command, arguments = Writer(pace, 256, SEED, "", MONOTONIC).command()
+    command, arguments = LoadWriter(pace, 256, SEED, "", MONOTONIC).command()
     script = """if True:
         import json, subprocess, sys, time
         job = subprocess.Popen(json.loads(sys.argv[1]), stdout=subprocess.PIPE)
@@ -123,7 +123,7 @@ def test_a_writer_whose_generator_has_gone_does_not_wait_at_its_gate_for_ever(
     tmp_path: Path,
 ) -> None:
     gate = tmp_path / "gate"
-    writer = Writer(flood(1), SIZE, SEED, str(gate), MONOTONIC)
+    writer = LoadWriter(flood(1), SIZE, SEED, str(gate), MONOTONIC)
     command, (*options, source, plan) = writer.command()
     shortened = source.replace(f"GATE_TIMEOUT_S = {GATE_TIMEOUT_S}", "GATE_TIMEOUT_S = 1")
     words = [command, *options, shortened, plan]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.verdict import BrokenError, Finding, Verdict
+from harness.record.verdict import BrokenError, Finding, Verdict
 from loadtests.compare import (
     CONTROL,
     TRIAL,
@@ -18,7 +18,7 @@ from loadtests.compare import (
 from loadtests.exports import prometheus
 from loadtests.profiles import PROFILES
 from loadtests.report import render
-from loadtests.results import Result, RunReport
+from loadtests.results import LoadReport, LoadResult
 from loadtests.session import Point, ServerChoice, Session
 
 A, B = ServerChoice(flags="--a"), ServerChoice(flags="--b")
@@ -28,25 +28,25 @@ class MadeUpSession:
     """Has a rate for each server, and one for each server that comes first of its pair."""
 
     def __init__(self, rates: dict[ServerChoice, float], *, first: float = 1.0) -> None:
-        self.results: list[Result] = []
+        self.results: list[LoadResult] = []
         self._rates = rates
         self._first = first
 
-    def run(self, point: Point, server: ServerChoice) -> Result:
+    def run(self, point: Point, server: ServerChoice) -> LoadResult:
         number = len(self.results)
         rate = self._rates[server] * (self._first if number % 2 == 0 else 1.0)
         findings = (Finding(Verdict.PASS if rate else Verdict.BROKEN, "a made up load"),)
         figures = {"rate_mb_per_s": rate * (1 + 0.001 * (number * 7 % 5))} if rate else {}
-        result = Result("replay", point.labels, f"{number:03d}", figures, findings, 1.0)
+        result = LoadResult("replay", point.labels, f"{number:03d}", figures, findings, 1.0)
         self.results.append(result)
         return result
 
 
-def compared(session: MadeUpSession) -> RunReport:
+def compared(session: MadeUpSession) -> LoadReport:
     question = Question(A, B, PROFILES[3], "rate_mb_per_s", 12, 0.05, "seed")
     as_session: Session = session  # type: ignore[assignment] # stands in for one
     found, conclusions = run_comparison(as_session, question)
-    return RunReport("compare", {}, {}, tuple(session.results), found, tuple(conclusions))
+    return LoadReport("compare", {}, {}, tuple(session.results), found, tuple(conclusions))
 
 
 @pytest.mark.parametrize(

@@ -6,30 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from harness.verdict import Finding, Verdict
+from harness.record.verdict import Finding, Verdict
 from loadtests.charts import charts
 from loadtests.exports import CSV_FILE, prometheus, write_csv
 from loadtests.overview import drawings, in_order, quantity
 from loadtests.profiles import PROFILES
-from loadtests.results import RESULTS_FILE, Result, RunReport, load_report, save_report
+from loadtests.results import RESULTS_FILE, LoadReport, LoadResult, load_report, save_report
 from loadtests.sweep import ROUND, Axis, Sweep, points
 
 LIMITS = {"raw TCP": 4000.0, "plain grpcio": 2000.0}
 PASSED = (Finding(Verdict.PASS, "a made up load"),)
 
 
-def swept(axis: str, values: tuple[str, ...], rounds: int = 1) -> RunReport:
+def swept(axis: str, values: tuple[str, ...], rounds: int = 1) -> LoadReport:
     sweep = Sweep("made", "", PROFILES[2], (Axis(axis, values),))
     results = tuple(
-        Result(
+        LoadResult(
             "flood", point.labels, f"{number:03d}", {"rate_mb_per_s": 100.0 + number}, PASSED, 1.0
         )
         for number, point in enumerate(points(sweep, rounds, "seed"))
     )
-    return RunReport("sweep", {}, LIMITS, results)
+    return LoadReport("sweep", {}, LIMITS, results)
 
 
-def series(report: RunReport) -> list[str]:
+def series(report: LoadReport) -> list[str]:
     lines = prometheus(report).splitlines()
     return [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
 
@@ -39,11 +39,11 @@ def series(report: RunReport) -> list[str]:
     [
         swept("streamers", ("1", "2"), rounds=3),
         swept("streamers", ("2", "2")),
-        RunReport("run", {}, LIMITS, swept("streamers", ("1",)).results * 3),
+        LoadReport("run", {}, LIMITS, swept("streamers", ("1",)).results * 3),
     ],
     ids=["rounds", "a value twice", "a profile twice"],
 )
-def test_each_series_stands_once_whatever_is_repeated(report: RunReport) -> None:
+def test_each_series_stands_once_whatever_is_repeated(report: LoadReport) -> None:
     found = series(report)
     assert len(found) == len(set(found))
     of_rates = [each for each in found if each.startswith("jobworker_load_rate")]
@@ -57,9 +57,9 @@ def test_a_round_is_a_label() -> None:
 
 
 def test_the_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
-    paced = Result("lines", {}, "001", {"rate_mb_per_s": 1.0, "asked_per_s": 5.0}, PASSED, 1.0)
-    flood = Result("flood", {}, "000", {"rate_mb_per_s": 500.0}, PASSED, 1.0)
-    report = RunReport("run", {}, LIMITS, (flood, paced))
+    paced = LoadResult("lines", {}, "001", {"rate_mb_per_s": 1.0, "asked_per_s": 5.0}, PASSED, 1.0)
+    flood = LoadResult("flood", {}, "000", {"rate_mb_per_s": 500.0}, PASSED, 1.0)
+    report = LoadReport("run", {}, LIMITS, (flood, paced))
     save_report(report, tmp_path)
     saved = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
     assert [each["share_of_plain_grpcio"] for each in saved] == [0.25, None]

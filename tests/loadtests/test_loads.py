@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.clock import poll_until
-from harness.identities import IdentityStore
-from harness.ports import free_port
+from harness.drive.identities import IdentityStore
+from harness.host.clock import poll_until
+from harness.host.ports import free_port
 from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
 from loadtests.generator import Generator, Setting
 from loadtests.metrics import FIGURES, fold, read_load

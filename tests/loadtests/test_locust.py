@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.identities import IdentityStore
-from harness.ports import free_port
+from harness.drive.identities import IdentityStore
+from harness.host.ports import free_port
 from harness.targets.local import LocalServer
 from loadtests.generator import Generator, Setting
 from loadtests.metrics import fold, read_load

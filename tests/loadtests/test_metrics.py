@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.verdict import BrokenError, Finding, Verdict
+from harness.record.verdict import BrokenError, Finding, Verdict
 from loadtests.emitter import MONOTONIC
 from loadtests.histogram import encoded, hgrm, histogram, merged
 from loadtests.jobs import REALTIME
@@ -15,7 +15,7 @@ from loadtests.judge import Strictness, judge
 from loadtests.metrics import Numbers, Recorded, fold, percentile, read_load
 from loadtests.pacer import flood, steady
 from loadtests.profiles import LIMITS, Floor, Profile, Storm
-from loadtests.record import Load, Process, Sample, StreamEnd, save_load
+from loadtests.record import GeneratorProcess, Load, Sample, StreamEnd, save_load
 
 MS = 1_000_000
 COUNT = 1000
@@ -38,7 +38,7 @@ def load(**changes: object) -> Load:
     made = Load(
         PROFILE, {}, MONOTONIC, True, 2, (), 2, 0, sample(0, 0, 1000),
         (sample(0, 1.0, 1000), sample(10_000 * MS, 2.0, 5000)),
-        (Process("readers", "readers-0.npz", 0.5, 10.0, {}),), (end(0), end(1)), 0,
+        (GeneratorProcess("readers", "readers-0.npz", 0.5, 10.0, {}),), (end(0), end(1)), 0,
     )  # fmt: skip
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 

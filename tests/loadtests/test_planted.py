@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.identities import IdentityStore
+from harness.drive.identities import IdentityStore
 from harness.targets.local import LocalTarget
 from loadtests.generator import Generator, Setting
 from loadtests.metrics import read_load

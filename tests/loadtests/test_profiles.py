@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 from loadtests.metrics import FIGURES
 from loadtests.pacer import Pace, bursts, steady
 from loadtests.profiles import LIMITS, PROFILES, Floor, Profile, Storm, load_profiles, named

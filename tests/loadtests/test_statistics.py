@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from harness.verdict import Verdict
+from harness.record.verdict import Verdict
 from loadtests.compare import Pairs, Question, conclude, judge_control, judge_trial
 from loadtests.profiles import PROFILES
 from loadtests.session import ServerChoice

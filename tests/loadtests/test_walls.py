@@ -52,7 +52,7 @@ WITHOUT_GRPC = {
     "judge", "observe", "results", "charts", "exports", "overview", "report",
 }  # fmt: skip
 OF_THE_HARNESS = {
-    "client", "clock", "history", "identities", "processes", "report", "targets", "verdict",
+    "drive", "host", "record", "report", "run", "targets",
 }  # fmt: skip
 
 

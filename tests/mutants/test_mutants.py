@@ -1,14 +1,13 @@
 """Every mutant in the table is caught by the test that its row names."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.mutants.mutant import Mutant
+from harness.mutation.mutation import Mutation, broken_copy
 from tests.mutants.table import MUTANTS
 
 ROOT = Path(__file__).parents[2]
@@ -17,17 +16,10 @@ RUN_TIMEOUT_S = 300
 TESTS_FAILED = 1
 
 
-def copy_of_the_tree(directory: Path) -> Path:
-    """Copy what a test needs; generated caches stay behind, or an old one could be used."""
-    for part in ("impl", "proto", "harness", "certs", "tests"):
-        shutil.copytree(
-            ROOT / part,
-            directory / part,
-            ignore=shutil.ignore_patterns("__pycache__", "mutants", "out"),
-        )
-    for file in ("pyproject.toml", "requirements.lock"):
-        shutil.copy(ROOT / file, directory)
-    return directory
+def copy_of_the_tree(directory: Path, mutation: Mutation | None = None) -> Path:
+    """Copy what a test needs, broken or not."""
+    parts = ("impl", "proto", "harness", "certs", "tests", "pyproject.toml", "requirements.lock")
+    return broken_copy(mutation, ROOT, directory, parts=parts, ignored=("mutants", "out"))
 
 
 def run_tests(tree: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
@@ -55,13 +47,9 @@ def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Pat
 @pytest.mark.mutants
 @pytest.mark.timeout(RUN_TIMEOUT_S)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_mutant_is_caught(mutant: Mutant, tmp_path: Path) -> None:
+def test_the_mutant_is_caught(mutant: Mutation, tmp_path: Path) -> None:
     """Break the code in a copy of the tree, and see the named test fail."""
-    tree = copy_of_the_tree(tmp_path)
-    path = tree / "impl" / "worker_service" / mutant.file
-    text = path.read_text()
-    assert text.count(mutant.old) == 1, "the text to replace must stand there once"
-    path.write_text(text.replace(mutant.old, mutant.new))
+    tree = copy_of_the_tree(tmp_path, mutant)
     done = run_tests(tree, mutant.caught_by)
     assert done.returncode == TESTS_FAILED, done.stdout[-3000:]
     # By the test itself, or by its running out of time; not by a mutant that cannot be imported.

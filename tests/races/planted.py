@@ -6,7 +6,7 @@ as a diff's lines: what goes, what comes, and as much around it as makes the pla
 
 from typing import Final
 
-from harness.races.planting import Bug
+from harness.races.planting import planted
 
 FOLLOW: Final = "worker_service/follow.py"
 LOG: Final = "worker_service/log.py"
@@ -19,7 +19,7 @@ DETECTOR, DFS, RANDOM, PCT, HISTORY = "detector", "dfs", "random", "pct", "linea
 
 PLANTED = (
     # The slots and the budget.
-    Bug(
+    planted(
         "the slots are counted outside the lock", "follow.admission", FOLLOW, """\
 -        with self._lock:
 +        if True:
@@ -27,7 +27,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a slot is looked for under one lock and taken under the next", "follow.slots", FOLLOW, """\
                  )
 +        with self._lock:
@@ -35,7 +35,7 @@ PLANTED = (
 """,
         (DFS, RANDOM),
     ),
-    Bug(
+    planted(
         "whether a slot is free is asked before the lock", "follow.release", FOLLOW, """\
 -        with self._lock:
 -            if not slot.released:
@@ -44,7 +44,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "the budget is given back without the lock", "follow.budget", FOLLOW, """\
 -        with self._lock:
 -            self._held_bytes -= granted_bytes
@@ -52,7 +52,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "what is left of the budget is read before the lock", "follow.budget", FOLLOW, """\
 +        share = self._limit_bytes
 +        left = self._limit_bytes - self._held_bytes
@@ -63,7 +63,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a stream that is cancelled keeps its budget", "follow.stream", FOLLOW, """\
 -            try:
 -                yield reader.read(granted_bytes)
@@ -74,7 +74,7 @@ PLANTED = (
         (DETECTOR, DFS, PCT),
     ),
     # The log.
-    Bug(
+    planted(
         "the end of the log is asked before a reader queues", "log.follow", LOG, """\
 -        with self._lock:
 -            if self._closed or self._end_offset >= wanted_offset:
@@ -85,7 +85,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "a cancel is looked for before the reader queues", "log.cancel", LOG, """\
 -            if not self._cancelled.is_set():
 -                self._wakeup.wait(timeout_s)
@@ -93,14 +93,14 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a close wakes one reader of all", "log.two-readers", LOG, """\
 -            woken = list(self._waiting)
 +            woken = list(self._waiting)[:1]
 """,
         (DFS, PCT),
     ),
-    Bug(
+    planted(
         "a reader is told to clear its wake-up after it was queued", "log.follow", LOG, """\
 -            reader.prepare_wait(wanted_offset)
 @@
@@ -110,7 +110,7 @@ PLANTED = (
 """,
         (DFS, PCT),
     ),
-    Bug(
+    planted(
         "the end is told before the bytes are there", "log.follow", LOG, """\
          with self._lock:
 +            self._end_offset += len(data)
@@ -120,7 +120,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "the extent is read without the lock", "log.order", LOG, """\
 -        with self._lock:
 +        if self:
@@ -128,7 +128,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT, HISTORY),
     ),
-    Bug(
+    planted(
         "the buffer goes before the memfd is there", "log.move", LOG, """\
 -        with self._lock:
 -            self._memfd = memfd
@@ -138,14 +138,14 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a reader does not look again whether retention came by", "log.punch", LOG, """\
 -            if start >= self._first_offset and len(data) == length:
 +            if len(data) == length:
 """,
         (DFS, PCT),
     ),
-    Bug(
+    planted(
         "bytes are dropped before that is told", "log.punch", LOG, """\
      def _publish(self, end_offset: int) -> None:
 +        if self._retention_bytes is not None:
@@ -154,7 +154,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM),
     ),
-    Bug(
+    planted(
         "two locks are taken in two orders", "log.cancel-close", LOG, """\
              self._waiting.clear()
 -        for reader in woken:
@@ -181,7 +181,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "missed bytes are not told", "log.retention", LOG, """\
              if self._inline is not None or length <= 0:
 -                return Chunk(start, self._inline_bytes(start, length), start - offset), at_end
@@ -189,7 +189,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a cancel wakes nobody", "follow.silent", LOG, """\
          self._cancelled.set()
 -        self._wakeup.set()
@@ -197,35 +197,35 @@ PLANTED = (
         (DFS, PCT),
     ),
     # Jobs.
-    Bug(
+    planted(
         "the end of a job is looked for at its output's end only", "job.start-stop", JOB, """\
          self._tree.watch(self._scheduler, self._finish_if_complete)
 -        self._finish_if_complete()
 """,
         (DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a stop does not wait for the end", "job.two-stops", WORKER, """\
 -        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
 +        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S) if job is None else False:
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "an end is told before it is known which", "job.history", JOB, """\
          self._exited_at_s = time.time()
 +        self._status = replace(self._status, state=State.EXITED)
 """,
         (DFS, PCT, HISTORY),
     ),
-    Bug(
+    planted(
         "the end is told before the output is drained", "job.stream-exit", JOB, """\
 -        if self._exit is not None and not self._output_open and self._tree.is_gone():
 +        if self._exit is not None and self._tree.is_gone():
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a process is reaped twice", "job.query-exit", JOB, """\
          self._tree.watch(self._scheduler, self._finish_if_complete)
          self._finish_if_complete()
@@ -242,7 +242,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "the log is closed before the status is final", "job.stream-exit", JOB, """\
          self._tree.unwatch(self._scheduler)
 +        self.log.close(self._output_failure)
@@ -250,7 +250,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "whoever stops a job changes it from its own thread", "job.stop-exit", WORKER, """\
 -        self._reactor.call_soon(lambda: job.request_stop(grace_s))
 +        job.request_stop(grace_s)
@@ -258,7 +258,7 @@ PLANTED = (
         (DETECTOR, DFS, PCT),
     ),
     # The job table and the shutdown.
-    Bug(
+    planted(
         "a start that was begun is not counted", "worker.close-start", WORKER, """\
 -            self._starting += 1
 +            self._starting += 0
@@ -267,20 +267,20 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "a close asks once instead of again", "worker.close-starts", WORKER, """\
 -            self._none_starting.wait_for(lambda: self._starting == 0, timeout=KILL_MAX_S)
 +            self._starting and self._none_starting.wait(timeout=KILL_MAX_S)
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "the last start tells nobody that it is done", "worker.close-start", WORKER, """\
 -                self._none_starting.notify_all()
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "the table is written without its lock", "worker.list", WORKER, """\
 -            with self._lock:
 -                self._jobs[status.job_id] = job
@@ -288,7 +288,7 @@ PLANTED = (
 """,
         (DETECTOR,),
     ),
-    Bug(
+    planted(
         "whether the worker closes is asked before the lock", "worker.close-start", WORKER, """\
 -        with self._lock:
 -            if self._closing:
@@ -299,14 +299,14 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "a job cannot be queried while another starts", "worker.table", WORKER, """\
 -            job = self._jobs.get(canonical)
 +            job = self._jobs.get(canonical) if not self._starting else None
 """,
         (DFS, PCT, HISTORY),
     ),
-    Bug(
+    planted(
         "of two closes each leaves the work to the other", "worker.closes", WORKER, """\
 -        if already_closing:
 +        if self._closing:
@@ -314,7 +314,7 @@ PLANTED = (
         (DFS, RANDOM, PCT),
     ),
     # The shutdown, while other things go on.
-    Bug(
+    planted(
         "whoever closes stops the jobs from its own thread", "close.stop", WORKER, """\
          if already_closing:
              return
@@ -323,7 +323,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS),
     ),
-    Bug(
+    planted(
         "a close forgets the jobs that it has ended", "close.query", WORKER, """\
                  logger.error("job %s did not end at shutdown", job.status().job_id)
 +        with self._lock:
@@ -332,7 +332,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "a close ends the reactor before its jobs", "close.follow", WORKER, """\
          for job in jobs:
 -            if not job.wait_ended(max(0.0, deadline_s - time.monotonic())):
@@ -341,7 +341,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    Bug(
+    planted(
         "a close gives no grace", "close.exit", WORKER, """\
          if already_closing:
              return
@@ -350,7 +350,7 @@ PLANTED = (
         (DFS, PCT),
     ),
     # The deny list.
-    Bug(
+    planted(
         "a changed deny list is noted before it is read", "deny.change", DENY, """\
 -        with self._lock:
 -            if stamp != self._stamp or not self._settled:
@@ -365,14 +365,14 @@ PLANTED = (
         (DETECTOR, DFS, PCT),
     ),
     # The reactor.
-    Bug(
+    planted(
         "a callback that fails ends the reactor", "reactor.failure", REACTOR, """\
              logger.exception("a callback of the reactor failed")
 +            raise
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "the reactor is woken before the work is there", "reactor.order", REACTOR, """\
 +        os.eventfd_write(self._wakeup_fd, 1)
          self._soon.append(callback)
@@ -381,7 +381,7 @@ PLANTED = (
 """,
         (DFS, PCT),
     ),
-    Bug(
+    planted(
         "work that comes while others' is done is dropped", "reactor.call-soon", REACTOR, """\
 -            for _ in range(len(self._soon)):
 -                self._call(self._soon.popleft())
@@ -391,7 +391,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    Bug(
+    planted(
         "an ended reactor gives back the descriptor others write to", "reactor.stop", REACTOR, """\
 -        # As long as anybody may hand in work: after `stop` the number could be a stranger's.
 -        weakref.finalize(self, os.close, self._wakeup_fd)

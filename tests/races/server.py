@@ -1,6 +1,6 @@
 """What the detector watches in a server that really runs: `races server`."""
 
-from harness.races.watching import Watch
+from harness.races.instrumentation import Watch
 from worker_service.deny import DenyList
 from worker_service.follow import Admission, ByteBudget, Slot
 from worker_service.job import Job

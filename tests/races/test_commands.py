@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.races import commands
-from harness.races.commands import CANARY_BUG, CANARY_VARIABLE, races
+from harness.cli import races as commands
+from harness.cli.races import CANARY_BUG, CANARY_VARIABLE, races
 from harness.races.server import Watched
 from tests.races.planted import PLANTED
 
 BUG = """\
-from harness.races.planting import Bug
+from harness.races.planting import planted
 PLANTED = (
-    Bug("a lock that nobody takes", "toy.sound", "box.py", "-    with lock:\\n+    if lock:\\n",
+    planted("a lock that nobody takes", "toy.sound", "box.py", "-    with lock:\\n+    if lock:\\n",
         ("detector", "dfs")),
 )
 """
@@ -28,7 +28,7 @@ def count(lock):
 SCENARIO = """\
 import threading, box
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
+from harness.races.instrumentation import Watch
 from tests.races.support import run_threads
 
 class Held:
@@ -106,8 +106,9 @@ def test_a_detector_that_is_blind_to_what_was_planted_fails(
     monkeypatch.setattr(commands, "judge_watched", judge_watched)
     run = CliRunner().invoke(races, ["canary"])
     assert run.exit_code == exit_code, run.output
-    (bug,) = (bug for bug in PLANTED if bug.name == CANARY_BUG)
-    whole = Path("impl", bug.file).read_text()
+    (race,) = (race for race in PLANTED if race.name == CANARY_BUG)
+    [edit] = race.mutation.edits
+    whole = Path("impl", edit.file).read_text()
     assert planted[0] != whole
 
 

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from harness.races.detector import Detector
+from harness.races.instrumentation import Watch, watched
 from harness.races.primitives import traced
 from harness.races.report import DataRace, LockCycle
-from harness.races.watching import Watch, watched
 
 
 class Box:

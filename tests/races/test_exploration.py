@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.races.apart import orders_for
-from harness.races.commands import races
+from harness.cli.races import races
 from harness.races.detector import Detector, Variable
 from harness.races.exploration import Exploration, explore, replay, technique_named
+from harness.races.failure_report import restore, save, story
 from harness.races.linearizability import History, NotLinearizableError
-from harness.races.points import Points
 from harness.races.scenario import Scenario, load_scenarios, named
-from harness.races.story import restore, save, story
-from harness.verdict import BrokenError
+from harness.races.subprocess_explorer import orders_for
+from harness.races.switch_points import Points
+from harness.record.verdict import BrokenError
 from tests.races.toys import CounterModel
 
 TOYS = Path(__file__).with_name("toys.py")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.races.server import judge_watched
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,8 @@ def under_the_detector(directory: Path, how: str) -> list[dict[str, object]]:
         "if __name__" + PROGRAM.partition("if __name__")[2]
     )
     (directory / "watch.py").write_text(
-        "from box import Box\nfrom harness.races.watching import Watch\nWATCH = Watch((Box,))\n"
+        "from box import Box\nfrom harness.races.instrumentation import Watch\n"
+        "WATCH = Watch((Box,))\n"
     )
     done = subprocess.run(
         [
@@ -74,7 +75,7 @@ def test_a_sound_program_is_silent_and_was_seen(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_server_in_which_nothing_is_watched_is_not_taken_for_a_sound_one(tmp_path: Path) -> None:
     (tmp_path / "watch.py").write_text(
-        "from harness.races.watching import Watch\nWATCH = Watch(())\n"
+        "from harness.races.instrumentation import Watch\nWATCH = Watch(())\n"
     )
     launch = (
         "worker_service serve --listen {listen} --ca {ca} --cert {cert} --key {key} --no-limits"

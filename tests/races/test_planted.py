@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.races.exploration import TECHNIQUES
-from harness.races.planting import Bug, broken_copy
+from harness.races.planting import PlantedRace, planted, planted_copy
 from harness.races.scenario import load_scenarios
-from harness.verdict import BrokenError
+from harness.record.verdict import BrokenError
 from tests.races.planted import PLANTED
 
 HERE = Path(__file__).parent
@@ -19,17 +19,18 @@ def test_each_scenario_has_a_bug_that_it_shows() -> None:
     assert {bug.scenario for bug in PLANTED} == SCENARIOS
 
 
-@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name)
-def test_each_bug_fits_and_is_found_by_techniques_that_exist(bug: Bug) -> None:
-    assert bug.found_by
-    assert set(bug.found_by) <= {technique.name for technique in TECHNIQUES}
-    with broken_copy(bug, SOURCE) as tree:
-        broken = (tree / bug.file).read_text()
-        assert broken != (SOURCE / bug.file).read_text()
-        compile(broken, bug.file, "exec")
+@pytest.mark.parametrize("race", PLANTED, ids=lambda race: race.name)
+def test_each_bug_fits_and_is_found_by_techniques_that_exist(race: PlantedRace) -> None:
+    assert race.found_by
+    assert set(race.found_by) <= {technique.name for technique in TECHNIQUES}
+    with planted_copy(race, SOURCE) as tree:
+        for edit in race.mutation.edits:
+            broken = (tree / edit.file).read_text()
+            assert broken != (SOURCE / edit.file).read_text()
+            compile(broken, edit.file, "exec")
 
 
 def test_a_bug_that_does_not_fit_is_refused() -> None:
-    bug = Bug("misses", "log.follow", "worker_service/log.py", "-no such line\n+x\n", ("dfs",))
-    with pytest.raises(BrokenError, match="stands 0 times"), broken_copy(bug, SOURCE):
+    bug = planted("misses", "log.follow", "worker_service/log.py", "-no such line\n+x\n", ("dfs",))
+    with pytest.raises(BrokenError, match="occurs 0 times"), planted_copy(bug, SOURCE):
         pass

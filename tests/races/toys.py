@@ -3,9 +3,9 @@
 import sys
 import threading
 
+from harness.races.instrumentation import Watch
 from harness.races.linearizability import History, Model, Operation
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import run_threads
 
 

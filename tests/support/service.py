@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from harness.identities import ADMIN, USER, Authority, CertFiles, Wanted, server_wanted
+from harness.drive.identities import ADMIN, USER, Authority, CertFiles, Wanted, server_wanted
 from worker_service.client import Client, ClientOptions
 from worker_service.config import Settings
 from worker_service.server import Server

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.host_packages import ensure_programs
+from harness.host.packages import ensure_programs
 from harness.vm.box import PUBLIC_NAME, built_box
 from tests.support.visitor import ROOT, Visitor, visiting
 

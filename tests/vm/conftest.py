@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.identities import IdentityStore, make_identities
+from harness.drive.identities import IdentityStore, make_identities
 from harness.vm.guest import Guest, booted
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from harness.client import Client
-from harness.history import Recorder
-from harness.identities import IdentityStore
+from harness.drive.client import Client
+from harness.drive.identities import IdentityStore
+from harness.host.repository import ROOT
+from harness.record.history import Recorder
 from harness.targets.guest import GuestTarget
-from harness.targets.local import checkout
 from harness.vm.guest import Guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -27,7 +27,7 @@ def set_descriptors(guest: Guest, pid: int | None, maximum: int) -> None:
 def test_jobs_end_and_lose_nothing_while_the_server_has_no_descriptor_left(
     guest: Guest, identities: IdentityStore
 ) -> None:
-    target = GuestTarget(guest, identities, checkout())
+    target = GuestTarget(guest, identities, ROOT)
     with (
         target.launched() as server,
         Client(server.address, identities.files("admin"), Recorder(), slow=True) as client,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.clock import poll_until
-from harness.verdict import BrokenError
+from harness.host.clock import poll_until
+from harness.record.verdict import BrokenError
 from harness.vm.guest import Guest, booted
 from harness.vm.image import built_image
 from harness.vm.state import saved_state_path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.clock import poll_until
+from harness.host.clock import poll_until
 from harness.vm.image import built_image, cache_directory
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]

@@ -9,15 +9,15 @@ import pytest
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.limits import CHECKS
-from harness.client import Client
-from harness.history import History, Recorder, load
-from harness.identities import IdentityStore
-from harness.results import Result
-from harness.session import UNMET, Options, run_checks
+from harness.drive.client import Client
+from harness.drive.identities import IdentityStore
+from harness.host.repository import ROOT
+from harness.record.history import Cause, History, Interruption, Recorder, load
+from harness.record.results import CheckResult
+from harness.record.verdict import BrokenError, Finding, Verdict
+from harness.run.check_runner import Options, run_checks
 from harness.targets.guest import GuestTarget
-from harness.targets.local import checkout
 from harness.targets.target import Variant
-from harness.verdict import BrokenError, Finding, Verdict
 from harness.vm.guest import Guest, booted
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
@@ -30,12 +30,12 @@ class Silent:
 
     def started(self, target: str, name: str) -> None: ...
 
-    def finished(self, result: Result) -> None: ...
+    def finished(self, result: CheckResult) -> None: ...
 
 
 @pytest.fixture(scope="session")
 def target(guest: Guest, identities: IdentityStore) -> GuestTarget:
-    return GuestTarget(guest, identities, checkout())
+    return GuestTarget(guest, identities, ROOT)
 
 
 def must_start(stage: Stage) -> None:
@@ -123,7 +123,7 @@ def test_a_guest_that_dies_in_the_middle_of_a_check_is_broken_and_shows_its_cons
 
         check = Check("limits.dying", "It is so.", run, no_judge)
         after = Check("limits.after", "It is so.", must_start, no_judge, alone=True)
-        doomed = GuestTarget(guest, identities, checkout())
+        doomed = GuestTarget(guest, identities, ROOT)
         known = dict.fromkeys(Need, "")
         results = run_checks(doomed, [check, after], Options("1", tmp_path), Silent(), known)
         with pytest.raises(BrokenError, match="died"):
@@ -133,5 +133,6 @@ def test_a_guest_that_dies_in_the_middle_of_a_check_is_broken_and_shows_its_cons
         # Its sockets are closed a moment before the kernel lets its end be seen: then ssh "broke".
         assert re.search(r"guest dying-\w+ (died|broke)", result.telling[0].got)
         assert "last words" in result.telling[0].got
-    [unmet] = load(tmp_path / results[0].history).facts(UNMET)
-    assert "UNAVAILABLE" in str(unmet.value)
+    interruptions = load(tmp_path / results[0].history).all(Interruption)
+    [broken] = [each for each in interruptions if each.cause is Cause.PROMISE_BROKEN]
+    assert "UNAVAILABLE" in broken.detail

@@ -1,7 +1,7 @@
 """Short ways to make results."""
 
-from harness.results import Result, RunReport
-from harness.verdict import Finding, Verdict
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import Finding, Verdict
 
 
 def result_of(
@@ -13,9 +13,9 @@ def result_of(
     findings: tuple[Finding, ...] | None = None,
     seconds: float = 1.0,
     history: str = "",
-) -> Result:
+) -> CheckResult:
     """Return a result with one finding, or those given."""
-    return Result(
+    return CheckResult(
         target=target,
         name=name,
         guarantee=f"The guarantee of {name}.",
@@ -28,7 +28,7 @@ def result_of(
     )
 
 
-def report_of(*results: Result, skips_allowed: tuple[str, ...] | None = None) -> RunReport:
+def report_of(*results: CheckResult, skips_allowed: tuple[str, ...] | None = None) -> RunReport:
     """Return a run of these."""
     return RunReport(
         about={"seed": "4711", "kernel": "Linux 6.12"},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.history import Fact, History
+from harness.record.history import Fact, History
 from harness.report.charts import draw
 
 

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from harness.history import Fact, History, Outcome, Record, Stream, save
+from harness.record.history import Fact, History, Outcome, Record, Stream, save
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import Finding, Verdict, merge
 from harness.report import write_all
 from harness.report.terminal import Terminal
-from harness.results import Result, RunReport
-from harness.verdict import Finding, Verdict, merge
 
 TARGETS: Final = ("local", "guest")
 NASTY: Final = "<script>alert('got')</script> \x1b[31mred\x00 \udc80\ufffe " + "A" * 5000
@@ -70,7 +70,7 @@ ODD: Final = {
             Verdict.BROKEN,
             "the check runs to its end",
             "Traceback (most recent call last):\n"
-            '  File "/work/main/harness/session.py", line 183, in _record_run\n'
+            '  File "/work/main/harness/run/session.py", line 183, in _record_run\n'
             "    check.run(stage)\nConnectionRefusedError: [Errno 111] Connection refused",
         )
     ],
@@ -114,7 +114,7 @@ def write_sample(directory: Path) -> RunReport:
     return report
 
 
-def _result(target: str, name: str, directory: Path) -> Result:
+def _result(target: str, name: str, directory: Path) -> CheckResult:
     chance = random.Random(f"{target}:{name}")
     passed = [
         Finding(Verdict.PASS, f"reader-{n} received everything", "5000000", "5000000")
@@ -126,7 +126,7 @@ def _result(target: str, name: str, directory: Path) -> Result:
         history = f"history/{target}/{name}.jsonl"
         (directory / history).parent.mkdir(parents=True, exist_ok=True)
         save(_history(name, chance), directory / history)
-    return Result(
+    return CheckResult(
         target=target,
         name=name,
         guarantee=GUARANTEES[name],
@@ -143,7 +143,7 @@ def _history(name: str, chance: random.Random) -> History:
     if name.startswith("limits"):
         samples = [[n / 10, min(64.0, 8 + n * 0.6) * 2**20] for n in range(120)]
         usage = {"title": "Memory of the job", "unit": "bytes", "limit": 64 * 2**20}
-        return History([Fact("usage memory", {**usage, "samples": list[object](samples)})])  # type: ignore[dict-item]
+        return History([Fact("usage memory", {**usage, "samples": list[object](samples)})])
     number = 200 if name.endswith("many-readers") else 4
     return History([reader(index, chance, slow=index == number - 2) for index in range(number)])
 

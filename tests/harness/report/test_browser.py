@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness.host_packages import ensure_programs
-from harness.processes import run
+from harness.host.packages import ensure_programs
+from harness.host.processes import run
 from tests.harness.report.sample import DRAWN, GUARANTEES, TARGETS, write_sample
 
 HEIGHT = 900

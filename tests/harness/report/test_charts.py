@@ -7,9 +7,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.history import Fact, History, Outcome, Stream
+from harness.record.history import Fact, History, Outcome, Stream
+from harness.record.verdict import BrokenError
 from harness.report.charts import LINES_MAX, Chart, draw
-from harness.verdict import BrokenError
 from tests.harness.report.sample import reader
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -126,7 +126,7 @@ def test_lag_is_drawn_for_the_slowest_and_the_median_and_names_the_worst() -> No
 def test_usage_is_drawn_against_its_limit_in_readable_units() -> None:
     value = {"title": "Memory $x$", "unit": "bytes", "limit": 64 * 2**20}
     samples = [[0, 2**20], [1, 48 * 2**20], [2, 32 * 2**20]]
-    [chart] = draw(History([Fact("usage memory", {**value, "samples": samples})]))  # type: ignore[dict-item]
+    [chart] = draw(History([Fact("usage memory", {**value, "samples": samples})]))
     assert (chart.title, chart.caption) == (
         "Memory $x$",
         "At most 48 MiB used, 64 MiB allowed.",

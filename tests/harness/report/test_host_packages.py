@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.host_packages import ensure_programs, missing_packages
-from harness.verdict import BrokenError
+from harness.host.packages import ensure_programs, missing_packages
+from harness.record.verdict import BrokenError
 
 PROGRAMS = {"sh": "dash", "no-such-program": "b-package", "nor-this-one": "a-package"}
 

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from harness.record.verdict import Finding, Verdict
 from harness.report.charts import Chart
 from harness.report.html import FINDINGS_MAX, Drawn, render
-from harness.verdict import Finding, Verdict
 from tests.harness.report.cases import report_of, result_of
 from tests.harness.report.sample import NASTY
 

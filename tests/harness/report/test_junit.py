@@ -2,9 +2,9 @@
 
 from xml.etree import ElementTree as ET
 
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import Finding, Verdict
 from harness.report.junit import to_xml
-from harness.results import Result, RunReport
-from harness.verdict import Finding, Verdict
 from tests.harness.report.cases import report_of, result_of
 
 
@@ -12,7 +12,7 @@ def parsed(report: RunReport) -> ET.Element:
     return ET.fromstring(to_xml(report))  # noqa: S314 - our own
 
 
-def only_case(result: Result) -> ET.Element:
+def only_case(result: CheckResult) -> ET.Element:
     [case] = parsed(report_of(result, result_of("z.z", Verdict.PASS))).findall(
         f".//testcase[@classname='{result.area}']"
     )

@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.history import Fact, History, Json, Outcome, Stream
+from harness.record.history import Fact, History, Json, Outcome, Stream
+from harness.record.verdict import BrokenError
 from harness.report.series import Usage, lags, throughput, tracks, usages
-from harness.verdict import BrokenError
 
 
 def stream(

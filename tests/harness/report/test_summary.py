@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.record.verdict import Finding, Verdict
 from harness.report.summary import (
     conclusion,
     duration,
@@ -10,7 +11,6 @@ from harness.report.summary import (
     skips_by_reason,
     weightiest_first,
 )
-from harness.verdict import Finding, Verdict
 from tests.harness.report.cases import report_of, result_of
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
+from harness.record.verdict import Finding, Verdict
 from harness.report.terminal import Terminal, console_of_stdout, render_list
-from harness.verdict import Finding, Verdict
 from tests.harness.report.cases import report_of, result_of
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\r[bold]<b> :smile: \udc80"

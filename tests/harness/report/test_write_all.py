@@ -5,10 +5,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.history import Fact, History, save
+from harness.record.history import Fact, History, save
+from harness.record.results import load_report
+from harness.record.verdict import Verdict
 from harness.report import write_all
-from harness.results import load_report
-from harness.verdict import Verdict
 from tests.harness.report.cases import report_of, result_of
 
 USAGE = {"title": "Memory", "unit": "bytes", "limit": None, "samples": [[0, 1], [1, 2]]}

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness.ports import free_port
-from harness.verdict import BrokenError
+from harness.host.ports import free_port
+from harness.record.verdict import BrokenError
 from harness.vulncheck.audit import Audit, _read, locked_packages, require_complete
 from harness.vulncheck.database import RECORDS_MIN, Database, load_database
 from harness.vulncheck.endpoint import serving

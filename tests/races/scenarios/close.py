@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from unittest import mock
 
 from harness.races.exploration import one_step
+from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.scenarios import job as jobs
 from tests.races.scenarios.job import GRACE_S, a_worker, output, started
 from tests.races.support import FakeProcess, Kernel, run_threads

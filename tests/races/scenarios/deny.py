@@ -5,8 +5,8 @@ from pathlib import Path
 from unittest import mock
 
 from harness.races.exploration import one_step
+from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import run_threads
 from worker_service import deny as deny_module
 from worker_service.deny import DenyList

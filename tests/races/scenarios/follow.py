@@ -3,9 +3,9 @@
 import threading
 import time
 
+from harness.races.instrumentation import Watch
 from harness.races.linearizability import History, Model, Operation
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import run_threads
 from worker_service import follow as follow_module
 from worker_service import log as log_module

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
+from harness.races.instrumentation import Watch
 from harness.races.linearizability import History, Model, Operation
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import (
     FakeProcess,
     Kernel,

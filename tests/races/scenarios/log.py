@@ -4,9 +4,9 @@ import os
 from functools import partial
 from unittest import mock
 
+from harness.races.instrumentation import Watch
 from harness.races.linearizability import History, Model, Operation
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import run_threads
 from worker_service import log as log_module
 from worker_service.log import LogReader, OutputLog

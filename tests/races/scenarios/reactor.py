@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import JOIN_MAX_S, Kernel, modelled, run_threads
 from worker_service import reactor as reactor_module
 from worker_service.reactor import Reactor

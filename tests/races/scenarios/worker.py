@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from unittest import mock
 
+from harness.races.instrumentation import Watch
 from harness.races.linearizability import History, Model, Operation
 from harness.races.scenario import Scenario
-from harness.races.watching import Watch
 from tests.races.support import run_threads
 from worker_service import worker as worker_module
 from worker_service.errors import JobNotFoundError, ShuttingDownError

@@ -1,0 +1,66 @@
+"""A server's certificates on its own machine, in files that a check may change under its feet."""
+
+import secrets
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from harness.checks.check import Stage
+from harness.drive.identities import CertFiles
+
+_NAMES: Final = ("ca.crt", "server.crt", "server.key")
+
+
+class HostFiles:
+    """A directory on the server's machine; made by `host_files`."""
+
+    def __init__(self, stage: Stage, directory: str) -> None:
+        self._stage = stage
+        self.directory = directory
+
+    @property
+    def certificates(self) -> CertFiles:
+        """Where they are, for a server's command line."""
+        ca, cert, key = (Path(self.directory) / name for name in _NAMES)
+        return CertFiles(ca, cert, key)
+
+    def path(self, name: str) -> str:
+        """Return where a file is."""
+        return f"{self.directory}/{name}"
+
+    def put(self, name: str, text: str, mode: str = "600") -> None:
+        """Write a file; it appears complete, by a rename, in the place of an older one."""
+        path = shlex.quote(self.path(name))
+        self.run(
+            f"umask 077 && printf %s {shlex.quote(text)} > {path}.new && "
+            f"chmod {mode} {path}.new && mv {path}.new {path}"
+        )
+
+    def put_pair(self, files: CertFiles) -> None:
+        """Write an authority's certificate and a server's pair."""
+        for name, path in zip(_NAMES, (files.ca, files.cert, files.key), strict=True):
+            self.put(name, path.read_text())
+
+    def run(self, script: str) -> None:
+        """Run a script there that must succeed."""
+        self._stage.host.run(script).require("a change of files on the server's machine")
+
+
+@contextmanager
+def host_files(stage: Stage) -> Iterator[HostFiles]:
+    """Make a directory with the server's certificates, and remove it in the end.
+
+    Raises:
+        UnsupportedError: nobody can look into the server's machine, or there is no pair for it.
+    """
+    files = stage.target.identities.files("server")
+    # Not of the seed: the same run may go on twice on one machine.
+    made = HostFiles(stage, f"/tmp/jobworker-files-{secrets.token_hex(8)}")  # noqa: S108 - its machine
+    made.run(f"mkdir -m 700 {made.directory}")
+    try:
+        made.put_pair(files)
+        yield made
+    finally:
+        made.run(f"rm -rf {made.directory}")

@@ -1,0 +1,19 @@
+"""Limits that bite and cgroups that leave no trace; in the guest, or on any cgroup v2 host."""
+
+from typing import Final
+
+from harness.checks.limits import (
+    cgroup_lifecycle,
+    cpu_and_processes,
+    disk,
+    limit_validation,
+    memory,
+)
+
+CHECKS: Final = (
+    *cpu_and_processes.CHECKS,
+    *memory.CHECKS,
+    *disk.CHECKS,
+    *limit_validation.CHECKS,
+    *cgroup_lifecycle.CHECKS,
+)

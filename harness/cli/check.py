@@ -1,0 +1,91 @@
+"""`python -m harness check`, `recheck` and `identities`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from harness.checks import ALL
+from harness.cli.selection import complete, selection
+from harness.drive.identities import make_identities
+from harness.record.results import load_report
+from harness.report import write_all
+from harness.report.terminal import Terminal, render_list
+from harness.run.choice import Choice
+from harness.run.judging import judge_again
+from harness.run.session import run_session
+from harness.targets.target import OUR_FLAGS
+
+
+def _flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for word in words:
+        name, separator, flag = word.partition("=")
+        if not separator or name not in OUR_FLAGS or "{}" not in flag:
+            raise click.BadParameter(
+                f"{word!r}; write SETTING='--flag {{}}', where SETTING is one of "
+                f"{', '.join(OUR_FLAGS)}",
+                param_hint="--launch-flag",
+            )
+        pairs.append((name, flag))
+    return tuple(pairs)
+
+
+@click.command()
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=("local",),
+    show_default=True,
+    help="local (launched on this host), vm (in a guest with cgroup v2) or HOST:PORT; repeatable.",
+)
+@click.option(
+    "--launch",
+    default="",
+    help="Command that starts another server than ours; {listen} {ca} {cert} {key} are filled in.",
+)
+@click.option(
+    "--launch-flag",
+    "launch_flags",
+    multiple=True,
+    help="How that server is told a setting, for example max_streams='--max {}'; repeatable.",
+)
+@click.option(
+    "--identities",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Certificates made by `identities`; default: new ones.",
+)
+@click.option("--list", "listing", is_flag=True, help="Print every guarantee, and judge nothing.")
+@selection
+def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> None:
+    """Judge a job worker, from outside. Exit code 0: pass, 1: a promise is broken, 2: broken."""
+    choice = Choice(**chosen, launch_flags=_flags(launch_flags))  # type: ignore[arg-type]
+    if listing:
+        render_list(choice.checks())
+        return
+    sys.exit(run_session(complete(choice)))
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def recheck(directory: Path) -> None:
+    """Judge a saved run again, without a server, by today's judges; rewrites its report."""
+    report = judge_again(load_report(directory), directory, ALL)
+    with Terminal(total=len(report.results)) as terminal:
+        terminal.begin(report.about)
+        for result in report.results:
+            terminal.finished(result)
+        write_all(report, directory)
+        terminal.end(report, directory)
+    sys.exit(report.exit_code)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", "names", multiple=True, help="Name or address of the server; repeatable.")
+def identities(directory: Path, names: tuple[str, ...]) -> None:
+    """Make an authority and every certificate that the checks use, in DIRECTORY."""
+    make_identities(directory, names)
+    click.echo(f"start your server with {directory}/ca.crt, {directory}/server.crt and server.key,")
+    click.echo(f"then: python -m harness check --target HOST:PORT --identities {directory}")

@@ -1,0 +1,1 @@
+"""Drives a server: clients, readers, certificates, and a proxy that disturbs the network."""

@@ -1,0 +1,246 @@
+"""The recording client: every call becomes a record, OK, ERROR or UNKNOWN; nothing hangs.
+
+It knows the API from `proto/` alone, asks every call with a deadline, and never repeats one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from harness.drive.identities import CertFiles
+from harness.drive.receiver import Receiver, StreamPlan, outcome_of
+from harness.record.history import Call, Json, Outcome, Recorder, Stream
+from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
+from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
+
+CALL_TIMEOUT_S: Final = 20.0
+SLOW_FACTOR: Final = 4.0  # an emulated processor's deadlines are longer
+STOP_MARGIN_S: Final = 20.0
+MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
+# gRPC's words for a connection that never came about; its status is that of one that broke.
+_NEVER_CONNECTED: Final = ("failed to connect to all addresses", "DNS resolution failed")
+
+
+def open_channel(
+    address: str, files: CertFiles, options: Sequence[tuple[str, int | str]] = ()
+) -> grpc.Channel:
+    """Return a connection of its own, shared with no other channel."""
+    credentials = grpc.ssl_channel_credentials(
+        files.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes()
+    )
+    settings: list[tuple[str, int | str]] = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+        # A server that went away and came back is to be found again soon.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        *options,
+    ]
+    return grpc.secure_channel(address, credentials, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A call's record, and the message that came back (None unless it was OK)."""
+
+    call: Call
+    message: Any
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was OK."""
+        return self.call.outcome is Outcome.OK
+
+
+class Client:
+    """A connection to a server; a context manager. Threads may share it."""
+
+    def __init__(
+        self, address: str, files: CertFiles, recorder: Recorder, *, slow: bool = False
+    ) -> None:
+        self.patience = SLOW_FACTOR if slow else 1.0
+        self.timeout_s = CALL_TIMEOUT_S * self.patience
+        self._recorder = recorder
+        self._was_answered = False
+        self.channel = open_channel(address, files)
+        self._stub = jobworker_pb2_grpc.JobWorkerStub(self.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+
+    def start(
+        self,
+        command: str,
+        arguments: Sequence[str] = (),
+        *,
+        label: str = "start",
+        limits: pb.ResourceLimits | None = None,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str = "",
+    ) -> Reply:
+        """Start a job."""
+        request = pb.StartJobRequest(
+            command_name=command,
+            command_args=arguments,
+            limits=limits,
+            environment=environment,
+            working_directory=working_directory,
+        )
+        return self.call(label, "StartJob", self._stub.StartJob, request)
+
+    def must_start(
+        self,
+        command: str,
+        arguments: Sequence[str] = (),
+        *,
+        label: str = "start",
+        limits: pb.ResourceLimits | None = None,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str = "",
+    ) -> str:
+        """Start a job that every server can run, and return its id.
+
+        Raises:
+            UnmetError: the server did not start it.
+            BrokenError: it cannot be reached.
+        """
+        reply = self.start(
+            command,
+            arguments,
+            label=label,
+            limits=limits,
+            environment=environment,
+            working_directory=working_directory,
+        )
+        job_id: str = self.require(reply, f"a job of {command!r} starts").job_id
+        return job_id
+
+    def stop(self, job_id: str, *, label: str = "stop", grace_s: float | None = None) -> Reply:
+        """Stop a job; a grace period only where the server knows that field."""
+        request = pb.StopJobRequest(
+            job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
+        )
+        timeout_s = (grace_s or 0.0) + STOP_MARGIN_S + self.timeout_s
+        return self.call(label, "StopJob", self._stub.StopJob, request, timeout_s)
+
+    def must_stop(self, job_id: str, *, label: str = "stop", grace_s: float | None = None) -> None:
+        """Stop a job.
+
+        Raises:
+            UnmetError: the server did not.
+            BrokenError: it cannot be reached.
+        """
+        self.require(self.stop(job_id, label=label, grace_s=grace_s), "a running job stops")
+
+    def query(self, job_id: str, *, label: str = "query") -> Reply:
+        """Query a job."""
+        return self.call(label, "QueryJob", self._stub.QueryJob, pb.QueryJobRequest(job_id=job_id))
+
+    def must_query(self, job_id: str, *, label: str = "query") -> pb.QueryJobResponse:
+        """Query a job that is there.
+
+        Raises:
+            UnmetError: the server does not tell.
+            BrokenError: it cannot be reached.
+        """
+        message: pb.QueryJobResponse = self.require(
+            self.query(job_id, label=label), "a job can be queried"
+        )
+        return message
+
+    def list_jobs(self, *, label: str = "list") -> Reply:
+        """List the jobs."""
+        return self.call(label, "ListJobs", self._stub.ListJobs, pb.ListJobsRequest())
+
+    def stream(
+        self, job_id: str, plan: StreamPlan | None = None, *, label: str = "stream"
+    ) -> Stream:
+        """Stream a job's output to its end, or as the plan has it, on this thread.
+
+        Raises:
+            UnmetError: it did not come to an end in time.
+        """
+        plan = plan or StreamPlan()
+        stream = self.receiver(job_id, plan, label=label).run()
+        if stream.outcome is Outcome.UNKNOWN and not plan.may_time_out:
+            got = f"{stream.received_bytes} bytes and no end in {plan.timeout_s:.0f} s ({label})"
+            raise UnmetError(Finding(Verdict.FAIL, "a stream ends with its job", got))
+        return stream
+
+    def output(self, job_id: str, *, label: str = "output") -> str:
+        """Return a job's whole small output, as Latin-1, once the job has ended.
+
+        Raises:
+            UnmetError: the stream did not end well in time.
+        """
+        stream = self.stream(job_id, StreamPlan(keep_bytes=1 << 20), label=label)
+        if stream.outcome is not Outcome.OK:
+            got = f"{stream.code}: {stream.detail}"
+            raise UnmetError(Finding(Verdict.FAIL, "a stream ends with its job", got, "OK"))
+        return stream.text
+
+    def receiver(
+        self, job_id: str, plan: StreamPlan | None = None, *, label: str = "stream"
+    ) -> Receiver:
+        """Return what receives a stream, for a thread that wants more hold on it."""
+        recorder = self._recorder
+        plan = plan or StreamPlan()
+        if not plan.may_time_out:
+            plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
+        return Receiver(self._stub, job_id, plan, label, recorder.now_s, recorder.add)
+
+    def require(self, reply: Reply, promise: str) -> Any:  # noqa: ANN401 - whichever message
+        """Return a reply's message.
+
+        Raises:
+            UnmetError: it was refused, or cut off by a server that had been reached.
+            BrokenError: the server cannot be reached.
+        """
+        if reply.ok:
+            return reply.message
+        call = reply.call
+        if call.code == "UNAVAILABLE" and not self._was_reached(call):
+            raise BrokenError(f"the server cannot be reached: {call.detail}")
+        got = f"{call.code}: {call.detail}"
+        if call.outcome is Outcome.UNKNOWN:
+            got = f"no answer to {call.rpc} in {call.ended_s - call.started_s:.0f} s"
+        raise UnmetError(Finding(Verdict.FAIL, promise, got, "OK"))
+
+    def _was_reached(self, call: Call) -> bool:
+        """Tell whether there was a server behind a call that came to UNAVAILABLE."""
+        return self._was_answered or not any(text in call.detail for text in _NEVER_CONNECTED)
+
+    def call(
+        self,
+        label: str,
+        rpc: str,
+        method: Callable[..., Any],
+        request: object,
+        timeout_s: float | None = None,
+    ) -> Reply:
+        """Make a call and record it."""
+        started_s = self._recorder.now_s()
+        message, response = None, dict[str, Json]()
+        outcome, code, detail = Outcome.OK, "OK", ""
+        try:
+            message = method(request, timeout=timeout_s or self.timeout_s)
+            response = MessageToDict(
+                message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+            )
+        except grpc.RpcError as error:
+            outcome, code, detail = outcome_of(error)
+        except ValueError as error:  # grpc's own check of the arguments, before anything is sent
+            raise BrokenError(f"{rpc} could not be sent: {error}") from error
+        if code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+            self._was_answered = True
+        call = Call(label, rpc, outcome, code, detail, started_s, self._recorder.now_s(), response)
+        self._recorder.add(call)
+        return Reply(call, message)

@@ -1,0 +1,233 @@
+"""Receives one stream as its plan says, compares every byte at its offset, and records it.
+
+Threads: `run` belongs to one thread; `cancel` may come from any other.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+
+from harness.payloads.burst_writer import Pattern
+from harness.record.history import Outcome, Stream
+from jobworker.v1 import jobworker_pb2 as pb
+
+_TIMELINE_STEP_S: Final = 0.1
+_TIMELINE_POINTS_MAX: Final = 400
+
+
+class StreamLogsStub(Protocol):
+    """The one method of the stub that is used here."""
+
+    StreamLogs: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """How a reader reads.
+
+    Attributes:
+        pattern: what the job writes, to compare every byte with; None: nobody knows.
+        from_offset, tail_bytes, tail_lines, no_follow: as in the API; None and False: absent.
+        keep_bytes: how much of the output to keep in the record.
+        timeout_s: the deadline of the call; a slow target gets more.
+        may_time_out: whether to run into it is what the check is about, and not a broken promise.
+        stop_after_bytes: leave (cancel) when so much was received; None: never.
+        bytes_per_s: read no faster than this on average; None: as fast as it comes.
+        skip_bytes: begin to count and to compare only after so many bytes: how to resume where the
+            server knows no offsets.
+    """
+
+    pattern: Pattern | None = None
+    from_offset: int | None = None
+    tail_bytes: int | None = None
+    tail_lines: int | None = None
+    no_follow: bool = False
+    keep_bytes: int = 0
+    timeout_s: float = 20.0
+    may_time_out: bool = False
+    stop_after_bytes: int | None = None
+    bytes_per_s: float | None = None
+    skip_bytes: int = 0
+
+    def request(self, job_id: str) -> pb.StreamLogsRequest:
+        """Return the request."""
+        return pb.StreamLogsRequest(
+            job_id=job_id,
+            from_offset=self.from_offset,
+            tail_bytes=self.tail_bytes,
+            tail_lines=self.tail_lines,
+            no_follow=self.no_follow,
+        )
+
+
+def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str]:
+    """Return how a failed call ended."""
+    code: grpc.StatusCode = error.code()
+    late = code is grpc.StatusCode.DEADLINE_EXCEEDED
+    return Outcome.UNKNOWN if late else Outcome.ERROR, code.name, error.details() or ""
+
+
+class Receiver:
+    """One reader of one stream."""
+
+    def __init__(  # noqa: PLR0917 - each is a thing of its own
+        self,
+        stub: StreamLogsStub,
+        job_id: str,
+        plan: StreamPlan,
+        label: str,
+        now_s: Callable[[], float],
+        record: Callable[[Stream], None],
+        on_first_byte: Callable[[], None] | None = None,
+    ) -> None:
+        self._stub = stub
+        self._job_id = job_id
+        self._plan = plan
+        self._label = label
+        self._now_s = now_s
+        self._record = record
+        self._on_first_byte = on_first_byte
+        self._call: Any = None
+        self._cancelled = threading.Event()
+        self.first_byte = threading.Event()  # set at the first byte, and at the end
+        self.ended = threading.Event()
+        self.received_bytes = 0
+        self._digest = hashlib.sha256()
+        self._text = bytearray()
+        self._start_offset = plan.from_offset or plan.skip_bytes
+        self._skip_bytes = plan.skip_bytes
+        self._next_offset: int | None = None
+        self._offsets_told = False
+        self._missed_bytes = 0
+        self._wrong_at: int | None = None
+        self._gap = ""
+        self._first_byte_s: float | None = None
+        self._last_byte_s: float | None = None
+        self._timeline: list[tuple[float, int]] = []
+        self._timeline_step_s = _TIMELINE_STEP_S
+
+    def run(self) -> Stream:
+        """Receive until the stream ends or the plan is done; record and return what was seen."""
+        started_s = self._now_s()
+        outcome, code, detail = Outcome.OK, "OK", ""
+        try:
+            self._call = self._stub.StreamLogs(
+                self._plan.request(self._job_id), timeout=self._plan.timeout_s
+            )
+            if self._cancelled.is_set():
+                self._call.cancel()
+            for message in self._call:
+                self._take(message)
+                if self._is_done():
+                    self._call.cancel()
+                    outcome, code = Outcome.OK, "CANCELLED"
+                    break
+                self._slow_down(started_s)
+        except grpc.RpcError as error:
+            outcome, code, detail = outcome_of(error)
+        finally:
+            self.first_byte.set()
+            self.ended.set()
+        stream = self._stream(outcome, code, detail, started_s)
+        self._record(stream)
+        return stream
+
+    def cancel(self) -> None:
+        """Leave, from any thread."""
+        self._cancelled.set()
+        call = self._call
+        if call is not None:
+            call.cancel()
+
+    def _is_done(self) -> bool:
+        limit = self._plan.stop_after_bytes
+        return limit is not None and self.received_bytes >= limit
+
+    def _take(self, message: pb.StreamLogsResponse) -> None:
+        data = message.message
+        told = message.HasField("offset")
+        self._offsets_told = self._offsets_told or told
+        self._missed_bytes += message.missed_bytes
+        if self._next_offset is None:
+            self._begin(message.offset if told else None)
+        elif told and message.offset != self._next_offset + message.missed_bytes and not self._gap:
+            self._gap = (
+                f"offset {message.offset} after {self._next_offset} with "
+                f"{message.missed_bytes} bytes missed"
+            )
+        if told:
+            self._next_offset = message.offset
+        if self._skip_bytes:
+            dropped = min(self._skip_bytes, len(data))
+            self._skip_bytes -= dropped
+            data = data[dropped:]
+        if data:
+            self._compare(data)
+
+    def _begin(self, told_offset: int | None) -> None:
+        """Note where the stream starts, by its first message."""
+        if told_offset is not None:
+            self._start_offset = self._next_offset = told_offset
+            self._skip_bytes = 0
+        else:
+            self._next_offset = self._start_offset
+
+    def _compare(self, data: bytes) -> None:
+        now_s = self._now_s()
+        offset = self._next_offset or 0
+        if self._plan.pattern is not None and self._wrong_at is None:
+            wrong = self._plan.pattern.first_difference(offset, data)
+            self._wrong_at = None if wrong is None else offset + wrong
+        self._next_offset = offset + len(data)
+        self.received_bytes += len(data)
+        self._digest.update(data)
+        if len(self._text) < self._plan.keep_bytes:
+            self._text += data[: self._plan.keep_bytes - len(self._text)]
+        if self._first_byte_s is None:
+            self._first_byte_s = now_s
+            self.first_byte.set()
+            if self._on_first_byte is not None:
+                self._on_first_byte()
+        self._last_byte_s = now_s
+        if not self._timeline or now_s - self._timeline[-1][0] >= self._timeline_step_s:
+            self._timeline.append((round(now_s, 3), self.received_bytes))
+            if len(self._timeline) >= _TIMELINE_POINTS_MAX:
+                self._timeline = self._timeline[::2]
+                self._timeline_step_s *= 2
+
+    def _slow_down(self, started_s: float) -> None:
+        rate = self._plan.bytes_per_s
+        if rate is None:
+            return
+        due_s = started_s + self.received_bytes / rate
+        # The pace of a slow reader is the load itself; a cancel ends it at once.
+        self._cancelled.wait(max(0.0, due_s - self._now_s()))
+
+    def _stream(self, outcome: Outcome, code: str, detail: str, started_s: float) -> Stream:
+        ended_s = self._now_s()
+        if self._timeline and self._last_byte_s is not None:
+            self._timeline.append((round(self._last_byte_s, 3), self.received_bytes))
+        return Stream(
+            label=self._label,
+            job_id=self._job_id,
+            outcome=outcome,
+            code=code,
+            detail=detail,
+            received_bytes=self.received_bytes,
+            sha256=self._digest.hexdigest(),
+            started_s=started_s,
+            ended_s=ended_s,
+            start_offset=self._start_offset,
+            missed_bytes=self._missed_bytes,
+            wrong_at=self._wrong_at,
+            gap=self._gap,
+            offsets_told=self._offsets_told,
+            text=bytes(self._text).decode("latin-1"),
+            first_byte_s=self._first_byte_s,
+            last_byte_s=self._last_byte_s,
+            timeline=tuple(self._timeline),
+        )

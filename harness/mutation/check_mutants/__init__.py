@@ -1,0 +1,16 @@
+"""All mutants. A check without one fails the build; so does a mutant that no check catches."""
+
+from typing import Final
+
+from harness.mutation.check_mutants import abuse, identity, lifecycle, limits, streams
+from harness.mutation.mutation import Mutation
+
+LOCAL: Final[tuple[Mutation, ...]] = (
+    *identity.MUTANTS,
+    *lifecycle.MUTANTS,
+    *streams.MUTANTS,
+    *abuse.MUTANTS,
+)
+# Their checks need a cgroup v2, so they are run in a guest.
+GUEST: Final[tuple[Mutation, ...]] = limits.MUTANTS
+ALL: Final[tuple[Mutation, ...]] = (*LOCAL, *GUEST)

@@ -1,0 +1,137 @@
+"""Servers that let themselves be worn out."""
+
+from typing import Final
+
+from harness.mutation.mutation import Edit, Mutation
+
+CALLED: Final = "            with self._call(method, context) as call:\n"
+READ_FIRST: Final = "            requests = iter([next(requests)])\n"
+
+MUTANTS: Final = (
+    Mutation(
+        "leaves a descriptor open for each stream",
+        (
+            Edit(
+                "service.py",
+                "        reader = _reader(log, request)\n",
+                "        reader = _reader(log, request)\n        __import__('os').dup(2)\n",
+            ),
+        ),
+        "abuse.resets",
+    ),
+    Mutation(
+        "bears any number of pings",
+        (
+            Edit(
+                "server.py",
+                '("grpc.so_reuseport", 0),',
+                '("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0),',
+            ),
+        ),
+        "abuse.pings",
+    ),
+    Mutation(
+        "takes requests of any size",
+        (
+            Edit(
+                "server.py",
+                '("grpc.max_receive_message_length", settings.max_receive_size),',
+                '("grpc.max_receive_message_length", -1),',
+            ),
+        ),
+        "abuse.oversized",
+    ),
+    Mutation(
+        "takes metadata of any size",
+        (
+            Edit(
+                "server.py",
+                '("grpc.so_reuseport", 0),',
+                '("grpc.so_reuseport", 0), ("grpc.max_metadata_size", 1 << 24),'
+                ' ("grpc.absolute_max_metadata_size", 1 << 24),',
+            ),
+        ),
+        "abuse.oversized",
+    ),
+    Mutation(
+        "allows any number of calls on a connection",
+        (
+            Edit(
+                "server.py",
+                '("grpc.max_concurrent_streams", settings.max_concurrent_streams),',
+                '("grpc.max_concurrent_streams", 2**31 - 1),',
+            ),
+        ),
+        "abuse.streams",
+    ),
+    Mutation(
+        "waits ten minutes for a handshake",
+        (Edit("server.py", "milliseconds(settings.handshake_timeout)", "600_000"),),
+        "abuse.handshakes",
+    ),
+    Mutation(
+        # Not each: it is to have room for all ten thousand, and to leave what is left of them.
+        "leaves a descriptor open for one connection in four",
+        (
+            Edit(
+                "tls.py",
+                "        stamp = self._stamp()\n        if",
+                "        stamp = self._stamp()\n"
+                "        self.count = getattr(self, 'count', 0) + 1\n"
+                "        if self.count % 4 == 0:\n            os.dup(2)\n        if",
+            ),
+        ),
+        "abuse.idle",
+    ),
+    Mutation(
+        "sends one message at a time",
+        (
+            Edit(
+                "service.py",
+                "        return map(encode_output, chunks)\n",
+                "        for chunk in chunks:\n            with _ONE_AT_A_TIME:\n"
+                "                yield encode_output(chunk)\n",
+            ),
+            Edit(
+                "service.py",
+                'audit = logging.getLogger("worker_service.audit")\n',
+                """audit = logging.getLogger("worker_service.audit")
+_ONE_AT_A_TIME = __import__("threading").Lock()
+""",
+            ),
+        ),
+        "abuse.windows",
+    ),
+    Mutation(
+        "waits an hour for a request",
+        (
+            Edit(
+                "service.py",
+                "with self._timers.calling(cut, within_s):",
+                "with self._timers.calling(cut, 3600.0):",
+            ),
+        ),
+        "abuse.half-sent",
+    ),
+    Mutation(
+        "asks who calls only when the request is there",
+        (
+            Edit(
+                "service.py",
+                f"{CALLED}                response",
+                f"{READ_FIRST}{CALLED}                response",
+            ),
+            Edit(
+                "service.py",
+                f"{CALLED}                slot",
+                f"{READ_FIRST}{CALLED}                slot",
+            ),
+        ),
+        "abuse.half-sent",
+    ),
+    Mutation(
+        "says nothing of what is lacking",
+        (Edit("worker.py", 'raise HostExhaustedError(f"a pipe', 'raise RuntimeError(f"a pipe'),),
+        "abuse.descriptors",
+    ),
+)

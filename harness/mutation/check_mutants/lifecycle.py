@@ -1,0 +1,369 @@
+"""Servers that start, end or tell of jobs wrongly."""
+
+from typing import Final
+
+from harness.mutation.mutation import Edit, Mutation
+
+LIFECYCLE: Final = "lifecycle."
+
+MUTANTS: Final = (
+    Mutation(
+        "tells seven bits of an exit code",
+        (
+            Edit(
+                "spawn.py",
+                "ExitStatus(exit_code=result.si_status, signal=0)",
+                "ExitStatus(exit_code=result.si_status & 0x7F, signal=0)",
+            ),
+        ),
+        LIFECYCLE + "exit-codes",
+    ),
+    Mutation(
+        "tells the low bits of a signal",
+        (
+            Edit(
+                "spawn.py",
+                "ExitStatus(exit_code=0, signal=result.si_status)",
+                "ExitStatus(exit_code=0, signal=result.si_status & 0x1F)",
+            ),
+        ),
+        LIFECYCLE + "signals",
+    ),
+    Mutation(
+        "takes an end with a core dump for an exit",
+        (
+            Edit(
+                "spawn.py",
+                "if result.si_code == os.CLD_EXITED:",
+                "if result.si_code != os.CLD_KILLED:",
+            ),
+        ),
+        LIFECYCLE + "signals",
+    ),
+    Mutation(
+        "leaves a pipe open after a start that failed",
+        (
+            Edit(
+                "worker.py",
+                "    except BaseException:\n        os.close(read_fd)\n        raise\n",
+                "    except BaseException:\n        raise\n",
+            ),
+        ),
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutation(
+        "says NOT_FOUND of what is there and cannot be run",
+        (
+            Edit(
+                "service.py",
+                "errors.CannotExecuteError: grpc.StatusCode.FAILED_PRECONDITION",
+                "errors.CannotExecuteError: grpc.StatusCode.NOT_FOUND",
+            ),
+        ),
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutation(
+        "does not say why a program cannot be run",
+        (
+            Edit(
+                "spawn.py",
+                'raise CannotExecuteError(f"command {name!r}: {os.strerror(number)} (errno {number})")',
+                'raise CannotExecuteError(f"command {name!r} cannot be run")',
+            ),
+        ),
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutation(
+        "says UNKNOWN of a missing program",
+        (
+            Edit(
+                "service.py",
+                "errors.CommandNotFoundError: grpc.StatusCode.NOT_FOUND",
+                "errors.CommandNotFoundError: grpc.StatusCode.UNKNOWN",
+            ),
+        ),
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutation(
+        "does not look at what it is to run",
+        (Edit("spawn.py", '        if "\\0" in text:', '        if "\\0\\0" in text:'),),
+        LIFECYCLE + "bad-commands",
+    ),
+    Mutation(
+        "starts jobs in its own directory",
+        (
+            Edit(
+                "spawn.py",
+                "        if working_directory is not None:\n            directory = os.fsencode",
+                "        if working_directory is None:\n            directory = os.fsencode",
+            ),
+            Edit("spawn.py", "fsencode(working_directory)", "fsencode(working_directory or '.')"),
+        ),
+        LIFECYCLE + "surroundings",
+    ),
+    Mutation(
+        "takes any key for a variable's",
+        (Edit("spawn.py", 'if not key or "=" in key:', 'if key == "=":'),),
+        LIFECYCLE + "surroundings",
+    ),
+    Mutation(
+        "expands variables in arguments",
+        (
+            Edit(
+                "spawn.py",
+                "argv = _string_array([command.name, *command.arguments])",
+                "argv = _string_array([command.name, *map(os.path.expandvars, command.arguments)])",
+            ),
+        ),
+        LIFECYCLE + "literal",
+    ),
+    Mutation(
+        "says UNKNOWN of an unknown job",
+        (
+            Edit(
+                "service.py",
+                "errors.JobNotFoundError: grpc.StatusCode.NOT_FOUND",
+                "errors.JobNotFoundError: grpc.StatusCode.UNKNOWN",
+            ),
+        ),
+        LIFECYCLE + "ids",
+        ("identity.certificates", "identity.strangers"),
+    ),
+    Mutation(
+        "takes a malformed id for an unknown one",
+        (
+            Edit(
+                "worker.py",
+                'raise InvalidRequestError(\n                f"job_id is',
+                'raise JobNotFoundError(\n                f"job_id is',
+            ),
+        ),
+        LIFECYCLE + "ids",
+    ),
+    Mutation(
+        "gives ids that can be guessed",
+        (Edit("worker.py", "job_id = str(uuid.uuid4())", "job_id = str(uuid.uuid1())"),),
+        LIFECYCLE + "ids",
+    ),
+    Mutation(
+        "gives jobs its own environment",
+        (
+            Edit(
+                "spawn.py",
+                "{key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}",
+                "dict(os.environ)",
+            ),
+        ),
+        LIFECYCLE + "inheritance",
+    ),
+    Mutation(
+        "leaves signals ignored in jobs",
+        (
+            Edit(
+                "spawn.py",
+                "flags = _POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK",
+                "flags = _POSIX_SPAWN_SETSIGMASK",
+            ),
+        ),
+        LIFECYCLE + "inheritance",
+    ),
+    Mutation(
+        "blocks in jobs the signals that it blocks itself",
+        (
+            Edit(
+                "spawn.py",
+                "_POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK",
+                "_POSIX_SPAWN_SETSIGDEF",
+            ),
+        ),
+        LIFECYCLE + "inheritance",
+    ),
+    Mutation(
+        "leaves descriptors that it inherited open in jobs",
+        (
+            Edit(
+                "spawn.py",
+                "            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n",
+                "",
+            ),
+        ),
+        LIFECYCLE + "inheritance",
+    ),
+    Mutation(
+        "leaves jobs what protects it from the OOM killer",
+        (Edit("spawn.py", "    make_killable(child.pid, cgroup)\n", ""),),
+        LIFECYCLE + "inheritance",
+    ),
+    Mutation(
+        "keeps jobs in its own session",
+        (
+            Edit(
+                "spawn.py",
+                "_POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID",
+                "_POSIX_SPAWN_SETSIGMASK",
+            ),
+        ),
+        LIFECYCLE + "inheritance",
+        ("identity.roles",),  # it stops a job, which has no group of its own then
+    ),
+    Mutation(
+        "leaves an ended job's children alive",
+        (
+            Edit(
+                "job.py",
+                "        self._kill()\n        self._drain",
+                "        self._cancel(self._kill_timer)\n        self._drain",
+            ),
+        ),
+        LIFECYCLE + "background",
+    ),
+    Mutation(
+        "waits two seconds for stragglers after each job",
+        (
+            Edit(
+                "job.py",
+                "if self._exit is not None and not self._output_open and self._tree.is_gone():",
+                "if self._exit is not None and self._status.ended_at_s is not None:",
+            ),
+        ),
+        LIFECYCLE + "background",
+    ),
+    Mutation(
+        "kills the tree only after it has waited for it",
+        (
+            Edit(
+                "job.py",
+                "        self._kill()\n        self._drain_timer = self._scheduler.call_later("
+                "DRAIN_MAX_S, self._on_drain_timeout)\n",
+                "",
+            ),
+        ),
+        LIFECYCLE + "background",
+    ),
+    Mutation(
+        "reaps a job before its output is read",
+        (
+            Edit(
+                "job.py",
+                "        self._tree.watch(self._scheduler, self._finish_if_complete)\n",
+                "        self._tree.watch(self._scheduler, self._finish_if_complete)\n"
+                "        if self._output_open:\n            self._close_output()\n",
+            ),
+            Edit("job.py", "MAX_BYTES: Final = 1024 * 1024", "MAX_BYTES: Final = 4096"),
+        ),
+        LIFECYCLE + "short-jobs",
+        ("streams.after-end",),  # the last burst of its job may not have been read, either
+    ),
+    Mutation(
+        "never closes a job's pidfd",
+        (
+            Edit(
+                "spawn.py",
+                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
+                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n",
+            ),
+        ),
+        LIFECYCLE + "short-jobs",
+    ),
+    Mutation(
+        "never reaps a job",
+        (
+            Edit(
+                "spawn.py",
+                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
+                "        os.close(self.pidfd)\n",
+            ),
+        ),
+        LIFECYCLE + "short-jobs",
+    ),
+    Mutation(
+        "waits a quarter of a minute too long before it kills",
+        (
+            Edit(
+                "job.py",
+                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._kill_timer = self._scheduler.call_later(grace_s + 15, self._kill)",
+            ),
+        ),
+        LIFECYCLE + "escalates",
+    ),
+    Mutation(
+        "kills without a grace",
+        (
+            Edit(
+                "job.py",
+                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._kill()",
+            ),
+        ),
+        LIFECYCLE + "last-words",
+    ),
+    Mutation(
+        "tells a job to end again with every stop",
+        (
+            Edit(
+                "job.py",
+                "        if self._kill_timer is None:\n",
+                "        if self._exit is None:\n",
+            ),
+        ),
+        LIFECYCLE + "concurrent-stops",
+    ),
+    Mutation(
+        "lets a stop rewrite an ended job's status",
+        (
+            Edit(
+                "job.py",
+                "        if self._exit is not None:\n            return\n        if grace_s <= 0:",
+                "        if self._exit is not None:\n"
+                "            self._status = replace(self._status, state=State.SIGNALED, signal=15)\n"
+                "            return\n        if grace_s <= 0:",
+            ),
+        ),
+        LIFECYCLE + "stop-race",
+    ),
+    Mutation(
+        "knows no job that has ended when it is to stop it",
+        (
+            Edit(
+                "worker.py",
+                "        self._reactor.call_soon(lambda: job.request_stop(grace_s))\n",
+                '        if job.wait_ended(0):\n            raise JobNotFoundError("it has ended")\n'
+                "        self._reactor.call_soon(lambda: job.request_stop(grace_s))\n",
+            ),
+        ),
+        LIFECYCLE + "stop-twice",
+    ),
+    Mutation(
+        "cannot end a job that was stopped by SIGSTOP",
+        (
+            Edit("job.py", "            self._process.signal_group(signal.SIGCONT)\n", ""),
+            Edit(
+                "job.py",
+                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._kill_timer = self._scheduler.call_later(grace_s + 90, self._kill)",
+            ),
+        ),
+        LIFECYCLE + "stopped-job",
+    ),
+    Mutation(
+        "ends the main process only",
+        (
+            Edit(
+                "linux.py",
+                "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2",
+                "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 0",
+            ),
+        ),
+        LIFECYCLE + "stop-tree",
+    ),
+    Mutation(
+        "leaves its jobs behind when it is told to end",
+        (
+            Edit(
+                "server.py", "            self.worker.close(grace_s)\n", "            del grace_s\n"
+            ),
+        ),
+        LIFECYCLE + "shutdown",
+    ),
+)

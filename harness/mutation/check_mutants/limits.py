@@ -1,0 +1,588 @@
+"""Servers whose limits do not bite, or whose cgroups outlive their jobs."""
+
+from typing import Final
+
+from harness.mutation.mutation import Edit, Mutation
+
+_WRITES_CPU: Final = 'files.append(("cpu.max", f"{quota_us} {CPU_PERIOD_US}"))'
+_QUOTA: Final = "quota_us = self.cpu_millicores * CPU_PERIOD_US // 1000"
+_DEFAULTS: Final = "cpu_millicores=500, memory_max_bytes=100 * 1024 * 1024, io_weight=500"
+_SPAWNED: Final = "            output_fd, child = _spawn_with_pipe(command, cgroup)\n"
+_SWITCHES_ON: Final = (
+    '            (root / "cgroup.subtree_control").write_text(_enable_line(), encoding="ascii")\n'
+)
+
+_ENFORCED: Final = (
+    Mutation(
+        "gives jobs the kernel's own weight by default",
+        (Edit("cgroup.py", _DEFAULTS, _DEFAULTS.replace("io_weight=500", "io_weight=100")),),
+        "limits.defaults",
+    ),
+    Mutation(
+        "takes 100 MB for 100,000,000 bytes",
+        (Edit("cgroup.py", _DEFAULTS, _DEFAULTS.replace("100 * 1024 * 1024", "100_000_000")),),
+        "limits.defaults",
+    ),
+    Mutation(
+        "gives jobs a whole core by default",
+        (
+            Edit(
+                "cgroup.py",
+                _DEFAULTS,
+                _DEFAULTS.replace("cpu_millicores=500", "cpu_millicores=1000"),
+            ),
+        ),
+        "limits.default-half-core",
+        also=("limits.defaults",),
+    ),
+    Mutation(
+        "does not write the CPU limit",
+        (Edit("cgroup.py", _WRITES_CPU, "del quota_us"),),
+        "limits.cpu-half-core",
+        also=(
+            "limits.defaults",
+            "limits.default-half-core",
+            "limits.cpu-one-core",
+            "limits.cpu-two-cores",
+            "limits.twenty-at-once",
+            "limits.above-the-host",
+        ),
+    ),
+    Mutation(
+        "writes the CPU limit to cpu.weight",
+        (
+            Edit(
+                "cgroup.py",
+                _WRITES_CPU,
+                'files.append(("cpu.weight", str(min(10_000, max(1, quota_us // 1000)))))',
+            ),
+        ),
+        "limits.cpu-half-core",
+        also=(
+            "limits.defaults",
+            "limits.default-half-core",
+            "limits.cpu-one-core",
+            "limits.cpu-two-cores",
+            "limits.twenty-at-once",
+            "limits.above-the-host",
+        ),
+    ),
+    Mutation(
+        "gives no job more than half a core",
+        (
+            Edit(
+                "cgroup.py",
+                _QUOTA,
+                "quota_us = min(self.cpu_millicores, 500) * CPU_PERIOD_US // 1000",
+            ),
+        ),
+        "limits.cpu-one-core",
+        also=("limits.cpu-two-cores", "limits.above-the-host"),
+    ),
+    Mutation(
+        "gives no job more than one core",
+        (
+            Edit(
+                "cgroup.py",
+                _QUOTA,
+                "quota_us = min(self.cpu_millicores, 1000) * CPU_PERIOD_US // 1000",
+            ),
+        ),
+        "limits.cpu-two-cores",
+        also=("limits.above-the-host",),
+    ),
+    Mutation(
+        "gives all jobs together one core",
+        (
+            Edit(
+                "cgroup.py",
+                _SWITCHES_ON,
+                _SWITCHES_ON + '            (root / "cpu.max").write_text("100000 100000")\n',
+            ),
+        ),
+        "limits.cpu-two-cores",
+    ),
+    Mutation(
+        "lets a job run on one processor only",
+        (
+            Edit(
+                "worker.py",
+                "        child = spawn(command, write_fd, cgroup)\n",
+                "        child = spawn(command, write_fd, cgroup)\n"
+                "        os.sched_setaffinity(child.pid, {min(os.sched_getaffinity(0))})\n",
+            ),
+        ),
+        "limits.cpu-two-cores",
+    ),
+    Mutation(
+        "limits no memory when nothing is asked",
+        (
+            Edit(
+                "worker.py",
+                "memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,",
+                "memory_max_bytes=asked.memory_max_bytes,",
+            ),
+        ),
+        "limits.default-memory",
+        also=("limits.defaults", "limits.first-breath", "limits.memory-bomb"),
+    ),
+    Mutation(
+        "gives jobs 50 MB by default",
+        (Edit("cgroup.py", _DEFAULTS, _DEFAULTS.replace("100 * 1024 * 1024", "50 * 1024 * 1024")),),
+        "limits.memory-within",
+        also=("limits.defaults",),
+    ),
+    Mutation(
+        "writes the memory limit to memory.low",
+        (
+            Edit(
+                "cgroup.py",
+                'files.append(("memory.max", str(self.memory_max_bytes)))',
+                'files.append(("memory.low", str(self.memory_max_bytes)))',
+            ),
+        ),
+        "limits.memory",
+        also=(
+            "limits.defaults",
+            "limits.default-memory",
+            "limits.first-breath",
+            "limits.memory-bomb",
+            "limits.twenty-at-once",
+            "limits.above-the-host",
+        ),
+    ),
+    Mutation(
+        "lets the OOM killer take one process of a job",
+        (Edit("cgroup.py", 'files.append(("memory.oom.group", "1"))', "pass"),),
+        "limits.memory",
+        also=("limits.default-memory",),
+    ),
+    Mutation(
+        "lets the OOM killer take one process of a job with the default memory",
+        (
+            Edit(
+                "cgroup.py",
+                'files.append(("memory.oom.group", "1"))',
+                'files.append(("memory.oom.group", str(int(self.memory_max_bytes != 104_857_600))))',
+            ),
+        ),
+        "limits.default-memory",
+    ),
+    Mutation(
+        "counts how often memory ran out for how many it killed",
+        (Edit("cgroup.py", 'oom_kills=oom.get("oom_kill", 0),', 'oom_kills=oom.get("oom", 0),'),),
+        "limits.memory",
+        also=("limits.default-memory",),
+    ),
+    Mutation(
+        "tells every job that one was killed for its memory",
+        (
+            Edit(
+                "cgroup.py",
+                '(self.path / "memory.events", memory_events_fd)',
+                '(self.path.parent / "memory.events")',
+            ),
+        ),
+        "limits.twenty-at-once",
+    ),
+    Mutation(
+        "does not tell that the OOM killer struck",
+        (
+            Edit(
+                "job.py",
+                "oom_killed=usage is not None and usage.oom_kills > 0,",
+                "oom_killed=False,",
+            ),
+        ),
+        "limits.memory",
+    ),
+    Mutation(
+        "answers a query of a running job after six seconds",
+        (
+            Edit(
+                "worker.py",
+                "        return self._job(job_id).status()\n",
+                "        job = self._job(job_id)\n"
+                "        if not job.wait_ended(0):\n"
+                "            threading.Event().wait(6)\n"
+                "        return job.status()\n",
+            ),
+        ),
+        "limits.memory-bomb",
+        also=("limits.fork-bomb",),
+    ),
+    Mutation(
+        "kills a hundred processes of a job, one by one",
+        (
+            Edit(
+                "job.py",
+                "        kill_through(self._kill_fd)\n",
+                '        for pid in (self._cgroup.path / "cgroup.procs").read_text().split()[:100]:\n'
+                '            with __import__("contextlib").suppress(ProcessLookupError):\n'
+                "                os.kill(int(pid), 9)\n",
+            ),
+        ),
+        "limits.fork-bomb",
+        also=("limits.sub-cgroups",),
+    ),
+    Mutation(
+        "does not write the process limit",
+        (
+            Edit(
+                "cgroup.py",
+                'files.append(("pids.max", str(self.pids_max)))',
+                'files.append(("pids.max", "max"))',
+            ),
+        ),
+        "limits.pids",
+        also=("limits.fork-bomb", "limits.twenty-at-once"),
+    ),
+    Mutation(
+        "writes the limits when the job has run for five seconds",
+        (
+            Edit(
+                "worker.py",
+                _SPAWNED,
+                _SPAWNED + "            write = Hierarchy._write_limits\n"
+                "            given, no_limits = limits, Limits()\n"
+                "            if cgroup is not None:\n"
+                "                for file, text in (('memory.max', 'max'), ('cpu.max', 'max 100000')):\n"
+                "                    (cgroup.path / file).write_text(text)\n"
+                "                threading.Timer(5, write, (cgroup.path, given or no_limits)).start()\n",
+            ),
+        ),
+        "limits.first-breath",
+        also=("limits.defaults", "limits.default-half-core", "limits.default-memory"),
+    ),
+    Mutation(
+        "gives every job the default memory",
+        (
+            Edit(
+                "worker.py",
+                "memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,",
+                "memory_max_bytes=defaults.memory_max_bytes,",
+            ),
+        ),
+        "limits.twenty-at-once",
+        also=("limits.memory", "limits.above-the-host"),
+    ),
+)
+
+_DISK: Final = (
+    Mutation(
+        "puts no ceiling on bytes written",
+        (
+            Edit(
+                "cgroup.py",
+                '"wbps": self.write_bytes_per_second,',
+                '"wbps": self.write_bytes_per_second and 2**40,',
+            ),
+        ),
+        "limits.io-bytes-per-second",
+    ),
+    Mutation(
+        "puts no ceiling on bytes read",
+        (
+            Edit(
+                "cgroup.py",
+                '"rbps": self.read_bytes_per_second,',
+                '"rbps": self.read_bytes_per_second and 2**40,',
+            ),
+        ),
+        "limits.io-read-bytes-per-second",
+    ),
+    Mutation(
+        "takes bytes read for bytes written",
+        (
+            Edit(
+                "cgroup.py",
+                '"rbps": self.read_bytes_per_second,',
+                '"rbps": self.write_bytes_per_second,',
+            ),
+            Edit(
+                "cgroup.py",
+                '"wbps": self.write_bytes_per_second,',
+                '"wbps": self.read_bytes_per_second,',
+            ),
+        ),
+        "limits.io-read-bytes-per-second",
+        also=("limits.io-bytes-per-second",),
+    ),
+    Mutation(
+        "puts no ceiling on writing operations",
+        (
+            Edit(
+                "cgroup.py",
+                '"wiops": self.write_operations_per_second,',
+                '"wiops": self.write_operations_per_second and 2**40,',
+            ),
+        ),
+        "limits.io-write-operations-per-second",
+    ),
+    Mutation(
+        "takes operations that write for ones that read",
+        (
+            Edit(
+                "cgroup.py",
+                '"wiops": self.write_operations_per_second,',
+                '"wiops": self.read_operations_per_second,',
+            ),
+            Edit(
+                "cgroup.py",
+                '"riops": self.read_operations_per_second,',
+                '"riops": self.write_operations_per_second,',
+            ),
+        ),
+        "limits.io-write-operations-per-second",
+        also=("limits.io-operations-per-second",),
+    ),
+    Mutation(
+        "takes operations a second for operations a minute, reading",
+        (
+            Edit(
+                "cgroup.py",
+                '"riops": self.read_operations_per_second,',
+                '"riops": self.read_operations_per_second and self.read_operations_per_second * 60,',
+            ),
+        ),
+        "limits.io-operations-per-second",
+    ),
+    Mutation(
+        "gives every job the same weight for disks",
+        (
+            Edit(
+                "cgroup.py",
+                'files.append(("io.weight", f"default {self.io_weight}"))',
+                'files.append(("io.weight", "default 500"))',
+            ),
+        ),
+        "limits.io-weight",
+    ),
+)
+
+_ASKED: Final = (
+    Mutation(
+        "takes a limit of 0 for the default",
+        (
+            Edit(
+                "cgroup.py",
+                "            if value is not None and not lowest <= value <= highest:\n",
+                "            if value and not lowest <= value <= highest:\n",
+            ),
+        ),
+        "limits.impossible",
+    ),
+    Mutation(
+        "leaves the cgroup whose limits the kernel refused",
+        (
+            Edit(
+                "cgroup.py", "            path.rmdir()\n            raise\n", "            raise\n"
+            ),
+        ),
+        "limits.impossible",
+    ),
+    Mutation(
+        "silently gives no more than 1 TiB of memory",
+        (
+            Edit(
+                "cgroup.py",
+                'files.append(("memory.max", str(self.memory_max_bytes)))',
+                'files.append(("memory.max", str(min(self.memory_max_bytes, 2**40))))',
+            ),
+        ),
+        "limits.above-the-host",
+    ),
+    Mutation(
+        "lets users start jobs with limits",
+        (
+            Edit(
+                "identity.py",
+                '"/jobworker.v1.JobWorker/StartJob": _ADMINS,',
+                '"/jobworker.v1.JobWorker/StartJob": _EVERYBODY,',
+            ),
+        ),
+        "limits.only-admins",
+        also=("identity.roles",),
+    ),
+    Mutation(
+        "ignores limits when it runs without",
+        (
+            Edit(
+                "worker.py",
+                "            if asked != Limits():\n",
+                "            if asked is None:\n",
+            ),
+        ),
+        "limits.without-limits",
+    ),
+    Mutation(
+        "falls back to no limits without cgroup v2",
+        (
+            Edit(
+                "server.py",
+                "Hierarchy.open(settings.cgroup_root) if settings.limits else None",
+                "(Hierarchy.open(settings.cgroup_root) if settings.limits"
+                ' and (settings.cgroup_root.parent / "cgroup.controllers").exists() else None)',
+            ),
+        ),
+        "limits.no-cgroup2",
+    ),
+    Mutation(
+        "does not look which controllers there are",
+        (
+            Edit(
+                "cgroup.py",
+                "    missing = [controller for controller in CONTROLLERS if controller not in have]\n",
+                "    missing: list[str] = []\n",
+            ),
+        ),
+        "limits.missing-controller",
+    ),
+    Mutation(
+        "shares its root with other servers",
+        (
+            Edit(
+                "cgroup.py",
+                "fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+                "fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+            ),
+        ),
+        "limits.root-in-use",
+    ),
+    Mutation(
+        "kills what it finds in its root",
+        (
+            Edit(
+                "cgroup.py",
+                _SWITCHES_ON,
+                '            (root / "cgroup.kill").write_text("1", encoding="ascii")\n'
+                "            Cgroup(root).wait_empty(5)\n" + _SWITCHES_ON,
+            ),
+        ),
+        "limits.occupied-root",
+        also=("limits.foreign-cgroup",),
+    ),
+)
+
+_LIFECYCLE: Final = (
+    Mutation(
+        "starts a process outside and writes its pid to cgroup.procs",
+        (
+            Edit(
+                "worker.py",
+                "        child = spawn(command, write_fd, cgroup)\n",
+                "        child = spawn(command, write_fd, None)\n"
+                "        if cgroup is not None:\n"
+                '            (cgroup.path / "cgroup.procs").write_text(str(child.pid))\n',
+            ),
+        ),
+        "limits.born-inside",
+        also=("limits.never-moved",),
+    ),
+    Mutation(
+        "writes the pid of a process that was born inside to cgroup.procs too",
+        (
+            Edit(
+                "worker.py",
+                "        child = spawn(command, write_fd, cgroup)\n",
+                "        child = spawn(command, write_fd, cgroup)\n"
+                "        if cgroup is not None:\n"
+                '            (cgroup.path / "cgroup.procs").write_text(str(child.pid))\n',
+            ),
+        ),
+        "limits.never-moved",
+    ),
+    Mutation(
+        "kills the process group only",
+        (Edit("worker.py", "tree=cgroup_tree or GroupTree(child),", "tree=GroupTree(child),"),),
+        "limits.daemons-at-stop",
+        also=(
+            "limits.daemons-at-exit",
+            "limits.fork-bomb",
+            "limits.sub-cgroups",
+            "limits.thousand-jobs",
+            "limits.memory",
+        ),
+    ),
+    Mutation(
+        "leaves daemons when the main process exits",
+        (
+            Edit(
+                "job.py",
+                "        self._kill()\n        self._drain_timer",
+                "        self._cancel(self._kill_timer)\n        self._drain_timer",
+            ),
+        ),
+        "limits.daemons-at-exit",
+        also=("limits.daemons-at-stop",),
+    ),
+    Mutation(
+        "leaves cgroups inside a job's",
+        (
+            Edit(
+                "cgroup.py",
+                "for directory, _, _ in os.walk(self.path, topdown=False, onerror=_raise):",
+                "for directory in [str(self.path)]:",
+            ),
+        ),
+        "limits.sub-cgroups",
+    ),
+    Mutation(
+        "leaves one cgroup in sixteen",
+        (
+            Edit(
+                "job.py",
+                "            self._cgroup.remove()\n",
+                '            if not self._cgroup.path.name.startswith("0"):\n'
+                "                self._cgroup.remove()\n",
+            ),
+        ),
+        "limits.thousand-jobs",
+    ),
+    Mutation(
+        "does not reclaim leftovers",
+        (Edit("worker.py", "            _reclaim(hierarchy)\n", ""),),
+        "limits.leftovers",
+    ),
+    Mutation(
+        "removes leftovers only where no process is left",
+        (
+            Edit(
+                "worker.py",
+                "        cgroup.kill()\n        if not cgroup.wait_empty(_RECLAIM_MAX_S):\n",
+                "        if not cgroup.wait_empty(0.1):\n",
+            ),
+        ),
+        "limits.leftovers",
+    ),
+    Mutation(
+        "takes every cgroup in its root for a leftover",
+        (
+            Edit(
+                "cgroup.py",
+                "sorted(self.root.iterdir()) if _is_job_name(path.name)]",
+                "sorted(self.root.iterdir()) if path.is_dir()]",
+            ),
+        ),
+        "limits.foreign-cgroup",
+    ),
+    Mutation(
+        "kills the pid of a job that has ended",
+        (
+            Edit(
+                "job.py",
+                "        if self._exit is not None:\n            return\n        if grace_s <= 0:\n",
+                "        if self._exit is not None:\n"
+                "            try:\n"
+                "                os.kill(self._process.pid, signal.SIGKILL)\n"
+                "            except OSError:\n"
+                "                pass\n"
+                "            return\n"
+                "        if grace_s <= 0:\n",
+            ),
+        ),
+        "limits.pid-reuse",
+    ),
+)
+
+MUTANTS: Final = (*_ENFORCED, *_DISK, *_ASKED, *_LIFECYCLE)

@@ -1,0 +1,1 @@
+"""What is written down: histories, results, verdicts. Frozen values, to JSON and back."""

@@ -1,0 +1,1 @@
+"""Conducts a run: choose, drive, record, judge, report."""

@@ -1,0 +1,286 @@
+"""Runs checks against one target: drives each, records it, judges it.
+
+Checks that measure run alone, the others side by side. Threads: each check's run has a thread of
+its own, which is abandoned when it exceeds its time limit; results are gathered by one thread.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from harness.checks.check import Check, Scale, Stage
+from harness.record.history import Cause, History, Interruption, Recorder, save
+from harness.record.results import CheckResult
+from harness.record.verdict import (
+    BrokenError,
+    Finding,
+    UnmetError,
+    UnsupportedError,
+    Verdict,
+    merge,
+)
+from harness.run.capabilities import Capabilities, ask
+from harness.run.judging import crash_text, judge_check
+from harness.targets.target import RunningServer, Target
+
+# Takes a target's name and its capabilities, once they are known.
+Learned = Callable[[str, Capabilities], None]
+
+PARALLEL: Final = 4
+SMALL_TIME_FACTOR: Final = 4.0  # an emulated processor's time limits are longer
+_HISTORY_FOLDER: Final = "history"
+
+
+class Progress(Protocol):
+    """Takes news of a run in progress, from any thread."""
+
+    def note(self, text: str) -> None:
+        """Take something worth knowing."""
+
+    def started(self, target: str, name: str) -> None:
+        """Take the start of a check."""
+
+    def finished(self, result: CheckResult) -> None:
+        """Take the end of a check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How checks are run.
+
+    Attributes:
+        seed: of every random choice.
+        directory: where the records go.
+        rerun: a command that repeats one check, with `{name}` to fill in.
+        parallel: how many checks at a time, of those that may share the machine.
+        own_server: give each check a server of its own (the target must be able to).
+    """
+
+    seed: str
+    directory: Path
+    rerun: str = ""
+    parallel: int = PARALLEL
+    own_server: bool = False
+
+
+class SharedServer:
+    """The server that checks share; started again after it has died.
+
+    Shared state and its guard: `_server`, `_stack` under `_lock`.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._server: RunningServer | None = None
+
+    def get(self) -> RunningServer:
+        """Return a server that has not died.
+
+        Raises:
+            BrokenError: it cannot be started.
+        """
+        with self._lock:
+            if self._server is not None and self._server.has_died():
+                self._close()
+            if self._server is None:
+                self._server = self._stack.enter_context(self._target.shared())
+            return self._server
+
+    def close(self) -> None:
+        """End it."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        self._server = None
+        self._stack.close()
+
+
+def run_checks(
+    target: Target,
+    checks: Sequence[Check],
+    options: Options,
+    progress: Progress,
+    capabilities: Capabilities | None = None,
+    *,
+    learned: Learned | None = None,
+) -> list[CheckResult]:
+    """Run checks against a target and judge them. Every check gets a result, whatever happens.
+
+    Args:
+        target: what to judge.
+        checks: what to judge it by.
+        options: how.
+        progress: takes news of the run.
+        capabilities: what the target can do, if that is known; None asks it.
+        learned: takes what it can do, when it was asked.
+    """
+    scale = Scale.SMALL if target.emulated else Scale.FULL
+    shared = SharedServer(target)
+    try:
+        if capabilities is None:
+            capabilities = _ask(target, shared, scale, progress)
+            if learned is not None:
+                learned(target.name, capabilities)
+    except (BrokenError, UnsupportedError) as error:
+        shared.close()
+        return [_unreachable(target, check, str(error), options, progress) for check in checks]
+    runner = _Runner(target, shared, capabilities, scale, options, progress)
+    try:
+        with ThreadPoolExecutor(options.parallel) as pool:
+            together = list(pool.map(runner.run, [each for each in checks if not each.alone]))
+        return together + [runner.run(check) for check in checks if check.alone]
+    finally:
+        shared.close()
+
+
+def _ask(target: Target, shared: SharedServer, scale: Scale, progress: Progress) -> Capabilities:
+    progress.note(f"{target.name}: asking what it can do")
+    capabilities = ask(target, shared.get(), scale)
+    for reason in filter(None, capabilities.values()):
+        progress.note(f"{target.name}: {reason}")
+    return capabilities
+
+
+def _unreachable(
+    target: Target, check: Check, reason: str, options: Options, progress: Progress
+) -> CheckResult:
+    progress.started(target.name, check.name)
+    finding = Finding(Verdict.BROKEN, "the server can be reached", reason)
+    result = _result(target.name, check, (finding,), 0.0, rerun=options.rerun)
+    progress.finished(result)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    target: Target
+    shared: SharedServer
+    capabilities: Capabilities
+    scale: Scale
+    options: Options
+    progress: Progress
+
+    def run(self, check: Check) -> CheckResult:
+        """Drive one check, record it, judge it; an exception of the harness is BROKEN."""
+        self.progress.started(self.target.name, check.name)
+        started_s = time.monotonic()
+        path = history_path(self.options.directory, self.target.name, check.name)
+        saved = ""
+        try:
+            history = self._drive(check)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(history, path)
+            saved = str(path.relative_to(self.options.directory))
+            findings = judge_check(check, history)
+        except Exception:  # noqa: BLE001 - every check gets a result, whatever happens
+            findings = (Finding(Verdict.BROKEN, "the check can be run", crash_text()),)
+        seconds = time.monotonic() - started_s
+        result = _result(
+            self.target.name,
+            check,
+            findings,
+            seconds,
+            rerun=self.options.rerun,
+            history=saved,
+        )
+        self.progress.finished(result)
+        return result
+
+    def _drive(self, check: Check) -> History:
+        """Return the records of a check's run, or of why it was not run."""
+        recorder = Recorder()
+        lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
+        if lacking:
+            recorder.add(Interruption(Cause.SKIPPED, "; ".join(lacking)))
+            return recorder.history()
+        with ExitStack() as stack:
+            try:
+                server = (
+                    stack.enter_context(self.target.launched())
+                    if self.options.own_server
+                    else self.shared.get()
+                )
+            except (BrokenError, UnsupportedError) as error:
+                recorder.add(Interruption(Cause.BROKEN, str(error)))
+                return recorder.history()
+            stage = Stage(
+                self.target,
+                server,
+                recorder,
+                scale=self.scale,
+                seed=f"{self.options.seed}:{check.name}",
+                has=lambda need: not self.capabilities[need],
+            )
+            _run_within_limit(check, stage)
+            _record_death(server, recorder)
+        return recorder.history()
+
+
+def _run_within_limit(check: Check, stage: Stage) -> None:
+    """Run a check on a thread of its own, and abandon it when it exceeds its time limit."""
+    limit_s = check.time_limit_s * (SMALL_TIME_FACTOR if stage.scale is Scale.SMALL else 1.0)
+    thread = threading.Thread(target=_run, args=(check, stage), name="check", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        text = f"the check timed out after {limit_s:.0f} s"
+        stage.recorder.add(Interruption(Cause.BROKEN, text))
+
+
+def _run(check: Check, stage: Stage) -> None:
+    """Run a check; what interrupts it is recorded by its kind."""
+    record = stage.recorder.add
+    try:
+        check.run(stage)
+    except UnmetError as error:
+        record(Interruption(Cause.PROMISE_BROKEN, str(error), error.finding))
+    except UnsupportedError as error:
+        record(Interruption(Cause.SKIPPED, f"the target lacks {error}"))
+    except BrokenError as error:
+        record(Interruption(Cause.BROKEN, str(error)))
+    except Exception:  # noqa: BLE001 - a check that crashes is BROKEN, whatever it was
+        record(Interruption(Cause.BROKEN, crash_text()))
+
+
+def _record_death(server: RunningServer, recorder: Recorder) -> None:
+    try:
+        if server.has_died():
+            recorder.add(Interruption(Cause.SERVER_DIED, server.log_tail()))
+    except BrokenError as error:  # its machine does not answer
+        recorder.add(Interruption(Cause.MACHINE_DIED, str(error)))
+
+
+def _result(
+    target: str,
+    check: Check,
+    findings: tuple[Finding, ...],
+    seconds: float,
+    *,
+    rerun: str,
+    history: str = "",
+) -> CheckResult:
+    return CheckResult(
+        target=target,
+        name=check.name,
+        guarantee=check.guarantee,
+        verdict=merge(findings),
+        findings=findings,
+        seconds=seconds,
+        cites=check.cites,
+        rerun=rerun.replace("{name}", check.name),
+        history=history,
+    )
+
+
+def history_path(directory: Path, target: str, name: str) -> Path:
+    """Return where a check's records are."""
+    folder = target.replace("/", "_").replace(":", "_")
+    return directory / _HISTORY_FOLDER / folder / f"{name}.jsonl"

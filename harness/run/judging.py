@@ -1,0 +1,81 @@
+"""From a check's records to its result. Needs no server, so a saved run can be judged again."""
+
+import dataclasses
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from harness.checks.check import Check
+from harness.record.history import Cause, History, Interruption, load
+from harness.record.results import CheckResult, RunReport
+from harness.record.verdict import BrokenError, Finding, Verdict, merge
+
+_TRACEBACK_CHARACTERS: Final = 3000
+
+
+def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
+    """Judge a check's records; a judge that crashes is BROKEN.
+
+    Of an interrupted run, the interruptions are all that is judged. If the server's machine died,
+    everything is BROKEN: what then went unanswered or was cut off is no fault of the server's.
+    """
+    interruptions = history.all(Interruption)
+    machine = [each for each in interruptions if each.cause is Cause.MACHINE_DIED]
+    findings = tuple(_interrupted(machine or interruptions))
+    if findings:
+        return findings
+    try:
+        return tuple(check.judge(history)) or (
+            Finding(Verdict.BROKEN, "the check judges at least one promise", "none"),
+        )
+    except BrokenError as error:
+        return (Finding(Verdict.BROKEN, "the records are complete", str(error)),)
+    except Exception:  # noqa: BLE001 - a judge that crashes is BROKEN, whatever it was
+        return (Finding(Verdict.BROKEN, "the judge comes to a verdict", crash_text()),)
+
+
+def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
+    for each in interruptions:
+        match each.cause:
+            case Cause.SKIPPED:
+                yield Finding(Verdict.SKIPPED, each.detail)
+            case Cause.PROMISE_BROKEN if each.finding is not None:
+                yield each.finding
+            case Cause.SERVER_DIED:
+                promise = "the server survives the check"
+                yield Finding(Verdict.FAIL, promise, f"it ended: {each.detail}")
+            case Cause.MACHINE_DIED:
+                promise = "the server's machine lives to the end of the check"
+                yield Finding(Verdict.BROKEN, promise, each.detail)
+            case _:
+                yield Finding(Verdict.BROKEN, "the check runs to its end", each.detail)
+
+
+def crash_text() -> str:
+    """Return the end of the current exception's traceback."""
+    return traceback.format_exc()[-_TRACEBACK_CHARACTERS:]
+
+
+def judge_again(report: RunReport, directory: Path, checks: Sequence[Check]) -> RunReport:
+    """Judge a saved run again, with today's judges and without a server.
+
+    Raises:
+        BrokenError: a history does not exist.
+    """
+    by_name = {check.name: check for check in checks}
+    return dataclasses.replace(
+        report,
+        results=tuple(
+            _judged_again(result, directory, by_name.get(result.name)) for result in report.results
+        ),
+    )
+
+
+def _judged_again(result: CheckResult, directory: Path, check: Check | None) -> CheckResult:
+    if check is None or not result.history:
+        return result
+    findings = judge_check(check, load(directory / result.history))
+    return dataclasses.replace(
+        result, findings=findings, verdict=merge(findings), guarantee=check.guarantee
+    )

@@ -1,0 +1,59 @@
+"""Where runs are kept, for checks and load tests alike; and what repeats a run.
+
+A run's directory has its records and its reports. `latest` beside the directories names the newest.
+"""
+
+import datetime as dt
+import os
+import platform
+import secrets
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from harness.host import repository
+from harness.record.verdict import BrokenError
+
+RESULTS_FOLDER: Final = Path("results")
+LATEST: Final = "latest"
+_CONTROLLERS: Final = Path("/sys/fs/cgroup/cgroup.controllers")
+
+
+def new_run_directory(out: Path | None, folder: Path = RESULTS_FOLDER) -> Path:
+    """Make a run's directory: the given one, or a new one in a folder, where `latest` names it.
+
+    Raises:
+        BrokenError: it cannot be made.
+    """
+    now = dt.datetime.now(dt.UTC)
+    directory = out or folder / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if out is None:
+            link = folder / f".{LATEST}-{secrets.token_hex(4)}"
+            link.symlink_to(directory.name)
+            link.replace(folder / LATEST)
+    except OSError as error:
+        raise BrokenError(f"{directory}: {error.strerror}; choose another with --out") from error
+    return directory
+
+
+def environment(module: str) -> dict[str, str]:
+    """Return what repeats a run of `python -m MODULE` here, in the order to print."""
+    controllers = _CONTROLLERS.read_text().strip() if _CONTROLLERS.exists() else "no cgroup v2"
+    return {
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "commit": repository.commit(),
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "controllers": controllers,
+        "python": platform.python_version(),
+        "grpcio": metadata.version("grpcio"),
+        "processors": f"{os.cpu_count()}, load {os.getloadavg()[0]:.1f} before the run",
+    }
+
+
+def fill_seed(seed: str) -> str:
+    """Return the seed, or a new random one."""
+    return seed or secrets.token_hex(4)
