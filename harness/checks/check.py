@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.drive.client import SLOW_FACTOR, Client
 from harness.drive.identities import CertFiles
-from harness.record.history import History, Json, Recorder
+from harness.record.history import History, Json, Observation, Recorder
 from harness.record.verdict import Finding, UnsupportedError
 from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant
 
@@ -157,6 +157,10 @@ class Stage:
         """
         with self.target.launched(variant, files=files, descriptors=descriptors) as server:
             yield server
+
+    def record(self, observation: Observation) -> None:
+        """Record something that this check saw."""
+        self.recorder.add(observation)
 
     def fact(self, label: str, value: Json) -> None:
         """Record something that was seen."""

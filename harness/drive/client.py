@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import grpc
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
 
 from harness.drive.identities import CertFiles
 from harness.drive.receiver import Receiver, StreamPlan, outcome_of
@@ -55,6 +56,14 @@ class Reply:
     def ok(self) -> bool:
         """Whether it was OK."""
         return self.call.outcome is Outcome.OK
+
+
+def message_of[Kind: Message](call: Call, kind: type[Kind]) -> Kind:
+    """Return the response of a recorded call as its message, with typed fields.
+
+    Fields that the message does not have are ignored; of a call that was refused, it is empty.
+    """
+    return ParseDict(dict(call.response), kind(), ignore_unknown_fields=True)
 
 
 class Client:

@@ -135,6 +135,23 @@ class Interruption(Observation):
 
 
 @dataclass(frozen=True, slots=True)
+class UsageCurve(Observation):
+    """A job's measured use of something over time, for the report's pictures.
+
+    Attributes:
+        title: what was used, and by what.
+        unit: of the values: "bytes" is shown in KiB, MiB, GiB; another as it is.
+        limit: the job's limit, in the unit; None: it has none.
+        samples: (seconds on the run's own clock, value).
+    """
+
+    title: str
+    unit: str
+    limit: float | None
+    samples: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fact:
     """Something else that was seen. To be replaced by observations: see `Observation`."""
 
