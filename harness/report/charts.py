@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-from harness.record.history import History
+from harness.record.history import History, UsageCurve
 from harness.record.verdict import BrokenError
-from harness.report.series import Lag, Track, Usage, lags, throughput, tracks, usages
+from harness.report.series import Lag, Track, lags, throughput, tracks, usage_curves
 from harness.report.summary import counted
 from harness.report.text import one_line
 
@@ -97,7 +97,7 @@ def draw(history: History, id_prefix: str = "chart") -> list[Chart]:
         id_prefix: begins every id in the SVG; must differ between the histories of one page.
 
     Raises:
-        BrokenError: a fact `usage...` is not what it must be.
+        BrokenError: matplotlib wrote no SVG.
     """
     # The settings are read when a figure is made and again when it is written.
     with mpl.rc_context(_RC):
@@ -208,11 +208,11 @@ def _lag_caption(worst: Lag) -> str:
 
 
 def _usage(history: History) -> Iterator[_Drawing]:
-    for usage in usages(history)[:USAGES_MAX]:
+    for usage in usage_curves(history)[:USAGES_MAX]:
         yield _usage_drawing(usage)
 
 
-def _usage_drawing(usage: Usage) -> _Drawing:
+def _usage_drawing(usage: UsageCurve) -> _Drawing:
     peak = max(value for _, value in usage.samples)
     top = max(peak, usage.limit or 0)
     factor, unit = _scale(top, _BINARY) if usage.unit == "bytes" else (1.0, _label(usage.unit))

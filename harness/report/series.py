@@ -5,14 +5,13 @@ Pure: records in, numbers out. Times are seconds on the run's own clock.
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from harness.record.history import Fact, History, Json, Stream
-from harness.record.verdict import BrokenError
+from harness.record.history import History, Stream, UsageCurve
 
 # Fewer points than these tell when a stream began and ended, but not how it went.
 POINTS_MIN: Final = 3
@@ -22,7 +21,6 @@ MOMENTS: Final = 200
 # A receiver notes every message that comes later than a step after its last note. So a pause of
 # several steps was one: nothing came, until right before the note that ends it.
 _PAUSE_STEPS: Final = 3
-_USAGE: Final = "usage"
 
 type Point = tuple[float, float]
 
@@ -77,16 +75,6 @@ class Lag:
     median_bytes: float
     slowest_bytes: float
     slowest: Track
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """A measured use of something over time, and what it is limited to (None: nothing)."""
-
-    title: str
-    unit: str
-    limit: float | None
-    samples: tuple[Point, ...]
 
 
 def tracks(history: History) -> list[Track]:
@@ -169,36 +157,6 @@ def _behind(jobs: Sequence[Sequence[Track]], at_s: float) -> Lag | None:
     return Lag(at_s, median(each for each, _ in behind), slowest_bytes, slowest)
 
 
-def usages(history: History) -> list[Usage]:
-    """Return the measurements: facts whose label begins with `usage`.
-
-    Raises:
-        BrokenError: one is not of the form {title, unit, limit, samples: [[seconds, value], ...]}.
-    """
-    return [usage for fact in history.facts(_USAGE) if (usage := _usage(fact)).samples]
-
-
-def _usage(fact: Fact) -> Usage:
-    value = fact.value
-    if not isinstance(value, dict) or not isinstance(value.get("samples"), list):
-        raise BrokenError(f"fact {fact.label!r} is no usage with title, unit, limit and samples")
-    limit = value.get("limit")
-    return Usage(
-        title=str(value.get("title", fact.label)),
-        unit=str(value.get("unit", "")),
-        limit=None if limit is None else _number(limit, fact.label),
-        samples=tuple(_samples(value["samples"], fact.label)),
-    )
-
-
-def _samples(values: Json, label: str) -> Iterator[Point]:
-    for pair in values if isinstance(values, list) else []:
-        if not isinstance(pair, list) or len(pair) != 2:  # noqa: PLR2004 - seconds and value
-            raise BrokenError(f"fact {label!r} has a sample that is no [seconds, value]: {pair!r}")
-        yield _number(pair[0], label), _number(pair[1], label)
-
-
-def _number(value: Json, label: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BrokenError(f"fact {label!r} has {value!r} where a number must be")
-    return float(value)
+def usage_curves(history: History) -> list[UsageCurve]:
+    """Return the measured usages that have samples."""
+    return [curve for curve in history.all(UsageCurve) if curve.samples]

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from harness.record.history import Fact, History, Outcome, Record, Stream, save
+from harness.record.history import History, Outcome, Record, Stream, UsageCurve, save
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import Finding, Verdict, merge
 from harness.report import write_all
@@ -141,9 +141,8 @@ def _result(target: str, name: str, directory: Path) -> CheckResult:
 
 def _history(name: str, chance: random.Random) -> History:
     if name.startswith("limits"):
-        samples = [[n / 10, min(64.0, 8 + n * 0.6) * 2**20] for n in range(120)]
-        usage = {"title": "Memory of the job", "unit": "bytes", "limit": 64 * 2**20}
-        return History([Fact("usage memory", {**usage, "samples": list[object](samples)})])
+        samples = tuple((n / 10, min(64.0, 8 + n * 0.6) * 2**20) for n in range(120))
+        return History([UsageCurve("Memory of the job", "bytes", 64 * 2**20, samples)])
     number = 200 if name.endswith("many-readers") else 4
     return History([reader(index, chance, slow=index == number - 2) for index in range(number)])
 

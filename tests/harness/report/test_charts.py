@@ -7,8 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.record.history import Fact, History, Outcome, Stream
-from harness.record.verdict import BrokenError
+from harness.record.history import Cause, History, Interruption, Outcome, Stream, UsageCurve
 from harness.report.charts import LINES_MAX, Chart, draw
 from tests.harness.report.sample import reader
 
@@ -72,7 +71,7 @@ def values(chart: Chart, colour: str) -> list[list[float]]:
 
 def test_a_history_without_data_gives_no_picture() -> None:
     assert draw(History([])) == []
-    assert draw(History([Fact("seed", 1)])) == []
+    assert draw(History([Interruption(Cause.BROKEN, "no server")])) == []
 
 
 def test_streamers_are_a_line_each_and_the_slowest_stands_out() -> None:
@@ -124,9 +123,8 @@ def test_lag_is_drawn_for_the_slowest_and_the_median_and_names_the_worst() -> No
 
 
 def test_usage_is_drawn_against_its_limit_in_readable_units() -> None:
-    value = {"title": "Memory $x$", "unit": "bytes", "limit": 64 * 2**20}
-    samples = [[0, 2**20], [1, 48 * 2**20], [2, 32 * 2**20]]
-    [chart] = draw(History([Fact("usage memory", {**value, "samples": samples})]))
+    samples = ((0, 2**20), (1, 48 * 2**20), (2, 32 * 2**20))
+    [chart] = draw(History([UsageCurve("Memory $x$", "bytes", 64 * 2**20, samples)]))
     assert (chart.title, chart.caption) == (
         "Memory $x$",
         "At most 48 MiB used, 64 MiB allowed.",
@@ -138,15 +136,9 @@ def test_usage_is_drawn_against_its_limit_in_readable_units() -> None:
 
 
 def test_usage_without_a_limit_draws_none() -> None:
-    value = {"title": "Processes", "unit": "pids", "limit": None, "samples": [[0, 0], [1, 0]]}
-    [chart] = draw(History([Fact("usage pids", value)]))
+    [chart] = draw(History([UsageCurve("Processes", "pids", None, ((0, 0), (1, 0)))]))
     assert chart.caption == "At most 0 pids used."
     assert curves(chart, VERMILLION) == []
-
-
-def test_a_usage_of_another_form_is_broken() -> None:
-    with pytest.raises(BrokenError):
-        draw(History([Fact("usage", "much")]))
 
 
 def test_the_same_history_gives_the_same_bytes() -> None:
@@ -182,7 +174,6 @@ def test_labels_of_any_kind_are_escaped() -> None:
     streamers = draw(History([front, slow]))[0]
     assert "<script>" not in streamers.svg
     assert "furthest behind: <script>$\\frac{1}$\\x00\\x9b\\u6f22&\\udc80" in texts(streamers)
-    value = {"title": nasty, "unit": nasty, "limit": None, "samples": [[0, 1]]}
-    [chart] = draw(History([Fact("usage", value)]))
+    [chart] = draw(History([UsageCurve(nasty, nasty, None, ((0, 1),))]))
     assert "<script>" not in chart.svg
     assert "used, <script>$\\frac{1}$\\x00\\x9b\\u6f22&\\udc80" in texts(chart)

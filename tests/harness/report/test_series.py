@@ -2,9 +2,8 @@
 
 import pytest
 
-from harness.record.history import Fact, History, Json, Outcome, Stream
-from harness.record.verdict import BrokenError
-from harness.report.series import Usage, lags, throughput, tracks, usages
+from harness.record.history import History, Outcome, Stream, UsageCurve
+from harness.report.series import lags, throughput, tracks, usage_curves
 
 
 def stream(
@@ -129,30 +128,7 @@ def test_one_streamer_has_nobody_to_be_behind() -> None:
     assert throughput([]) == []
 
 
-def usage(**changed: Json) -> Fact:
-    value: dict[str, Json] = {"title": "Memory", "unit": "bytes", "limit": 100, "samples": [[0, 1]]}
-    return Fact("usage: memory", {**value, **changed})
-
-
-def test_a_usage_is_read_from_its_fact() -> None:
-    facts = [usage(), usage(limit=None, samples=[]), Fact("other", 1), usage(limit=None)]
-    assert usages(History(facts)) == [
-        Usage("Memory", "bytes", 100.0, ((0.0, 1.0),)),
-        Usage("Memory", "bytes", None, ((0.0, 1.0),)),
-    ]
-
-
-@pytest.mark.parametrize(
-    "fact",
-    [
-        Fact("usage", 3),
-        Fact("usage", {"title": "x"}),
-        usage(samples=[[1]]),
-        usage(samples=[[1, "2"]]),
-        usage(samples=[[1, float("nan")]]),
-        usage(limit="max"),
-    ],
-)
-def test_a_usage_of_another_form_is_broken(fact: Fact) -> None:
-    with pytest.raises(BrokenError, match="usage"):
-        usages(History([fact]))
+def test_usage_curves_without_samples_are_left_out() -> None:
+    measured = UsageCurve("Memory", "bytes", 100.0, ((0.0, 1.0),))
+    unmeasured = UsageCurve("Memory", "bytes", None, ())
+    assert usage_curves(History([measured, unmeasured, measured])) == [measured, measured]

@@ -5,17 +5,17 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.record.history import Fact, History, save
+from harness.record.history import History, UsageCurve, save
 from harness.record.results import load_report
 from harness.record.verdict import Verdict
 from harness.report import write_all
 from tests.harness.report.cases import report_of, result_of
 
-USAGE = {"title": "Memory", "unit": "bytes", "limit": None, "samples": [[0, 1], [1, 2]]}
+USAGE = UsageCurve("Memory", "bytes", None, ((0, 1), (1, 2)))
 
 
 def test_a_run_is_written_for_programs_for_ci_and_for_people(tmp_path: Path) -> None:
-    save(History([Fact("usage", USAGE)]), tmp_path / "one.jsonl")
+    save(History([USAGE]), tmp_path / "one.jsonl")
     report = report_of(result_of("a.one", Verdict.PASS, history="one.jsonl"))
     write_all(report, tmp_path)
     assert load_report(tmp_path) == report
@@ -30,16 +30,15 @@ def test_a_run_is_written_for_programs_for_ci_and_for_people(tmp_path: Path) -> 
     [
         (None, "The records cannot be read: no history at"),
         (b"\xff\xfe", "The records cannot be read: no history at"),
-        (b"no json\n", "The records cannot be read: no record of a run"),
-        (b"[]\n", "The records cannot be read: no record of a run"),
-        (b'{"kind": "fact", "label": "usage", "value": 1}\n', "No pictures can be drawn"),
+        (b"no json\n", "The records cannot be read: not a record of a run"),
+        (b"[]\n", "The records cannot be read: not a record of a run"),
         (
-            (
-                b'{"kind": "stream", "label": "a", "job_id": "j", "outcome": "OK", "code": "OK",'
-                b'"detail": "", "received_bytes": 1, "sha256": "", "started_s": "x", "ended_s": 1,'
-                b'"timeline": [[1, 2], [2, 3], [3, 4]]}\n'
-            ),
-            "No pictures can be drawn of the records: TypeError",
+            b'{"kind": "UsageCurve", "title": 1, "unit": "", "limit": null, "samples": []}\n',
+            "The records cannot be read: not a record of a run",
+        ),
+        (
+            b'{"kind": "UsageCurve", "title": "", "unit": "", "limit": 1, "samples": [[0, NaN]]}',
+            "No pictures can be drawn of the records: ValueError",
         ),
     ],
 )
