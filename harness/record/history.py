@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from harness.record.verdict import BrokenError, Finding
+from harness.record.whole_file import write_whole
 
 # A value as JSON has it. (msgspec, which reads records back, knows no recursive type.)
 type Json = Any
@@ -285,9 +286,7 @@ def from_json(line: str) -> Record:
 
 def save(history: History, path: Path) -> None:
     """Write a history; the file is complete or not there."""
-    half = path.with_suffix(".half")
-    half.write_text("".join(to_json(record) + "\n" for record in history.records))
-    half.rename(path)
+    write_whole(path, "".join(to_json(record) + "\n" for record in history.records))
 
 
 def load(path: Path) -> History:

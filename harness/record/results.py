@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from harness.record.verdict import BrokenError, Finding, Verdict
+from harness.record.whole_file import write_whole
 
 RESULTS_FILE: Final = "results.json"
 EXIT_CODES: Final = {Verdict.PASS: 0, Verdict.SKIPPED: 0, Verdict.FAIL: 1, Verdict.BROKEN: 2}
@@ -118,10 +119,8 @@ class RunReport:
 
 def save_report(report: RunReport, directory: Path) -> None:
     """Write `results.json`; it is complete or not there."""
-    half = directory / f"{RESULTS_FILE}.half"
     values = {**msgspec.to_builtins(report), "verdict": report.verdict}
-    half.write_text(json.dumps(values, indent=1) + "\n")
-    half.rename(directory / RESULTS_FILE)
+    write_whole(directory / RESULTS_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def load_report(directory: Path) -> RunReport:

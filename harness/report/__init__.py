@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.record.results import RunReport, save_report
+from harness.record.whole_file import write_whole
 from harness.report.html import Pictures, render
 from harness.report.junit import to_xml
 
@@ -26,11 +27,5 @@ def write_all(report: RunReport, directory: Path) -> None:
         OSError: the directory cannot be written to.
     """
     save_report(report, directory)
-    _write(directory / JUNIT_FILE, to_xml(report))
-    _write(directory / REPORT_FILE, render(report, Pictures(directory)).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    half = path.with_name(f"{path.name}.half")
-    half.write_bytes(data)
-    half.rename(path)
+    write_whole(directory / JUNIT_FILE, to_xml(report))
+    write_whole(directory / REPORT_FILE, render(report, Pictures(directory)))

@@ -5,55 +5,21 @@ font; the colours are the page's CSS variables, with fallbacks that colour-blind
 (Okabe and Ito's palette).
 """
 
-import io
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 
 from harness.record.history import History, UsageCurve
-from harness.record.verdict import BrokenError
 from harness.report.series import Lag, Track, lags, throughput, tracks, usage_curves
 from harness.report.summary import counted
 from harness.report.text import one_line
+from harness.report.theme import SERIES, blank, drawing_style, svg
 
-# Inches at 72 points: as wide as a column of the page or a phone, so that text stays readable.
-_SIZE_INCHES: Final = (6.2, 3.1)
-_INK, _FAINT = "#1f2329", "#d8dce1"
-_SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_ALERT: Final = _SERIES[1]
-_VARIABLES: Final = {
-    _INK: "var(--chart-ink, #1f2329)",
-    _FAINT: "var(--chart-grid, #d8dce1)",
-    **{colour: f"var(--series-{n}, {colour})" for n, colour in enumerate(_SERIES, 1)},
-}
-_RC: Final[dict[RcKeyType, object]] = {
-    "axes.edgecolor": _INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.xmargin": 0.01,
-    "figure.facecolor": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "jobworker",
-    "text.color": _INK,
-    "text.parse_math": False,  # a `$` in a label is a `$`
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
+_ALERT: Final = SERIES[1]
+_TIME: Final = "time, s"
 
 LINES_MAX: Final = 400
 LEGEND_MAX: Final = 6
@@ -100,10 +66,10 @@ def draw(history: History, id_prefix: str = "chart") -> list[Chart]:
         BrokenError: matplotlib wrote no SVG.
     """
     # The settings are read when a figure is made and again when it is written.
-    with mpl.rc_context(_RC):
+    with drawing_style():
         drawings = [drawing for make in MAKERS for drawing in make(history)]
         return [
-            Chart(each.title, each.caption, _svg(each.figure, f"{id_prefix}-{number}-"))
+            Chart(each.title, each.caption, svg(each.figure, f"{id_prefix}-{number}-"))
             for number, each in enumerate(drawings)
         ]
 
@@ -113,18 +79,18 @@ def _timelines(history: History) -> Iterator[_Drawing]:
     if not found:
         return
     scale = _scale(max(track.position_at(track.last_s) for track in found), _DECIMAL)
-    figure, axes = _blank(f"position in the output, {scale[1]}")
+    figure, axes = blank(_TIME, f"position in the output, {scale[1]}")
     lines = _some(found)
     jobs = list(dict.fromkeys(track.job_id for track in found))
     worst = max(lags(found), key=lambda lag: lag.slowest_bytes, default=None)
     slowest = worst.slowest if worst is not None and worst.slowest_bytes > 0 else None
     for track in lines:
-        _line(axes, track, scale, _SERIES[jobs.index(track.job_id) % len(_SERIES)], len(lines))
+        _line(axes, track, scale, SERIES[jobs.index(track.job_id) % len(SERIES)], len(lines))
     if len(jobs) == 1 and slowest is not None:
         _highlight(axes, slowest, scale)
     elif 1 < len(jobs) <= LEGEND_MAX:
         for number, job in enumerate(jobs):
-            axes.plot([], [], color=_SERIES[number], label=f"job {_label(job, 8)}")
+            axes.plot([], [], color=SERIES[number], label=f"job {_label(job, 8)}")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best")
     caption = f"{counted(len(found), 'streamer')} of {counted(len(jobs), 'job')}"
@@ -164,11 +130,11 @@ def _total(history: History) -> Iterator[_Drawing]:
     buckets = throughput(tracks(history))
     if not buckets:
         return
-    figure, axes = _blank("received, MB/s")
+    figure, axes = blank(_TIME, "received, MB/s")
     edges_s = [buckets[0][0], *(end_s for _, end_s, _ in buckets)]
     rates = [rate / 1e6 for _, _, rate in buckets]
-    axes.stairs(rates, edges_s, color=_SERIES[0], linewidth=1.4)
-    axes.stairs(rates, edges_s, color=_SERIES[0], alpha=0.15, fill=True)
+    axes.stairs(rates, edges_s, color=SERIES[0], linewidth=1.4)
+    axes.stairs(rates, edges_s, color=SERIES[0], alpha=0.15, fill=True)
     axes.set_ylim(bottom=0, top=max(rates) * 1.08 or 1)
     bucket_s = buckets[0][1] - buckets[0][0]
     total = sum(rate * (end_s - begin_s) for begin_s, end_s, rate in buckets)
@@ -186,12 +152,12 @@ def _lag(history: History) -> Iterator[_Drawing]:
         return
     worst = max(found, key=lambda lag: lag.slowest_bytes)
     factor, unit = _scale(worst.slowest_bytes, _DECIMAL)
-    figure, axes = _blank(f"behind the foremost, {unit}")
+    figure, axes = blank(_TIME, f"behind the foremost, {unit}")
     times_s = [lag.at_s for lag in found]
     slowest = [lag.slowest_bytes / factor for lag in found]
     axes.plot(times_s, slowest, color=_ALERT, linewidth=1.4, label="slowest")
     middle = [lag.median_bytes / factor for lag in found]
-    axes.plot(times_s, middle, color=_SERIES[0], linewidth=1.4, linestyle="--", label="median")
+    axes.plot(times_s, middle, color=SERIES[0], linewidth=1.4, linestyle="--", label="median")
     axes.set_ylim(bottom=0, top=max(slowest) * 1.08 or 1)
     axes.legend(loc="best")
     yield _Drawing("Lag", _lag_caption(worst), figure)
@@ -216,10 +182,10 @@ def _usage_drawing(usage: UsageCurve) -> _Drawing:
     peak = max(value for _, value in usage.samples)
     top = max(peak, usage.limit or 0)
     factor, unit = _scale(top, _BINARY) if usage.unit == "bytes" else (1.0, _label(usage.unit))
-    figure, axes = _blank(f"used, {unit}")
+    figure, axes = blank(_TIME, f"used, {unit}")
     times_s = [at_s for at_s, _ in usage.samples]
     values = [value / factor for _, value in usage.samples]
-    axes.plot(times_s, values, color=_SERIES[0], linewidth=1.4, label="used")
+    axes.plot(times_s, values, color=SERIES[0], linewidth=1.4, label="used")
     caption = f"At most {peak / factor:.4g} {unit} used"
     if usage.limit is not None:
         axes.axhline(usage.limit / factor, color=_ALERT, linewidth=1.4, linestyle="--")
@@ -239,15 +205,6 @@ MAKERS: Final[tuple[Callable[[History], Iterable[_Drawing]], ...]] = (
 )
 
 
-def _blank(y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel("time, s")
-    axes.set_ylabel(y_label)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def _scale(top: float, scales: Sequence[Scale]) -> Scale:
     return next((each for each in scales if top >= each[0]), scales[-1])
 
@@ -264,26 +221,3 @@ def _label(text: str, characters_max: int = _LABEL_CHARACTERS_MAX) -> str:
 
 
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
-
-
-def _svg(figure: Figure, id_prefix: str) -> str:
-    """Return a figure as an element that does nothing to the page around it."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    start = text.find("<svg")
-    if start < 0:
-        raise BrokenError("matplotlib wrote no <svg>")
-    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text[start:], flags=re.DOTALL)
-    text = re.sub(r'^<svg (.*?)width="\S+" height="\S+" ', r'<svg role="img" \1', text)
-    text = text.replace(f"font-family: '{_RC['font.family']}'; ", "")
-    text = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{id_prefix}", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(f": {colour}", f": {variable}")
-    return re.sub(r'(?<= d=")[^"]+', _shorter, text).strip()
-
-
-def _shorter(path: re.Match[str]) -> str:
-    """Write a path's coordinates to a hundredth of a point: a third of the size, the same look."""
-    numbers = re.sub(r"-?\d+\.\d{3,}", lambda each: f"{float(each[0]):.2f}", path[0])
-    return " ".join(numbers.split())

@@ -9,12 +9,10 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 import jinja2
-from markupsafe import Markup
 
 from harness.record.history import load
 from harness.record.results import CheckResult, RunReport
@@ -31,11 +29,11 @@ from harness.report.summary import (
     skips_by_reason,
     weightiest_first,
 )
-from harness.report.text import bounded, visible
+from harness.report.text import bounded
+from harness.report.theme import page_template
 
 FINDINGS_MAX: Final = 200
 TELLING_MAX: Final = 5
-_TEMPLATE: Final = "report.html.j2"
 _SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -192,33 +190,10 @@ def _unique(anchor: str, taken: set[str]) -> str:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=_finalized,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return page_template(
+        "harness.report",
+        {"bounded": bounded, "counted": counted, "duration": duration, "slug": _slug},
     )
-    environment.filters |= {
-        "bounded": bounded,
-        "counted": counted,
-        "duration": duration,
-        "picture": _picture,
-        "slug": _slug,
-    }
-    source = (resources.files("harness.report") / _TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source)
-
-
-def _finalized(value: object) -> object:
-    """Make every text visible on its way into the page: none can be forgotten."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return visible(value)
-    return value
-
-
-def _picture(chart: Chart) -> Markup:
-    return Markup(chart.svg)  # noqa: S704 - matplotlib has escaped the text in it
 
 
 def _script_hash(page: str) -> str:
