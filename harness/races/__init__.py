@@ -1,5 +1,5 @@
-"""Finds races in threaded Python: a happens-before detector, searched schedules, histories checked.
+"""Race detection for threaded Python: a happens-before detector, schedule search, linearizability.
 
-It knows no project: what to explore stands in scenario files (`scenario.py`), what to run under the
-detector is a command (`live.py`). Ours are in `tests/races/`.
+It knows no project. Scenario files define what to explore (`scenario.py`); any `python -m` program
+can run under the detector (`live.py`). This project's scenarios are in `tests/races/`.
 """

@@ -1,18 +1,18 @@
-"""A happens-before detector: tells when two threads touch a variable with nothing between them.
+"""A happens-before detector: reports unordered accesses of two threads to one variable.
 
 Each thread, each lock, event, queue and each variable carries a vector clock. What one thread does
 before it releases a lock (sets an event, starts a thread ...) happens before what another does
-after it took that lock. Two accesses of one variable, one of them a write, of which neither happens
-before the other, are a race, whether or not anything went wrong this time. The idea is FastTrack's
-(Flanagan and Freund, PLDI 2009), with the reads kept of each thread.
+after it acquires that lock. Two accesses of one variable, at least one of them a write, race when
+neither happens before the other, whether or not this run went wrong. The algorithm is FastTrack's
+(Flanagan and Freund, PLDI 2009), but keeps the last read of every thread.
 
-It is told of accesses by `watching`, of synchronisation by `primitives`. What it leaves out:
-variables of classes that nobody watches, order that only C code makes (it then cries a race that is
-none), and bugs that need no race: two correct critical sections that should have been one.
+`instrumentation` reports accesses to it, `primitives` synchronisation. Not covered: variables of
+classes that are not watched, order that only C code establishes (reported as a race: a false
+positive), and faults without a race, such as two correct critical sections that must be one.
 
 Shared state and its guard: all clocks, shadows and findings under `_guard`, a real lock, also while
-a schedule is explored. A thread that is inside the detector and is interrupted by a signal handler
-of its own is let through unseen (`busy`), so that the handler does not wait for itself.
+a schedule is explored. A signal handler that interrupts its thread inside the detector is not
+recorded (`busy`), so that the handler does not deadlock with its own thread.
 """
 
 import sys
@@ -22,27 +22,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from harness.races.lockorder import LockNode, LockOrder
-from harness.races.report import Access, DataRace, Found, Frame, LockCycle
+from harness.races.findings import Access, DataRace, Frame, LockCycle, RaceFinding
+from harness.races.lock_order import LockNode, LockOrder
 
 if TYPE_CHECKING:
     from types import FrameType
 
 Clock = dict[int, int]
-# Variables of objects that have no room for them, with the objects: an id must not be used again.
-Beside = dict[int, "tuple[dict[str, Variable], object]"]
+# Variables of objects whose slots have no room for them, by the object's id. The object is kept
+# too, so that its id is not reused.
+SlotVariables = dict[int, "tuple[dict[str, Variable], object]"]
 
 _STACK_MAX_FRAMES: Final = 12
 _OWN_DIRECTORY: Final = str(Path(__file__).parent)
 _SCHEDULER: Final = "/interleave_test/"
 _HIDDEN: Final = (_OWN_DIRECTORY, str(Path(threading.__file__).parent / "threading.py"))
-# Bound to the real one here, before anything is patched.
+# The real lock, bound before `threading` is patched.
 _RealLock: Final = threading.Lock
 
 
 @dataclass(slots=True)
 class ThreadState:
-    """What is known of one thread. Written by that thread only."""
+    """One thread's clock and locks. Written by that thread only."""
 
     number: int
     name: str
@@ -53,7 +54,7 @@ class ThreadState:
 
 @dataclass(slots=True)
 class Sync:
-    """What a lock, event or queue carries from one thread to the next."""
+    """The clock that a lock, event or queue carries from one thread to the next."""
 
     clock: Clock = field(default_factory=dict)
 
@@ -67,15 +68,15 @@ class _Epoch:
 
 @dataclass(slots=True)
 class Variable:
-    """One attribute of one object, or what a container holds.
+    """One attribute of one object, or the contents of a container.
 
     Attributes:
-        name: for people: its class and attribute.
-        atomic: published without a lock on purpose; then it orders, as a lock does.
-        settled: see `watching.Watch`.
-        sync: what it carries if it is atomic.
-        last_write: who wrote it last.
-        last_reads: who has read it since, by thread.
+        name: its class and attribute, for reports.
+        atomic: published without a lock on purpose; then it orders accesses, as a lock does.
+        settled: see `instrumentation.Watch`.
+        sync: the clock that it carries if it is atomic.
+        last_write: the last write.
+        last_reads: the last read of each thread since then.
     """
 
     name: str
@@ -93,44 +94,44 @@ class Detector:
         on_found: called with each new finding, in the thread that made it.
     """
 
-    def __init__(self, on_found: Callable[[Found], None] | None = None) -> None:
+    def __init__(self, on_found: Callable[[RaceFinding], None] | None = None) -> None:
         self._guard = _RealLock()
         self._local = threading.local()
         self.threads = 0
-        self._found: dict[tuple[object, ...], Found] = {}
+        self._found: dict[tuple[object, ...], RaceFinding] = {}
         self._on_found = on_found
         self._order = LockOrder()
         self.accesses = 0
-        self.beside: Beside = {}
+        self.slot_variables: SlotVariables = {}
 
     @property
-    def found(self) -> list[Found]:
-        """What was found so far, each pair of places once."""
+    def found(self) -> list[RaceFinding]:
+        """The findings so far, each pair of places once."""
         with self._guard:
             return list(self._found.values())
 
     # -- threads ------------------------------------------------------------------------------
 
     def fork(self) -> Clock:
-        """Return what a thread that is started now begins with."""
+        """Return the clock that a thread started now begins with."""
         me = self._me()
         clock = dict(me.clock)
         me.clock[me.number] += 1
         return clock
 
     def begin(self, name: str, clock: Clock) -> None:
-        """Make the present thread known, begun where `fork` was called."""
-        # Known already when `threading` itself has used a primitive in it.
+        """Register the current thread, which was started where `fork` returned this clock."""
+        # It is registered already if `threading` itself has used a primitive in it.
         me = self._me()
         me.name = name
         _merge(me.clock, clock)
 
     def end(self) -> Clock:
-        """Return what whoever joins the present thread then knows."""
+        """Return the clock that a thread which joins the current thread receives."""
         return self.fork()
 
     def join(self, clock: Clock) -> None:
-        """Let the present thread know what an ended one knew."""
+        """Merge an ended thread's clock into the current thread's."""
         _merge(self._me().clock, clock)
 
     def _me(self) -> ThreadState:
@@ -149,7 +150,7 @@ class Detector:
     # -- synchronisation ----------------------------------------------------------------------
 
     def release(self, sync: Sync) -> None:
-        """Put what the present thread has done before whatever is acquired from here on."""
+        """Order everything the current thread has done before each later `acquire`."""
         me = self._me()
         if me.busy:
             return
@@ -160,7 +161,7 @@ class Detector:
         me.busy = False
 
     def acquire(self, sync: Sync) -> None:
-        """Put what was released there before whatever the present thread does now."""
+        """Order everything released there before all that the current thread does from now on."""
         me = self._me()
         if me.busy:
             return
@@ -169,24 +170,24 @@ class Detector:
             _merge(me.clock, sync.clock)
         me.busy = False
 
-    def taking(self, node: LockNode) -> None:
-        """Note the order in which locks are taken; called before the present thread may block."""
+    def request_lock(self, node: LockNode) -> None:
+        """Record the order of locks; call it before the current thread may block."""
         me = self._me()
         if me.busy or not me.held:
             return
         me.busy = True
         with self._guard:
-            steps = self._order.taking(node, me.held, (me.number, me.name), capture)
+            steps = self._order.add_edges(node, me.held, (me.number, me.name), capture)
         if steps:
             self._report(LockCycle(steps))
         me.busy = False
 
-    def took(self, node: LockNode) -> None:
-        """Note that the present thread holds a lock."""
+    def hold_lock(self, node: LockNode) -> None:
+        """Record that the current thread holds a lock."""
         self._me().held.append(node)
 
-    def gave_back(self, node: LockNode) -> None:
-        """Note that the present thread holds it no more."""
+    def drop_lock(self, node: LockNode) -> None:
+        """Record that the current thread no longer holds a lock."""
         held = self._me().held
         if node in held:
             held.remove(node)
@@ -194,7 +195,7 @@ class Detector:
     # -- accesses -----------------------------------------------------------------------------
 
     def read(self, variable: Variable) -> None:
-        """Note that the present thread reads a variable."""
+        """Record that the current thread reads a variable."""
         if variable.atomic:
             self.acquire(variable.sync)
             return
@@ -216,7 +217,7 @@ class Detector:
         me.busy = False
 
     def write(self, variable: Variable) -> None:
-        """Note that the present thread writes a variable."""
+        """Record that the current thread writes a variable."""
         if variable.atomic:
             self.release(variable.sync)
             return
@@ -241,17 +242,17 @@ class Detector:
         me.busy = False
 
     def put(self, variable: Variable) -> None:
-        """Put what the present thread has done before whatever is taken from this deque later."""
+        """Order everything the current thread has done before each later `get` from this deque."""
         self.release(variable.sync)
 
-    def taken(self, variable: Variable) -> None:
-        """See `put`."""
+    def get(self, variable: Variable) -> None:
+        """Order everything put into this deque before what the current thread does from now on."""
         self.acquire(variable.sync)
 
-    def looked(self, variable: Variable) -> None:
-        """Nothing is ordered by looking, and a deque's length is one step to read."""
+    def peek(self, variable: Variable) -> None:
+        """Do nothing: reading a deque's length is atomic and orders nothing."""
 
-    def _report(self, found: Found) -> None:
+    def _report(self, found: RaceFinding) -> None:
         with self._guard:
             new = found.key not in self._found
             self._found.setdefault(found.key, found)
@@ -276,7 +277,7 @@ def _merge(into: Clock, other: Clock) -> None:
 
 
 def capture() -> tuple[Frame, ...]:
-    """Return the present stack without the detector's own frames, innermost first."""
+    """Return the current stack without the detector's own frames, innermost first."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to a cheap stack
     frames: list[Frame] = []
     while frame is not None and len(frames) < _STACK_MAX_FRAMES:
@@ -287,5 +288,5 @@ def capture() -> tuple[Frame, ...]:
 
 
 def is_shown(file: str) -> bool:
-    """Tell whether a file's frames are part of a stack: those that only run a model are not."""
+    """Return whether a file's frames belong in a stack: frames that only run a model do not."""
     return not file.startswith(_HIDDEN) and _SCHEDULER not in file

@@ -1,10 +1,10 @@
-"""The search of everything: its strategy, and primitives that let others in where that can matter.
+"""The exhaustive search: its strategy, and primitives that switch threads only where it matters.
 
-With `exploration` the only module that knows the library `interleave-test`.
+This module and `exploration` are the only ones that import the library `interleave-test`.
 
-One point before each operation is enough. What a thread does between two operations of primitives
-touches nothing that races (see `points` for what does), so nobody can tell whether another thread
-came in right after one operation or right before the next.
+One switch point before each operation is enough. Between two operations on primitives a thread
+touches nothing that races (`switch_points` handles what does), so no other thread can distinguish a
+switch right after one operation from a switch right before the next.
 """
 
 import threading
@@ -18,14 +18,14 @@ from interleave_test import no_interleave
 PREEMPTIONS: Final = 2
 
 
-def let_others_in() -> None:
-    """Be a point."""
-    # Clearing an event that nobody waits for does nothing else.
+def switch_point() -> None:
+    """Let the scheduler switch threads here."""
+    # Clearing an event that no thread waits for has no other effect.
     interleave_test.Event().clear()  # type: ignore[no-untyped-call]
 
 
-class Search(interleave_test.DFSStrategy):
-    """Every schedule with at most `PREEMPTIONS`, until something races that was not known to."""
+class ExhaustiveSearch(interleave_test.DFSStrategy):
+    """Every schedule with at most `PREEMPTIONS`; ends early when a new racing variable is found."""
 
     def __init__(self, known: frozenset[str], learnt: set[str]) -> None:
         super().__init__(max_preemptions=PREEMPTIONS)
@@ -37,27 +37,27 @@ class Search(interleave_test.DFSStrategy):
         return self._known == self._learnt and super().more()
 
     def pick(self, runnable: Any, current: Any, index: int) -> Any:  # noqa: ANN401 - the library's
-        """See the library: at a mere line the thread goes on, and the line is part of the story."""
-        # The place of a point is a text; that of a line, or of an instruction, is not.
+        """See the library. Never switches at a plain line, which is only recorded as a step."""
+        # The location of a switch point is a string; that of a line or an instruction is not.
         if current is not None and not isinstance(current.last_location, str):
             return current
         return super().pick(runnable, current, index)
 
 
-class _Lock(interleave_test.Lock):
+class _SinglePointLock(interleave_test.Lock):
     def release(self) -> None:
         with no_interleave():
             super().release()
 
 
-class _RLock(interleave_test.RLock):
+class _SinglePointRLock(interleave_test.RLock):
     def release(self) -> None:
         with no_interleave():
             super().release()
 
 
-class _Condition(interleave_test.Condition):
-    # Who notifies holds the lock: whoever is woken by it can do nothing before that is released.
+class _SinglePointCondition(interleave_test.Condition):
+    # The notifying thread holds the lock, so a woken thread can do nothing before its release.
     def notify(self, n: int = 1) -> None:
         with no_interleave():
             super().notify(n)
@@ -67,41 +67,41 @@ class _Condition(interleave_test.Condition):
             super().notify_all()
 
 
-class _Event(interleave_test.Event):
+class _SinglePointEvent(interleave_test.Event):
     def is_set(self) -> bool:
-        let_others_in()
+        switch_point()
         return super().is_set()
 
     def set(self) -> None:
-        let_others_in()
+        switch_point()
         with no_interleave():
             super().set()
 
     def clear(self) -> None:
-        let_others_in()
+        switch_point()
         with no_interleave():
             super().clear()
 
 
-class _Semaphore(interleave_test.Semaphore):
+class _SinglePointSemaphore(interleave_test.Semaphore):
     def release(self, n: int = 1) -> None:
-        let_others_in()
+        switch_point()
         with no_interleave():
             super().release(n)
 
 
 _PRIMITIVES: Final = {
-    "Lock": _Lock,
-    "RLock": _RLock,
-    "Condition": _Condition,
-    "Event": _Event,
-    "Semaphore": _Semaphore,
+    "Lock": _SinglePointLock,
+    "RLock": _SinglePointRLock,
+    "Condition": _SinglePointCondition,
+    "Event": _SinglePointEvent,
+    "Semaphore": _SinglePointSemaphore,
 }
 
 
 @contextmanager
-def one_point_each() -> Iterator[None]:
-    """Make `threading` offer these primitives until the end."""
+def use_single_point_primitives() -> Iterator[None]:
+    """Replace `threading`'s primitives by these within the context."""
     before = {name: getattr(threading, name) for name in _PRIMITIVES}
     for name, primitive in _PRIMITIVES.items():
         setattr(threading, name, primitive)

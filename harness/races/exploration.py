@@ -1,15 +1,15 @@
 """Runs a model under many schedules and reports the first that breaks it.
 
-The scheduler is the library `interleave-test`'s; this module and `exhaustive` are the only ones
-that know it, so that another can take its place. A technique says which schedules are tried, and
-who watches:
+The scheduler is the library `interleave-test`'s. Only this module and `exhaustive` import it, so
+that another scheduler can replace it. A technique defines the schedules that are tried:
 
-  dfs               every schedule with at most two preemptions, at each primitive's operation and
-                    at each access that nothing keeps apart (`points`); it must come to its end
-  random, pct       schedules of chance, between bytecode instructions; pct after Burckhardt et al.,
-                    "A Randomized Scheduler with Probabilistic Guarantees" (ASPLOS 2010)
-  detector          schedules of chance, with the happens-before detector watching
-  linearizability   as pct, for models that record a history and judge it
+  dfs               every schedule with at most two preemptions, at each operation on a primitive
+                    and each unordered access (`switch_points`); must finish
+  random, pct       random schedules that switch between bytecode instructions; pct as in
+                    Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of
+                    Finding Bugs" (ASPLOS 2010)
+  detector          random schedules under the happens-before detector
+  linearizability   as pct, for models that record an operation history and check it
 """
 
 import platform
@@ -25,18 +25,18 @@ from typing import Final
 import interleave_test
 
 from harness.races.detector import Detector
-from harness.races.exhaustive import Search, let_others_in, one_point_each
-from harness.races.instrumentation import Listener, watched
-from harness.races.primitives import traced
-from harness.races.report import DataRace, Found
+from harness.races.exhaustive import ExhaustiveSearch, switch_point, use_single_point_primitives
+from harness.races.findings import DataRace, RaceFinding
+from harness.races.instrumentation import Listener, instrument
+from harness.races.primitives import trace_primitives
 from harness.races.scenario import Scenario
 from harness.races.stacks import Stacks
-from harness.races.switch_points import Points
+from harness.races.switch_points import SwitchPoints
 from harness.record.verdict import BrokenError
 
 SCHEDULE_MAX_S: Final = 30.0
-# Schedules of chance from which an exhaustive search learns what races before it begins, and how
-# often it may begin again because it has learnt more.
+# Random schedules from which an exhaustive search learns what races before it begins, and how often
+# it may restart because it has learnt more.
 _LEARNING_SCHEDULES: Final = 30
 _SEARCHES_MAX: Final = 4
 _OWN_DIRECTORY: Final = str(Path(__file__).parent)
@@ -50,11 +50,10 @@ class Technique:
         name: see the module.
         strategy: the library's name for it.
         granularity: "line" or "opcode": the steps of a schedule.
-        schedules: how many a scenario gets, unless asked otherwise; at most, where it is
-            exhaustive.
-        exhaustive: whether it must come to the end of what there is.
-        watches: whether the detector watches.
-        histories: whether it is for scenarios with histories only.
+        schedules: the default number of schedules per scenario; the maximum if exhaustive.
+        exhaustive: whether it must try every schedule.
+        watches: whether the detector watches, and a race alone is a failure.
+        histories: whether it is only for scenarios that record an operation history.
     """
 
     name: str
@@ -76,28 +75,28 @@ TECHNIQUES: Final = (
 
 
 @contextmanager
-def one_step(*, of_its_own: bool = True) -> Iterator[None]:
-    """Make what a model's surroundings do one step: others come in before it, and then after it.
+def atomic_step(*, switch_before: bool = True) -> Iterator[None]:
+    """Run the body, code of a model's environment, as one step that no other thread interrupts.
 
     Args:
-        of_its_own: else it is part of the step before it, and nobody comes in between.
+        switch_before: whether other threads may run before it; if not, it joins the previous step.
     """
-    if of_its_own:
-        let_others_in()
+    if switch_before:
+        switch_point()
     with interleave_test.no_interleave():
         yield
 
 
-class FoundError(AssertionError):
-    """The detector found something in this schedule."""
+class RaceFoundError(AssertionError):
+    """The detector found a race or a lock-order cycle in this schedule."""
 
-    def __init__(self, found: Sequence[Found]) -> None:
+    def __init__(self, found: Sequence[RaceFinding]) -> None:
         super().__init__("\n" + "\n".join(each.text() for each in found))
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleStep:
-    """One decision: which thread went on, and where it stood."""
+    """One decision of the scheduler: the thread that ran next, and its location."""
 
     thread: str
     place: str
@@ -109,14 +108,14 @@ class Failure:
 
     Attributes:
         kind: "exception" or "deadlock".
-        what: the exception with its trace, or who waits for what.
+        what: the exception with its traceback, or which thread waits for what.
         choices: the schedule.
-        granularity: what one choice stands for.
-        python: the version that counted so.
-        steps: who did what (at most the last 1000 decisions).
-        racing: what was known to race, where that decides what one choice stands for.
-        found: what the detector found in that schedule, as text, if it watched and `what` is else.
-        stacks: where each thread of a deadlock waited, as text.
+        granularity: the unit of one choice, see `Technique`.
+        python: the version whose lines or instructions the choices count.
+        steps: at most the last 1000 decisions.
+        racing: the variables known to race, where those decide what one choice counts.
+        found: the detector's findings in that schedule, as text, unless `what` has them.
+        stacks: the stack of each thread in a deadlock, as text.
     """
 
     kind: str
@@ -132,7 +131,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What became of one scenario under one technique."""
+    """The result of one scenario under one technique."""
 
     scenario: str
     technique: str
@@ -143,27 +142,27 @@ class Exploration:
     failure: Failure | None
 
 
-def technique_named(name: str) -> Technique:
+def find_technique(name: str) -> Technique:
     """Return a technique.
 
     Raises:
-        BrokenError: there is none of that name.
+        BrokenError: no technique has that name.
     """
     for technique in TECHNIQUES:
         if technique.name == name:
             return technique
     known = ", ".join(technique.name for technique in TECHNIQUES)
-    raise BrokenError(f"no technique is called {name!r}; there are {known}")
+    raise BrokenError(f"unknown technique {name!r}; known: {known}")
 
 
 def explore(
     scenario: Scenario, technique: Technique, seed: int, schedules: int | None = None
 ) -> Exploration:
-    """Try schedules until one breaks the model or there are no more.
+    """Try schedules until one breaks the model or all were tried.
 
     Raises:
-        BrokenError: the model is not determined by the schedule, blocks where no schedule can
-            reach, or was to be explored to its end and was not.
+        BrokenError: the schedule does not determine the model, the model blocks on something that
+            the scheduler does not control, or an exhaustive search did not finish.
     """
     started_s = time.monotonic()
     limit = technique.schedules if schedules is None else schedules
@@ -184,16 +183,16 @@ def explore(
 
 
 def replay(scenario: Scenario, technique: Technique, failure: Failure) -> Failure | None:
-    """Run one recorded schedule again; return how it broke, or None.
+    """Run one recorded schedule again; return the failure, or None if the model no longer breaks.
 
     Raises:
-        BrokenError: the schedule does not fit: another Python, or another code.
+        BrokenError: the schedule is of another Python version, or of other code.
     """
     if failure.python != platform.python_version():
         raise BrokenError(
             f"the schedule was recorded with Python {failure.python}, this is "
-            f"{platform.python_version()}: choices count instructions, which differ; use that "
-            "Python or search again with the same seed"
+            f"{platform.python_version()}: choices count instructions, which differ between "
+            "versions; use that Python, or explore again with the same seed"
         )
     schedule = interleave_test.Schedule(
         list(failure.choices), technique.granularity, failure.python
@@ -205,7 +204,7 @@ def replay(scenario: Scenario, technique: Technique, failure: Failure) -> Failur
 
 
 def _search_everything(scenario: Scenario, seed: int, limit: int) -> "_Run":
-    technique = technique_named("dfs")
+    technique = find_technique("dfs")
     learnt: set[str] = set()
     run = _Run(scenario, technique, learnt=learnt)
     run.go("random", seed, _LEARNING_SCHEDULES)
@@ -214,14 +213,14 @@ def _search_everything(scenario: Scenario, seed: int, limit: int) -> "_Run":
             return run
         known = frozenset(learnt)
         run = _Run(scenario, technique, known, learnt)
-        run.go(Search(known, learnt), seed, limit)
+        run.go(ExhaustiveSearch(known, learnt), seed, limit)
         if not run.result.ok or (run.result.exhausted and known == learnt):
             return run
         if run.result.schedules_run == limit:
             break
     raise BrokenError(
-        f"{scenario.name}: {run.result.schedules_run} schedules were tried and there are more, so "
-        "nothing is said of all of them; make the model smaller or allow more (--technique dfs "
+        f"{scenario.name}: the exhaustive search did not finish within {run.result.schedules_run} "
+        "schedules; make the model smaller or allow more (--technique dfs "
         f"--schedules {2 * limit})"
     )
 
@@ -243,18 +242,18 @@ class _Run:
         self._racing = racing
         self._learnt = set() if learnt is None else learnt
         self._listener: Listener | None = None
-        # Of the latest schedule.
+        # The findings of the latest schedule.
         self._found: tuple[str, ...] = ()
-        self._stacks = Stacks(_is_the_schedulers)
+        self._stacks = Stacks(_is_scheduler_error)
 
     def go(self, strategy: interleave_test.Strategy | str, seed: int, schedules: int) -> None:
-        """Run.
+        """Try schedules; the outcome is in `result`.
 
         Raises:
             BrokenError: threads of the model did not end.
         """
-        with warnings.catch_warnings(), self._watched(), self._stacks.watching():
-            # Threads that could not be ended are told in the result, and are looked at there.
+        with warnings.catch_warnings(), self._watch(), self._stacks.record():
+            # The library warns of threads that did not end; `result` counts them too.
             warnings.simplefilter("ignore", RuntimeWarning)
             self.result = interleave_test.explore(
                 self._model,
@@ -270,14 +269,14 @@ class _Run:
         if self.result.leaked_threads:
             raise BrokenError(
                 f"{self._scenario.name}: {self.result.leaked_threads} threads of its model did not "
-                "end; it waits for something that is not of `threading`"
+                "end; the model waits for something other than primitives of `threading`"
             )
 
     def failure(self) -> Failure | None:
         """Return how the model broke.
 
         Raises:
-            BrokenError: it is not the model that broke.
+            BrokenError: the model cannot be explored.
         """
         failure = self.result.failure
         if failure is None:
@@ -288,9 +287,9 @@ class _Run:
                 f"{failure.exception or ''} {failure.details}"
             )
         hangs = failure.kind == "deadlock"
-        what = failure.details if hangs else _model_s(failure.traceback or "")
-        # It has told them itself: a failure of the detector's.
-        told = isinstance(failure.exception, FoundError)
+        what = failure.details if hangs else _without_runner_frames(failure.traceback or "")
+        # The text of such a failure is the detector's findings.
+        in_text = isinstance(failure.exception, RaceFoundError)
         return Failure(
             failure.kind,
             what.strip("\n"),
@@ -299,33 +298,33 @@ class _Run:
             failure.schedule.python,
             tuple(ScheduleStep(step.thread_name, step.location) for step in failure.steps),
             tuple(sorted(self._racing)),
-            () if told else self._found,
+            () if in_text else self._found,
             self._stacks.texts() if hangs else (),
         )
 
-    def _watched(self) -> AbstractContextManager[None]:
+    def _watch(self) -> AbstractContextManager[None]:
         if self._technique.watches or self._technique.exhaustive:
-            return watched(self._scenario.watch, lambda: self._listener)
+            return instrument(self._scenario.watch, lambda: self._listener)
         return nullcontext()
 
     def _model(self) -> None:
-        # The model's own thread makes, starts, joins and asserts: that is not what is explored.
+        # The model's main thread only creates, starts, joins and asserts: that is not explored.
         self._found = ()
-        with interleave_test.no_interleave(), self._stacks.of_a_schedule():
+        with interleave_test.no_interleave(), self._stacks.begin_schedule():
             if self._technique.watches or self._technique.exhaustive:
-                self._watch_the_model()
+                self._run_watched_model()
             else:
                 self._scenario.model()
 
-    def _watch_the_model(self) -> None:
+    def _run_watched_model(self) -> None:
         detector = Detector()
         self._listener = detector
         if self._technique.exhaustive:
-            self._listener = Points(detector, self._racing, let_others_in)
+            self._listener = SwitchPoints(detector, self._racing, switch_point)
         try:
             with (
-                one_point_each() if self._technique.exhaustive else nullcontext(),
-                traced(detector),
+                use_single_point_primitives() if self._technique.exhaustive else nullcontext(),
+                trace_primitives(detector),
             ):
                 self._scenario.model()
         finally:
@@ -334,18 +333,18 @@ class _Run:
             self._found = tuple(each.text() for each in found)
             self._learnt.update(each.variable for each in found if isinstance(each, DataRace))
         if self._technique.watches and found:
-            raise FoundError(found)
+            raise RaceFoundError(found)
 
 
-def _is_the_schedulers(error: BaseException) -> bool:
+def _is_scheduler_error(error: BaseException) -> bool:
     return type(error).__module__.startswith(f"{interleave_test.__name__}.")
 
 
-def _model_s(trace: str) -> str:
-    """Return a trace without the frames that only run the model."""
+def _without_runner_frames(trace: str) -> str:
+    """Return a traceback without the frames that only run the model."""
     ours = "|".join(
         re.escape(f'  File "{own}')
         for own in (_OWN_DIRECTORY, Path(interleave_test.__file__).parent)
     )
-    # A frame is its line, and what is indented deeper; the exception's own text is not.
+    # A frame is one line and the more deeply indented lines after it, unlike the exception's text.
     return re.sub(rf"(?m)^(?:{ours}).*\n(?:    .*\n)*", "", trace)

@@ -1,4 +1,4 @@
-"""A failure as people read it: what broke, the interleaving, and how to see it again."""
+"""A failure for people: what broke, the interleaving, and the command that replays it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.races.exploration import Exploration, ScheduleStep
-from harness.races.report import Frame, source
+from harness.races.findings import Frame, source
 from harness.races.scenario import Scenario
 from harness.races.subprocess_explorer import exploration_from
 from harness.record.verdict import BrokenError
@@ -17,16 +17,22 @@ STEPS_SHOWN: Final = 60
 _COLUMN: Final = 22
 
 
-def story(scenario: Scenario, exploration: Exploration, replay_command: str) -> str:
-    """Return the text of a failure."""
+def failure_text(scenario: Scenario, exploration: Exploration, replay_command: str) -> str:
+    """Return the text of a failure.
+
+    Raises:
+        ValueError: the exploration has no failure.
+    """
     failure = exploration.failure
     if failure is None:
-        raise ValueError("nothing failed")
-    how = "all its threads wait" if failure.kind == "deadlock" else "it raised"
-    where = f"{exploration.technique} (seed {exploration.seed})"
+        raise ValueError("the exploration has no failure")
+    how = "deadlock, every thread waits" if failure.kind == "deadlock" else "exception"
     lines = [
         f"{scenario.name}: {scenario.promise}",
-        f"broken in schedule {exploration.schedules} of {where}: {how}",
+        (
+            f"broken in schedule {exploration.schedules} of {exploration.technique} "
+            f"(seed {exploration.seed}): {how}"
+        ),
         "",
         failure.what,
         "",
@@ -34,13 +40,13 @@ def story(scenario: Scenario, exploration: Exploration, replay_command: str) -> 
         *(f"{found}\n" for found in failure.found),
         *interleaving(failure.steps, scenario.files),
         "",
-        f"again: {replay_command}",
+        f"replay: {replay_command}",
     ]
     return "\n".join(lines)
 
 
 def interleaving(steps: Sequence[ScheduleStep], files: Sequence[str]) -> Iterator[str]:
-    """Yield who did what, one line for each line of code, the threads side by side."""
+    """Yield one line of text for each executed line of code, the threads in columns."""
     paths = {Path(file).name: file for file in files}
     rows = [(thread, place) for (thread, place), _ in groupby(
         (step.thread, step.place) for step in steps
@@ -55,24 +61,24 @@ def interleaving(steps: Sequence[ScheduleStep], files: Sequence[str]) -> Iterato
         yield f"  {indent}{thread:<{_COLUMN - len(indent)}} {place:<18} {text}"
 
 
-def save(path: Path, exploration: Exploration, files: Sequence[Path]) -> None:
-    """Keep what a replay needs."""
-    kept = {"scenarios": [str(file) for file in files]}
+def save_failure(path: Path, exploration: Exploration, files: Sequence[Path]) -> None:
+    """Write what a replay needs."""
+    saved = {"scenarios": [str(file) for file in files]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept | {"exploration": asdict(exploration)}) + "\n")
+    path.write_text(json.dumps(saved | {"exploration": asdict(exploration)}) + "\n")
 
 
-def restore(path: Path) -> tuple[Exploration, tuple[Path, ...]]:
-    """Read what `save` kept.
+def load_failure(path: Path) -> tuple[Exploration, tuple[Path, ...]]:
+    """Read a file that `save_failure` wrote; return the exploration and the scenario files.
 
     Raises:
-        BrokenError: the file is not there, or is another.
+        BrokenError: the file is missing, or is not such a file.
     """
     try:
-        kept = json.loads(path.read_text())
-        exploration = exploration_from(kept["exploration"])
-        return exploration, tuple(Path(file) for file in kept["scenarios"])
+        saved = json.loads(path.read_text())
+        exploration = exploration_from(saved["exploration"])
+        return exploration, tuple(Path(file) for file in saved["scenarios"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenError(
-            f"{path} is no failure that `races explore` saved: {type(error).__name__}: {error}"
+            f"{path} is not a failure saved by `races explore`: {type(error).__name__}: {error}"
         ) from error

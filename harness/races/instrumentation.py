@@ -1,16 +1,16 @@
-"""Tells a listener of every access to the attributes of chosen classes, and to what these hold.
+"""Reports every access to the attributes of chosen classes, and to their contents, to a listener.
 
 An attribute counts whether the object has it or its class has a default for it (`self.count += 1`
-reads the default, first); methods and properties do not, but what an object has in a method's place
-does.
+first reads the default). Methods and properties do not count; a value that an object has in place
+of a method does.
 
-An attribute that is bound to a plain dict, set, list or bytearray gets one that tells of its own
-reads and writes: `jobs[key] = job` writes the dict, though it only reads the attribute. A deque
-becomes one that hands on what its users knew, as a queue does. What C code does to them directly
-(`heapq`, a memoryview) is not seen.
+An attribute that is bound to a plain dict, set, list or bytearray gets a watched copy that reports
+its own reads and writes: `jobs[key] = job` writes the dict, though it only reads the attribute. A
+deque becomes one that orders its users as a queue does. Not covered: what C code does to containers
+directly (`heapq`, a memoryview).
 
-An attribute may be declared atomic: one reference that is published without a lock on purpose.
-Reading it then takes what its writer knew, as an atomic load does elsewhere. Each needs its reason.
+An attribute may be declared atomic: one reference, published without a lock on purpose. Reading it
+then acquires what its writer released, as an atomic load does in C. Each one needs its reason.
 """
 
 from collections import deque
@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from types import MemberDescriptorType
 from typing import Any, Final, Protocol
 
-from harness.races.detector import Beside, Variable
+from harness.races.detector import SlotVariables, Variable
 
-_KEPT: Final = "_races_variables"
+_VARIABLES: Final = "_races_variables"
 
 _READS: Final[dict[type, tuple[str, ...]]] = {
     dict: (
@@ -64,13 +64,13 @@ _WRITES: Final[dict[type, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What to watch.
+    """The attributes to watch.
 
     Attributes:
-        classes: whose instances' attributes count.
-        atomic: `Class.attribute` of what is published without a lock on purpose, and why.
-        settled: `Class.attribute` of deques, and of what is atomic, that other scenarios explore,
-            and which: here a search of everything lets nobody in at them.
+        classes: their instances' attributes are watched.
+        atomic: `Class.attribute` published without a lock on purpose, with the reason.
+        settled: `Class.attribute` of deques and atomics that other scenarios explore, with the
+            names of those: in this one an exhaustive search does not switch threads at them.
     """
 
     classes: tuple[type, ...] = ()
@@ -79,58 +79,58 @@ class Watch:
 
 
 class Listener(Protocol):
-    """Who is told. Called in the accessing thread, before the access.
+    """Receives accesses. Called in the accessing thread.
 
     Attributes:
-        beside: see `detector.Beside`.
+        slot_variables: see `detector.SlotVariables`.
     """
 
-    beside: Beside
+    slot_variables: SlotVariables
 
     def read(self, variable: Variable) -> None:
-        """Hear of a read."""
+        """Receive a read, before it happens."""
 
     def write(self, variable: Variable) -> None:
-        """Hear of a write."""
+        """Receive a write, before it happens."""
 
     def put(self, variable: Variable) -> None:
-        """Hear that something is about to be put into a deque."""
+        """Receive a deque's append, before it happens."""
 
-    def taken(self, variable: Variable) -> None:
-        """Hear that something was taken out of a deque, or that what is atomic has been read."""
+    def get(self, variable: Variable) -> None:
+        """Receive a deque's pop or the read of an atomic, after it happened."""
 
-    def looked(self, variable: Variable) -> None:
-        """Hear that somebody looked how much a deque holds."""
+    def peek(self, variable: Variable) -> None:
+        """Receive a read of a deque's length, before or after it happens."""
 
 
 Current = Callable[[], Listener | None]
 
 
 @contextmanager
-def watched(watch: Watch, current: Current) -> Iterator[None]:
-    """Tell the current listener, if there is one, of every access until the end."""
+def instrument(watch: Watch, current: Current) -> Iterator[None]:
+    """Report every access within the context to the current listener, if one is set."""
     with ExitStack() as stack:
         for watched_class in watch.classes:
-            stack.callback(_instrument(watched_class, watch, current))
+            stack.callback(_instrument_class(watched_class, watch, current))
         yield
 
 
-def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable[[], None]:
-    """Change a class; return what changes it back."""
-    # Functions as yet, which take the object first: mypy takes them for bound ones.
+def _instrument_class(watched_class: type, watch: Watch, current: Current) -> Callable[[], None]:
+    """Replace a class's attribute access; return a function that restores it."""
+    # These are functions that take the object first; mypy takes them for bound methods.
     get: Callable[..., object] = watched_class.__getattribute__
     put: Callable[..., None] = watched_class.__setattr__
     remove: Callable[..., None] = watched_class.__delattr__
     class_name = watched_class.__name__
-    counts = _counting(watched_class)
+    counts = _value_filter(watched_class)
 
     def variable(listener: Listener, owner: object, name: str) -> Variable:
-        kept = _kept(listener, owner)
-        found = kept.get(name)
+        variables = _variables_of(listener, owner)
+        found = variables.get(name)
         if found is None:
             label = f"{class_name}.{name}"
-            # One step: two threads that come first together get the same.
-            found = kept.setdefault(
+            # Atomic: two threads that are first at the same time get the same variable.
+            found = variables.setdefault(
                 name, Variable(label, label in watch.atomic, settled=label in watch.settled)
             )
         return found
@@ -143,15 +143,15 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
         listener.read(read)
         value = get(self, name)
         if read.atomic:
-            # Its writer may have come between: what it knew is known to who has its value.
-            listener.taken(read)
+            # A write between `read` and here: whoever has its value has acquired its release.
+            listener.get(read)
         return value
 
     def setattribute(self: object, name: str, value: object) -> None:
         listener = current()
         if listener is not None:
             label = f"{class_name}.{name}"
-            value = _telling(value, listener, label, settled=label in watch.settled)
+            value = _watch_container(value, listener, label, settled=label in watch.settled)
             listener.write(variable(listener, self, name))
         put(self, name, value)
 
@@ -161,7 +161,7 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
             listener.write(variable(listener, self, name))
         remove(self, name)
 
-    return _replaced(
+    return _replace_methods(
         watched_class,
         {
             "__getattribute__": getattribute,
@@ -171,10 +171,10 @@ def _instrument(watched_class: type, watch: Watch, current: Current) -> Callable
     )
 
 
-def _replaced(
+def _replace_methods(
     watched_class: type, functions: Mapping[str, Callable[..., object]]
 ) -> Callable[[], None]:
-    """Give a class other functions; return what gives it back its own."""
+    """Replace methods of a class; return a function that restores them."""
     own = {name: vars(watched_class).get(name) for name in functions}
     for name, function in functions.items():
         setattr(watched_class, name, function)
@@ -189,11 +189,11 @@ def _replaced(
     return restore
 
 
-def _counting(watched_class: type) -> Callable[[object, str], bool]:
-    """Return what tells whether a name stands for a value of an object.
+def _value_filter(watched_class: type) -> Callable[[object, str], bool]:
+    """Return a predicate: whether a name is a value of an object, not a method or property.
 
-    A property stands before what the object has, a method behind it. A slot looks like a property
-    and holds a value; all else in a class is a default.
+    A property takes precedence over the object's own attributes, a method does not. A slot looks
+    like a property and holds a value. Everything else in a class is a default.
     """
     names = {
         name: value
@@ -215,7 +215,7 @@ def _counting(watched_class: type) -> Callable[[object, str], bool]:
 
 
 def _own_attributes(owner: object) -> dict[str, Any]:
-    """Return what an object has outside its slots."""
+    """Return an object's attributes outside its slots."""
     try:
         attributes: dict[str, Any] = object.__getattribute__(owner, "__dict__")
     except AttributeError:
@@ -223,83 +223,83 @@ def _own_attributes(owner: object) -> dict[str, Any]:
     return attributes
 
 
-def _kept(listener: Listener, owner: object) -> dict[str, Variable]:
-    """Return an object's variables: kept in it, or, where slots leave no room, beside it."""
+def _variables_of(listener: Listener, owner: object) -> dict[str, Variable]:
+    """Return an object's variables: stored in the object or, if it has slots, in the listener."""
     try:
         attributes: dict[str, Any] = object.__getattribute__(owner, "__dict__")
     except AttributeError:
-        kept, _ = listener.beside.setdefault(id(owner), ({}, owner))
-        return kept
-    found: dict[str, Variable] | None = attributes.get(_KEPT)
-    return found if found is not None else attributes.setdefault(_KEPT, {})
+        variables, _ = listener.slot_variables.setdefault(id(owner), ({}, owner))
+        return variables
+    found: dict[str, Variable] | None = attributes.get(_VARIABLES)
+    return found if found is not None else attributes.setdefault(_VARIABLES, {})
 
 
-def _telling(value: object, listener: Listener, label: str, *, settled: bool) -> object:
-    """Return a container that tells of its accesses in place of a plain one."""
+def _watch_container(value: object, listener: Listener, label: str, *, settled: bool) -> object:
+    """Return a watched copy of a plain container; any other value as it is."""
     if type(value) is deque:
-        telling = _TellingDeque(value, value.maxlen)
-    elif (kind := _TELLING.get(type(value))) is not None:
-        telling = kind(value)
+        container = _WatchedDeque(value, value.maxlen)
+    elif (kind := _WATCHED_CLASSES.get(type(value))) is not None:
+        container = kind(value)
     else:
         return value
-    telling.told = (listener, Variable(f"what {label} holds", settled=settled))
-    return telling
+    container.watcher = (listener, Variable(f"contents of {label}", settled=settled))
+    return container
 
 
-def _telling_class(base: type) -> Any:  # noqa: ANN401 - a class made at run time
+def _make_watched_class(base: type) -> Any:  # noqa: ANN401 - a class made at run time
     kinds = dict.fromkeys(_READS[base], "read") | dict.fromkeys(_WRITES[base], "write")
-    methods = {name: _telling_method(base, name, kind) for name, kind in kinds.items()}
-    # Copies and slices are plain: they belong to whoever made them.
-    return type(f"Telling{base.__name__.capitalize()}", (base,), {"told": None, **methods})
+    methods = {name: _make_watched_method(base, name, kind) for name, kind in kinds.items()}
+    # Copies and slices are plain: they belong to the thread that made them.
+    return type(f"Watched{base.__name__.capitalize()}", (base,), {"watcher": None, **methods})
 
 
-def _telling_method(base: type, name: str, kind: str) -> Callable[..., object]:
+def _make_watched_method(base: type, name: str, kind: str) -> Callable[..., object]:
     original = getattr(base, name)
 
     def method(self: Any, *args: object, **named: object) -> object:  # noqa: ANN401 - see above
-        if self.told is not None:
-            listener, variable = self.told
+        if self.watcher is not None:
+            listener, variable = self.watcher
             getattr(listener, kind)(variable)
         return original(self, *args, **named)
 
     return method
 
 
-_TELLING: Final = {base: _telling_class(base) for base in _READS}
+_WATCHED_CLASSES: Final = {base: _make_watched_class(base) for base in _READS}
 
 
-class _TellingDeque(deque[Any]):
-    """A deque between threads; its two ends are one step each, as CPython promises."""
+class _WatchedDeque(deque[Any]):
+    """A deque shared by threads; operations on its two ends are atomic, as CPython promises."""
 
-    told: tuple[Listener, Variable]
+    watcher: tuple[Listener, Variable]
 
     def __len__(self) -> int:
         length = super().__len__()
-        # Asked of one that is being made, too.
-        if hasattr(self, "told"):
-            self.told[0].looked(self.told[1])
+        # The constructor calls this, before `watcher` is set.
+        if hasattr(self, "watcher"):
+            self.watcher[0].peek(self.watcher[1])
         return length
 
-    def append(self, item: Any, /) -> None:  # noqa: ANN401 - whatever is put
-        listener, variable = self.told
+    def append(self, item: Any, /) -> None:  # noqa: ANN401 - the deque's items
+        listener, variable = self.watcher
         listener.put(variable)
         super().append(item)
 
-    def popleft(self) -> Any:  # noqa: ANN401 - whatever was put
-        listener, variable = self.told
-        listener.looked(variable)
+    def popleft(self) -> Any:  # noqa: ANN401 - the deque's items
+        listener, variable = self.watcher
+        listener.peek(variable)
         item = super().popleft()
-        listener.taken(variable)
+        listener.get(variable)
         return item
 
-    def appendleft(self, item: Any, /) -> None:  # noqa: ANN401 - whatever is put
-        listener, variable = self.told
+    def appendleft(self, item: Any, /) -> None:  # noqa: ANN401 - the deque's items
+        listener, variable = self.watcher
         listener.put(variable)
         super().appendleft(item)
 
-    def pop(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - whatever was put
-        listener, variable = self.told
-        listener.looked(variable)
+    def pop(self) -> Any:  # type: ignore[override]  # noqa: ANN401 - the deque's items
+        listener, variable = self.watcher
+        listener.peek(variable)
         item = super().pop()
-        listener.taken(variable)
+        listener.get(variable)
         return item

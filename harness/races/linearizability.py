@@ -1,26 +1,26 @@
-"""Histories of calls, and whether some order of them, one after the other, explains all answers.
+"""Operation histories, and whether some sequential order of the calls explains every answer.
 
-The search (Wing and Gong, with Lowe's memory) is the library `detangle`'s; this module is the only
-one that knows it.
+The search (Wing and Gong's, with Lowe's memoization) is the library `detangle`'s. Only this module
+imports it.
 """
 
 from collections.abc import Callable, Hashable
 
 from detangle.lin import Model, Operation, check
 
-__all__ = ["History", "Model", "NotLinearizableError", "Operation"]
+__all__ = ["Model", "NotLinearizableError", "Operation", "OperationHistory"]
 
 
 class NotLinearizableError(AssertionError):
-    """No order explains the answers; the text shows the longest that does, and a time line."""
+    """No order explains the answers; the text has the longest that does, and a timeline."""
 
 
-class History:
+class OperationHistory:
     """The calls of one run, in the order in which they began and ended.
 
-    Shared state: the list and its clock. Each note is a list append and one count, made while only
-    one thread runs (schedules are explored one instruction at a time, and this file's are not
-    explored); a program that really runs in parallel must bring a lock.
+    Shared state: the list and its clock. Each record is a list append and one increment, made while
+    only one thread runs: schedules are explored one instruction at a time, and this file is not
+    explored. A program with real parallelism must add a lock.
     """
 
     def __init__(self) -> None:
@@ -30,26 +30,26 @@ class History:
     def call[Answer](
         self, thread: Hashable, operation: str, argument: object, function: Callable[[], Answer]
     ) -> Answer:
-        """Make a call and note its begin, its end and its answer.
+        """Make a call and record its begin, its end and its answer.
 
-        An exception is passed on; the call then may or may not have had its effect.
+        An exception is passed on; such a call counts as possibly completed.
         """
-        noted = Operation(len(self._operations), thread, operation, argument, self._tick(), 0.0)
-        noted.status = "info"
-        self._operations.append(noted)
+        record = Operation(len(self._operations), thread, operation, argument, self._tick(), 0.0)
+        record.status = "info"
+        self._operations.append(record)
         answer = function()
-        noted.output, noted.status, noted.ret = answer, "ok", self._tick()
+        record.output, record.status, record.ret = answer, "ok", self._tick()
         return answer
 
-    def must_be_linearizable(self, model: Model) -> None:
-        """Judge.
+    def require_linearizable(self, model: Model) -> None:
+        """Check the history against a sequential model.
 
         Raises:
-            NotLinearizableError: with what cannot be explained.
+            NotLinearizableError: with the operations that cannot be explained.
         """
-        judged = check(self._operations, model)
-        if not judged.ok:
-            raise NotLinearizableError(judged.explain())
+        result = check(self._operations, model)
+        if not result.ok:
+            raise NotLinearizableError(result.explain())
 
     def _tick(self) -> int:
         self._clock += 1

@@ -1,9 +1,9 @@
-"""Bugs planted in real code: proof that each technique finds what it is said to find.
+"""Races planted in real code: proof that each technique finds what it is claimed to find.
 
-A bug is a change of one source tree. A copy of the tree is broken in that one place, and its
-scenario is explored with every technique, once for each of several seeds, in a process of its own
-that imports the broken copy. A technique that is said to find the bug must find it for every seed;
-an exhaustive one is tried with the first only, unless all is asked for (see `apart.orders_for`).
+A planted race is a mutation of one source tree. Its scenario is explored in a subprocess that
+imports a broken copy of the tree, with several techniques and once for each of several seeds. A
+technique in `found_by` must find the race with every seed. An exhaustive one runs with the first
+seed only, unless every seed is requested (see `subprocess_explorer.plan_explorations`).
 """
 
 import tempfile
@@ -16,12 +16,12 @@ from typing import Final
 from harness.mutation.mutation import Mutation, broken_copy, diff
 from harness.races.exploration import Exploration
 from harness.races.scenario import load_module
-from harness.races.subprocess_explorer import Order, explore_apart
+from harness.races.subprocess_explorer import PlannedExploration, explore_in_subprocess
 from harness.record.verdict import BrokenError
 
 PLANTED_NAME: Final = "PLANTED"
 SEEDS: Final = (1, 2, 3, 4, 5)
-# Where a bug is looked for by chance, this many schedules must be enough, for each seed.
+# A randomised technique must find a race within this many schedules, for each seed.
 SCHEDULES: Final = 500
 
 
@@ -30,8 +30,8 @@ class PlantedRace:
     """A race planted in real code.
 
     Attributes:
-        mutation: the fault; `caught_by` names the scenario in which it must show.
-        found_by: the techniques that must find it, whatever the seed.
+        mutation: the fault; `caught_by` names the scenario that must fail.
+        found_by: the techniques that must find it with every seed.
     """
 
     mutation: Mutation
@@ -44,68 +44,68 @@ class PlantedRace:
 
     @property
     def scenario(self) -> str:
-        """The scenario in which it must show."""
+        """The scenario that must fail."""
         return self.mutation.caught_by
 
 
-def planted(
+def planted_race(
     name: str, scenario: str, file: str, change: str, found_by: tuple[str, ...]
 ) -> PlantedRace:
-    """Return a race planted in one file below the source tree, by a change written as a diff."""
+    """Return a race planted in one file below the source tree by a change, written as a diff."""
     return PlantedRace(Mutation(name, diff(file, change), scenario), found_by)
 
 
 @dataclass(frozen=True, slots=True)
 class PlantedProof:
-    """What became of a bug."""
+    """The explorations of a planted race."""
 
     race: PlantedRace
-    searches: tuple[Exploration, ...]
+    explorations: tuple[Exploration, ...]
 
     def of(self, technique: str) -> tuple[Exploration, ...]:
-        """Return the searches with one technique."""
-        return tuple(search for search in self.searches if search.technique == technique)
+        """Return the explorations with one technique."""
+        return tuple(each for each in self.explorations if each.technique == technique)
 
     @property
     def missed(self) -> tuple[str, ...]:
-        """The techniques that must find it and did not, for one seed or more."""
+        """The techniques that must find it and missed it with at least one seed."""
         return tuple(
             name
             for name in self.race.found_by
-            if not self.of(name) or not all(search.failure for search in self.of(name))
+            if not self.of(name) or not all(each.failure for each in self.of(name))
         )
 
 
 def load_planted(path: Path) -> tuple[PlantedRace, ...]:
-    """Return the bugs of a file.
+    """Return the planted races of a file.
 
     Raises:
         BrokenError: it has none.
     """
-    planted: tuple[PlantedRace, ...] = getattr(load_module(path), PLANTED_NAME, ())
-    if not planted:
-        raise BrokenError(f"{path} has no {PLANTED_NAME}; a file of bugs ends in that tuple")
-    return planted
+    races: tuple[PlantedRace, ...] = getattr(load_module(path), PLANTED_NAME, ())
+    if not races:
+        raise BrokenError(f"{path} must define a non-empty tuple {PLANTED_NAME} of planted races")
+    return races
 
 
 def prove(
-    race: PlantedRace, source: Path, files: Sequence[Path], orders: Sequence[Order]
+    race: PlantedRace, source: Path, files: Sequence[Path], plan: Sequence[PlannedExploration]
 ) -> PlantedProof:
-    """Break a copy of the source tree, and explore as ordered.
+    """Break a copy of the source tree and carry out a plan of explorations on it.
 
     Raises:
-        BrokenError: the bug does not fit the source, or a search came to no end.
+        BrokenError: the mutation does not fit the source, or an exploration did not finish.
     """
-    with planted_copy(race, source) as tree:
-        return PlantedProof(race, tuple(explore_apart(files, orders, tree)))
+    with plant_in_copy(race, source) as tree:
+        return PlantedProof(race, tuple(explore_in_subprocess(files, plan, tree)))
 
 
 @contextmanager
-def planted_copy(race: PlantedRace, source: Path) -> Iterator[Path]:
-    """Yield a copy of the source tree that has the race; it is removed at the end.
+def plant_in_copy(race: PlantedRace, source: Path) -> Iterator[Path]:
+    """Yield a copy of the source tree that has the race; remove it at the end.
 
     Raises:
-        BrokenError: the change does not fit the source.
+        BrokenError: the mutation does not fit the source.
     """
     with tempfile.TemporaryDirectory(prefix="races-planted-") as directory:
         copy = Path(directory) / source.name

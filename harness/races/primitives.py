@@ -1,8 +1,8 @@
-"""`threading`'s primitives, queues and threads, telling a detector what they order.
+"""`threading`'s primitives, queues and threads, reporting to a detector what they order.
 
-Each wraps one of whatever `threading` offers when tracing begins: the real ones in a running
-program, the modelled ones while schedules are explored. Only objects made after that are traced, by
-`threading.X(...)`; a name bound earlier (`from threading import Lock`) is not.
+Each wraps the class that `threading` has when tracing begins: the real one in a running program,
+the scheduler's while schedules are explored. Only objects created after that by `threading.X(...)`
+are traced; a name bound earlier (`from threading import Lock`) is not.
 """
 
 import queue
@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 
 from harness.races.detector import Clock, Detector, Sync, capture
-from harness.races.lockorder import LockNode
-from harness.races.report import short
+from harness.races.findings import short
+from harness.races.lock_order import LockNode
 
-# `Any` below: these stand for whatever the module of the day offers, with all of its arguments.
+# `Any` below: the wrapped class is either module's, with all of its arguments.
 
 
-class _Lock(Protocol):
+class _LockLike(Protocol):
     def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...  # noqa: FBT001 - threading's own signature
     def release(self) -> None: ...
     def locked(self) -> bool: ...
@@ -30,48 +30,11 @@ def _made_at() -> str:
     return f"{short(stack[0].file)}:{stack[0].line}" if stack else "C code"
 
 
-class TracedLock:
-    """A lock: what was done before its release happens before what follows its acquisition."""
+class _WithStatement:
+    """The `with` statement of whatever has `acquire` and `release`."""
 
-    def __init__(self, detector: Detector, inner: _Lock) -> None:
-        self.detector = detector
-        self.inner: Any = inner
-        self.sync = Sync()
-        self.node = LockNode(_made_at())
-        self._depth = 0
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - threading's own signature
-        """See `threading.Lock.acquire`."""
-        if blocking:
-            self.detector.taking(self.node)
-        taken: bool = self.inner.acquire(blocking, timeout)
-        if taken:
-            self.entered()
-        return taken
-
-    def release(self) -> None:
-        """See `threading.Lock.release`."""
-        self.leaving()
-        self.inner.release()
-
-    def locked(self) -> bool:
-        """See `threading.Lock.locked`."""
-        held: bool = self.inner.locked()
-        return held
-
-    def entered(self) -> None:
-        """Note that the present thread has it."""
-        self._depth += 1
-        if self._depth == 1:
-            self.detector.acquire(self.sync)
-            self.detector.took(self.node)
-
-    def leaving(self) -> None:
-        """Note that the present thread is about to give it back."""
-        self._depth -= 1
-        if self._depth == 0:
-            self.detector.gave_back(self.node)
-            self.detector.release(self.sync)
+    acquire: Callable[..., bool]
+    release: Callable[..., None]
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -84,11 +47,55 @@ class TracedLock:
     ) -> None:
         self.release()
 
-    # What `threading.Condition` asks of a lock that it may have to give back altogether.
+
+class TracedLock(_WithStatement):
+    """A lock: what was done before its release happens before what follows its acquisition."""
+
+    def __init__(self, detector: Detector, inner: _LockLike) -> None:
+        self.detector = detector
+        self.inner: Any = inner
+        self.sync = Sync()
+        self.node = LockNode(_made_at())
+        self._depth = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 - threading's own signature
+        """See `threading.Lock.acquire`."""
+        if blocking:
+            self.detector.request_lock(self.node)
+        taken: bool = self.inner.acquire(blocking, timeout)
+        if taken:
+            self.enter()
+        return taken
+
+    def release(self) -> None:
+        """See `threading.Lock.release`."""
+        self.leave()
+        self.inner.release()
+
+    def locked(self) -> bool:
+        """See `threading.Lock.locked`."""
+        held: bool = self.inner.locked()
+        return held
+
+    def enter(self) -> None:
+        """Record that the current thread has acquired it."""
+        self._depth += 1
+        if self._depth == 1:
+            self.detector.acquire(self.sync)
+            self.detector.hold_lock(self.node)
+
+    def leave(self) -> None:
+        """Record that the current thread is about to release it."""
+        self._depth -= 1
+        if self._depth == 0:
+            self.detector.drop_lock(self.node)
+            self.detector.release(self.sync)
+
+    # The methods by which `threading.Condition` fully releases and reacquires a lock.
 
     def _release_save(self) -> object:
         depth, self._depth = self._depth, 1
-        self.leaving()
+        self.leave()
         if hasattr(self.inner, "_release_save"):
             return depth, self.inner._release_save()  # noqa: SLF001 - threading's own protocol
         self.inner.release()
@@ -100,7 +107,7 @@ class TracedLock:
             self.inner._acquire_restore(state)  # noqa: SLF001 - threading's own protocol
         else:
             self.inner.acquire()
-        self.entered()
+        self.enter()
         self._depth = depth
 
     def _is_owned(self) -> bool:
@@ -113,8 +120,8 @@ class TracedLock:
         self.inner._at_fork_reinit()  # noqa: SLF001 - threading's own protocol
 
 
-class TracedCondition:
-    """A condition: it orders by its lock, which its wait gives back and takes again."""
+class TracedCondition(_WithStatement):
+    """A condition: it orders by its lock, which `wait` releases and reacquires."""
 
     def __init__(self, inner: Any, lock: TracedLock) -> None:  # noqa: ANN401 - see the module
         self._inner = inner
@@ -126,40 +133,29 @@ class TracedCondition:
 
     def wait(self, timeout: float | None = None) -> bool:
         """See `threading.Condition.wait`."""
-        self._lock.leaving()
+        self._lock.leave()
         try:
             notified: bool = self._inner.wait(timeout)
         finally:
-            self._lock.entered()
+            self._lock.enter()
         return notified
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
         """See `threading.Condition.wait_for`."""
-        self._lock.leaving()
+        self._lock.leave()
 
-        def asked_with_the_lock() -> bool:
-            self._lock.entered()
+        def check_with_lock() -> bool:
+            self._lock.enter()
             try:
                 return predicate()
             finally:
-                self._lock.leaving()
+                self._lock.leave()
 
         try:
-            fulfilled: bool = self._inner.wait_for(asked_with_the_lock, timeout)
+            fulfilled: bool = self._inner.wait_for(check_with_lock, timeout)
         finally:
-            self._lock.entered()
+            self._lock.enter()
         return fulfilled
-
-    def __enter__(self) -> bool:
-        return self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
 
 class TracedEvent:
@@ -190,7 +186,7 @@ class TracedEvent:
         return flag
 
 
-class TracedSemaphore:
+class TracedSemaphore(_WithStatement):
     """A semaphore: what was done before a release happens before what follows an acquisition."""
 
     def __init__(self, detector: Detector, inner: Any) -> None:  # noqa: ANN401 - see the module
@@ -209,17 +205,6 @@ class TracedSemaphore:
         """See `threading.Semaphore.release`."""
         self._detector.release(self._sync)
         self._inner.release(n)
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class TracedQueue:
@@ -250,8 +235,8 @@ class TracedQueue:
         return self.get(block=False)
 
 
-def _traced_thread(detector: Detector, base: Any) -> Any:  # noqa: ANN401 - see the module
-    """Return a class of threads that know what was done before their start."""
+def _make_thread_class(detector: Detector, base: Any) -> Any:  # noqa: ANN401 - see the module
+    """Return a thread class whose start and join order accesses."""
 
     class TracedThread(base):  # type: ignore[misc]
         _begun_with: Clock
@@ -289,12 +274,12 @@ _PATCHED: Final = (
 
 
 @contextmanager
-def traced(detector: Detector) -> Iterator[None]:
-    """Make `threading` and `queue` offer traced objects until the end."""
+def trace_primitives(detector: Detector) -> Iterator[None]:
+    """Replace the classes of `threading` and `queue` by traced ones within the context."""
     before = [(module, name, getattr(module, name)) for module, name in _PATCHED]
     real_rlock = threading.RLock
     for module, name, maker in before:
-        setattr(module, name, _tracing(name, maker, detector, real_rlock))
+        setattr(module, name, _make_traced(name, maker, detector, real_rlock))
     try:
         yield
     finally:
@@ -302,11 +287,13 @@ def traced(detector: Detector) -> Iterator[None]:
             setattr(module, name, maker)
 
 
-def _tracing(name: str, maker: Any, detector: Detector, real_rlock: Any) -> Any:  # noqa: ANN401 - see the module
+def _make_traced(name: str, maker: Any, detector: Detector, real_rlock: Any) -> Any:  # noqa: ANN401 - see the module
     if name == "Thread":
-        return _traced_thread(detector, maker)
+        return _make_thread_class(detector, maker)
     if name == "Condition":
-        return lambda lock=None: _condition(detector, maker, real_rlock() if lock is None else lock)
+        return lambda lock=None: _make_condition(
+            detector, maker, real_rlock() if lock is None else lock
+        )
     if name in {"Lock", "RLock"}:
         return lambda: TracedLock(detector, maker())
     if name == "Event":
@@ -316,7 +303,7 @@ def _tracing(name: str, maker: Any, detector: Detector, real_rlock: Any) -> Any:
     return lambda *args, **named: TracedSemaphore(detector, maker(*args, **named))
 
 
-def _condition(detector: Detector, maker: Any, lock: Any) -> TracedCondition:  # noqa: ANN401 - see the module
-    # A lock that was made before tracing began is traced from here on, where the condition uses it.
+def _make_condition(detector: Detector, maker: Any, lock: Any) -> TracedCondition:  # noqa: ANN401 - see the module
+    # A lock created before tracing began is traced from here on, as far as the condition uses it.
     own = lock if isinstance(lock, TracedLock) else TracedLock(detector, lock)
     return TracedCondition(maker(own.inner), own)

@@ -1,9 +1,9 @@
-"""What to explore: small models of threads at work, each with what must hold whatever the schedule.
+"""Scenarios: small models of concurrent threads, each with a promise that every schedule must keep.
 
 A scenario file is a Python file with a tuple `SCENARIOS`. A model is a function without arguments
-that makes its objects, starts two or three `threading.Thread`s, joins them and asserts; its own
-thread is never interrupted. It runs once for each schedule, so all that differs between two runs
-must be the schedule: no clock but `time`'s, no chance, no waiting for anything but `threading`'s
+that creates its objects, starts two or three `threading.Thread`s, joins them and asserts. Its main
+thread is never preempted. The model runs once per schedule, and nothing but the schedule may differ
+between two runs: no clock but `time`'s, no randomness, no waiting except on `threading`'s
 primitives.
 """
 
@@ -26,12 +26,12 @@ class Scenario:
     """One model.
 
     Attributes:
-        name: area and what happens, as in `log.cancel-wait`.
-        promise: what holds whatever the schedule.
+        name: `area.what`, as in `log.cancel`.
+        promise: the invariant that every schedule must keep, as a sentence.
         model: see the module.
-        explores: the modules whose every line, or instruction, another thread may come before.
-        watch: what the detector watches.
-        linearizable: its model records a history and lets it be judged (see `linearizability`).
+        explores: the modules before whose lines, or instructions, threads may be switched.
+        watch: the classes that the detector watches.
+        linearizable: the model records an operation history and checks it (`linearizability`).
     """
 
     name: str
@@ -51,7 +51,7 @@ def load_module(path: Path) -> ModuleType:
     """Import a Python file by its path, once.
 
     Raises:
-        BrokenError: it is not there, or cannot be imported.
+        BrokenError: it is missing, or cannot be imported.
     """
     path = path.resolve()
     name = f"races_{path.parent.name}_{path.stem}"
@@ -60,7 +60,7 @@ def load_module(path: Path) -> ModuleType:
         return known
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise BrokenError(f"{path} is not there, or no Python file")
+        raise BrokenError(f"{path} is missing, or is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -84,22 +84,22 @@ def load_scenarios(paths: Iterable[Path]) -> tuple[Scenario, ...]:
             scenarios = getattr(load_module(file), SCENARIOS_NAME, ())
             if not scenarios:
                 raise BrokenError(
-                    f"{file} has no {SCENARIOS_NAME}; a scenario file ends in that tuple"
+                    f"{file} must define a non-empty tuple {SCENARIOS_NAME} of scenarios"
                 )
             for scenario in scenarios:
                 if scenario.name in found:
-                    raise BrokenError(f"{file}: a second scenario is called {scenario.name}")
+                    raise BrokenError(f"{file}: two scenarios have the name {scenario.name}")
                 found[scenario.name] = scenario
     return tuple(found.values())
 
 
-def named(scenarios: Iterable[Scenario], name: str) -> Scenario:
+def find_scenario(scenarios: Iterable[Scenario], name: str) -> Scenario:
     """Return a scenario.
 
     Raises:
-        BrokenError: there is none of that name.
+        BrokenError: no scenario has that name.
     """
     by_name = {scenario.name: scenario for scenario in scenarios}
     if name not in by_name:
-        raise BrokenError(f"no scenario is called {name!r}; there are {', '.join(by_name)}")
+        raise BrokenError(f"unknown scenario {name!r}; known: {', '.join(by_name)}")
     return by_name[name]

@@ -1,4 +1,4 @@
-"""Judges a job worker under many bursty streamers while the detector watches it from inside."""
+"""Runs checks against a job worker while the race detector runs inside it."""
 
 import json
 import shlex
@@ -16,36 +16,38 @@ EXIT_BROKEN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What came of it.
+class WatchedRun:
+    """The detector's findings and the checks' result.
 
     Attributes:
         found: the detector's findings, as text.
-        accesses: how many accesses it saw.
-        threads: of how many threads.
-        said: the end of what the checks said.
-        checks_passed: whether they did.
+        accesses: the number of accesses that it recorded.
+        threads: the number of threads that it recorded.
+        checks_output: the last part of the checks' output.
+        checks_passed: whether every check passed.
     """
 
     found: tuple[str, ...]
     accesses: int
     threads: int
-    said: str
+    checks_output: str
     checks_passed: bool
 
 
-def judge_watched(watch: Path, launch: str, checks: str, tree: Path | None = None) -> Watched:
+def judge_under_detector(
+    watch: Path, launch: str, checks: str, tree: Path | None = None
+) -> WatchedRun:
     """Run checks against a server under the detector.
 
     Args:
-        watch: the file with its `WATCH`.
-        launch: how it is started: a Python module and its arguments, as the harness fills them in.
-        checks: a regular expression: which.
-        tree: a source tree that the server imports from, before all others.
+        watch: the Python file that defines `WATCH`.
+        launch: the server, a Python module and its arguments; `{...}` as in `check --launch`.
+        checks: the checks to run, a regular expression.
+        tree: a source tree that the server imports from before all others.
 
     Raises:
-        BrokenError: nothing can be said: the checks did not run, the server did not end by itself,
-            or nothing of it was seen.
+        BrokenError: inconclusive: the checks did not run, a server did not exit by itself, or the
+            detector recorded no access.
     """
     with tempfile.TemporaryDirectory(prefix="races-server-") as directory:
         report = Path(directory) / "report.jsonl"
@@ -63,25 +65,29 @@ def judge_watched(watch: Path, launch: str, checks: str, tree: Path | None = Non
             ],
             CHECK_MAX_S,
         )  # fmt: skip
-        said = (done.stdout + done.stderr).strip()[-3000:]
+        output = (done.stdout + done.stderr).strip()[-3000:]
         if done.exit_code == EXIT_BROKEN or not report.exists():
-            raise BrokenError(f"the checks came to no verdict:\n{said}")
-        return _read(report, said, checks_passed=done.exit_code == 0)
+            raise BrokenError(f"the checks are BROKEN under the detector:\n{output}")
+        return _read(report, output, checks_passed=done.exit_code == 0)
 
 
-def _read(report: Path, said: str, *, checks_passed: bool) -> Watched:
+def _read(report: Path, output: str, *, checks_passed: bool) -> WatchedRun:
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     begun = sorted(line["begun"] for line in lines if "begun" in line)
     ends = [line for line in lines if "ended" in line]
     if begun != sorted(line["ended"] for line in ends):
-        raise BrokenError(f"{len(begun)} servers began and {len(ends)} came to their end:\n{said}")
+        raise BrokenError(
+            f"{len(begun)} servers started and {len(ends)} exited by themselves:\n{output}"
+        )
     accesses = sum(line["accesses"] for line in ends)
     if not accesses:
-        raise BrokenError("the detector saw no access: it watches other classes than the server's")
-    return Watched(
+        raise BrokenError(
+            "the detector recorded no access: the server does not use the watched classes"
+        )
+    return WatchedRun(
         tuple(line["found"] for line in lines if "found" in line),
         accesses,
         sum(line["threads"] for line in ends),
-        said,
+        output,
         checks_passed,
     )

@@ -1,7 +1,7 @@
-"""Where the threads of a model stood when none of them could go on.
+"""The stacks of a model's threads in a deadlock.
 
-A scheduler ends a deadlock by an exception in each thread, there where it waits. The stack is taken
-when that is raised: on its way out it is replaced by others wherever a thread gives something back.
+The scheduler ends a deadlock by raising an exception in each thread where it waits. The stack is
+recorded when that exception is raised: on its way out, `finally` and `with` blocks may replace it.
 """
 
 import sys
@@ -13,32 +13,32 @@ from typing import TYPE_CHECKING, Any, Final
 from harness.races.detector import capture
 
 if TYPE_CHECKING:
-    from harness.races.report import Frame
+    from harness.races.findings import Frame
 
 _TOOL_NAME: Final = "harness.races"
 _TOOL_IDS: Final = range(6)  # all that sys.monitoring has
 
 
 class Stacks:
-    """The stacks of one schedule, the latest.
+    """The stacks of the latest schedule.
 
-    Shared state: two dicts, in which each thread of the model writes its own entry, in one step.
+    Shared state: two dicts; each thread of the model writes its own entry, in one atomic step.
 
     Args:
-        is_the_end: tells by which exception a scheduler ends a thread.
+        is_scheduler_error: returns whether the scheduler raised this exception to end a thread.
     """
 
-    def __init__(self, is_the_end: Callable[[BaseException], bool]) -> None:
-        self._is_the_end = is_the_end
+    def __init__(self, is_scheduler_error: Callable[[BaseException], bool]) -> None:
+        self._is_scheduler_error = is_scheduler_error
         self._names: dict[int, str] = {}
         self._stacks: dict[int, tuple[Frame, ...]] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Take stacks until the end; none where debuggers have all of `sys.monitoring`."""
+    def record(self) -> Iterator[None]:
+        """Record stacks within the context; none if debuggers use all ids of `sys.monitoring`."""
         monitoring = sys.monitoring
         free = [number for number in _TOOL_IDS if monitoring.get_tool(number) is None]
-        if len(free) < 2:  # noqa: PLR2004 - ours, and the scheduler's, which must have one
+        if len(free) < 2:  # noqa: PLR2004 - one for this, one for the scheduler, which needs it
             yield
             return
         number, raised = free[0], monitoring.events.RAISE
@@ -52,8 +52,8 @@ class Stacks:
             monitoring.free_tool_id(number)
 
     @contextmanager
-    def of_a_schedule(self) -> Iterator[None]:
-        """Forget all others, and know the threads that are made from now on by their names."""
+    def begin_schedule(self) -> Iterator[None]:
+        """Discard the previous schedule's stacks; record the names of threads created from now."""
         self._stacks.clear()
         self._names.clear()
         self._names[threading.get_ident()] = "the model"
@@ -80,6 +80,6 @@ class Stacks:
         )
 
     def _raised(self, _code: object, _offset: int, error: BaseException) -> None:
-        # Told of again in each frame that it passes: the first is where the thread waits.
-        if self._is_the_end(error):
+        # Called again for each frame that the exception passes: the first is where it waits.
+        if self._is_scheduler_error(error):
             self._stacks.setdefault(threading.get_ident(), capture())

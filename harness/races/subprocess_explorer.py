@@ -1,4 +1,4 @@
-"""Explores in a process of its own: it may import another source tree, and can be killed."""
+"""Explores in a subprocess, which can import another source tree and can be killed."""
 
 import json
 import sys
@@ -14,16 +14,16 @@ from harness.races.exploration import (
     Failure,
     ScheduleStep,
     explore,
-    technique_named,
+    find_technique,
 )
-from harness.races.scenario import Scenario, load_scenarios, named
+from harness.races.scenario import Scenario, find_scenario, load_scenarios
 from harness.record.verdict import BrokenError
 
-ORDERS_MAX_S: Final = 900.0
+EXPLORATIONS_MAX_S: Final = 900.0
 
 
-class Order(NamedTuple):
-    """One exploration to be made. `schedules`: None takes the technique's own."""
+class PlannedExploration(NamedTuple):
+    """One exploration to run. `schedules`: None uses the technique's default."""
 
     scenario: str
     technique: str
@@ -31,26 +31,27 @@ class Order(NamedTuple):
     schedules: int | None
 
 
-def orders_for(
+def plan_explorations(
     scenario: Scenario,
     seeds: Sequence[int],
     schedules: int | None = None,
     techniques: Sequence[str] = (),
     *,
     every_seed: bool = False,
-) -> list[Order]:
-    """Return what is to be explored: each technique that is for the scenario, with each seed.
+) -> list[PlannedExploration]:
+    """Return the explorations of a scenario: each applicable technique with each seed.
 
     Args:
-        scenario: which.
-        seeds: for all that is left to chance.
-        schedules: how many. What is exhaustive never gets fewer than its own: it would say nothing.
-        techniques: only these; none takes all.
-        every_seed: explore exhaustively with every seed, too. It ends in the same certainty with
-            each; the seed decides from which schedules it learns what races before it begins, and
-            so after how many it comes to what is wrong. Else it is done with the first seed only.
+        scenario: the scenario.
+        seeds: random seeds.
+        schedules: per randomised technique. An exhaustive one never gets fewer than its own
+            maximum, since an unfinished search is inconclusive.
+        techniques: only these; empty means all.
+        every_seed: run exhaustive techniques with every seed, not with the first only. Each seed
+            gives the same guarantee. It chooses the random schedules from which the search learns
+            what races, and so the number of schedules until it finds a failure.
     """
-    orders = []
+    plan = []
     for technique in TECHNIQUES:
         wanted = not techniques or technique.name in techniques
         if not wanted or (technique.histories and not scenario.linearizable):
@@ -59,54 +60,56 @@ def orders_for(
         if technique.exhaustive:
             limit = None if schedules is None else max(schedules, technique.schedules)
             its_seeds = seeds if every_seed else seeds[:1]
-        orders += [Order(scenario.name, technique.name, seed, limit) for seed in its_seeds]
-    return orders
+        plan += [
+            PlannedExploration(scenario.name, technique.name, seed, limit) for seed in its_seeds
+        ]
+    return plan
 
 
-def explore_apart(
-    files: Sequence[Path], orders: Sequence[Order], tree: Path | None = None
+def explore_in_subprocess(
+    files: Sequence[Path], plan: Sequence[PlannedExploration], tree: Path | None = None
 ) -> list[Exploration]:
-    """Explore in a process of its own.
+    """Explore in a subprocess.
 
     Args:
-        files: of the scenarios.
-        orders: what to explore.
-        tree: a source tree to import from, before all others.
+        files: the scenario files.
+        plan: the explorations to run.
+        tree: a source tree to import from before all others.
 
     Raises:
-        BrokenError: an exploration could not be made.
+        BrokenError: an exploration failed or did not finish.
     """
-    told = json.dumps([[str(file) for file in files], orders])
-    command = [sys.executable, "-m", __name__, told]
+    request = json.dumps([[str(file) for file in files], plan])
+    command = [sys.executable, "-m", __name__, request]
     if tree is not None:
         command = ["env", f"PYTHONPATH={tree}", *command]
-    done = run(command, ORDERS_MAX_S)
+    done = run(command, EXPLORATIONS_MAX_S)
     if done.exit_code != 0:
         raise BrokenError((done.stderr or done.stdout).strip()[-3000:])
-    return [exploration_from(told) for told in json.loads(done.stdout)]
+    return [exploration_from(values) for values in json.loads(done.stdout)]
 
 
-def exploration_from(told: dict[str, Any]) -> Exploration:
-    """Make an exploration of what `asdict` made of it."""
-    failure = told.pop("failure")
+def exploration_from(values: dict[str, Any]) -> Exploration:
+    """Return the exploration from which `asdict` made these values."""
+    failure = values.pop("failure")
     if failure is not None:
         steps = tuple(ScheduleStep(**step) for step in failure.pop("steps"))
         lists: dict[str, Any] = {
             name: tuple(failure.pop(name)) for name in ("choices", "racing", "found", "stacks")
         }
         failure = Failure(**failure, **lists, steps=steps)
-    return Exploration(**told, failure=failure)
+    return Exploration(**values, failure=failure)
 
 
 def _main() -> int:
-    files, orders = json.loads(sys.argv[1])
+    files, plan = json.loads(sys.argv[1])
     made = []
     try:
         scenarios = load_scenarios([Path(file) for file in files])
-        for order in map(Order._make, orders):
-            scenario = named(scenarios, order.scenario)
-            technique = technique_named(order.technique)
-            made.append(explore(scenario, technique, order.seed, order.schedules))
+        for planned in map(PlannedExploration._make, plan):
+            scenario = find_scenario(scenarios, planned.scenario)
+            technique = find_technique(planned.technique)
+            made.append(explore(scenario, technique, planned.seed, planned.schedules))
     except BrokenError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its parent reads it
         return 2

@@ -1,12 +1,12 @@
-"""Bugs planted in our real classes, and the techniques that must find each of them.
+"""Races planted in the service's real classes, and the techniques that must find each of them.
 
-A new bug is one row: the scenario in which it shows, the file below the source tree, and the change
-as a diff's lines: what goes, what comes, and as much around it as makes the place the only one.
+A new race is one row: the scenario that must fail, the file below the source tree, and the change
+as a diff's lines: removed, added, and as much context as makes the place unique.
 """
 
 from typing import Final
 
-from harness.races.planting import planted
+from harness.races.planting import planted_race
 
 FOLLOW: Final = "worker_service/follow.py"
 LOG: Final = "worker_service/log.py"
@@ -18,25 +18,25 @@ REACTOR: Final = "worker_service/reactor.py"
 DETECTOR, DFS, RANDOM, PCT, HISTORY = "detector", "dfs", "random", "pct", "linearizability"
 
 PLANTED = (
-    # The slots and the budget.
-    planted(
-        "the slots are counted outside the lock", "follow.admission", FOLLOW, """\
+    # Slots and the budget.
+    planted_race(
+        "slots are counted outside the lock", "follow.admission", FOLLOW, """\
 -        with self._lock:
 +        if True:
              if self._taken >= self._maximum:
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "a slot is looked for under one lock and taken under the next", "follow.slots", FOLLOW, """\
+    planted_race(
+        "a slot is found free and taken in two critical sections", "follow.slots", FOLLOW, """\
                  )
 +        with self._lock:
              self._taken += 1
 """,
         (DFS, RANDOM),
     ),
-    planted(
-        "whether a slot is free is asked before the lock", "follow.release", FOLLOW, """\
+    planted_race(
+        "a slot's release is checked before the lock", "follow.release", FOLLOW, """\
 -        with self._lock:
 -            if not slot.released:
 +        if not slot.released:
@@ -44,16 +44,16 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "the budget is given back without the lock", "follow.budget", FOLLOW, """\
+    planted_race(
+        "budget bytes are released without the lock", "follow.budget", FOLLOW, """\
 -        with self._lock:
 -            self._held_bytes -= granted_bytes
 +        self._held_bytes -= granted_bytes
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "what is left of the budget is read before the lock", "follow.budget", FOLLOW, """\
+    planted_race(
+        "the remaining budget is read before the lock", "follow.budget", FOLLOW, """\
 +        share = self._limit_bytes
 +        left = self._limit_bytes - self._held_bytes
          with self._lock:
@@ -63,8 +63,8 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "a stream that is cancelled keeps its budget", "follow.stream", FOLLOW, """\
+    planted_race(
+        "a cancelled stream keeps its budget", "follow.stream", FOLLOW, """\
 -            try:
 -                yield reader.read(granted_bytes)
 -            finally:
@@ -74,8 +74,8 @@ PLANTED = (
         (DETECTOR, DFS, PCT),
     ),
     # The log.
-    planted(
-        "the end of the log is asked before a reader queues", "log.follow", LOG, """\
+    planted_race(
+        "the log's end is read before the reader is queued", "log.follow", LOG, """\
 -        with self._lock:
 -            if self._closed or self._end_offset >= wanted_offset:
 -                return False
@@ -85,23 +85,23 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
-        "a cancel is looked for before the reader queues", "log.cancel", LOG, """\
+    planted_race(
+        "a cancel is checked before the reader is queued", "log.cancel", LOG, """\
 -            if not self._cancelled.is_set():
 -                self._wakeup.wait(timeout_s)
 +            self._wakeup.wait(timeout_s)
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "a close wakes one reader of all", "log.two-readers", LOG, """\
+    planted_race(
+        "a close wakes only one reader", "log.two-readers", LOG, """\
 -            woken = list(self._waiting)
 +            woken = list(self._waiting)[:1]
 """,
         (DFS, PCT),
     ),
-    planted(
-        "a reader is told to clear its wake-up after it was queued", "log.follow", LOG, """\
+    planted_race(
+        "a reader's wake-up is cleared after it was queued", "log.follow", LOG, """\
 -            reader.prepare_wait(wanted_offset)
 @@
 -            return True
@@ -110,8 +110,8 @@ PLANTED = (
 """,
         (DFS, PCT),
     ),
-    planted(
-        "the end is told before the bytes are there", "log.follow", LOG, """\
+    planted_race(
+        "the end offset is published before the bytes", "log.follow", LOG, """\
          with self._lock:
 +            self._end_offset += len(data)
 +        with self._lock:
@@ -120,7 +120,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
+    planted_race(
         "the extent is read without the lock", "log.order", LOG, """\
 -        with self._lock:
 +        if self:
@@ -128,8 +128,8 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT, HISTORY),
     ),
-    planted(
-        "the buffer goes before the memfd is there", "log.move", LOG, """\
+    planted_race(
+        "the buffer is freed before the memfd is published", "log.move", LOG, """\
 -        with self._lock:
 -            self._memfd = memfd
 -            self._inline = None
@@ -138,15 +138,15 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "a reader does not look again whether retention came by", "log.punch", LOG, """\
+    planted_race(
+        "a reader does not recheck retention after its read", "log.punch", LOG, """\
 -            if start >= self._first_offset and len(data) == length:
 +            if len(data) == length:
 """,
         (DFS, PCT),
     ),
-    planted(
-        "bytes are dropped before that is told", "log.punch", LOG, """\
+    planted_race(
+        "bytes are dropped before the first offset is published", "log.punch", LOG, """\
      def _publish(self, end_offset: int) -> None:
 +        if self._retention_bytes is not None:
 +            punch_hole(self._memfd, 0, max(0, end_offset - self._retention_bytes))
@@ -154,8 +154,8 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM),
     ),
-    planted(
-        "two locks are taken in two orders", "log.cancel-close", LOG, """\
+    planted_race(
+        "two locks are acquired in two orders", "log.cancel-close", LOG, """\
              self._waiting.clear()
 -        for reader in woken:
 -            reader.wake()
@@ -181,51 +181,51 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "missed bytes are not told", "log.retention", LOG, """\
+    planted_race(
+        "missed bytes are not reported", "log.retention", LOG, """\
              if self._inline is not None or length <= 0:
 -                return Chunk(start, self._inline_bytes(start, length), start - offset), at_end
 +                return Chunk(start, self._inline_bytes(start, length), 0), at_end
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "a cancel wakes nobody", "follow.silent", LOG, """\
+    planted_race(
+        "a cancel wakes no reader", "follow.silent", LOG, """\
          self._cancelled.set()
 -        self._wakeup.set()
 """,
         (DFS, PCT),
     ),
     # Jobs.
-    planted(
-        "the end of a job is looked for at its output's end only", "job.start-stop", JOB, """\
+    planted_race(
+        "a job's exit is checked only at the end of its output", "job.start-stop", JOB, """\
          self._tree.watch(self._scheduler, self._finish_if_complete)
 -        self._finish_if_complete()
 """,
         (DFS, RANDOM, PCT),
     ),
-    planted(
-        "a stop does not wait for the end", "job.two-stops", WORKER, """\
+    planted_race(
+        "a stop does not wait for the job's end", "job.two-stops", WORKER, """\
 -        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
 +        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S) if job is None else False:
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "an end is told before it is known which", "job.history", JOB, """\
+    planted_race(
+        "a job is EXITED before its exit status is known", "job.history", JOB, """\
          self._exited_at_s = time.time()
 +        self._status = replace(self._status, state=State.EXITED)
 """,
         (DFS, PCT, HISTORY),
     ),
-    planted(
-        "the end is told before the output is drained", "job.stream-exit", JOB, """\
+    planted_race(
+        "a job's end is published before its output is drained", "job.stream-exit", JOB, """\
 -        if self._exit is not None and not self._output_open and self._tree.is_gone():
 +        if self._exit is not None and self._tree.is_gone():
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
+    planted_race(
         "a process is reaped twice", "job.query-exit", JOB, """\
          self._tree.watch(self._scheduler, self._finish_if_complete)
          self._finish_if_complete()
@@ -242,7 +242,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
+    planted_race(
         "the log is closed before the status is final", "job.stream-exit", JOB, """\
          self._tree.unwatch(self._scheduler)
 +        self.log.close(self._output_failure)
@@ -250,16 +250,16 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "whoever stops a job changes it from its own thread", "job.stop-exit", WORKER, """\
+    planted_race(
+        "a stop changes the job outside the reactor's thread", "job.stop-exit", WORKER, """\
 -        self._reactor.call_soon(lambda: job.request_stop(grace_s))
 +        job.request_stop(grace_s)
 """,
         (DETECTOR, DFS, PCT),
     ),
     # The job table and the shutdown.
-    planted(
-        "a start that was begun is not counted", "worker.close-start", WORKER, """\
+    planted_race(
+        "a start in progress is not counted", "worker.close-start", WORKER, """\
 -            self._starting += 1
 +            self._starting += 0
 @@
@@ -267,29 +267,29 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
-        "a close asks once instead of again", "worker.close-starts", WORKER, """\
+    planted_race(
+        "a close checks for starts once instead of in a loop", "worker.close-starts", WORKER, """\
 -            self._none_starting.wait_for(lambda: self._starting == 0, timeout=KILL_MAX_S)
 +            self._starting and self._none_starting.wait(timeout=KILL_MAX_S)
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
-        "the last start tells nobody that it is done", "worker.close-start", WORKER, """\
+    planted_race(
+        "the last start does not notify the close", "worker.close-start", WORKER, """\
 -                self._none_starting.notify_all()
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
-        "the table is written without its lock", "worker.list", WORKER, """\
+    planted_race(
+        "the job table is written without its lock", "worker.list", WORKER, """\
 -            with self._lock:
 -                self._jobs[status.job_id] = job
 +            self._jobs[status.job_id] = job
 """,
         (DETECTOR,),
     ),
-    planted(
-        "whether the worker closes is asked before the lock", "worker.close-start", WORKER, """\
+    planted_race(
+        "the closing flag is read before the lock", "worker.close-start", WORKER, """\
 -        with self._lock:
 -            if self._closing:
 -                raise ShuttingDownError("the server is shutting down and starts no more jobs")
@@ -299,23 +299,23 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
+    planted_race(
         "a job cannot be queried while another starts", "worker.table", WORKER, """\
 -            job = self._jobs.get(canonical)
 +            job = self._jobs.get(canonical) if not self._starting else None
 """,
         (DFS, PCT, HISTORY),
     ),
-    planted(
-        "of two closes each leaves the work to the other", "worker.closes", WORKER, """\
+    planted_race(
+        "each of two closes leaves the work to the other", "worker.closes", WORKER, """\
 -        if already_closing:
 +        if self._closing:
 """,
         (DFS, RANDOM, PCT),
     ),
-    # The shutdown, while other things go on.
-    planted(
-        "whoever closes stops the jobs from its own thread", "close.stop", WORKER, """\
+    # The shutdown against other calls.
+    planted_race(
+        "a close stops the jobs outside the reactor's thread", "close.stop", WORKER, """\
          if already_closing:
              return
 +        for job in jobs:
@@ -323,7 +323,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS),
     ),
-    planted(
+    planted_race(
         "a close forgets the jobs that it has ended", "close.query", WORKER, """\
                  logger.error("job %s did not end at shutdown", job.status().job_id)
 +        with self._lock:
@@ -332,7 +332,7 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
+    planted_race(
         "a close ends the reactor before its jobs", "close.follow", WORKER, """\
          for job in jobs:
 -            if not job.wait_ended(max(0.0, deadline_s - time.monotonic())):
@@ -341,8 +341,8 @@ PLANTED = (
 """,
         (DETECTOR, DFS, PCT),
     ),
-    planted(
-        "a close gives no grace", "close.exit", WORKER, """\
+    planted_race(
+        "a close gives jobs no grace period", "close.exit", WORKER, """\
          if already_closing:
              return
 +        grace_s = 0
@@ -350,30 +350,30 @@ PLANTED = (
         (DFS, PCT),
     ),
     # The deny list.
-    planted(
-        "a changed deny list is noted before it is read", "deny.change", DENY, """\
+    planted_race(
+        "a changed deny list counts as read before it is read", "deny.change", DENY, """\
 -        with self._lock:
 -            if stamp != self._stamp or not self._settled:
--                self._take_up(stamp)
+-                self._reload(stamp)
 -            return self._serials
 +        if stamp != self._stamp or not self._settled:
 +            self._stamp = stamp
 +            with self._lock:
-+                self._take_up(stamp)
++                self._reload(stamp)
 +        return self._serials
 """,
         (DETECTOR, DFS, PCT),
     ),
     # The reactor.
-    planted(
-        "a callback that fails ends the reactor", "reactor.failure", REACTOR, """\
+    planted_race(
+        "a failing callback ends the reactor", "reactor.failure", REACTOR, """\
              logger.exception("a callback of the reactor failed")
 +            raise
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "the reactor is woken before the work is there", "reactor.order", REACTOR, """\
+    planted_race(
+        "the reactor is woken before the work is queued", "reactor.order", REACTOR, """\
 +        os.eventfd_write(self._wakeup_fd, 1)
          self._soon.append(callback)
 -        os.eventfd_write(self._wakeup_fd, 1)
@@ -381,8 +381,8 @@ PLANTED = (
 """,
         (DFS, PCT),
     ),
-    planted(
-        "work that comes while others' is done is dropped", "reactor.call-soon", REACTOR, """\
+    planted_race(
+        "work queued while other work runs is dropped", "reactor.call-soon", REACTOR, """\
 -            for _ in range(len(self._soon)):
 -                self._call(self._soon.popleft())
 +            for callback in list(self._soon):
@@ -391,9 +391,9 @@ PLANTED = (
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
-    planted(
-        "an ended reactor gives back the descriptor others write to", "reactor.stop", REACTOR, """\
--        # As long as anybody may hand in work: after `stop` the number could be a stranger's.
+    planted_race(
+        "an ended reactor closes the descriptor that others write to", "reactor.stop", REACTOR, """\
+-        # Open as long as any thread may submit work: after `stop` its number could be reused.
 -        weakref.finalize(self, os.close, self._wakeup_fd)
 @@
          self._epoll.close()

@@ -1,4 +1,4 @@
-"""What the detector watches in a server that really runs: `races server`."""
+"""The classes that the detector watches in a running server, for `races server`."""
 
 from harness.races.instrumentation import Watch
 from worker_service.deny import DenyList
@@ -25,6 +25,6 @@ WATCH = Watch(
     ),
     atomic={
         "Job._status": "one reference to a frozen object, written by the reactor's thread only; a "
-        "reader gets the one before or the one after, and both are true",
+        "reader gets the one before or the one after, both correct",
     },
 )

@@ -1,5 +1,4 @@
-"""What the models stand on: descriptors as they are, processes that are not, waits that a schedule
-rules."""
+"""The models' environment: real descriptors, fake processes, waits that the scheduler controls."""
 
 import os
 import select
@@ -10,16 +9,16 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from unittest import mock
 
-from harness.races.exploration import one_step
+from harness.races.exploration import atomic_step
 from worker_service import reactor as reactor_module
 from worker_service import worker as worker_module
 from worker_service.spawn import ExitStatus
 
-JOIN_MAX_S = 1e6  # of the schedule's clock, which stands still while any thread can run
+JOIN_MAX_S = 1e6  # on the schedule's clock, which does not advance while any thread can run
 
 
 def run_threads(*functions: Callable[[], None]) -> None:
-    """Run functions side by side to their ends; each thread is called as its function."""
+    """Run functions concurrently until all return; a thread has the name of its function."""
     names = [function.__name__ for function in functions]
     threads = [
         threading.Thread(
@@ -34,21 +33,21 @@ def run_threads(*functions: Callable[[], None]) -> None:
 
 
 class Kernel:
-    """Real descriptors, asked without waiting; the waiting is a condition's, told by who writes."""
+    """Real descriptors, polled without waiting; whoever writes notifies a condition that waits."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
 
-    def tell(self) -> None:
-        """Let whoever waits ask its descriptors again."""
+    def notify(self) -> None:
+        """Let waiting threads poll their descriptors again."""
         with self.changed:
             self.changed.notify_all()
 
     def eventfd_write(self, fd: int, value: int) -> None:
         """See `os.eventfd_write`."""
-        with one_step():
+        with atomic_step():
             os.eventfd_write(fd, value)
-            self.tell()
+            self.notify()
 
     def epoll(self) -> "Epoll":
         """See `select.epoll`."""
@@ -56,7 +55,7 @@ class Kernel:
 
 
 class Epoll:
-    """A real epoll, but for its waiting."""
+    """A real epoll that waits on the kernel's condition."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -69,12 +68,12 @@ class Epoll:
         """See `select.epoll.poll`."""
         events: list[tuple[int, int]] = []
 
-        def asked() -> bool:
+        def has_events() -> bool:
             events[:] = self._real.poll(0, max_events)
             return bool(events)
 
-        with one_step(), self._kernel.changed:
-            self._kernel.changed.wait_for(asked, timeout_s)
+        with atomic_step(), self._kernel.changed:
+            self._kernel.changed.wait_for(has_events, timeout_s)
         return events
 
 
@@ -82,8 +81,8 @@ class FakeProcess:
     """A job's main process, as far as the server can see it.
 
     Args:
-        words: what it writes before it ends by itself.
-        last_words: what it writes when SIGTERM comes.
+        words: what it writes before it exits by itself.
+        last_words: what it writes on SIGTERM.
     """
 
     def __init__(self, kernel: Kernel, words: bytes = b"", last_words: bytes = b"") -> None:
@@ -96,13 +95,13 @@ class FakeProcess:
         self._exit: ExitStatus | None = None
         self.reaped = 0
 
-    def run_to_its_end(self) -> None:
-        """Write, and exit with 0."""
+    def write_and_exit(self) -> None:
+        """Write, and exit with code 0."""
         self._end(ExitStatus(0, 0), self.words)
 
     def signal_group(self, signal_number: signal.Signals) -> None:
         """See `job.Process`."""
-        assert not self.reaped, "a signal to a pid that was given back"
+        assert not self.reaped, "signal to a pid that was reaped"
         if signal_number != signal.SIGCONT:
             last_words = self._last_words if signal_number == signal.SIGTERM else b""
             self._end(ExitStatus(0, int(signal_number)), last_words)
@@ -114,16 +113,16 @@ class FakeProcess:
     def reap(self) -> None:
         """See `job.Process`."""
         self.reaped += 1
-        assert self.reaped == 1, "reaped twice: the pid may be another's by now"
+        assert self.reaped == 1, "reaped twice: the pid may belong to another process"
         os.close(self.pidfd)
 
     def discard(self) -> None:
-        """Close what a process that was never started holds."""
+        """Close the descriptors of a process that was never started."""
         for fd in (self.pidfd, self.output_fd, self._write_fd):
             os.close(fd)
 
     def _end(self, how: ExitStatus, words: bytes) -> None:
-        with one_step():
+        with atomic_step():
             if self._exit is not None:
                 return
             if words:
@@ -131,12 +130,12 @@ class FakeProcess:
             os.close(self._write_fd)
             self._exit = how
             os.eventfd_write(self.pidfd, 1)
-            self._kernel.tell()
+            self._kernel.notify()
 
 
 @contextmanager
-def modelled(kernel: Kernel, processes: Iterator[FakeProcess] | None = None) -> Iterator[None]:
-    """Let the reactor wait as the schedule says, and the worker start what is given."""
+def model_kernel(kernel: Kernel, processes: Iterator[FakeProcess] | None = None) -> Iterator[None]:
+    """Let the scheduler control the reactor's waits; let the worker start these processes."""
 
     def spawn(_command: object, _cgroup: object) -> tuple[int, FakeProcess]:
         process = next(processes or iter(()))
@@ -155,12 +154,12 @@ def modelled(kernel: Kernel, processes: Iterator[FakeProcess] | None = None) -> 
 
 
 @contextmanager
-def work_handed_in_at_once() -> Iterator[None]:
-    """Let `call_soon` be one step, for models that explore something else than reactor.* do."""
+def make_call_soon_atomic() -> Iterator[None]:
+    """Make `call_soon` one step, for models that do not explore the reactor as reactor.* do."""
     call_soon = reactor_module.Reactor.call_soon
 
     def at_once(reactor: reactor_module.Reactor, callback: Callable[[], None]) -> None:
-        with one_step():
+        with atomic_step():
             call_soon(reactor, callback)
 
     with mock.patch.object(reactor_module.Reactor, "call_soon", at_once):

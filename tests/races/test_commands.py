@@ -1,4 +1,4 @@
-"""The commands: the table of what finds what in how long, and the canary."""
+"""The commands: the table of proofs, and the canary."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import races as commands
-from harness.cli.races import CANARY_BUG, CANARY_VARIABLE, races
-from harness.races.server import Watched
+from harness.cli.races import CANARY_RACE, CANARY_VARIABLE, races
+from harness.races.server import WatchedRun
 from tests.races.planted import PLANTED
 
-BUG = """\
-from harness.races.planting import planted
+PLANTED_FILE = """\
+from harness.races.planting import planted_race
 PLANTED = (
-    planted("a lock that nobody takes", "toy.sound", "box.py", "-    with lock:\\n+    if lock:\\n",
-        ("detector", "dfs")),
+    planted_race("a lock is not acquired", "toy.sound", "box.py",
+        "-    with lock:\\n+    if lock:\\n", ("detector", "dfs")),
 )
 """
 MODULE = """\
@@ -47,19 +47,19 @@ SCENARIOS = (Scenario("toy.sound", "Two make two.", model, (box,), Watch((Held,)
 """
 
 
-def proved(directory: Path, *options: str) -> list[str]:
+def prove(directory: Path, *options: str) -> list[str]:
     source = directory / "source"
     source.mkdir()
     (source / "box.py").write_text(MODULE)
     (directory / "scenario.py").write_text(SCENARIO)
-    (directory / "bugs.py").write_text(BUG)
+    (directory / "planted.py").write_text(PLANTED_FILE)
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(source)
         run = CliRunner().invoke(
             races,
             [
                 "prove", "--scenarios", str(directory / "scenario.py"),
-                "--planted", str(directory / "bugs.py"), "--source", str(source),
+                "--planted", str(directory / "planted.py"), "--source", str(source),
                 "--seeds", "2", *options,
             ],
         )  # fmt: skip
@@ -67,23 +67,23 @@ def proved(directory: Path, *options: str) -> list[str]:
     return run.output.splitlines()
 
 
-def test_a_proof_is_a_table_of_schedules_and_seconds(tmp_path: Path) -> None:
-    lines = proved(tmp_path, "--all")
-    (bug,) = (line for line in lines if line.startswith("| a lock that nobody takes"))
+def test_prove_prints_a_table_of_schedules_and_seconds(tmp_path: Path) -> None:
+    lines = prove(tmp_path, "--all")
+    (race,) = (line for line in lines if line.startswith("| a lock is not acquired"))
     (total,) = (line for line in lines if line.startswith("| **found with every seed, of 1"))
-    _, _, detector, dfs, *_ = (cell.strip() for cell in bug.split("|"))
+    _, _, detector, dfs, *_ = (cell.strip() for cell in race.split("|"))
     for cell in (detector, dfs, *(cell.strip() for cell in total.split("|")[2:4])):
         schedules, seconds = cell.removesuffix(" s").split(", ")
         assert int(schedules) >= 1
         assert 0 <= float(seconds) < 60
 
 
-def test_what_is_proved_with_one_seed_only_is_told(tmp_path: Path) -> None:
-    assert "over 2 seeds (dfs: the first)" in proved(tmp_path)[0]
+def test_prove_without_all_reports_that_dfs_used_one_seed(tmp_path: Path) -> None:
+    assert "over 2 seeds (dfs: the first)" in prove(tmp_path)[0]
 
 
-def watched(*found: str) -> Watched:
-    return Watched(found, accesses=1, threads=1, said="", checks_passed=True)
+def watched_run(*found: str) -> WatchedRun:
+    return WatchedRun(found, accesses=1, threads=1, checks_output="", checks_passed=True)
 
 
 @pytest.mark.parametrize(
@@ -94,26 +94,26 @@ def watched(*found: str) -> Watched:
         (("DATA RACE on Other.thing\n",), 1),
     ],
 )
-def test_a_detector_that_is_blind_to_what_was_planted_fails(
+def test_canary_fails_unless_the_planted_race_is_reported(
     found: tuple[str, ...], exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = []
 
-    def judge_watched(_watch: Path, _launch: str, _checks: str, tree: Path) -> Watched:
+    def judge_under_detector(_watch: Path, _launch: str, _checks: str, tree: Path) -> WatchedRun:
         planted.append((tree / "worker_service" / "follow.py").read_text())
-        return watched(*found)
+        return watched_run(*found)
 
-    monkeypatch.setattr(commands, "judge_watched", judge_watched)
+    monkeypatch.setattr(commands, "judge_under_detector", judge_under_detector)
     run = CliRunner().invoke(races, ["canary"])
     assert run.exit_code == exit_code, run.output
-    (race,) = (race for race in PLANTED if race.name == CANARY_BUG)
+    (race,) = (race for race in PLANTED if race.name == CANARY_RACE)
     [edit] = race.mutation.edits
     whole = Path("impl", edit.file).read_text()
     assert planted[0] != whole
 
 
 @pytest.mark.parametrize("fails", ["explore", "prove", "server", "canary"])
-def test_all_fails_when_any_of_its_parts_does(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_fails_if_any_part_fails(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("explore", "prove", "server", "canary"):
         monkeypatch.setattr(races.commands[name], "callback", lambda name=name, **_: name == fails)
     run = CliRunner().invoke(races, ["all"])

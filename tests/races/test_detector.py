@@ -1,4 +1,4 @@
-"""The happens-before detector: silent on what is ordered, loud on what is not, whatever happens."""
+"""The happens-before detector: accepts ordered accesses, reports unordered ones in every run."""
 
 import queue
 import threading
@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from harness.races.detector import Detector
-from harness.races.instrumentation import Watch, watched
-from harness.races.primitives import traced
-from harness.races.report import DataRace, LockCycle
+from harness.races.findings import DataRace, LockCycle
+from harness.races.instrumentation import Watch, instrument
+from harness.races.primitives import trace_primitives
 
 
 class Box:
-    """Something to race for."""
+    """Attributes of every kind that is watched."""
 
     defaulted = 0
 
@@ -26,7 +26,7 @@ class Box:
         self.work: deque[int] = deque()
 
     def answer(self) -> int:
-        """Be replaced."""
+        """A method that tests replace by a value."""
         return self.defaulted
 
 
@@ -36,9 +36,9 @@ REAL_THREAD = threading.Thread
 
 
 @contextmanager
-def detecting() -> Iterator[Detector]:
+def run_detector() -> Iterator[Detector]:
     detector = Detector()
-    with traced(detector), watched(WATCH, lambda: detector):
+    with trace_primitives(detector), instrument(WATCH, lambda: detector):
         yield detector
 
 
@@ -51,9 +51,11 @@ def run(*functions: Callable[[], object]) -> None:
         assert not thread.is_alive()
 
 
-def ordered_by(maker: Callable[[], tuple[Callable[[], object], Callable[[], object]]]) -> list[str]:
-    """Let one thread write and hand over, another take over and write; return what was found."""
-    with detecting() as detector:
+def findings_with(
+    maker: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
+) -> list[str]:
+    """Write in one thread, hand over to another that writes; return the findings."""
+    with run_detector() as detector:
         box = Box()
         hand_over, take_over = maker()
 
@@ -91,18 +93,18 @@ def a_simple_queue() -> tuple[Callable[[], object], Callable[[], object]]:
 
 def a_condition() -> tuple[Callable[[], object], Callable[[], object]]:
     condition = threading.Condition()
-    told: list[bool] = []
+    ready: list[bool] = []
 
-    def tell() -> None:
+    def notify() -> None:
         with condition:
-            told.append(True)
+            ready.append(True)
             condition.notify_all()
 
-    def hear() -> None:
+    def wait() -> None:
         with condition:
-            condition.wait_for(lambda: bool(told), 10)
+            condition.wait_for(lambda: bool(ready), 10)
 
-    return tell, hear
+    return notify, wait
 
 
 def a_barrier() -> tuple[Callable[[], object], Callable[[], object]]:
@@ -113,29 +115,29 @@ def a_barrier() -> tuple[Callable[[], object], Callable[[], object]]:
 @pytest.mark.parametrize(
     "maker", [an_event, a_semaphore, a_queue, a_simple_queue, a_condition, a_barrier]
 )
-def test_what_a_primitive_orders_is_no_race(
+def test_accesses_ordered_by_a_primitive_are_not_reported(
     maker: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
 ) -> None:
-    assert ordered_by(maker) == []
+    assert findings_with(maker) == []
 
 
-def test_what_nothing_orders_is_a_race_with_both_stacks() -> None:
-    # A lock that the detector does not see keeps them apart: the race does not happen.
+def test_unordered_writes_are_reported_with_both_stacks() -> None:
+    # A lock that the detector does not see orders the writes: the race does not happen.
     unseen = threading.Lock()
     unseen.acquire()
 
     def maker() -> tuple[Callable[[], object], Callable[[], object]]:
         return unseen.release, unseen.acquire
 
-    (text,) = ordered_by(maker)
+    (text,) = findings_with(maker)
     assert "DATA RACE on Box.value" in text
     assert "box.value = 1" in text
     assert "box.value = 2" in text
     assert "holding no lock" in text
 
 
-def test_a_lock_keeps_two_threads_apart_only_if_both_take_it() -> None:
-    with detecting() as detector:
+def test_lock_orders_two_threads_only_if_both_acquire_it() -> None:
+    with run_detector() as detector:
         box = Box()
         lock = threading.Lock()
 
@@ -152,8 +154,8 @@ def test_a_lock_keeps_two_threads_apart_only_if_both_take_it() -> None:
         assert {type(found) for found in detector.found} == {DataRace}
 
 
-def test_what_a_container_holds_is_watched_too() -> None:
-    with detecting() as detector:
+def test_writes_to_the_contents_of_a_dict_are_reported() -> None:
+    with run_detector() as detector:
         box = Box()
 
         def writer() -> None:
@@ -161,16 +163,16 @@ def test_what_a_container_holds_is_watched_too() -> None:
 
         run(writer, writer)
         assert [found.variable for found in detector.found if isinstance(found, DataRace)] == [
-            "what Box.table holds"
+            "contents of Box.table"
         ]
 
 
 def races_between(*functions: Callable[[Box], object]) -> set[str]:
-    """Let threads touch one box, one after the other and with nothing between them."""
-    with detecting() as detector:
+    """Access one box in threads that run one after the other, unordered; return what races."""
+    with run_detector() as detector:
         box = Box()
         for function in functions:
-            # Started before any is joined would be of chance; a join that is not told is not.
+            # Deterministic, since each is joined; the join is the real class's, not recorded.
             thread = REAL_THREAD(target=function, args=(box,))
             thread.start()
             thread.join(10)
@@ -189,17 +191,17 @@ def overwrite(name: str) -> Callable[[Box], object]:
         ("value", lambda box: delattr(box, "value")),
     ],
 )
-def test_a_default_a_replaced_method_and_a_deletion_are_seen(
+def test_class_default_replaced_method_and_deletion_are_watched(
     variable: str, touch: Callable[[Box], object]
 ) -> None:
     assert races_between(overwrite(variable), touch) == {f"Box.{variable}"}
 
 
-def test_a_default_is_read_before_anybody_has_written() -> None:
+def test_read_of_a_class_default_before_any_write_is_watched() -> None:
     assert races_between(lambda box: box.defaulted, overwrite("defaulted")) == {"Box.defaulted"}
 
 
-def test_a_method_that_is_only_called_is_no_value() -> None:
+def test_calls_of_a_method_are_not_accesses() -> None:
     assert races_between(lambda box: box.answer(), lambda box: box.answer()) == set()
 
 
@@ -207,13 +209,13 @@ def merge(box: Box) -> None:
     box.table |= {1: 1}
 
 
-def test_a_merge_writes_what_a_dict_holds() -> None:
+def test_merge_writes_the_contents_of_a_dict() -> None:
     found = races_between(merge, lambda box: 1 in box.table)
-    assert "what Box.table holds" in found
+    assert "contents of Box.table" in found
 
 
-def test_a_deque_hands_on_what_its_users_knew() -> None:
-    with detecting() as detector:
+def test_deque_orders_append_before_popleft() -> None:
+    with run_detector() as detector:
         box = Box()
         ready = threading.Event()
 
@@ -231,8 +233,8 @@ def test_a_deque_hands_on_what_its_users_knew() -> None:
         assert detector.found == []
 
 
-def test_what_is_declared_atomic_is_no_race_and_orders() -> None:
-    with detecting() as detector:
+def test_atomic_attribute_is_not_reported_and_orders() -> None:
+    with run_detector() as detector:
         box = Box()
 
         def writer() -> None:
@@ -248,8 +250,8 @@ def test_what_is_declared_atomic_is_no_race_and_orders() -> None:
         assert detector.found == []
 
 
-def test_start_and_join_order() -> None:
-    with detecting() as detector:
+def test_thread_start_and_join_order_accesses() -> None:
+    with run_detector() as detector:
         box = Box()
         box.value = 1
         run(lambda: setattr(box, "value", 2))
@@ -260,6 +262,14 @@ def test_start_and_join_order() -> None:
 AnyLock = AbstractContextManager[object]  # a Lock or an RLock
 
 
+def hold_gate(gate: AnyLock, take: Callable[[], None]) -> Callable[[], None]:
+    def take_gated() -> None:
+        with gate:
+            take()
+
+    return take_gated
+
+
 def take_both(first: AnyLock, second: AnyLock) -> Callable[[], None]:
     def take() -> None:
         with first, second:
@@ -268,35 +278,28 @@ def take_both(first: AnyLock, second: AnyLock) -> Callable[[], None]:
     return take
 
 
-def test_two_orders_of_two_locks_are_told_though_nobody_hung() -> None:
-    with detecting() as detector:
+def test_two_lock_orders_are_reported_without_a_deadlock() -> None:
+    with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
         run(take_both(one, other))
         run(take_both(other, one))
         (found,) = detector.found
         assert isinstance(found, LockCycle)
         assert len(found.steps) == 2
-        assert "can wait for each other for ever" in found.text()
+        assert "potential deadlock" in found.text()
 
 
-def test_a_lock_around_both_orders_keeps_them_from_hanging() -> None:
-    with detecting() as detector:
+def test_two_lock_orders_under_a_common_lock_are_not_reported() -> None:
+    with run_detector() as detector:
         gate, one, other = threading.Lock(), threading.Lock(), threading.Lock()
 
-        def gated(take: Callable[[], None]) -> Callable[[], None]:
-            def take_gated() -> None:
-                with gate:
-                    take()
-
-            return take_gated
-
-        run(gated(take_both(one, other)))
-        run(gated(take_both(other, one)))
+        run(hold_gate(gate, take_both(one, other)))
+        run(hold_gate(gate, take_both(other, one)))
         assert detector.found == []
 
 
-def test_one_thread_cannot_hang_with_itself() -> None:
-    with detecting() as detector:
+def test_two_lock_orders_of_one_thread_are_not_reported() -> None:
+    with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
 
         def both_ways() -> None:
@@ -307,8 +310,8 @@ def test_one_thread_cannot_hang_with_itself() -> None:
         assert detector.found == []
 
 
-def test_a_lock_that_is_taken_again_by_who_holds_it_is_no_second_order() -> None:
-    with detecting() as detector:
+def test_reacquired_rlock_is_not_a_second_order() -> None:
+    with run_detector() as detector:
         outer, inner = threading.RLock(), threading.Lock()
 
         def again() -> None:
@@ -320,8 +323,8 @@ def test_a_lock_that_is_taken_again_by_who_holds_it_is_no_second_order() -> None
         assert detector.found == []
 
 
-def test_who_took_both_orders_first_hides_nobody() -> None:
-    with detecting() as detector:
+def test_thread_with_both_lock_orders_does_not_hide_a_later_thread() -> None:
+    with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
 
         def both_ways() -> None:
@@ -334,19 +337,12 @@ def test_who_took_both_orders_first_hides_nobody() -> None:
         assert {type(found) for found in detector.found} == {LockCycle}
 
 
-def test_two_orders_that_were_first_taken_behind_a_gate_are_told_without_it() -> None:
-    with detecting() as detector:
+def test_two_lock_orders_first_seen_under_a_common_lock_are_reported_without_it() -> None:
+    with run_detector() as detector:
         gate, one, other = threading.Lock(), threading.Lock(), threading.Lock()
 
-        def gated(take: Callable[[], None]) -> Callable[[], None]:
-            def take_gated() -> None:
-                with gate:
-                    take()
-
-            return take_gated
-
         for take in (take_both(one, other), take_both(other, one)):
-            run(gated(take))
+            run(hold_gate(gate, take))
         assert detector.found == []
         for take in (take_both(one, other), take_both(other, one)):
             run(take)
@@ -354,8 +350,8 @@ def test_two_orders_that_were_first_taken_behind_a_gate_are_told_without_it() ->
         assert isinstance(found, LockCycle)
 
 
-def test_two_threads_of_one_name_are_two() -> None:
-    with detecting() as detector:
+def test_two_threads_with_one_name_are_distinct() -> None:
+    with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
         for take in (take_both(one, other), take_both(other, one)):
             thread = threading.Thread(target=take, name="same")
@@ -365,8 +361,8 @@ def test_two_threads_of_one_name_are_two() -> None:
         assert isinstance(found, LockCycle)
 
 
-def test_two_steps_of_one_thread_are_no_circle_of_three() -> None:
-    with detecting() as detector:
+def test_lock_cycle_needs_a_different_thread_for_each_step() -> None:
+    with run_detector() as detector:
         locks = [threading.Lock() for _ in range(3)]
 
         def two_steps() -> None:
@@ -382,10 +378,10 @@ def test_two_steps_of_one_thread_are_no_circle_of_three() -> None:
         assert len(found.steps) == 3
 
 
-def test_everything_is_as_it_was_afterwards() -> None:
+def test_instrumentation_restores_every_class() -> None:
     before = (threading.Lock, threading.Event, threading.Thread, queue.SimpleQueue)
     methods = (Box.__getattribute__, Box.__setattr__, Box.__delattr__)
-    with detecting():
+    with run_detector():
         assert threading.Lock is not before[0]
     assert (threading.Lock, threading.Event, threading.Thread, queue.SimpleQueue) == before
     assert (Box.__getattribute__, Box.__setattr__, Box.__delattr__) == methods

@@ -1,4 +1,4 @@
-"""Programs under the detector: what races is reported, and what was not seen is no success."""
+"""Programs under the detector: races are reported; a program that was not watched is BROKEN."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.races.server import judge_watched
+from harness.races.server import judge_under_detector
 from harness.record.verdict import BrokenError
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 """
 
 
-def under_the_detector(directory: Path, how: str) -> list[dict[str, object]]:
+def run_under_detector(directory: Path, how: str) -> list[dict[str, object]]:
     (directory / "box.py").write_text(PROGRAM)
     (directory / "program.py").write_text(
         PROGRAM.partition("class Box")[0] + "from box import Box\n"
@@ -57,28 +57,28 @@ def under_the_detector(directory: Path, how: str) -> list[dict[str, object]]:
     return lines
 
 
-def test_a_race_in_a_program_is_reported(tmp_path: Path) -> None:
-    lines = under_the_detector(tmp_path, "careless")
+def test_race_in_a_program_is_reported(tmp_path: Path) -> None:
+    lines = run_under_detector(tmp_path, "careless")
     assert "begun" in lines[0]
     assert any("DATA RACE on Box.value" in str(line.get("found")) for line in lines)
     assert "ended" in lines[-1]
 
 
-def test_a_sound_program_is_silent_and_was_seen(tmp_path: Path) -> None:
-    begun, ended = under_the_detector(tmp_path, "careful")
+def test_program_without_races_has_no_findings_but_counted_accesses(tmp_path: Path) -> None:
+    begun, ended = run_under_detector(tmp_path, "careful")
     assert begun["begun"] == ended["ended"]
     assert isinstance(ended["accesses"], int)
     assert ended["accesses"] >= 4
-    assert ended["threads"] == 3  # the main one and two
+    assert ended["threads"] == 3  # the main thread and two
 
 
 @pytest.mark.timeout(300)
-def test_a_server_in_which_nothing_is_watched_is_not_taken_for_a_sound_one(tmp_path: Path) -> None:
+def test_server_without_watched_classes_is_broken(tmp_path: Path) -> None:
     (tmp_path / "watch.py").write_text(
         "from harness.races.instrumentation import Watch\nWATCH = Watch(())\n"
     )
     launch = (
         "worker_service serve --listen {listen} --ca {ca} --cert {cert} --key {key} --no-limits"
     )
-    with pytest.raises(BrokenError, match="saw no access"):
-        judge_watched(tmp_path / "watch.py", launch, "^streams.after-end$")
+    with pytest.raises(BrokenError, match="recorded no access"):
+        judge_under_detector(tmp_path / "watch.py", launch, "^streams.after-end$")

@@ -1,10 +1,10 @@
-"""Small models for the tests of the tool itself: some sound, some not."""
+"""Small models for the tests of the race detection itself: some correct, some broken."""
 
 import sys
 import threading
 
 from harness.races.instrumentation import Watch
-from harness.races.linearizability import History, Model, Operation
+from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
 
@@ -26,7 +26,7 @@ class Counter:
             self.value += 1
 
     def in_two_steps(self) -> int:
-        """Read under the lock, write under the next: no race, and wrong all the same."""
+        """Read in one critical section, write in the next: no data race, but a lost update."""
         with self.lock:
             seen = self.value
         with self.lock:
@@ -61,7 +61,7 @@ def deadlocks() -> None:
 
 
 class CounterModel(Model):
-    """A counter in sequence: each call gets the next number."""
+    """The sequential model of a counter: each call returns the next number."""
 
     name = "counter"
 
@@ -69,13 +69,13 @@ class CounterModel(Model):
         return 0
 
     def step(self, state: int, operation: Operation) -> tuple[bool, int]:
-        # A call that failed has no answer; it may have counted.
+        # A call that raised has no answer, but may have counted.
         return operation.output in {state + 1, None}, state + 1
 
 
 def not_linearizable() -> None:
     counter = Counter()
-    history = History()
+    history = OperationHistory()
 
     def caller() -> None:
         history.call("one", "count", None, counter.in_two_steps)
@@ -84,7 +84,7 @@ def not_linearizable() -> None:
         history.call("other", "count", None, counter.in_two_steps)
 
     run_threads(caller, other)
-    history.must_be_linearizable(CounterModel())
+    history.require_linearizable(CounterModel())
 
 
 RUNS: list[int] = []
@@ -102,7 +102,13 @@ HERE = (sys.modules[__name__],)
 SCENARIOS = (
     Scenario("toy.racy", "Two counts make two.", racy, HERE, WATCH),
     Scenario("toy.sound", "Two counts make two.", sound, HERE, WATCH),
-    Scenario("toy.deadlock", "Both come home.", deadlocks, HERE, WATCH),
-    Scenario("toy.history", "Numbers are given once.", not_linearizable, HERE, WATCH, True),
-    Scenario("toy.chance", "It is always the same.", differs_from_run_to_run, HERE, WATCH),
+    Scenario("toy.deadlock", "Both threads end.", deadlocks, HERE, WATCH),
+    Scenario("toy.history", "Each number is returned once.", not_linearizable, HERE, WATCH, True),
+    Scenario(
+        "toy.nondeterministic",
+        "Each run starts as many threads.",
+        differs_from_run_to_run,
+        HERE,
+        WATCH,
+    ),
 )

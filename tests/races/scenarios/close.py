@@ -1,16 +1,17 @@
-"""The shutdown of a real worker with a real reactor, against all that may go on meanwhile."""
+"""Closing a real worker with a real reactor, concurrently with every other operation."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
-from harness.races.exploration import one_step
+from harness.races.exploration import atomic_step
 from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
 from tests.races.scenarios import job as jobs
-from tests.races.scenarios.job import GRACE_S, a_worker, output, started
+from tests.races.scenarios.job import GRACE_S, a_worker, output, start_job
 from tests.races.support import FakeProcess, Kernel, run_threads
 from worker_service import worker as worker_module
 from worker_service.job import JobStatus, State
@@ -25,12 +26,12 @@ WATCH = Watch(
 
 
 @contextmanager
-def callbacks_at_once() -> Iterator[None]:
-    """Let a turn of the reactor be one step: what comes in between is explored in job.*."""
+def make_callbacks_atomic() -> Iterator[None]:
+    """Make each callback of the reactor one step: job.* explores switches within them."""
     call = Reactor._call
 
     def at_once(callback: Callable[[], None]) -> None:
-        with one_step(of_its_own=False):
+        with atomic_step(switch_before=False):
             call(callback)
 
     with mock.patch.object(Reactor, "_call", staticmethod(at_once)):
@@ -41,12 +42,15 @@ def callbacks_at_once() -> Iterator[None]:
 def a_job(
     words: bytes = b"", last_words: bytes = b""
 ) -> Iterator[tuple[Worker, str, FakeProcess, Callable[[], None]]]:
-    """Give a worker with one job, its process, and what closes the worker; nobody may be late."""
+    """Yield a worker with one job, its process, and a function that closes the worker.
+
+    No thread may wait for a time-out.
+    """
     kernel = Kernel()
     process = FakeProcess(kernel, words, last_words)
-    with callbacks_at_once(), a_worker(process, kernel=kernel) as worker:
-        job_id = started(worker)
-        # Of the schedule's clock: until the reactor waits, too.
+    with make_callbacks_atomic(), a_worker(process, kernel=kernel) as worker:
+        job_id = start_job(worker)
+        # On the schedule's clock: until the reactor waits too.
         threading.Event().wait(1)
 
         def closer() -> None:
@@ -55,7 +59,7 @@ def a_job(
         begun_s = time.monotonic()
         yield worker, job_id, process, closer
         assert worker.running() == 0, "a job outlives the worker"
-        assert time.monotonic() == begun_s, "somebody waited for a time-out"
+        assert time.monotonic() == begun_s, "a thread waited for a time-out"
 
 
 def a_close_against_a_stop() -> None:
@@ -66,7 +70,9 @@ def a_close_against_a_stop() -> None:
             stopped.append(worker.stop(job_id))
 
         run_threads(closer, stopper)
-        assert stopped == [worker.query(job_id)], "a stop told another end than the one that stays"
+        assert stopped == [worker.query(job_id)], (
+            "a stop returned another status than the final one"
+        )
         assert stopped[0].signal == 15
 
 
@@ -74,11 +80,11 @@ def a_close_against_queries() -> None:
     with a_job() as (worker, job_id, _, closer):
         seen: list[JobStatus] = []
 
-        def asker() -> None:
+        def querier() -> None:
             seen.append(worker.query(job_id))
             seen.extend(worker.list_jobs())
 
-        run_threads(closer, asker)
+        run_threads(closer, querier)
         assert len(seen) == 2, "a job that was started is not listed"
         ended = [each.ended_at_s is not None for each in seen]
         assert ended == sorted(ended), "a job that had ended runs again"
@@ -98,19 +104,18 @@ def a_close_against_a_follower() -> None:
 
 def a_close_against_an_exit() -> None:
     with a_job(b"end", b"term") as (worker, job_id, process, closer):
-        run_threads(closer, process.run_to_its_end)
+        run_threads(closer, process.write_and_exit)
         last = worker.query(job_id)
-        told = (last.state, last.signal, output(worker, job_id))
-        assert told in {(State.EXITED, 0, b"end"), (State.SIGNALED, 15, b"term")}, told
+        seen = (last.state, last.signal, output(worker, job_id))
+        assert seen in {(State.EXITED, 0, b"end"), (State.SIGNALED, 15, b"term")}, seen
 
 
-def scenario(name: str, promise: str, model: Callable[[], None]) -> Scenario:
-    return Scenario(name, promise, model, (worker_module,), WATCH)
+scenario = partial(Scenario, explores=(worker_module,), watch=WATCH)
 
 
 SCENARIOS = (
     scenario(
-        "close.stop", "A stop against a close tells the end that stays, at once.",
+        "close.stop", "A stop during a close returns the final status, without a time-out.",
         a_close_against_a_stop,
     ),
     scenario(
@@ -118,11 +123,11 @@ SCENARIOS = (
         a_close_against_queries,
     ),
     scenario(
-        "close.follow", "Who follows a job that a close ends has all of its output, and its end.",
+        "close.follow", "A follower of a job that a close stops gets all of its output.",
         a_close_against_a_follower,
     ),
     scenario(
-        "close.exit", "A job that exits while the worker closes has one end, with its output.",
+        "close.exit", "A job that exits during a close has one final status, and its output.",
         a_close_against_an_exit,
     ),
 )  # fmt: skip

@@ -1,10 +1,10 @@
-"""The deny list: what is refused stays refused, whoever takes up the changed file."""
+"""The deny list: a denied certificate stays denied, whichever thread reloads the changed file."""
 
 import tempfile
 from pathlib import Path
 from unittest import mock
 
-from harness.races.exploration import one_step
+from harness.races.exploration import atomic_step
 from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
@@ -26,16 +26,16 @@ def refused(deny_list: DenyList) -> bool:
 def a_certificate_is_denied() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="races-deny-") as directory,
-        # A fresh list is read at every look; for how long would be chance to a search.
+        # A recently changed list is read at every check; for how long depends on a real clock.
         mock.patch.object(deny_module, "SETTLED_S", 0.0),
     ):
         file = Path(directory, "denied")
-        file.write_text("# nobody\n")
+        file.write_text("# none\n")
         deny_list = DenyList(file)
         seen: list[bool] = []
 
         def operator() -> None:
-            with one_step():
+            with atomic_step():
                 file.write_text(f"{LOST:x}\n")
             assert refused(deny_list), "accepted after it was denied"
 
@@ -49,7 +49,7 @@ def a_certificate_is_denied() -> None:
 
 SCENARIOS = (
     Scenario(
-        "deny.change", "A certificate that was put on the list is refused from then on.",
+        "deny.change", "A certificate is refused from the moment it is on the list.",
         a_certificate_is_denied, (deny_module,), Watch((DenyList,)),
     ),
 )  # fmt: skip

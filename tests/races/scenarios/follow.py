@@ -1,10 +1,10 @@
-"""Streams: the slots, the bytes that all may hold together, and one stream against its cancel."""
+"""Streams: admission slots, the shared byte budget, and a stream concurrent with its cancel."""
 
 import threading
 import time
 
 from harness.races.instrumentation import Watch
-from harness.races.linearizability import History, Model, Operation
+from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
 from worker_service import follow as follow_module
@@ -34,7 +34,7 @@ def one_slot_for_two() -> None:
         slots.append(admit(admission))
 
     run_threads(first, second)
-    assert slots.count(None) == 1, "two streams in one slot, or none in it"
+    assert slots.count(None) == 1, "the slot has two streams, or none"
     assert admission.taken() == 1
 
 
@@ -43,11 +43,13 @@ def a_slot_is_freed_twice() -> None:
     slot = admission.admit()
     admission.admit()
     run_threads(slot.release, slot.release)
-    assert admission.taken() == 1, f"{admission.taken()} of 2 slots are taken after one was freed"
+    assert admission.taken() == 1, (
+        f"{admission.taken()} of 2 slots are taken after one was released"
+    )
 
 
 class SlotsModel(Model):
-    """Slots in sequence: one is given while there is one."""
+    """The sequential model of slots: one is given while one is free."""
 
     name = "slots"
 
@@ -65,7 +67,7 @@ class SlotsModel(Model):
 
 def slots_have_an_order() -> None:
     admission = Admission(1)
-    history = History()
+    history = OperationHistory()
 
     def streams(name: str) -> None:
         slots: list[Slot | None] = []
@@ -83,11 +85,11 @@ def slots_have_an_order() -> None:
     def second() -> None:
         streams("second")
 
-    def looker() -> None:
-        history.call("looker", "taken", None, admission.taken)
+    def observer() -> None:
+        history.call("observer", "taken", None, admission.taken)
 
-    run_threads(first, second, looker)
-    history.must_be_linearizable(SlotsModel())
+    run_threads(first, second, observer)
+    history.require_linearizable(SlotsModel())
 
 
 def the_budget_holds() -> None:
@@ -109,8 +111,8 @@ def the_budget_holds() -> None:
         stream()
 
     run_threads(stream, other)
-    assert max(most) <= limit_bytes, f"{max(most)} bytes are held of {limit_bytes}"
-    assert budget.held_bytes() == 0, f"{budget.held_bytes()} bytes are never given back"
+    assert max(most) <= limit_bytes, f"{max(most)} of {limit_bytes} bytes are held"
+    assert budget.held_bytes() == 0, f"{budget.held_bytes()} bytes are never released"
 
 
 def a_stream_against_its_cancel() -> None:
@@ -130,7 +132,7 @@ def a_stream_against_its_cancel() -> None:
 
     run_threads(stream, writer, reader.cancel)
     assert bytes(data) in {b"", b"abc"}, bytes(data)
-    assert budget.held_bytes() == 0, f"{budget.held_bytes()} bytes are never given back"
+    assert budget.held_bytes() == 0, f"{budget.held_bytes()} bytes are never released"
 
 
 def a_silent_stream_is_cancelled() -> None:
@@ -140,7 +142,7 @@ def a_silent_stream_is_cancelled() -> None:
     reader = log.reader_at(0)
 
     def stream() -> None:
-        # As the service does it: the slot is freed however the stream ends.
+        # As in the service: the slot is released however the stream ends.
         try:
             list(follow(reader, Batching(), ByteBudget(1), lease=lambda: threading.TIMEOUT_MAX))
         finally:
@@ -151,7 +153,7 @@ def a_silent_stream_is_cancelled() -> None:
 
     begun_s = time.monotonic()
     run_threads(stream, client)
-    assert time.monotonic() == begun_s, "the cancel was seen by a time-out only"
+    assert time.monotonic() == begun_s, "the cancel was noticed only at a time-out"
     assert admission.taken() == 0
 
 
@@ -160,27 +162,27 @@ EXPLORED = (follow_module,)
 
 SCENARIOS = (
     Scenario(
-        "follow.admission", "Of two streams one gets the one slot, and the other is refused.",
+        "follow.admission", "One of two streams gets the only slot, the other is refused.",
         one_slot_for_two, EXPLORED, WATCH,
     ),
     Scenario(
-        "follow.release", "A slot that two threads free is freed once.",
+        "follow.release", "A slot that two threads release is released once.",
         a_slot_is_freed_twice, EXPLORED, WATCH,
     ),
     Scenario(
-        "follow.slots", "Slots are given and freed in one order that explains every answer.",
+        "follow.slots", "Admissions and releases are linearizable: one order explains all.",
         slots_have_an_order, EXPLORED, WATCH, linearizable=True,
     ),
     Scenario(
-        "follow.budget", "All streams hold no more than the budget, and nothing at the end.",
+        "follow.budget", "All streams together hold at most the budget, and nothing at the end.",
         the_budget_holds, EXPLORED, WATCH,
     ),
     Scenario(
-        "follow.stream", "A stream that is cancelled ends, and holds nothing.",
+        "follow.stream", "A cancelled stream ends and holds no budget.",
         a_stream_against_its_cancel, (follow_module, log_module), WATCH,
     ),
     Scenario(
-        "follow.silent", "A silent stream that is cancelled frees its slot.",
+        "follow.silent", "A cancelled stream of a silent job releases its slot.",
         a_silent_stream_is_cancelled, (follow_module, log_module), WATCH,
     ),
 )  # fmt: skip

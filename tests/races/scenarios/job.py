@@ -1,20 +1,21 @@
-"""Jobs under a real worker and reactor: exit, stop, query and streams against each other."""
+"""Jobs of a real worker and reactor: exit, stop, query and streams, concurrently."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
 from harness.races.instrumentation import Watch
-from harness.races.linearizability import History, Model, Operation
+from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import (
     FakeProcess,
     Kernel,
-    modelled,
+    make_call_soon_atomic,
+    model_kernel,
     run_threads,
-    work_handed_in_at_once,
 )
 from worker_service import job as job_module
 from worker_service.job import Job, JobStatus, State
@@ -26,7 +27,7 @@ WATCH = Watch(
     (Worker, Job, Reactor),
     atomic={
         "Job._status": "one reference to a frozen object, written by the reactor's thread only; a "
-        "reader gets the one before or the one after, and both are true",
+        "reader gets the one before or the one after, both correct",
     },
     settled={"Reactor._soon": "reactor.call-soon and reactor.order"},
 )
@@ -36,16 +37,16 @@ GRACE_S = 5.0
 
 @contextmanager
 def a_worker(*processes: FakeProcess, kernel: Kernel) -> Iterator[Worker]:
-    with modelled(kernel, iter(processes)), work_handed_in_at_once():
+    with model_kernel(kernel, iter(processes)), make_call_soon_atomic():
         worker = Worker(WorkerSettings(stop_grace_s=GRACE_S), hierarchy=None)
         yield worker
         worker.close(0)
     for process in processes:
-        assert process.reaped == 1, "a job has ended and its process is not reaped"
+        assert process.reaped == 1, "a job has ended and its process was not reaped exactly once"
 
 
-def started(worker: Worker) -> str:
-    """Start a job, and wait until the reactor follows it."""
+def start_job(worker: Worker) -> str:
+    """Start a job, and wait until the reactor watches it."""
     job_id = worker.start(COMMAND).job_id
     follows = threading.Event()
     worker._reactor.call_soon(follows.set)
@@ -53,13 +54,13 @@ def started(worker: Worker) -> str:
     return job_id
 
 
-def final(worker: Worker, job_id: str) -> JobStatus:
-    """Wait for the end of a job's output; its status must be final by then."""
+def wait_for_end(worker: Worker, job_id: str) -> JobStatus:
+    """Wait for the end of a job's output; its status must then be final."""
     reader = worker.log(job_id).reader_at(0)
     while not reader.pending_bytes()[1]:
         reader.wait(1_000_000)
     status = worker.query(job_id)
-    assert status.ended_at_s is not None, "the output has ended, the status says running"
+    assert status.ended_at_s is not None, "the output has ended while the status is running"
     return status
 
 
@@ -71,15 +72,15 @@ def a_stop_races_with_the_end() -> None:
     kernel = Kernel()
     process = FakeProcess(kernel, words=b"end", last_words=b"term")
     with a_worker(process, kernel=kernel) as worker:
-        job_id = started(worker)
+        job_id = start_job(worker)
         stopped: list[JobStatus] = []
 
         def stopper() -> None:
             stopped.append(worker.stop(job_id))
 
-        run_threads(process.run_to_its_end, stopper)
-        last = final(worker, job_id)
-        assert stopped == [last], "a stop told another end than the one that stays"
+        run_threads(process.write_and_exit, stopper)
+        last = wait_for_end(worker, job_id)
+        assert stopped == [last], "a stop returned another status than the final one"
         told = (last.state, last.signal, output(worker, job_id))
         assert told in {(State.EXITED, 0, b"end"), (State.SIGNALED, 15, b"term")}, told
 
@@ -102,7 +103,7 @@ def two_stops() -> None:
     kernel = Kernel()
     process = FakeProcess(kernel, last_words=b"term")
     with a_worker(process, kernel=kernel) as worker:
-        job_id = started(worker)
+        job_id = start_job(worker)
         ends: list[JobStatus] = []
 
         def first() -> None:
@@ -122,13 +123,13 @@ def a_query_against_the_end() -> None:
     kernel = Kernel()
     process = FakeProcess(kernel)
     with a_worker(process, kernel=kernel) as worker:
-        job_id = started(worker)
+        job_id = start_job(worker)
         seen: list[JobStatus] = []
 
-        def asker() -> None:
+        def querier() -> None:
             seen.extend(worker.query(job_id) for _ in range(2))
 
-        run_threads(process.run_to_its_end, asker)
+        run_threads(process.write_and_exit, querier)
         ended = [each.ended_at_s is not None for each in seen]
         assert ended == sorted(ended), "a job that had ended runs again"
 
@@ -136,20 +137,20 @@ def a_query_against_the_end() -> None:
 def a_stream_against_the_end() -> None:
     kernel = Kernel()
     process = FakeProcess(kernel, words=b"out")
-    # So that the output takes the reactor several turns, and the end comes between them.
+    # The reactor needs several turns for the output, so the exit can come between them.
     one_byte_a_turn = mock.patch.object(job_module, "SPLICE_MAX_BYTES", 1)
     with one_byte_a_turn, a_worker(process, kernel=kernel) as worker:
-        job_id = started(worker)
+        job_id = start_job(worker)
 
         def follower() -> None:
-            assert final(worker, job_id).state is State.EXITED
-            assert output(worker, job_id) == b"out", "output is missing behind the end"
+            assert wait_for_end(worker, job_id).state is State.EXITED
+            assert output(worker, job_id) == b"out", "output is missing after the end"
 
-        run_threads(process.run_to_its_end, follower)
+        run_threads(process.write_and_exit, follower)
 
 
 class JobModel(Model):
-    """One job in sequence: it runs until it is stopped, and has one end."""
+    """The sequential model of a job: it runs until it is stopped, and has one final status."""
 
     name = "job"
 
@@ -164,43 +165,46 @@ class JobModel(Model):
 
 def a_job_has_one_history() -> None:
     kernel = Kernel()
-    history = History()
+    history = OperationHistory()
     with a_worker(FakeProcess(kernel), kernel=kernel) as worker:
-        job_id = started(worker)
+        job_id = start_job(worker)
 
         def stopper() -> None:
             history.call("stopper", "stop", None, lambda: worker.stop(job_id).state)
 
-        def asker() -> None:
+        def querier() -> None:
             for _ in range(2):
-                history.call("asker", "query", None, lambda: worker.query(job_id).state)
+                history.call("querier", "query", None, lambda: worker.query(job_id).state)
 
-        run_threads(stopper, asker)
-    history.must_be_linearizable(JobModel())
+        run_threads(stopper, querier)
+    history.require_linearizable(JobModel())
+
+
+scenario = partial(Scenario, explores=(job_module,), watch=WATCH)
 
 
 SCENARIOS = (
-    Scenario(
-        "job.stop-exit", "A stop that races with the end tells the end that stays.",
-        a_stop_races_with_the_end, (job_module,), WATCH,
+    scenario(
+        "job.stop-exit", "A stop concurrent with the exit returns the final status.",
+        a_stop_races_with_the_end,
     ),
-    Scenario(
-        "job.start-stop", "A job is stopped before it is followed, and its output is kept.",
-        a_stop_races_with_the_start, (job_module,), WATCH,
+    scenario(
+        "job.start-stop", "A job that is stopped before the reactor watches it keeps its output.",
+        a_stop_races_with_the_start,
     ),
-    Scenario(
-        "job.two-stops", "Two stops tell one end, at once.", two_stops, (job_module,), WATCH,
+    scenario(
+        "job.two-stops", "Two stops return the same status, without a time-out.", two_stops,
     ),
-    Scenario(
-        "job.query-exit", "A job that was seen to have ended has ended for good.",
-        a_query_against_the_end, (job_module,), WATCH,
+    scenario(
+        "job.query-exit", "A job that has ended never runs again.",
+        a_query_against_the_end,
     ),
-    Scenario(
-        "job.stream-exit", "Who sees the output's end has all of it, and finds the final status.",
-        a_stream_against_the_end, (job_module,), WATCH,
+    scenario(
+        "job.stream-exit", "A follower at the output's end has all of it, and the final status.",
+        a_stream_against_the_end,
     ),
-    Scenario(
-        "job.history", "A stop and queries have one order that explains every answer.",
-        a_job_has_one_history, (job_module,), WATCH, linearizable=True,
+    scenario(
+        "job.history", "A stop and queries are linearizable: one order explains every answer.",
+        a_job_has_one_history, linearizable=True,
     ),
 )  # fmt: skip

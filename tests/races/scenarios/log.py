@@ -5,14 +5,14 @@ from functools import partial
 from unittest import mock
 
 from harness.races.instrumentation import Watch
-from harness.races.linearizability import History, Model, Operation
+from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
 from worker_service import log as log_module
 from worker_service.log import LogReader, OutputLog
 
 WORDS = (b"ab", b"cde", b"f")
-MISSING = b"."  # stands in what a reader got for a byte that it was told it missed
+MISSING = b"."  # replaces each byte that was reported as missed
 
 
 def write(log: OutputLog) -> None:
@@ -22,7 +22,7 @@ def write(log: OutputLog) -> None:
 
 
 def read_all(log: OutputLog, wanted_bytes: int = 1) -> bytes:
-    """Follow a log to its end; missed bytes are filled in, so that offsets show."""
+    """Follow a log to its end; missed bytes become MISSING, so that offsets show."""
     reader = log.reader_at(0)
     data = b""
     while True:
@@ -33,7 +33,7 @@ def read_all(log: OutputLog, wanted_bytes: int = 1) -> bytes:
             reader.wait(wanted_bytes)
             continue
         chunk = reader.read(4)
-        assert chunk.data, "nothing is there where bytes were told of"
+        assert chunk.data, "a read returned nothing though bytes were pending"
         data += MISSING * chunk.missed_bytes
         assert chunk.offset == len(data), f"offset {chunk.offset} after {len(data)} bytes"
         data += chunk.data
@@ -68,7 +68,7 @@ def two_readers_wait() -> None:
         reader.wait(1000)
         assert reader.pending_bytes() == (0, True)
 
-    # A set of objects has the order of their addresses, which no schedule decides.
+    # The order of a set of objects depends on their addresses, which no schedule determines.
     with mock.patch.object(LogReader, "__hash__", return_value=1):
         run_threads(log.close, eager, patient)
 
@@ -105,7 +105,7 @@ def is_a_view_of_the_words(data: bytes) -> None:
     wanted = b"".join(WORDS)
     assert len(data) == len(wanted), data
     for got, want in zip(data, wanted, strict=True):
-        assert got in {want, MISSING[0]}, f"{data!r}: a hole taken for data"
+        assert got in {want, MISSING[0]}, f"{data!r}: a hole was returned as data"
 
 
 def retention_passes_a_reader() -> None:
@@ -121,14 +121,14 @@ def retention_passes_a_reader() -> None:
 
 
 class Pages:
-    """The memfd's memory, as far as it is shared: touched by every read and every punch."""
+    """A stand-in for the memfd's memory, accessed by every read and every punch."""
 
     def __init__(self) -> None:
         self.content = 0
 
 
 def retention_punches_below_a_reader() -> None:
-    """In a memfd, where a read leaves the lock; zeros are written, as real holes take a page."""
+    """Punch a memfd, which is read outside the lock; real holes are pages, so it writes zeros."""
     pages = Pages()
     pread = os.pread
 
@@ -150,7 +150,7 @@ def retention_punches_below_a_reader() -> None:
 
 
 class LogModel(Model):
-    """A log in sequence: its end grows by what is appended, its end is told as it is."""
+    """The sequential model of a log: its end grows by each append; `extent` returns it."""
 
     name = "log"
 
@@ -168,7 +168,7 @@ class LogModel(Model):
 
 def appends_and_extents_have_an_order() -> None:
     log = OutputLog(retention_bytes=3)
-    history = History()
+    history = OperationHistory()
 
     def extent() -> tuple[int, bool]:
         seen = log.extent()
@@ -185,40 +185,37 @@ def appends_and_extents_have_an_order() -> None:
             history.call("reader", "extent", None, extent)
 
     run_threads(writer, reader)
-    history.must_be_linearizable(LogModel())
+    history.require_linearizable(LogModel())
 
 
 WATCH = Watch(
     (OutputLog, LogReader, Pages),
-    atomic={
-        "Pages.content": "the kernel's: a read has the bytes before a punch, or the hole after it"
-    },
+    atomic={"Pages.content": "the kernel's memory: a read gets bytes before a punch, a hole after"},
 )
 
 
-def scenario(name: str, promise: str, model: object, *, linearizable: bool = False) -> Scenario:
-    return Scenario(name, promise, model, (log_module,), WATCH, linearizable)  # type: ignore[arg-type]
+scenario = partial(Scenario, explores=(log_module,), watch=WATCH)
 
 
 SCENARIOS = (
     scenario("log.follow", "A reader gets every byte once, in order.", a_reader_follows),
-    scenario("log.two-readers", "A close wakes every reader that waits.", two_readers_wait),
+    scenario("log.two-readers", "A close wakes every waiting reader.", two_readers_wait),
     scenario("log.cancel", "A cancelled wait returns.", a_wait_is_cancelled),
     scenario(
-        "log.cancel-close", "A wait returns whoever ends it, also both at once.",
+        "log.cancel-close", "A wait returns on a cancel, on a close, and on both at once.",
         a_wait_is_cancelled_beside_a_close,
     ),
     scenario("log.move", "No byte is lost while a log moves to a memfd.", the_log_moves),
     scenario(
-        "log.retention", "Missed bytes are told exactly; the rest is right.",
+        "log.retention", "Missed bytes are reported exactly; all others are right.",
         retention_passes_a_reader,
     ),
     scenario(
-        "log.punch", "A reader that retention overtakes never takes a hole for data.",
+        "log.punch", "A reader that retention overtakes never gets a hole as data.",
         retention_punches_below_a_reader,
     ),
     scenario(
-        "log.order", "Appends and extents have one order that explains every answer.",
+        "log.order", "Appends and extents are linearizable: one order explains every answer.",
         appends_and_extents_have_an_order, linearizable=True,
     ),
 )  # fmt: skip

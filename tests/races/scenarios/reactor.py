@@ -1,4 +1,4 @@
-"""The reactor: work that is handed in, also while it stops."""
+"""The reactor: callbacks from other threads, also while it stops."""
 
 import logging
 import os
@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
-from tests.races.support import JOIN_MAX_S, Kernel, modelled, run_threads
+from tests.races.support import JOIN_MAX_S, Kernel, model_kernel, run_threads
 from worker_service import reactor as reactor_module
 from worker_service.reactor import Reactor
 
@@ -19,7 +20,7 @@ WATCH = Watch((Reactor, reactor_module.Timer))
 
 @contextmanager
 def a_reactor() -> Iterator[Reactor]:
-    with modelled(Kernel()):
+    with model_kernel(Kernel()):
         reactor = Reactor("reactor")
         yield reactor
         reactor.stop(JOIN_MAX_S)
@@ -66,7 +67,7 @@ def one_hands_in_work_twice() -> None:
         begun_s = time.monotonic()
         run_threads(caller)
         done.wait()
-        assert time.monotonic() == begun_s, "work waited for a timer"
+        assert time.monotonic() == begun_s, "a callback waited for a timer"
     assert order == ["first", "second"], order
 
 
@@ -90,9 +91,9 @@ def work_comes_while_it_stops() -> None:
     done: list[str] = []
     handed_in: list[bool] = []
     wanted: list[str] = []
-    # Descriptors get the lowest free numbers: those that the reactor gives back become these.
+    # New descriptors get the lowest free numbers, which are those that the reactor closed.
     strangers: list[int] = []
-    with modelled(Kernel()):
+    with model_kernel(Kernel()):
         reactor = Reactor("reactor")
 
         def caller() -> None:
@@ -106,29 +107,32 @@ def work_comes_while_it_stops() -> None:
 
         try:
             run_threads(caller, stopper)
-            told = select.select(strangers, [], [], 0)[0]
+            woken = select.select(strangers, [], [], 0)[0]
         finally:
             for fd in strangers:
                 os.close(fd)
-    assert not told, "the reactor was woken by another's descriptor"
-    assert done in (wanted, ["work"]), "work that was handed in before a stop is not done"
+    assert not woken, "the reactor was woken through a descriptor that it had closed"
+    assert done in (wanted, ["work"]), "a callback queued before a stop did not run"
+
+
+scenario = partial(Scenario, explores=(reactor_module,), watch=WATCH)
 
 
 SCENARIOS = (
-    Scenario(
-        "reactor.call-soon", "Every callback runs, and once.",
-        two_hand_in_work, (reactor_module,), WATCH,
+    scenario(
+        "reactor.call-soon", "Every callback runs exactly once.",
+        two_hand_in_work,
     ),
-    Scenario(
-        "reactor.order", "What one thread hands in is done in its order, at once.",
-        one_hands_in_work_twice, (reactor_module,), WATCH,
+    scenario(
+        "reactor.order", "Callbacks of one thread run in their order, without a time-out.",
+        one_hands_in_work_twice,
     ),
-    Scenario(
-        "reactor.failure", "A callback that fails does not end the others'.",
-        a_callback_fails, (reactor_module,), WATCH,
+    scenario(
+        "reactor.failure", "A failing callback does not keep others from running.",
+        a_callback_fails,
     ),
-    Scenario(
-        "reactor.stop", "Work handed in before a stop is done; after it, it goes nowhere.",
-        work_comes_while_it_stops, (reactor_module,), WATCH,
+    scenario(
+        "reactor.stop", "A callback queued before a stop runs; a later one has no effect.",
+        work_comes_while_it_stops,
     ),
 )  # fmt: skip

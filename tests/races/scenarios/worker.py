@@ -1,14 +1,15 @@
-"""The job table and the shutdown: start, list and close, with jobs that are only marks."""
+"""The job table and the shutdown: start, list and close, with stand-ins for jobs."""
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import SimpleNamespace
 from unittest import mock
 
 from harness.races.instrumentation import Watch
-from harness.races.linearizability import History, Model, Operation
+from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
 from worker_service import worker as worker_module
@@ -21,8 +22,8 @@ WATCH = Watch((Worker,))
 COMMAND = Command("fake", ())
 
 
-class MarkedJob:
-    """A job of which only its stop is of interest."""
+class StandInJob:
+    """A stand-in for a job that only records its stop."""
 
     def __init__(self, status: JobStatus, **_parts: object) -> None:
         self._status = status
@@ -45,7 +46,7 @@ class MarkedJob:
 
 
 class DirectReactor:
-    """Does at once what it is handed; the real one is explored in reactor.*."""
+    """Runs each callback at once; reactor.* explores the real one."""
 
     def __init__(self, _name: str) -> None:
         pass
@@ -64,7 +65,7 @@ def a_worker() -> Iterator[Worker]:
         return os.devnull, SimpleNamespace(pid=4711)  # type: ignore[return-value]
 
     with (
-        mock.patch.object(worker_module, "Job", MarkedJob),
+        mock.patch.object(worker_module, "Job", StandInJob),
         mock.patch.object(worker_module, "Reactor", DirectReactor),
         mock.patch.object(worker_module, "_spawn_with_pipe", spawn),
     ):
@@ -120,7 +121,7 @@ def two_closes() -> None:
 
 
 class TableModel(Model):
-    """The table in sequence: what was started is there, and stays."""
+    """The sequential model of the table: a started job is in it, and stays."""
 
     name = "table"
 
@@ -136,7 +137,7 @@ class TableModel(Model):
 
 
 def the_table_has_an_order() -> None:
-    history = History()
+    history = OperationHistory()
     known: list[str] = []
     with a_worker() as worker:
 
@@ -162,27 +163,24 @@ def the_table_has_an_order() -> None:
                 history.call("reader", "query", job_id, lambda: is_there(job_id))  # noqa: B023 - called at once
 
         run_threads(starter, reader)
-    history.must_be_linearizable(TableModel())
+    history.require_linearizable(TableModel())
 
 
-def scenario(
-    name: str, promise: str, model: Callable[[], None], *, linearizable: bool = False
-) -> Scenario:
-    return Scenario(name, promise, model, (worker_module,), WATCH, linearizable)
+scenario = partial(Scenario, explores=(worker_module,), watch=WATCH)
 
 
 SCENARIOS = (
     scenario("worker.list", "Every job that was started is listed.", a_list_against_a_start),
     scenario(
-        "worker.table", "Starts, lists and queries have one order that explains every answer.",
+        "worker.table", "Starts, lists and queries are linearizable: one order explains all.",
         the_table_has_an_order, linearizable=True,
     ),
     scenario(
-        "worker.close-start", "A start against a close is refused, or its job is ended.",
+        "worker.close-start", "A start during a close is refused, or its job is ended.",
         close_against_starts(1),
     ),
     scenario(
-        "worker.close-starts", "A close waits for all starts that were begun.",
+        "worker.close-starts", "A close waits for every start in progress.",
         close_against_starts(2),
     ),
     scenario("worker.closes", "Two closes end every job.", two_closes),

@@ -1,4 +1,4 @@
-"""What the detector found, as values, and as text like Go's race reports."""
+"""The detector's findings, as values and as text in the style of Go's race reports."""
 
 import linecache
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One thread's touch of a variable.
+    """One thread's access to a variable.
 
     Attributes:
         kind: "read" or "write".
         thread: its name.
         stack: innermost first.
-        locks: what the thread held then, by where each lock was made.
+        locks: the locks that the thread held, by where each was created.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class DataRace:
-    """Two accesses, one a write, with nothing that puts one before the other."""
+    """Two unordered accesses to one variable, at least one of them a write."""
 
     variable: str
     present: Access
@@ -47,7 +47,7 @@ class DataRace:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The same for the same two places, so that a race is told once."""
+        """Equal for the same two places, so that a race is reported once."""
         places = sorted(
             (access.kind, *(f"{frame.file}:{frame.line}" for frame in access.stack[:1]))
             for access in (self.present, self.previous)
@@ -55,14 +55,14 @@ class DataRace:
         return ("race", self.variable, *map(tuple, places))
 
     def text(self) -> str:
-        """Both stacks, and the locks that were held and did not help."""
+        """Both stacks, and the locks that each thread held."""
         return "\n".join(
             (
                 _RULE,
                 f"DATA RACE on {self.variable}",
                 *_access_lines(self.present.kind.capitalize(), self.present),
                 *_access_lines(f"Previous {self.previous.kind}", self.previous),
-                "No lock, event, queue, start or join puts one before the other.",
+                "No lock, event, queue, start or join orders these accesses.",
                 _RULE,
             )
         )
@@ -70,7 +70,7 @@ class DataRace:
 
 @dataclass(frozen=True, slots=True)
 class LockStep:
-    """A lock that was taken while another was held."""
+    """A lock that was acquired while another was held."""
 
     held: str
     taken: str
@@ -80,26 +80,26 @@ class LockStep:
 
 @dataclass(frozen=True, slots=True)
 class LockCycle:
-    """Locks that threads take in different orders: one unlucky moment, and they wait for ever."""
+    """Locks that threads acquire in different orders, a potential deadlock."""
 
     steps: tuple[LockStep, ...]
 
     @property
     def key(self) -> tuple[object, ...]:
-        """The same for the same places."""
+        """Equal for the same places, so that a cycle is reported once."""
         return ("cycle", *sorted(f"{step.held}>{step.taken}" for step in self.steps))
 
     def text(self) -> str:
         """Each step with its stack."""
-        lines = [_RULE, "LOCK ORDER: these threads can wait for each other for ever"]
+        lines = [_RULE, "LOCK ORDER: potential deadlock, threads acquire these locks in a cycle"]
         for step in self.steps:
             lines.append(f"Thread {step.thread!r} holds the lock {step.held}")
-            lines.append(f"  and takes the lock {step.taken}:")
+            lines.append(f"  and acquires the lock {step.taken}:")
             lines += [f"    {frame}" for frame in step.stack]
         return "\n".join((*lines, _RULE))
 
 
-Found = DataRace | LockCycle
+RaceFinding = DataRace | LockCycle
 
 
 def _access_lines(title: str, access: Access) -> list[str]:
@@ -109,7 +109,7 @@ def _access_lines(title: str, access: Access) -> list[str]:
 
 
 def short(file: str) -> str:
-    """Return a path as a reader of this project writes it."""
+    """Return a path relative to the working directory or to a directory `impl`."""
     path = Path(file)
     for root in (Path.cwd(), *(parent for parent in path.parents if parent.name == "impl")):
         if path.is_relative_to(root):
@@ -118,5 +118,5 @@ def short(file: str) -> str:
 
 
 def source(frame: Frame) -> str:
-    """Return the text of a frame's line, without a comment behind it."""
+    """Return the text of a frame's line, without a trailing comment."""
     return linecache.getline(frame.file, frame.line).partition("  # ")[0].strip()

@@ -1,13 +1,13 @@
-"""The order in which threads take locks, and where it turns in a circle.
+"""The lock-order graph, and the cycles in it that can deadlock.
 
-An edge from A to B says that a thread took B while it held A. It is drawn before the thread may
-block, so that a run that does hang has drawn it. A circle is told when each of its steps can be
-another thread's at the same moment: no thread has two of them, and no lock is held at two of them,
-for that lock would keep the threads apart (Goodlock: Havelund, SPIN 2000). To take again what one
-holds (an `RLock`) waits for nobody, and draws nothing.
+An edge from A to B says that a thread acquired B while it held A. It is drawn before the thread may
+block, so a run that does deadlock has drawn it. A cycle is reported when its steps can be those of
+different threads at the same moment: no thread makes two of the steps, and no lock is held at two
+of them, since that lock would exclude the threads from each other (Goodlock: Havelund, SPIN 2000).
+Reacquiring a lock that the thread holds (an `RLock`) cannot block and draws no edge.
 
-So that later threads count too, an edge is kept for each thread and each set of locks held, within
-bounds: of a circle of more than `_CIRCLE_MAX_LOCKS` locks nothing is said.
+So that threads of any later time count too, an edge is kept for each thread and each set of locks
+held, within bounds: cycles of more than `_CYCLE_MAX_LOCKS` locks are not reported.
 
 Callers hold the detector's guard.
 """
@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.races.report import Frame, LockStep
+from harness.races.findings import Frame, LockStep
 
-_CIRCLE_MAX_LOCKS: Final = 5
-# As many threads as a circle has steps, so each step finds one that has no other step.
-_THREADS_MAX: Final = _CIRCLE_MAX_LOCKS
-# Locks that are made and die while two others stay must not fill the memory.
+_CYCLE_MAX_LOCKS: Final = 5
+# As many threads as a cycle has steps, so that each step finds a thread that makes no other step.
+_THREADS_MAX: Final = _CYCLE_MAX_LOCKS
+# Short-lived locks that are held with two long-lived ones must not fill the memory.
 _HELD_SETS_MAX: Final = 64
 
 _numbers: Final = itertools.count()
@@ -46,9 +46,9 @@ class LockNode:
     """One lock.
 
     Attributes:
-        made_at: where it was made, which is how people know it.
-        number: its own for ever, unlike an id.
-        after: the locks that were taken while it was held; they are forgotten when they die.
+        made_at: where it was created, which is how a report names it.
+        number: unique for the whole run, unlike an id.
+        after: the locks acquired while it was held; weak, so they do not outlive the program's use.
     """
 
     made_at: str
@@ -61,20 +61,20 @@ class LockNode:
 class LockOrder:
     """The graph of all locks of a run."""
 
-    def taking(
+    def add_edges(
         self,
         node: LockNode,
         held: Sequence[LockNode],
         thread: tuple[int, str],
         stack: Callable[[], tuple[Frame, ...]],
     ) -> tuple[LockStep, ...]:
-        """Draw the edges to a lock that is about to be taken; return a circle that they close.
+        """Draw the edges to a lock that is about to be acquired; return a cycle that they close.
 
         Args:
             node: that lock.
             held: the locks that the thread holds.
-            thread: its number, which no other has, and its name.
-            stack: where it stands; asked only if the edge is new.
+            thread: its unique number, and its name.
+            stack: returns the thread's stack; called only if the edge is new.
         """
         if node in held:
             return ()
@@ -88,17 +88,17 @@ class LockOrder:
             if thread[0] in of_threads or len(of_threads) == _THREADS_MAX:
                 continue
             edge = of_threads[thread[0]] = _Edge(*thread, stack(), numbers)
-            if not found and _leads_to(node, holder):
-                circle = next(_circles([(holder, node, edge)]), ())
-                found = tuple(_step(*step) for step in circle)
+            if not found and _is_reachable(node, holder):
+                cycle = next(_cycles([(holder, node, edge)]), ())
+                found = tuple(_lock_step(*step) for step in cycle)
         return found
 
 
 _Step = tuple[LockNode, LockNode, _Edge]
 
 
-def _leads_to(start: LockNode, goal: LockNode) -> bool:
-    """Tell whether there is any way; mostly there is none, and that is known at once."""
+def _is_reachable(start: LockNode, goal: LockNode) -> bool:
+    """Return whether any path exists: mostly none does, and this finds that out fast."""
     seen = {start.number}
     reached = [start]
     while reached:
@@ -111,22 +111,22 @@ def _leads_to(start: LockNode, goal: LockNode) -> bool:
     return False
 
 
-def _circles(way: Sequence[_Step]) -> Iterator[Sequence[_Step]]:
-    """Yield what closes a way to a circle in which threads can hang."""
-    goal, at = way[0][0], way[-1][1]
+def _cycles(path: Sequence[_Step]) -> Iterator[Sequence[_Step]]:
+    """Yield the extensions of a path to cycles in which threads can deadlock."""
+    goal, at = path[0][0], path[-1][1]
     if at is goal:
-        yield way
+        yield path
         return
-    if len(way) == _CIRCLE_MAX_LOCKS:
+    if len(path) == _CYCLE_MAX_LOCKS:
         return
-    passed = {holder.number for holder, _, _ in way} - {goal.number}
+    passed = {holder.number for holder, _, _ in path} - {goal.number}
     for following, edges in list(at.after.items()):
         if following.number in passed:
             continue
         for edge in (edge for of_threads in edges.values() for edge in of_threads.values()):
-            if all(edge.thread != old.thread and not edge.held & old.held for _, _, old in way):
-                yield from _circles([*way, (at, following, edge)])
+            if all(edge.thread != old.thread and not edge.held & old.held for _, _, old in path):
+                yield from _cycles([*path, (at, following, edge)])
 
 
-def _step(holder: LockNode, taken: LockNode, edge: _Edge) -> LockStep:
+def _lock_step(holder: LockNode, taken: LockNode, edge: _Edge) -> LockStep:
     return LockStep(holder.made_at, taken.made_at, edge.name, edge.stack)
