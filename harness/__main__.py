@@ -22,20 +22,20 @@ COMMANDS: Final = (check, recheck, identities, races, selftest, verify, vulnchec
 
 
 @click.group(commands=list(COMMANDS))
-@click.option("-v", "--verbose", is_flag=True, help="Show every program that is run.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every program that the harness runs.")
 def main(*, verbose: bool) -> None:
-    """Judge job workers from outside, and run the machines that this takes."""
+    """Test a job worker through its API, and run the VMs that this needs."""
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(message)s")
 
 
 def run() -> None:
-    """Run the command line; what is broken ends in one clear text and exit code 2."""
+    """Run the command line; an error of the harness prints one message and exits with 2."""
     try:
         main()
     except (BrokenError, UnsupportedError) as error:
         click.echo(f"BROKEN: {error}", err=True)
         sys.exit(EXIT_BROKEN)
-    except Exception:  # noqa: BLE001 - exit code 1 is for broken promises of a server's
+    except Exception:  # noqa: BLE001 - exit code 1 means that a server broke a promise
         click.echo(f"BROKEN: {traceback.format_exc()}", err=True)
         sys.exit(EXIT_BROKEN)
 

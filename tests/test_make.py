@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_make_alone_lists_the_targets() -> None:
+def test_make_without_a_target_lists_the_targets() -> None:
     listed = subprocess.run(
         ["make"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
@@ -16,7 +16,7 @@ def test_make_alone_lists_the_targets() -> None:
         assert f"make {target} " in listed.stdout
 
 
-def test_make_serve_makes_certificates_serves_and_ends_with_ctrl_c() -> None:
+def test_make_serve_generates_certificates_and_ends_on_ctrl_c() -> None:
     process = subprocess.Popen(
         ["make", "serve", "SERVE=--no-limits --listen 127.0.0.1:0"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

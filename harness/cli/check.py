@@ -17,7 +17,7 @@ from harness.run.session import run_session
 from harness.targets.target import OUR_FLAGS
 
 
-def _flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for word in words:
         name, separator, flag = word.partition("=")
@@ -38,29 +38,39 @@ def _flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     multiple=True,
     default=("local",),
     show_default=True,
-    help="local (launched on this host), vm (in a guest with cgroup v2) or HOST:PORT; repeatable.",
+    help="Server to test: local (launched on this host), vm (launched in a VM with cgroup v2) "
+    "or HOST:PORT; repeatable.",
 )
 @click.option(
     "--launch",
     default="",
-    help="Command that starts another server than ours; {listen} {ca} {cert} {key} are filled in.",
+    help="Command that starts another server; {listen}, {ca}, {cert} and {key} are replaced.",
 )
 @click.option(
     "--launch-flag",
     "launch_flags",
     multiple=True,
-    help="How that server is told a setting, for example max_streams='--max {}'; repeatable.",
+    help="That server's flag for a setting, for example max_streams='--max {}'; repeatable.",
 )
 @click.option(
     "--identities",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Certificates made by `identities`; default: new ones.",
+    help="Directory of certificates that `identities` generated; default: generate new ones.",
 )
-@click.option("--list", "listing", is_flag=True, help="Print every guarantee, and judge nothing.")
+@click.option(
+    "--list",
+    "listing",
+    is_flag=True,
+    help="List the checks and their guarantees without running them.",
+)
 @selection
 def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> None:
-    """Judge a job worker, from outside. Exit code 0: pass, 1: a promise is broken, 2: broken."""
-    choice = Choice(**chosen, launch_flags=_flags(launch_flags))  # type: ignore[arg-type]
+    """Test a job worker through its API and the network.
+
+    Exit code 0: every check passed or was skipped. 1: the server broke a promise. 2: inconclusive:
+    the harness or its environment failed.
+    """
+    choice = Choice(**chosen, launch_flags=_parse_flags(launch_flags))  # type: ignore[arg-type]
     if listing:
         render_list(choice.checks())
         return
@@ -70,7 +80,7 @@ def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def recheck(directory: Path) -> None:
-    """Judge a saved run again, without a server, by today's judges; rewrites its report."""
+    """Judge the saved run in DIRECTORY again, without a server, and rewrite its report."""
     report = judge_again(load_report(directory), directory, ALL)
     with Terminal(total=len(report.results)) as terminal:
         terminal.begin(report.about)
@@ -83,9 +93,11 @@ def recheck(directory: Path) -> None:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--name", "names", multiple=True, help="Name or address of the server; repeatable.")
+@click.option(
+    "--name", "names", multiple=True, help="Host name or IP address of the server; repeatable."
+)
 def identities(directory: Path, names: tuple[str, ...]) -> None:
-    """Make an authority and every certificate that the checks use, in DIRECTORY."""
+    """Generate a certificate authority and the checks' certificates in DIRECTORY."""
     make_identities(directory, names)
-    click.echo(f"start your server with {directory}/ca.crt, {directory}/server.crt and server.key,")
+    click.echo(f"start the server with {directory}/ca.crt, {directory}/server.crt and server.key,")
     click.echo(f"then: python -m harness check --target HOST:PORT --identities {directory}")

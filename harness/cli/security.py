@@ -20,19 +20,23 @@ from harness.record.verdict import BrokenError
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--write", is_flag=True, help=f"Put it into {DOCUMENT}, not on the terminal.")
 @click.option(
-    "--hold", is_flag=True, help=f"Print where {DOCUMENT} says otherwise; exit code 1 if it does."
+    "--write", is_flag=True, help=f"Write the table into {DOCUMENT} instead of printing it."
+)
+@click.option(
+    "--hold",
+    is_flag=True,
+    help=f"Compare {DOCUMENT} with the run; exit code 1 and a diff if they differ.",
 )
 def security(run: Path, *, write: bool, hold: bool) -> None:
-    """Print the table of security cases, with what a run (its directory) saw of each."""
+    """Print the table of security cases with the results of the run in directory RUN."""
     lines = table([each for each in load_report(run).results if each.target == TARGET])
     path = ROOT / DOCUMENT
     try:
         if hold:
-            untrue = differing(documented(path.read_text()), lines)
-            click.echo("\n".join(untrue) or f"{DOCUMENT} says what this run saw")
-            sys.exit(1 if untrue else 0)
+            differences = differing(documented(path.read_text()), lines)
+            click.echo("\n".join(differences) or f"{DOCUMENT} agrees with this run")
+            sys.exit(1 if differences else 0)
         if write:
             path.write_text(with_table(path.read_text(), lines))
         else:

@@ -1,4 +1,4 @@
-"""The options that choose checks, which `check` and `verify` share."""
+"""The options of `check` and `verify` that choose checks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,21 +14,23 @@ Command = Callable[..., None]
 
 _SELECTION: Final = (
     click.option(
-        "-k", "--keyword", default="", help="Only checks with this (a regular expression) in them."
+        "-k", "--keyword", default="", metavar="REGEX", help="Run only checks whose name matches."
     ),
-    click.option("--area", "areas", multiple=True, help="Only checks of this area; repeatable."),
-    click.option("--seed", default="", help="Repeat a run's choices of chance."),
+    click.option("--area", "areas", multiple=True, help="Run only checks of AREA; repeatable.",
+                 metavar="AREA"),
+    click.option("--seed", default="", help="Reuse a run's random seed; default: a new one."),
     click.option(
         "--out", type=click.Path(path_type=Path),
-        help="Directory for records and report; default: a new one in results/.",
+        help="Directory for the records and the report; default: a new one in results/.",
     ),
     click.option(
         "--allow-skip", "skips_allowed", multiple=True,
-        help="TARGET:NAME (with * and ?) that may be skipped; any other skip is BROKEN then.",
+        help="Allow skips that match TARGET:CHECK (glob), and no others; repeatable.",
+        metavar="GLOB",
     ),
     click.option(
         "--parallel", default=4, show_default=True,
-        help="Checks at a time, of those that may share the machine.",
+        help="Number of checks to run at the same time; those that measure run alone.",
     ),
 )  # fmt: skip
 
@@ -41,7 +43,7 @@ def selection(command: Command) -> Command:
 
 
 def complete(choice: Choice) -> Choice:
-    """Fill in what the command line left open."""
+    """Fill in the defaults of options that were not given."""
     return dataclasses.replace(
         choice, seed=fill_seed(choice.seed), skips_allowed=choice.skips_allowed or None
     )

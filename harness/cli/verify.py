@@ -6,7 +6,7 @@ import click
 
 from harness.cli.selection import complete, selection
 from harness.project.verify import verify as verify_choice
-from harness.project.verify_location import Place, become_root_on_disposable_host
+from harness.project.verify_location import Location, become_root_on_disposable_host
 from harness.run.choice import Choice
 
 
@@ -14,22 +14,24 @@ from harness.run.choice import Choice
 @selection
 @click.option(
     "--in",
-    "place",
-    type=click.Choice([place.value for place in Place]),
-    help="Where; default: a running Vagrant machine, else a guest, else this machine.",
+    "location",
+    type=click.Choice([location.value for location in Location]),
+    help="Where to verify: in the running Vagrant machine, on this host and in a VM (guest), or on "
+    "this host alone (here); default: the first of these that is possible.",
 )
 @click.option(
     "--target",
     "targets",
     multiple=True,
     type=click.Choice(["local", "vm"]),
-    help="Where our server is judged; default: what the place has.",
+    help="Where our server is launched, with --in guest or --in here; repeatable.",
 )
-def verify(*, place: str | None, **chosen: object) -> None:
-    """Style, types, tests, and every check of our server, where limits can be had.
+def verify(*, location: str | None, **chosen: object) -> None:
+    """Run lint, tests, audits and every check of our server, on a machine with cgroup v2.
 
-    The area `project` is style, types and tests; -k and --area choose among them, too.
+    Lint, tests and audits are the area `project`; -k and --area choose among them, too. Exit code
+    0: all passed. 1: one failed. 2: inconclusive: the harness or its environment failed.
     """
     choice = Choice(**chosen)  # type: ignore[arg-type]
     become_root_on_disposable_host()
-    sys.exit(verify_choice(complete(choice), place))
+    sys.exit(verify_choice(complete(choice), location))

@@ -1,9 +1,8 @@
-"""`python -m harness vm`: the guest, for people."""
+"""`python -m harness vm`: build, boot and use the VM by hand."""
 
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +12,16 @@ from typing import Final
 
 import click
 
+from harness.host.processes import run_interactively
 from harness.host.repository import ROOT
 from harness.record.verdict import BrokenError
 from harness.vm import persistent_vm
-from harness.vm.box import PUBLIC_NAME, built_box
-from harness.vm.guest import Guest, booted
-from harness.vm.image import built_image, cache_directory
+from harness.vm.box import PUBLIC_NAME, ensure_box
+from harness.vm.guest import Guest, boot_guest
+from harness.vm.image import cache_directory, ensure_image
 
-# Both processors busy, processes coming and going, memory filled, cgroups made and killed: what
-# broke emulators and restored guests before.
+# Busy processors, short processes, full memory, cgroups created and killed: each of these has
+# crashed an emulated or restored guest.
 STRESS: Final = """
 set -e
 for i in 1 2; do (while :; do :; done) & done
@@ -41,73 +41,87 @@ kill %1 %2
 echo STRESSED
 """
 
-# From the start of QEMU's process, with image and saved guest there, to the first command's answer.
+# From the start of QEMU to the first command's answer, with the image and the saved guest cached.
 COLD_BOOT_MAX_S: Final = 20.0
 RESTORE_MAX_S: Final = 8.0
 
 
 @click.group()
 def vm() -> None:
-    """Build, boot and use a Linux guest with cgroup v2, with or without KVM."""
+    """Build, boot and use Linux VMs with cgroup v2, with or without KVM."""
 
 
 @vm.command()
 def build() -> None:
-    """Build the guest's image, if it is not there yet, and tell where it is."""
-    click.echo(str(built_image().directory))
+    """Build the VM image if it is not cached, and print its directory."""
+    click.echo(str(ensure_image().directory))
 
 
 @vm.command()
 @click.option(
     "--session",
     is_flag=True,
-    help="For a user without rights on the system's libvirt, with or without KVM.",
+    help="Build for a user without access to the system's libvirt, with or without KVM.",
 )
-@click.option("--name", default=PUBLIC_NAME, show_default=True, help="What to offer it as.")
+@click.option(
+    "--name", default=PUBLIC_NAME, show_default=True, help="The box's name in the catalogue."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=ROOT / "build/box",
-    help="Where to; default: build/box, which whoever has the checkout may read.",
+    help="Output directory; default: build/box in the checkout.",
 )  # fmt: skip
 def box(name: str, out: Path, *, session: bool) -> None:
-    """Build the project's own Vagrant box for libvirt, and a catalogue that offers it."""
-    made = built_box(name, session=session, out=out)
-    size_mib = made.file.stat().st_size / 1024**2
-    click.echo(f"{made.file} ({size_mib:.0f} MiB), {made.name} {made.version}")
-    click.echo(f"  vagrant box add {made.catalogue}     then: vagrant up")
-    click.echo(f"  or: JOBWORKER_VAGRANT_BOX_URL={made.catalogue} vagrant up")
+    """Build the project's Vagrant box for libvirt, and a catalogue for `vagrant box add`."""
+    built = ensure_box(name, session=session, out=out)
+    size_mib = built.file.stat().st_size / 1024**2
+    click.echo(f"{built.file} ({size_mib:.0f} MiB), {built.name} {built.version}")
+    click.echo(f"  vagrant box add {built.catalogue}     then: vagrant up")
+    click.echo(f"  or: JOBWORKER_VAGRANT_BOX_URL={built.catalogue} vagrant up")
 
 
-def _in_standing(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that choose a guest which stands already."""
+def _running_vm_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose a running VM."""
     command = click.option(
-        "--standing", is_flag=True, help="Use the guest that stands; there must be just one."
+        "--running", is_flag=True, help="Use the running VM; exactly one must exist."
     )(command)
-    return click.option("--in", "name", metavar="NAME", help="Use the guest of this name.")(command)
+    return click.option("--in", "name", metavar="NAME", help="Use the running VM called NAME.")(
+        command
+    )
+
+
+_FRESH: Final = click.option(
+    "--fresh", is_flag=True, help="Boot cold instead of restoring the saved VM."
+)
 
 
 @contextmanager
-def _some_guest(kind: str, name: str | None, *, standing: bool, fresh: bool) -> Iterator[Guest]:
-    """Use a guest that stands, or boot one for as long as the context lasts."""
-    if name is not None and standing:
-        raise click.UsageError("--in names the guest already; leave --standing out")
-    if (name is not None or standing) and fresh:
-        raise click.UsageError("--fresh boots a guest of its own; leave out --in and --standing")
+def _open_guest(kind: str, name: str | None, *, running: bool, fresh: bool) -> Iterator[Guest]:
+    """Connect to a running VM, or boot one that ends with the context."""
+    if name is not None and running:
+        raise click.UsageError("--in already chooses a VM; leave --running out")
+    if (name is not None or running) and fresh:
+        raise click.UsageError("--fresh boots a new VM; leave out --in and --running")
     with ExitStack() as stack:
-        if name is not None or standing:
-            guest = stack.enter_context(persistent_vm.attached(name or persistent_vm.the_only()))
+        if name is not None or running:
+            chosen = name or persistent_vm.require_only_name()
+            guest = stack.enter_context(persistent_vm.attach(chosen))
         else:
-            guest = stack.enter_context(booted(kind, fresh=fresh))
+            guest = stack.enter_context(boot_guest(kind, fresh=fresh))
         guest.put_project()
         yield guest
 
 
 @vm.command()
-@_in_standing
-@click.option("--fresh", is_flag=True, help="Boot cold, even when a saved guest is there.")
+@_running_vm_options
+@_FRESH
 @click.argument("command", nargs=-1, required=True)
-def run(command: tuple[str, ...], *, name: str | None, standing: bool, fresh: bool) -> None:
-    """Run a shell COMMAND in a guest, with the project in ~/project, and end with its exit code."""
-    with _some_guest("run", name, standing=standing, fresh=fresh) as guest:
+def run(command: tuple[str, ...], *, name: str | None, running: bool, fresh: bool) -> None:
+    """Run a shell COMMAND in a VM and exit with its exit code.
+
+    The VM is booted for this command unless --in or --running chooses one. The project is in
+    ~/project.
+    """
+    with _open_guest("run", name, running=running, fresh=fresh) as guest:
         done = guest.run(" ".join(command), timeout_s=3600)
     click.echo(done.stdout, nl=False)
     click.echo(done.stderr, nl=False, err=True)
@@ -115,35 +129,39 @@ def run(command: tuple[str, ...], *, name: str | None, standing: bool, fresh: bo
 
 
 @vm.command()
-@_in_standing
-def shell(*, name: str | None, standing: bool) -> None:
-    """Open a shell in a guest, with the project in ~/project; one of its own is gone after it."""
-    with _some_guest("shell", name, standing=standing, fresh=False) as guest:
-        subprocess.run([*guest.ssh_command(), "-t"], check=False)
+@_running_vm_options
+def shell(*, name: str | None, running: bool) -> None:
+    """Open a shell in a VM.
+
+    The VM is booted for this shell, and ends with it, unless --in or --running chooses one. The
+    project is in ~/project.
+    """
+    with _open_guest("shell", name, running=running, fresh=False) as guest:
+        run_interactively([*guest.ssh_command(), "-t"])
 
 
 _PORTS: Final = click.option(
     "--forward", "ports", multiple=True, metavar="PORT", type=click.IntRange(1, 65535),
-    help="Make a port of the guest reachable on loopback; may be given more than once.",
+    help="Forward a loopback port of this host to PORT of the VM; repeatable.",
 )  # fmt: skip
 
 
 @vm.command()
 @_PORTS
-@click.option("--fresh", is_flag=True, help="Boot cold, even when a saved guest is there.")
+@_FRESH
 @click.argument("name", default=persistent_vm.DEFAULT_NAME)
 def boot(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
-    """Boot a guest that stays, called NAME (by default "guest"), and tell how to reach it."""
-    standing = persistent_vm.boot(name, ports, fresh=fresh)
-    with persistent_vm.attached(name) as guest:
+    """Boot a VM called NAME (default: guest) that runs until `vm down`."""
+    booted = persistent_vm.boot(name, ports, fresh=fresh)
+    with persistent_vm.attach(name) as guest:
         guest.put_project()
         command = shlex.join(guest.ssh_command(shared=False))
-    click.echo(f"guest {name} is up after {standing.boot_s:.1f} s, the project in ~/project")
+    click.echo(f"VM {name} booted in {booted.boot_s:.1f} s; the project is in ~/project")
     click.echo(f"  python -m harness vm run --in {name} COMMAND")
     click.echo(f"  python -m harness vm shell --in {name}")
     click.echo(f"  {command}")
-    for inside, outside in standing.forwards.items():
-        click.echo(f"  its port {inside} is 127.0.0.1:{outside}")
+    for inside, outside in booted.forwards.items():
+        click.echo(f"  port {inside} of the VM is 127.0.0.1:{outside}")
     click.echo(f"  python -m harness vm down {name}")
 
 
@@ -152,75 +170,75 @@ def boot(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
 @click.option("--fresh", is_flag=True)
 @click.argument("name")
 def hold(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
-    """Hold a guest that stays; `boot` starts this in the background."""
+    """Boot a VM and wait; `vm boot` starts this in the background."""
     persistent_vm.hold(name, ports, fresh=fresh)
 
 
 @vm.command()
-@click.option("--all", "every", is_flag=True, help="End every guest that stays.")
+@click.option("--all", "every", is_flag=True, help="End every running VM.")
 @click.argument("name", required=False)
 def down(name: str | None, *, every: bool) -> None:
-    """End a guest that stays (by default "guest"), also one that has died, and clean up."""
+    """End the VM called NAME (default: guest), or clean up after one that has died."""
     if every and name is not None:
-        raise click.UsageError("--all ends every guest; leave the name out")
+        raise click.UsageError("--all ends every VM; leave NAME out")
     chosen = persistent_vm.names() if every else [name or persistent_vm.DEFAULT_NAME]
     for each in chosen:
-        click.echo(f"guest {each} {persistent_vm.down(each)}")
+        click.echo(f"VM {each} {persistent_vm.down(each)}")
     if not chosen:
-        click.echo("no guest stands")
+        click.echo("no VM is running")
 
 
 @vm.command("list")
 def list_guests() -> None:
-    """List the guests that stay."""
+    """List running VMs, and dead ones that `vm down` has not removed."""
     for name in persistent_vm.names():
-        click.echo(f"{name:20} {_described(name)}")
+        click.echo(f"{name:20} {_describe(name)}")
 
 
-def _described(name: str) -> str:
+def _describe(name: str) -> str:
     try:
-        standing = persistent_vm.find(name)
+        found = persistent_vm.find(name)
     except BrokenError as error:
         return str(error)
-    if standing is None:
-        return "booting, or died at it"
-    if not standing.is_alive():
-        return f"died; `vm down {name}` cleans up"
-    up_s = time.time() - standing.booted_at_s
-    ports = "".join(f", {inside} is {at}" for inside, at in standing.forwards.items())
-    return f"up {up_s:.0f} s, ssh is port {standing.ssh_port}{ports}"
+    if found is None:
+        return "booting, or failed to boot"
+    if not found.is_alive():
+        return f"died; `vm down {name}` removes it"
+    up_s = time.time() - found.booted_at_s
+    ports = "".join(f", port {inside} on port {at}" for inside, at in found.forwards.items())
+    return f"up {up_s:.0f} s, ssh on port {found.ssh_port}{ports}"
 
 
 @vm.command()
 def clean() -> None:
-    """Remove all images, saved guests and boxes from the cache."""
-    if standing := persistent_vm.names():
+    """Remove all VM images, saved VMs and boxes from the cache."""
+    if running := persistent_vm.names():
         raise BrokenError(
-            f"the cache is in use by the guests {', '.join(standing)}; `vm down --all` ends them"
+            f"these VMs use the cache: {', '.join(running)}; `vm down --all` ends them"
         )
     for kind in ("vm", "box"):
         shutil.rmtree(cache_directory(kind))
 
 
 @vm.command()
-@click.option("--boots", default=20, show_default=True, help="Cold boots in a row.")
-@click.option("--restores", default=20, show_default=True, help="Restores in a row.")
+@click.option("--boots", default=20, show_default=True, help="Number of cold boots.")
+@click.option("--restores", default=20, show_default=True, help="Number of restores.")
 def reliability(boots: int, restores: int) -> None:
-    """Boot and restore many times in a row, each with a short stress; fail if one fails or is slow.
+    """Measure how reliably VMs boot: boot and restore in a loop, with a short stress test each.
 
-    Slow is a cold boot of more than 20 s to the first command, and a restore of more than 8 s.
-    Other load on the host counts against them.
+    Exit code 1 if one fails or is too slow: a cold boot must answer within 20 s, a restored VM
+    within 8 s. Run it on an idle host.
     """
-    with booted("first"):
-        pass  # so that there is a saved guest to restore
+    with boot_guest("first"):
+        pass  # saves the guest that is then restored
     failures = 0
     for fresh, count in ((True, boots), (False, restores)):
         times_s = []
         kind, within_s = ("cold boot", COLD_BOOT_MAX_S) if fresh else ("restore", RESTORE_MAX_S)
         for number in range(1, count + 1):
-            up_s, problem = _stressed(fresh=fresh)
+            up_s, problem = _boot_and_stress(fresh=fresh)
             if not problem and up_s > within_s:
-                problem = f"is slow: it must be up within {within_s:.0f} s"
+                problem = f"too slow: the limit is {within_s:.0f} s"
             times_s.append(up_s)
             failures += bool(problem)
             click.echo(f"{kind} {number}/{count}: {up_s:.1f} s {problem or 'ok'}")
@@ -233,11 +251,11 @@ def reliability(boots: int, restores: int) -> None:
     sys.exit(1 if failures else 0)
 
 
-def _stressed(*, fresh: bool) -> tuple[float, str]:
-    """Bring a guest up, stress it, and return how long the first took and what went wrong."""
+def _boot_and_stress(*, fresh: bool) -> tuple[float, str]:
+    """Boot a guest and stress it; return the boot's duration and the problem, "" if none."""
     started_s, up_s = time.monotonic(), None
     try:
-        with booted("stress", fresh=fresh) as guest:
+        with boot_guest("stress", fresh=fresh) as guest:
             up_s = time.monotonic() - started_s
             return up_s, _stress(guest, fresh=fresh)
     except BrokenError as error:
@@ -247,6 +265,6 @@ def _stressed(*, fresh: bool) -> tuple[float, str]:
 def _stress(guest: Guest, *, fresh: bool) -> str:
     if guest.restored == fresh:
         return "was booted, not restored" if guest.restored is False else "was restored, not booted"
-    said = guest.require(STRESS)
+    output = guest.require(STRESS)
     guest.machine.require_alive()
-    return "" if said.rstrip().endswith("STRESSED") else f"stress ended early: {said[-200:]}"
+    return "" if output.rstrip().endswith("STRESSED") else f"stress ended early: {output[-200:]}"

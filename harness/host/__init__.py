@@ -1,1 +1,1 @@
-"""This machine: programs, time, ports, packages, and the repository that it all stands in."""
+"""This machine: processes, time, ports, packages, and the repository."""

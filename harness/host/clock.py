@@ -10,7 +10,7 @@ _STEP_S: Final = 0.05
 
 
 class Deadline:
-    """A moment in the future, on the clock that nobody sets."""
+    """A moment in the future, on the monotonic clock."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -21,7 +21,7 @@ class Deadline:
         return max(0.0, self._due_s - time.monotonic())
 
     def passed(self) -> bool:
-        """Tell whether it has passed."""
+        """Return whether it has passed."""
         return self.left_s() == 0.0
 
 
@@ -31,10 +31,16 @@ def poll_until[Result](
     what: str,
     explain: Callable[[], str] = str,
 ) -> Result:
-    """Look again and again until there is something to see: for what has no event to wait for.
+    """Call `look` until it returns something else than None, where no event can be waited for.
+
+    Args:
+        look: what to call.
+        timeout_s: bound.
+        what: what is waited for, for the error.
+        explain: called for more details when it times out.
 
     Raises:
-        BrokenError: it did not come in time; says what was waited for, and what `explain` adds.
+        BrokenError: it timed out.
     """
     deadline = Deadline(timeout_s)
     while True:
@@ -42,14 +48,14 @@ def poll_until[Result](
         if result is not None:
             return result
         if deadline.passed():
-            raise BrokenError(f"waited {timeout_s:g} s for {what}\n{explain()}")
+            raise BrokenError(f"timed out after {timeout_s:g} s waiting for {what}\n{explain()}")
         time.sleep(min(_STEP_S, deadline.left_s()))
 
 
-def came_true(look: Callable[[], bool], timeout_s: float) -> float | None:
-    """Look until something is true; return after how many seconds, or None if not in time.
+def seconds_until(look: Callable[[], bool], timeout_s: float) -> float | None:
+    """Return how many seconds it took until a condition was true, or None if it timed out.
 
-    For what the server promises to bring about: that it did not is a finding, not a fault of ours.
+    For what the server promises: a timeout is then a finding, not a fault of the harness.
     """
     started_s = time.monotonic()
     deadline = Deadline(timeout_s)
@@ -61,5 +67,5 @@ def came_true(look: Callable[[], bool], timeout_s: float) -> float | None:
 
 
 def measured_window(seconds: float) -> None:
-    """Let a time pass that is itself what is measured; never to wait for something to happen."""
+    """Let a measured period pass; never use it to wait for something to happen."""
     time.sleep(seconds)

@@ -1,7 +1,7 @@
-"""Programs of other projects that the harness starts: installed with apt when that is possible.
+"""Installs the programs that the harness needs with apt-get, where it can.
 
-Promises: what is there already is left alone, and what cannot be installed is named with the exact
-command that would do it. Leaves out every system without apt.
+Installed programs are left unchanged; an error has the exact command that installs what is missing.
+Not covered: systems without apt-get.
 """
 
 import os
@@ -19,12 +19,12 @@ INSTALL_TIMEOUT_S: Final = 900.0
 
 
 def missing_packages(programs: Mapping[str, str]) -> list[str]:
-    """Return the Debian packages that this host still needs.
+    """Return the Debian packages that this host lacks.
 
     Args:
         programs: name of a program, or path of a file -> Debian package that has it.
     """
-    # A user's PATH lacks the folders of some programs that a user may well start (mke2fs).
+    # A user's PATH often lacks these directories, which have programs such as mke2fs.
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     missing = {
         package
@@ -35,13 +35,13 @@ def missing_packages(programs: Mapping[str, str]) -> list[str]:
 
 
 def ensure_programs(programs: Mapping[str, str]) -> None:
-    """Install what is missing when that is possible.
+    """Install the packages of missing programs.
 
     Args:
         programs: see `missing_packages`.
 
     Raises:
-        BrokenError: it is not possible; says what to install.
+        BrokenError: they cannot be installed; has the command that installs them.
     """
     missing = missing_packages(programs)
     if not missing:

@@ -1,4 +1,4 @@
-"""Ports for servers that are about to be started."""
+"""Chooses free loopback ports for servers that are about to start."""
 
 import random
 import socket
@@ -11,17 +11,17 @@ from harness.record.verdict import BrokenError
 
 _LEAST: Final = 10_000
 _MOST: Final = 65_535
-_ENOUGH: Final = 1_000  # to choose from, so that two seldom try the same
+_RANGE_MIN: Final = 1_000  # large enough that two callers seldom choose the same port
 _EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _TRIES: Final = 200
-_chance: Final = random.SystemRandom()
+_random: Final = random.SystemRandom()
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on now.
+    """Return a loopback port that no process listens on now.
 
     Raises:
-        BrokenError: there is none.
+        BrokenError: no free port was found.
     """
     with reserved_port() as port:
         return port
@@ -29,19 +29,19 @@ def free_port() -> int:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Keep a free port of loopback from all others that ask here, until the end.
+    """Reserve a free loopback port against all other callers, until the context ends.
 
-    Where the kernel leaves enough of them, it is none that it gives to whoever asks for any
-    (`ip_local_port_range` in ip(7)), since it might give it away before a server that is being
-    started takes it. What keeps it from others is the name of a socket that ends with this process,
-    not the port itself, which not every server could take then.
+    The port is outside the kernel's ephemeral range (`ip_local_port_range` in ip(7)) if enough
+    ports are: the kernel could otherwise assign it to a client before the server listens. The reservation
+    is the abstract name of a socket, which ends with this process; listening on the port itself
+    would keep some servers from using it.
 
     Raises:
-        BrokenError: there is none.
+        BrokenError: no free port was found.
     """
-    ports = _choice()
+    ports = _candidates()
     for _ in range(_TRIES):
-        port = _chance.choice(ports)
+        port = _random.choice(ports)
         with socket.socket(socket.AF_UNIX) as name:
             try:
                 name.bind(f"\0jobworker-harness-port-{port}")
@@ -52,11 +52,11 @@ def reserved_port() -> Iterator[int]:
             return
     raise BrokenError(
         f"no free port on 127.0.0.1 in {_TRIES} tries between {ports[0]} and {ports[-1]}; "
-        "end what listens there"
+        "end the processes that listen there"
     )
 
 
-def _choice() -> range:
+def _candidates() -> range:
     low, high = map(int, _EPHEMERAL.read_text().split())
     outside = max(range(_LEAST, low), range(high + 1, _MOST + 1), key=len)
-    return outside if len(outside) >= _ENOUGH else range(_LEAST, _MOST + 1)
+    return outside if len(outside) >= _RANGE_MIN else range(_LEAST, _MOST + 1)

@@ -1,4 +1,4 @@
-"""The one door to other programs: bounded, logged ready to paste, and never left behind."""
+"""Runs other programs: with a time limit, logged ready to paste, never left behind."""
 
 import contextlib
 import logging
@@ -21,17 +21,17 @@ _DRAIN_TIMEOUT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A program that has ended."""
+    """The result of a program that has ended."""
 
     exit_code: int
     stdout: str
     stderr: str
 
     def require(self, what: str) -> str:
-        """Return its output if it succeeded.
+        """Return the output if the program succeeded.
 
         Raises:
-            BrokenError: it failed; shows the end of what it said.
+            BrokenError: it failed; has the end of its output.
         """
         if self.exit_code != 0:
             tail = (self.stdout + self.stderr)[-2000:]
@@ -48,11 +48,18 @@ def run(
     stdout: IO[bytes] | None = None,
     environment: dict[str, str] | None = None,
 ) -> Done:
-    """Run a program to its end.
+    """Run a program until it ends.
+
+    Args:
+        command: its words.
+        timeout_s: after which it and everything that it started in its session is killed.
+        stdin: a file for its input.
+        text_in: a text for its input.
+        stdout: a file for its output; None returns the output.
+        environment: of the program; None inherits this process's.
 
     Raises:
-        BrokenError: it is not there, or did not end in time (it and all that it started in its
-            session were killed then).
+        BrokenError: it is not installed, or timed out.
     """
     words = [str(word) for word in command]
     logger.debug("$ %s", shlex.join(words))
@@ -75,27 +82,34 @@ def run(
     with process:
         try:
             interrupts.release()
-            out, said = process.communicate(
+            out, errors = process.communicate(
                 None if text_in is None else text_in.encode(), timeout=timeout_s
             )
         except subprocess.TimeoutExpired as error:
             tail = _end(process)[-1000:].decode("utf-8", "replace")
             raise BrokenError(
-                f"{shlex.join(words)} did not end within {timeout_s:g} s\n{tail}"
+                f"{shlex.join(words)} timed out after {timeout_s:g} s\n{tail}"
             ) from error
         except BaseException:
-            # Ctrl-C reaches this process alone: the others are not of its session.
+            # Ctrl-C reaches this process only: the program has a session of its own.
             _end(process)
             raise
     return Done(
         process.returncode,
         (out or b"").decode("utf-8", "replace"),
-        said.decode("utf-8", "replace"),
+        errors.decode("utf-8", "replace"),
     )
 
 
+def run_interactively(command: Sequence[str | Path]) -> int:
+    """Run a program on this terminal without a time limit, and return its exit code."""
+    words = [str(word) for word in command]
+    logger.debug("$ %s", shlex.join(words))
+    return subprocess.run(words, check=False).returncode
+
+
 class _HeldInterrupts:
-    """Keeps Ctrl-C until somebody can end what is just being started; `release` lets it through."""
+    """Holds back Ctrl-C while a program is being started; `release` delivers it."""
 
     def __init__(self) -> None:
         self._caught = False
@@ -115,12 +129,12 @@ class _HeldInterrupts:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> bytes:
-    """Kill a program and all that it started in its session, and return what it said as errors."""
-    # A group's id is nobody else's as long as it has a member, a zombie too.
+    """Kill a program and everything in its session, and return its error output."""
+    # A process group's id is not reused while it has a member, even a zombie.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
         return process.communicate(timeout=_DRAIN_TIMEOUT_S)[1] or b""
     except subprocess.TimeoutExpired as error:
-        # What left the session holds the pipe; it is not waited for.
+        # A process that left the session holds the pipe open; do not wait for it.
         return error.stderr or b""

@@ -1,4 +1,4 @@
-"""The checkout that this harness runs from: its root, and which commit it is."""
+"""The checkout that this harness runs from: its root and its commit."""
 
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str:
-    """Return the commit's short hash, "with changes" if the work tree differs, or "unknown"."""
+    """Return the commit's short hash, followed by " with changes" if so; or "unknown"."""
     try:
         words = ["git", "-C", str(ROOT)]
         revision = run([*words, "rev-parse", "--short", "HEAD"], 30)

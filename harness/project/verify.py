@@ -1,10 +1,10 @@
-"""`make verify`: the project's own checks and the server's, in one report, where limits can be had.
+"""`make verify`: lint, tests, audits and every check of our server, in one report.
 
-A step is a command of the project's that must succeed: lint, tests. Its result stands
-beside those of the checks, in the area `project`. A new step is one entry in `STEPS`.
+A step is a command that must succeed, such as `make lint`. Its result is reported like a check's,
+in the area `project`. A new step is one entry in `STEPS`.
 
-`places` chooses where. In a Vagrant machine this same command runs once more, and what it said and
-its report come back; nothing but that report decides how the run ended.
+`verify_location` decides where it runs. In a Vagrant machine, this command runs once more, and its
+report is copied here; only that report decides the exit code.
 """
 
 import dataclasses
@@ -21,35 +21,35 @@ import click
 
 from harness.checks import ALL
 from harness.checks.check import Need
-from harness.host.processes import run
+from harness.host import processes
 from harness.host.repository import ROOT
-from harness.project.verify_location import Place, choose
+from harness.project.verify_location import Location, choose
 from harness.record.results import CheckResult, load_report
 from harness.record.verdict import BrokenError, Finding, Verdict, merge
 from harness.run.choice import LOCAL, VM, Choice
 from harness.run.run_directory import RESULTS_FOLDER, new_run_directory
 from harness.run.session import Run, begin_run, judge_targets
-from harness.vm.vagrant import VagrantMachine, reached
+from harness.vm.vagrant import VagrantMachine, connect_vagrant
 from harness.vulncheck.database import ADVISORIES, ALLOW_STALE
 
 PROJECT: Final = "project"
-THERE_TIMEOUT_S: Final = 3 * 3600.0  # all of it, on an emulated processor
+MACHINE_TIMEOUT_S: Final = 3 * 3600.0  # for everything, on an emulated processor
 _TAIL_CHARACTERS: Final = 3000
-# What `make verify ARGS=...` was told is for verify: a make that a step calls would take it, too.
-_NOT_FOR_STEPS: Final = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
+# `make verify ARGS=...` exports its variables; a make that a step runs must not inherit them.
+_MAKE_VARIABLES: Final = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectStep:
-    """A program that must succeed.
+    """A command that must succeed.
 
     Attributes:
-        name: as a check's.
+        name: `project.subject`, as a check's.
         guarantee: what its success means.
         command: run in the checkout.
-        shows: what its output must have in it, so that doing nothing is no success.
-        time_limit_s: bound.
-        broken_codes: exit codes that say that nothing could be said.
+        shows: a regular expression that the output must match, so that doing nothing is BROKEN.
+        time_limit_s: after which it is BROKEN.
+        broken_codes: exit codes that mean that it was inconclusive.
     """
 
     name: str
@@ -62,7 +62,7 @@ class ProjectStep:
 
 STEPS: Final = (
     ProjectStep(
-        "project.lint", "Style, types, protocol and layout are as agreed.", ("make", "lint"),
+        "project.lint", "Style, types, protocol and layout follow the rules.", ("make", "lint"),
         r"no issues found in \d+ source files",
     ),
     ProjectStep(
@@ -83,29 +83,29 @@ STEPS: Final = (
 
 
 def run_step(step: ProjectStep) -> CheckResult:
-    """Run a step to its end."""
+    """Run a step, and judge its exit code and output."""
     started_s = time.monotonic()
     findings: tuple[Finding, ...]
     try:
-        without = [f"--unset={name}" for name in _NOT_FOR_STEPS]
-        done = run(["env", *without, "-C", ROOT, *step.command], step.time_limit_s)
-        said = (done.stdout + done.stderr).strip()
+        unset = [f"--unset={name}" for name in _MAKE_VARIABLES]
+        done = processes.run(["env", *unset, "-C", ROOT, *step.command], step.time_limit_s)
+        output = (done.stdout + done.stderr).strip()
         findings = (
             Finding(
                 _verdict(step, done.exit_code),
                 f"`{' '.join(step.command)}` succeeds",
-                said[-_TAIL_CHARACTERS:] if done.exit_code else said.rpartition("\n")[2],
+                output[-_TAIL_CHARACTERS:] if done.exit_code else output.rpartition("\n")[2],
                 "exit code 0",
             ),
             Finding(
-                Verdict.PASS if re.search(step.shows, said) else Verdict.BROKEN,
-                "it did something",
-                said.rpartition("\n")[2],
+                Verdict.PASS if re.search(step.shows, output) else Verdict.BROKEN,
+                "its output shows that it ran",
+                output.rpartition("\n")[2],
                 step.shows,
             ),
         )
     except BrokenError as error:
-        findings = (Finding(Verdict.BROKEN, "it runs to its end", str(error)),)
+        findings = (Finding(Verdict.BROKEN, "it completes", str(error)),)
     return CheckResult(
         PROJECT,
         step.name,
@@ -124,12 +124,12 @@ def _verdict(step: ProjectStep, exit_code: int) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
-    """What is judged in a place.
+class LocationPlan:
+    """What runs at a location.
 
     Attributes:
-        targets: as `Choice` has them.
-        skips_allowed: by name; any other skip makes the run BROKEN.
+        targets: see `Choice`.
+        skips_allowed: see `RunReport`; any other skip makes the run BROKEN.
     """
 
     targets: tuple[str, ...]
@@ -140,18 +140,18 @@ def _needing(target: str, *needs: Need) -> tuple[str, ...]:
     return tuple(f"{target}:{check.name}" for check in ALL if check.needs & set(needs))
 
 
-# It has to be installed once, from a network that need not be there.
+# Its program is installed from the network, which may be unreachable.
 SCANNER: Final = "local:identity.scanner"
 
-WAYS: Final = {
+PLANS: Final = {
     # The host may lack cgroup v2, which the guest has; the guest's processor may be emulated, which
     # the host's is not.
-    Place.GUEST: Ways(
+    Location.GUEST: LocationPlan(
         (LOCAL, VM),
         ("local:limits.*", SCANNER, "vm:streams.thousand", *_needing(VM, Need.NATIVE)),
     ),
-    # Everything, but for what an emulated processor or a machine with one disk cannot show.
-    Place.HERE: Ways(
+    # Everything that does not need a native processor or an empty disk.
+    Location.HERE: LocationPlan(
         (LOCAL,),
         ("local:streams.thousand", SCANNER, *_needing(LOCAL, Need.DISK, Need.NATIVE)),
     ),
@@ -159,128 +159,126 @@ WAYS: Final = {
 
 
 def chosen_steps(choice: Choice) -> list[ProjectStep]:
-    """Return the steps that a choice takes in, as it takes in checks."""
+    """Return the steps that -k and --area choose, like checks."""
     return [
         step
         for step in STEPS
-        if _fits(choice, step.name) and (not choice.areas or PROJECT in choice.areas)
+        if choice.matches(step.name) and (not choice.areas or PROJECT in choice.areas)
     ]
 
 
 def checks_of(choice: Choice) -> Choice | None:
-    """Return the choice of checks beside the steps, or None when there is nothing but steps.
+    """Return the choice of checks without the steps, or None if it chooses steps only.
 
     Raises:
-        BrokenError: there is neither, or an area that there is not.
+        BrokenError: it chooses neither, or an unknown area.
     """
     areas = tuple(area for area in choice.areas if area != PROJECT)
     if chosen_steps(choice):
         steps_alone = bool(choice.areas) and not areas
-        if steps_alone or not any(_fits(choice, check.name) for check in ALL):
+        if steps_alone or not any(choice.matches(check.name) for check in ALL):
             return None
     rest = dataclasses.replace(choice, areas=areas)
     rest.checks()
     return rest
 
 
-def _fits(choice: Choice, name: str) -> bool:
-    try:
-        return re.search(choice.keyword, name) is not None
-    except re.error as error:
-        raise BrokenError(f"-k {choice.keyword!r} is no regular expression: {error}") from error
-
-
-def run_steps(going: Run, steps: list[ProjectStep]) -> None:
+def run_steps(run: Run, steps: list[ProjectStep]) -> None:
     """Run steps, one after the other."""
     for step in steps:
-        going.terminal.started(PROJECT, step.name)
+        run.terminal.started(PROJECT, step.name)
         result = run_step(step)
-        going.results.append(result)
-        going.terminal.finished(result)
+        run.results.append(result)
+        run.terminal.finished(result)
 
 
-def verify(choice: Choice, asked: str | None = None) -> int:
-    """Run the chosen steps and checks where limits can be had, and return the exit code.
+def verify(choice: Choice, location: str | None = None) -> int:
+    """Run the chosen steps and checks, and return the exit code.
 
     Args:
-        choice: no targets: those of the place.
-        asked: the place, as its name; None: the best that there is.
+        choice: without targets, the location's are used.
+        location: a value of `Location`; None decides.
 
     Raises:
-        BrokenError: nothing could be begun.
+        BrokenError: the run could not begin.
     """
     checks_of(choice)
-    where = choose(asked)
-    click.echo(f"verifying {where}")
-    if where.place is Place.VAGRANT:
-        return _verify_there(choice)
-    ways = WAYS[where.place]
-    return _verify_here(
+    decision = choose(location)
+    click.echo(f"verifying {decision}")
+    if decision.location is Location.VAGRANT:
+        return _verify_in_vagrant(choice)
+    plan = PLANS[decision.location]
+    return _verify_on_this_host(
         dataclasses.replace(
             choice,
-            targets=choice.targets or ways.targets,
-            skips_allowed=(*ways.skips_allowed, *(choice.skips_allowed or ())),
+            targets=choice.targets or plan.targets,
+            skips_allowed=(*plan.skips_allowed, *(choice.skips_allowed or ())),
         ),
-        str(where),
+        str(decision),
     )
 
 
-def _verify_here(choice: Choice, where: str) -> int:
-    steps, judged = chosen_steps(choice), checks_of(choice)
-    count = len(judged.checks()) * len(judged.targets) if judged else 0
-    with begin_run(judged or choice, len(steps) + count) as going:
-        going.about["where"] = where
-        run_steps(going, steps)
-        if judged:
-            judge_targets(going)
-    return going.report().exit_code
+def _verify_on_this_host(choice: Choice, where: str) -> int:
+    steps, checks = chosen_steps(choice), checks_of(choice)
+    count = len(checks.checks()) * len(checks.targets) if checks else 0
+    with begin_run(checks or choice, len(steps) + count) as run:
+        run.about["where"] = where
+        run_steps(run, steps)
+        if checks:
+            judge_targets(run)
+    return run.report().exit_code
 
 
-def _verify_there(choice: Choice) -> int:
-    """Run all of it in the Vagrant machine, and bring its report here.
+def _verify_in_vagrant(choice: Choice) -> int:
+    """Run this command in the Vagrant machine, and copy its report here.
 
     Raises:
-        BrokenError: the machine does not answer, or left no report that says how it ended.
+        BrokenError: the machine does not answer, or its report is missing or contradicts its exit
+            code.
     """
     if choice.targets:
-        raise BrokenError("--target chooses for --in guest and --in here; leave it out here")
+        raise BrokenError("--target requires --in guest or --in here; leave it out")
     directory = new_run_directory(choice.out)
-    there = f"{RESULTS_FOLDER}/{directory.name}"
-    with reached() as machine:
-        click.echo("bringing the checkout in the machine up to date")
+    remote_directory = f"{RESULTS_FOLDER}/{directory.name}"
+    with connect_vagrant() as machine:
+        click.echo("synchronising the checkout with the machine")
         machine.sync()
-        words = ["env", *_advisories_there(machine), *command_there(choice, there)]
+        words = ["env", *_send_advisories(machine), *remote_command(choice, remote_directory)]
         command = f".ci/setup && sudo {shlex.join(words)}"
-        done = machine.run(command, THERE_TIMEOUT_S, shown=True)
+        done = machine.run(command, MACHINE_TIMEOUT_S, shown=True)
         try:
-            machine.fetch(there, directory)
+            machine.fetch(remote_directory, directory)
             report = load_report(directory)
         except BrokenError as error:
             raise BrokenError(
-                f"the run in the Vagrant machine ended with {done.exit_code} and left no report: "
+                f"the run in the Vagrant machine exited with {done.exit_code} and left no report: "
                 f"{error}"
             ) from error
     if report.exit_code != done.exit_code:
         raise BrokenError(
-            f"the run in the Vagrant machine ended with {done.exit_code}, and its report says "
-            f"{report.exit_code}"
+            f"the run in the Vagrant machine exited with {done.exit_code}, but its report has the "
+            f"exit code {report.exit_code}"
         )
-    click.echo(f"the report is here now: {directory / 'report.html'}")
+    click.echo(f"report: {directory / 'report.html'}")
     return report.exit_code
 
 
-def _advisories_there(machine: VagrantMachine) -> list[str]:
-    """Bring along the dump of advisories that the caller names: the machine may have no network."""
+def _send_advisories(machine: VagrantMachine) -> list[str]:
+    """Send the caller's advisory database, since the machine may have no network.
+
+    Returns:
+        The variables for the machine, as NAME=VALUE.
+    """
     given = {name: os.environ[name] for name in (ADVISORIES, ALLOW_STALE) if os.environ.get(name)}
     if ADVISORIES in given:
-        there = f"{RESULTS_FOLDER}/advisories.zip"
-        machine.send(Path(given[ADVISORIES]), there)
-        given[ADVISORIES] = there
+        path = f"{RESULTS_FOLDER}/advisories.zip"
+        machine.send(Path(given[ADVISORIES]), path)
+        given[ADVISORIES] = path
     return [f"{name}={value}" for name, value in given.items()]
 
 
-def command_there(choice: Choice, out: str) -> list[str]:
-    """Return the command that makes the same choice in the machine."""
+def remote_command(choice: Choice, out: str) -> list[str]:
+    """Return the command that runs the same choice in the machine."""
     words = [".venv/bin/python", "-m", "harness", "verify", "--in", "here", "--out", out]
     words += ["--seed", choice.seed, "--parallel", str(choice.parallel)]
     words += ["-k", choice.keyword] if choice.keyword else []

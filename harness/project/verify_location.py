@@ -1,6 +1,6 @@
-"""Where `make verify` runs: a Vagrant machine, the harness's guest, or here; and why.
+"""Decides where `make verify` runs: in a Vagrant machine, with a guest, or on this host; and why.
 
-The choice is a function of what was seen (`Sight`), so it can be read as a table and tested as one.
+The decision is a function of `HostFacts`, so a table can test it.
 """
 
 import os
@@ -18,119 +18,123 @@ from harness.vm.vagrant import running_provider
 
 CGROUP_MOUNT: Final = Path("/sys/fs/cgroup")
 CONTROLLERS: Final = frozenset({"cpu", "memory", "io", "pids"})
-GLIBC_LEAST: Final = (2, 39)  # the first that starts a process inside a cgroup
+GLIBC_MIN: Final = (2, 39)  # the first that can start a process inside a cgroup
 
 
-class Place(StrEnum):
-    """Where."""
+class Location(StrEnum):
+    """Where `make verify` runs."""
 
     VAGRANT = "vagrant"
     GUEST = "guest"
     HERE = "here"
 
 
-_SAID: Final = {
-    Place.VAGRANT: "in the Vagrant machine",
-    Place.GUEST: "here and in a guest",
-    Place.HERE: "here, in place",
+_TEXTS: Final = {
+    Location.VAGRANT: "in the Vagrant machine",
+    Location.GUEST: "on this host and in a guest",
+    Location.HERE: "on this host",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """Where, and why there."""
+class Decision:
+    """A location and the reason for it."""
 
-    place: Place
-    why: str
+    location: Location
+    reason: str
 
     def __str__(self) -> str:
-        """Say both."""
-        return f"{_SAID[self.place]}: {self.why}"
+        """Return both."""
+        return f"{_TEXTS[self.location]}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What there is to choose by.
+class HostFacts:
+    """What the decision depends on.
 
     Attributes:
-        vagrant_provider: of the running machine of this checkout; None: none runs.
-        disposable_host: this machine was provisioned to be verified in.
-        no_limits_because: why a server could not give limits here; "" when it can.
-        no_guest_because: why no guest can be booted here; "" when one can.
+        vagrant_provider: of this checkout's running machine; None if no machine runs.
+        disposable_host: whether this machine was provisioned for running checks.
+        limits_obstacle: why a server cannot enforce limits on this host; "" if it can.
+        guest_obstacle: why no guest can be booted on this host; "" if one can.
     """
 
     vagrant_provider: str | None = None
     disposable_host: bool = False
-    no_limits_because: str = ""
-    no_guest_because: str = ""
+    limits_obstacle: str = ""
+    guest_obstacle: str = ""
 
 
-def decide(sight: Sight) -> Where:
-    """Choose. A guest comes before this machine, unless this one was made for it: checks bomb.
+def decide(facts: HostFacts) -> Decision:
+    """Decide. A guest is preferred to a host that is not disposable: checks run fork bombs.
 
     Raises:
-        BrokenError: there is no place; says what would make one.
+        BrokenError: no location is possible; names the obstacle of each.
     """
-    if sight.vagrant_provider:
-        return Where(
-            Place.VAGRANT, f"a Vagrant machine of this checkout runs ({sight.vagrant_provider})"
+    if facts.vagrant_provider:
+        return Decision(
+            Location.VAGRANT, f"a Vagrant machine of this checkout runs ({facts.vagrant_provider})"
         )
-    if sight.disposable_host:
-        return Where(Place.HERE, "this machine was made to be verified in")
-    if not sight.no_guest_because:
-        return Where(Place.GUEST, "no Vagrant machine of this checkout runs, so a guest is booted")
-    if not sight.no_limits_because:
-        return Where(Place.HERE, f"this is a cgroup v2 machine, as root; {sight.no_guest_because}")
+    if facts.disposable_host:
+        return Decision(Location.HERE, "this machine was provisioned for running checks")
+    if not facts.guest_obstacle:
+        return Decision(
+            Location.GUEST, "no Vagrant machine of this checkout runs, so a guest is booted"
+        )
+    if not facts.limits_obstacle:
+        return Decision(
+            Location.HERE, f"this machine has cgroup v2, and root; {facts.guest_obstacle}"
+        )
     raise BrokenError(
-        "there is no place to verify in: no Vagrant machine of this checkout runs (vagrant up "
-        f"starts one); {sight.no_guest_because}; {sight.no_limits_because}"
+        "cannot verify on this host: no Vagrant machine of this checkout runs (vagrant up "
+        f"starts one); {facts.guest_obstacle}; {facts.limits_obstacle}"
     )
 
 
-def choose(asked: str | None) -> Where:
-    """Return the place that was asked for, or the best that there is.
+def choose(requested: str | None) -> Decision:
+    """Return the requested location, or decide.
 
     Raises:
-        BrokenError: it is not there, or none is.
+        BrokenError: no location is possible.
     """
-    if asked is not None:
-        return Where(Place(asked), f"--in {asked}")
-    return decide(look())
+    if requested is not None:
+        return Decision(Location(requested), f"--in {requested}")
+    return decide(gather_facts())
 
 
-def look() -> Sight:
-    """Look around."""
+def gather_facts() -> HostFacts:
+    """Return the facts of this host."""
     provider = running_provider()
     if provider is not None:
-        return Sight(vagrant_provider=provider)
-    return Sight(
+        return HostFacts(vagrant_provider=provider)
+    return HostFacts(
         disposable_host=MARKER.exists(),
-        no_limits_because=no_limits_because(),
-        no_guest_because=no_guest_because(),
+        limits_obstacle=limits_obstacle(),
+        guest_obstacle=guest_obstacle(),
     )
 
 
-def no_limits_because() -> str:
-    """Return why a server could not give limits on this machine, or "" when it can."""
+def limits_obstacle() -> str:
+    """Return why a server cannot enforce limits on this host, or "" if it can."""
     try:
         controllers = set((CGROUP_MOUNT / "cgroup.controllers").read_text().split())
     except OSError:
         return f"this machine has no cgroup v2 at {CGROUP_MOUNT}"
     if missing := CONTROLLERS - controllers:
-        return f"the cgroup v2 here lacks {', '.join(sorted(missing))}"
+        return f"this machine's cgroup v2 lacks {', '.join(sorted(missing))}"
     if os.geteuid() != 0 or not os.access(CGROUP_MOUNT / "cgroup.subtree_control", os.W_OK):
-        return "the cgroup v2 here is not for this user to write"
+        return "limits need root, and a writable cgroup v2"
     name, version = platform.libc_ver()
-    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < GLIBC_LEAST:
-        return f"limits need glibc >= 2.39, and this is {name or 'no glibc'} {version}"
+    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < GLIBC_MIN:
+        return f"limits need glibc >= 2.39, and this machine has {name or 'no glibc'} {version}"
     return ""
 
 
-def no_guest_because() -> str:
-    """Return why no guest can be booted on this machine, or "" when one can."""
+def guest_obstacle() -> str:
+    """Return why no guest can be booted on this host, or "" if one can."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return "guests need Linux on x86-64"
-    from harness.vm.image import missing_host_packages  # noqa: PLC0415 - Linux alone has its parts
+    from harness.vm.image import missing_host_packages  # noqa: PLC0415 - it imports on Linux only
 
     missing = missing_host_packages()
     if not missing or (os.geteuid() == 0 and shutil.which("apt-get")):
@@ -139,11 +143,11 @@ def no_guest_because() -> str:
 
 
 def become_root_on_disposable_host() -> None:
-    """Start this command anew as root, in a machine made to be verified in: limits need it.
+    """Restart this command as root on a disposable machine, since limits need root.
 
-    On any other machine it is the user's to decide; nothing is done there.
+    On any other machine, do nothing: the user decides there.
     """
     if MARKER.exists() and os.geteuid() != 0 and shutil.which("sudo"):
-        # -n: without a password or not at all.
+        # -n: never prompt for a password.
         words = ["sudo", "-n", sys.executable, "-m", "harness", *sys.argv[1:]]
         os.execvp("sudo", words)  # noqa: S606, S607 - found on PATH, as the user's shell finds it

@@ -1,11 +1,10 @@
-"""What a target can do, found out by asking it, never by a version.
+"""Probes a target for the features that checks need; it never relies on a version.
 
-An absent feature makes a check SKIPPED, with the reason that is found here; so a wrong 'absent'
-would hide a broken server. Hence a feature counts as absent only when the answer is what a server
-without it gives: one that ignores a field, or says that it has no such rpc. Any other answer, an
-error or a wrong value, is a feature that works wrongly, and is left to the checks to judge. Each
-answer is in the report (`runs.py` puts it there), and a run can say by name which checks may be
-skipped.
+A check whose feature is missing is SKIPPED with the reason from here, so a wrong "missing" would
+hide a broken server. A feature counts as missing only if the server answers as one without it: it
+ignores a field, or returns UNIMPLEMENTED for an rpc. With any other answer (an error, a wrong
+value) the feature counts as present, and the checks judge it. The report lists all features of each
+target, and a run can restrict by name which checks may be skipped.
 """
 
 import re
@@ -22,7 +21,7 @@ from harness.record.verdict import BrokenError, UnmetError
 from harness.targets.target import RunningServer, Target
 from jobworker.v1 import jobworker_pb2 as pb
 
-# "" is yes; anything else is the reason why not.
+# Need -> "" if the target has it, else the reason for skipping.
 Capabilities = dict[Need, str]
 
 READY_TIMEOUT_S: Final = 60.0
@@ -36,34 +35,35 @@ _FLAGS: Final = {
 }
 
 
-def ask(target: Target, server: RunningServer, scale: Scale) -> Capabilities:
-    """Find out what a target can do.
+def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> Capabilities:
+    """Return which needs a target meets.
 
     Raises:
-        BrokenError: it cannot be reached with the admin's certificate at all.
+        BrokenError: the server cannot be reached with the admin's certificate.
     """
     recorder = Recorder()
     files = target.identities.files("admin")
     with Client(server.address, files, recorder, slow=scale is Scale.SMALL) as client:
         _require_reachable(client, server)
-        found = {need: _tell(need, _seems_true(look, client)) for need, look in _QUESTIONS.items()}
+        found = {need: _reason(need, _probe(has, client)) for need, has in _PROBES.items()}
     if not found[Need.LIMIT_FIELDS]:
-        found[Need.CGROUPS] = ""  # who tells a job's limits has a cgroup for it, or is to be judged
-    found[Need.NATIVE] = _tell(Need.NATIVE, not target.emulated)
-    found[Need.LAUNCH] = _tell(Need.LAUNCH, target.can_launch)
-    found[Need.HOST] = _tell(Need.HOST, _sees_host(target))
-    found[Need.GUEST] = _tell(Need.GUEST, target.disposable_host)
-    found[Need.DISK] = _tell(Need.DISK, target.has_data_disk)
-    found[Need.IDENTITIES] = _tell(Need.IDENTITIES, target.identities.has_authority())
+        # A server that reports limits must have cgroups: the checks judge whether it has.
+        found[Need.CGROUPS] = ""
+    found[Need.NATIVE] = _reason(Need.NATIVE, not target.emulated)
+    found[Need.LAUNCH] = _reason(Need.LAUNCH, target.can_launch)
+    found[Need.HOST] = _reason(Need.HOST, _sees_host(target))
+    found[Need.GUEST] = _reason(Need.GUEST, target.disposable_host)
+    found[Need.DISK] = _reason(Need.DISK, target.has_data_disk)
+    found[Need.IDENTITIES] = _reason(Need.IDENTITIES, target.identities.has_authority())
     for need, setting in _FLAGS.items():
-        found[need] = _tell(need, setting in target.flags)
+        found[need] = _reason(need, setting in target.flags)
     return found
 
 
-def _seems_true(look: Callable[[Client], bool], client: Client) -> bool:
-    """Ask; a server that breaks a promise at it is to be judged by the checks, not spared them."""
+def _probe(has: Callable[[Client], bool], client: Client) -> bool:
+    """Probe for a feature; a broken promise counts as present, so that the checks judge it."""
     try:
-        return look(client)
+        return has(client)
     except UnmetError:
         return True
 
@@ -77,7 +77,7 @@ def _sees_host(target: Target) -> bool:
         return False
 
 
-def _tell(need: Need, has: bool) -> str:  # noqa: FBT001 - the answer itself
+def _reason(need: Need, has: bool) -> str:  # noqa: FBT001 - the probe's result
     return "" if has else f"the target lacks {need}"
 
 
@@ -87,13 +87,13 @@ def _require_reachable(client: Client, server: RunningServer) -> None:
     except grpc.FutureTimeoutError:
         raise BrokenError(
             f"no server answers at {server.address} over TLS 1.3 within {READY_TIMEOUT_S:.0f} s "
-            "with the certificates given; check the address, that its certificate is of the same "
-            f"authority, and that it is valid for this name\n{server.log_tail()}"
+            "with these certificates; check the address, and that the server's certificate is "
+            f"signed by the same authority and valid for this name\n{server.log_tail()}"
         ) from None
 
 
 def _output(client: Client, command: str, *arguments: str) -> str | None:
-    """Return a small job's output, or None when it could not be run to a good end."""
+    """Return a small job's output, or None if the job or its stream failed."""
     reply = client.start(command, list(arguments))
     if not reply.ok:
         return None
@@ -106,8 +106,8 @@ def _has_python(client: Client) -> bool:
 
 
 def _has_cgroups(client: Client) -> bool:
-    """Two jobs of a server with cgroups are in different ones, which they find below the mount."""
-    # Not at once: a server that moves its jobs after their start has cgroups, and is to be judged.
+    """With cgroups, two jobs are in different ones, which exist below the mount."""
+    # After 1 s: a server that moves its jobs after their start has cgroups, and must be judged.
     script = (
         "sleep 1; p=$(grep ^0:: /proc/self/cgroup) && test -d /sys/fs/cgroup/${p#0::/} && echo $p"
     )
@@ -116,7 +116,7 @@ def _has_cgroups(client: Client) -> bool:
 
 
 def _has_limit_fields(client: Client) -> bool:
-    """Without them a server ignores them, or says that it cannot give any (R-CGROUP-5)."""
+    """Without them, a server ignores the field, or rejects it (R-CGROUP-5)."""
     reply = client.start("true", limits=pb.ResourceLimits(cpu_millicores=730))
     if not reply.ok:
         return reply.call.code not in {"FAILED_PRECONDITION", "UNIMPLEMENTED"}
@@ -125,7 +125,7 @@ def _has_limit_fields(client: Client) -> bool:
 
 
 def _has_offsets(client: Client) -> bool:
-    """Without them a stream ends well and tells none."""
+    """Without them, a stream succeeds and has no offsets."""
     reply = client.start("echo", ["offsets"])
     if not reply.ok:
         return True
@@ -133,11 +133,11 @@ def _has_offsets(client: Client) -> bool:
     return stream.offsets_told or stream.outcome is not Outcome.OK
 
 
-def _has_surroundings(client: Client) -> bool:
-    """Without them the variable is not there, and nothing is printed."""
-    reply = client.start("printenv", ["JOBWORKER_ASKED"], environment={"JOBWORKER_ASKED": "told"})
+def _has_job_environment(client: Client) -> bool:
+    """Without it, the variable is not set, and nothing is printed."""
+    reply = client.start("printenv", ["JOBWORKER_PROBE"], environment={"JOBWORKER_PROBE": "set"})
     if not reply.ok:
-        return reply.call.code != "NOT_FOUND"  # a machine without printenv tells nothing
+        return reply.call.code != "NOT_FOUND"  # without printenv the probe is inconclusive
     return client.stream(reply.message.job_id, StreamPlan(keep_bytes=100)).text != ""
 
 
@@ -146,9 +146,9 @@ def _has_listing(client: Client) -> bool:
 
 
 def _has_grace(client: Client) -> bool:
-    """A grace of 0 ends a job that ignores SIGTERM at once, well within any default grace.
+    """With it, a grace of 0 ends a job that ignores SIGTERM immediately.
 
-    Without it a stop takes the server's own grace, and succeeds.
+    Without it, the stop succeeds after the server's default grace.
     """
     reply = client.start("sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"])
     if not reply.ok:
@@ -156,16 +156,16 @@ def _has_grace(client: Client) -> bool:
     client.stream(reply.message.job_id, StreamPlan(stop_after_bytes=1, timeout_s=60))
     call = client.stop(reply.message.job_id, grace_s=0).call
     client.stop(reply.message.job_id)
-    return call.code != "OK" or call.ended_s - call.started_s < _AT_ONCE_S * client.patience
+    return call.code != "OK" or call.ended_s - call.started_s < _IMMEDIATE_S * client.patience
 
 
-_AT_ONCE_S: Final = 1.5
-_QUESTIONS: Final[dict[Need, Callable[[Client], bool]]] = {
+_IMMEDIATE_S: Final = 1.5
+_PROBES: Final[dict[Need, Callable[[Client], bool]]] = {
     Need.PYTHON: _has_python,
     Need.CGROUPS: _has_cgroups,
     Need.LIMIT_FIELDS: _has_limit_fields,
     Need.OFFSETS: _has_offsets,
-    Need.SURROUNDINGS: _has_surroundings,
+    Need.JOB_ENVIRONMENT: _has_job_environment,
     Need.LISTING: _has_listing,
     Need.GRACE: _has_grace,
 }

@@ -1,7 +1,7 @@
 """Runs checks against one target: drives each, records it, judges it.
 
-Checks that measure run alone, the others side by side. Threads: each check's run has a thread of
-its own, which is abandoned when it exceeds its time limit; results are gathered by one thread.
+Checks that measure time or memory run alone, the others in parallel. Each check runs on a thread of
+its own, which is abandoned when it exceeds its time limit; one thread collects the results.
 """
 
 import threading
@@ -24,12 +24,12 @@ from harness.record.verdict import (
     Verdict,
     merge,
 )
-from harness.run.capabilities import Capabilities, ask
+from harness.run.capabilities import Capabilities, probe_capabilities
 from harness.run.judging import crash_text, judge_check
 from harness.targets.target import RunningServer, Target
 
-# Takes a target's name and its capabilities, once they are known.
-Learned = Callable[[str, Capabilities], None]
+# Takes a target's name and its capabilities.
+OnCapabilities = Callable[[str, Capabilities], None]
 
 PARALLEL: Final = 4
 SMALL_TIME_FACTOR: Final = 4.0  # an emulated processor's time limits are longer
@@ -37,16 +37,16 @@ _HISTORY_FOLDER: Final = "history"
 
 
 class Progress(Protocol):
-    """Takes news of a run in progress, from any thread."""
+    """Receives a run's progress, from any thread."""
 
     def note(self, text: str) -> None:
-        """Take something worth knowing."""
+        """Receive a message for the user."""
 
     def started(self, target: str, name: str) -> None:
-        """Take the start of a check."""
+        """Receive the start of a check."""
 
     def finished(self, result: CheckResult) -> None:
-        """Take the end of a check."""
+        """Receive the result of a check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class Options:
 
     Attributes:
         seed: of every random choice.
-        directory: where the records go.
-        rerun: a command that repeats one check, with `{name}` to fill in.
-        parallel: how many checks at a time, of those that may share the machine.
-        own_server: give each check a server of its own (the target must be able to).
+        directory: for the records.
+        rerun: the command that repeats one check, with `{name}` for its name.
+        parallel: the number of checks that run at the same time.
+        own_server: launch a server for each check (the target must be able to).
     """
 
     seed: str
@@ -69,7 +69,7 @@ class Options:
 
 
 class SharedServer:
-    """The server that checks share; started again after it has died.
+    """The server that checks share; a new one is started after it has died.
 
     Shared state and its guard: `_server`, `_stack` under `_lock`.
     """
@@ -81,7 +81,7 @@ class SharedServer:
         self._server: RunningServer | None = None
 
     def get(self) -> RunningServer:
-        """Return a server that has not died.
+        """Return a running server.
 
         Raises:
             BrokenError: it cannot be started.
@@ -94,7 +94,7 @@ class SharedServer:
             return self._server
 
     def close(self) -> None:
-        """End it."""
+        """End the server."""
         with self._lock:
             self._close()
 
@@ -110,40 +110,40 @@ def run_checks(
     progress: Progress,
     capabilities: Capabilities | None = None,
     *,
-    learned: Learned | None = None,
+    on_capabilities: OnCapabilities | None = None,
 ) -> list[CheckResult]:
-    """Run checks against a target and judge them. Every check gets a result, whatever happens.
+    """Run checks against a target and judge them; every check gets a result, in every case.
 
     Args:
-        target: what to judge.
-        checks: what to judge it by.
-        options: how.
-        progress: takes news of the run.
-        capabilities: what the target can do, if that is known; None asks it.
-        learned: takes what it can do, when it was asked.
+        target: to judge.
+        checks: to run.
+        options: of the run.
+        progress: receives the run's progress.
+        capabilities: the target's, if known; None probes the target.
+        on_capabilities: called with the probed capabilities.
     """
     scale = Scale.SMALL if target.emulated else Scale.FULL
     shared = SharedServer(target)
     try:
         if capabilities is None:
-            capabilities = _ask(target, shared, scale, progress)
-            if learned is not None:
-                learned(target.name, capabilities)
+            capabilities = _probe(target, shared, scale, progress)
+            if on_capabilities is not None:
+                on_capabilities(target.name, capabilities)
     except (BrokenError, UnsupportedError) as error:
         shared.close()
         return [_unreachable(target, check, str(error), options, progress) for check in checks]
     runner = _Runner(target, shared, capabilities, scale, options, progress)
     try:
         with ThreadPoolExecutor(options.parallel) as pool:
-            together = list(pool.map(runner.run, [each for each in checks if not each.alone]))
-        return together + [runner.run(check) for check in checks if check.alone]
+            results = list(pool.map(runner.run, [each for each in checks if not each.alone]))
+        return results + [runner.run(check) for check in checks if check.alone]
     finally:
         shared.close()
 
 
-def _ask(target: Target, shared: SharedServer, scale: Scale, progress: Progress) -> Capabilities:
-    progress.note(f"{target.name}: asking what it can do")
-    capabilities = ask(target, shared.get(), scale)
+def _probe(target: Target, shared: SharedServer, scale: Scale, progress: Progress) -> Capabilities:
+    progress.note(f"{target.name}: probing its features")
+    capabilities = probe_capabilities(target, shared.get(), scale)
     for reason in filter(None, capabilities.values()):
         progress.note(f"{target.name}: {reason}")
     return capabilities
@@ -169,7 +169,7 @@ class _Runner:
     progress: Progress
 
     def run(self, check: Check) -> CheckResult:
-        """Drive one check, record it, judge it; an exception of the harness is BROKEN."""
+        """Drive one check, record it, judge it; the harness's own exceptions make it BROKEN."""
         self.progress.started(self.target.name, check.name)
         started_s = time.monotonic()
         path = history_path(self.options.directory, self.target.name, check.name)
@@ -180,7 +180,7 @@ class _Runner:
             save(history, path)
             saved = str(path.relative_to(self.options.directory))
             findings = judge_check(check, history)
-        except Exception:  # noqa: BLE001 - every check gets a result, whatever happens
+        except Exception:  # noqa: BLE001 - every check gets a result
             findings = (Finding(Verdict.BROKEN, "the check can be run", crash_text()),)
         seconds = time.monotonic() - started_s
         result = _result(
@@ -195,7 +195,7 @@ class _Runner:
         return result
 
     def _drive(self, check: Check) -> History:
-        """Return the records of a check's run, or of why it was not run."""
+        """Return the records of a check's run, or the reason why it was not run."""
         recorder = Recorder()
         lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
         if lacking:
@@ -204,7 +204,7 @@ class _Runner:
         with ExitStack() as stack:
             try:
                 server = (
-                    stack.enter_context(self.target.launched())
+                    stack.enter_context(self.target.launch())
                     if self.options.own_server
                     else self.shared.get()
                 )
@@ -225,7 +225,7 @@ class _Runner:
 
 
 def _run_within_limit(check: Check, stage: Stage) -> None:
-    """Run a check on a thread of its own, and abandon it when it exceeds its time limit."""
+    """Run a check on a thread, which is abandoned when it exceeds the check's time limit."""
     limit_s = check.time_limit_s * (SMALL_TIME_FACTOR if stage.scale is Scale.SMALL else 1.0)
     thread = threading.Thread(target=_run, args=(check, stage), name="check", daemon=True)
     thread.start()
@@ -236,7 +236,7 @@ def _run_within_limit(check: Check, stage: Stage) -> None:
 
 
 def _run(check: Check, stage: Stage) -> None:
-    """Run a check; what interrupts it is recorded by its kind."""
+    """Run a check, and record the exception that interrupts it by its cause."""
     record = stage.recorder.add
     try:
         check.run(stage)
@@ -281,6 +281,6 @@ def _result(
 
 
 def history_path(directory: Path, target: str, name: str) -> Path:
-    """Return where a check's records are."""
+    """Return the path of a check's records."""
     folder = target.replace("/", "_").replace(":", "_")
     return directory / _HISTORY_FOLDER / folder / f"{name}.jsonl"

@@ -1,4 +1,4 @@
-"""What a run is to judge, and how: the command line's options as one frozen value."""
+"""What a run judges and how: the command line's options as one frozen value."""
 
 import re
 import shlex
@@ -17,19 +17,19 @@ _ADDRESS: Final = re.compile(r".+:\d{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a run is to judge, and how; as the command line says it.
+    """What a run judges and how, from the command line's options.
 
     Attributes:
         targets: `local`, `vm` or HOST:PORT, each once.
         launch: a command that starts another server than ours on this host.
-        launch_flags: how that server is told a setting: its name and its flag.
-        identities: a directory of certificates; None makes new ones.
-        keyword: a regular expression that a check's name must have in it.
-        areas: only checks of these; none is all.
-        seed: of everything that is chosen by chance.
-        out: the directory for the records and the report; None is a new one.
+        launch_flags: pairs of a setting (see `OUR_FLAGS`) and that server's flag for it.
+        identities: a directory of certificates; None generates new ones.
+        keyword: a regular expression, searched in the checks' names.
+        areas: run only their checks; empty runs all.
+        seed: of every random choice.
+        out: the directory for the records and the report; None creates one.
         skips_allowed: see `RunReport`.
-        parallel: how many checks at a time.
+        parallel: the number of checks that run at the same time.
     """
 
     targets: tuple[str, ...] = (LOCAL,)
@@ -44,50 +44,61 @@ class Choice:
     parallel: int = 4
 
     def checks(self) -> list[Check]:
-        """Return the checks that are chosen.
+        """Return the chosen checks.
 
         Raises:
-            BrokenError: none is, or the expression is none.
+            BrokenError: no check is chosen, or the regular expression is invalid.
         """
-        try:
-            pattern = re.compile(self.keyword)
-        except re.error as error:
-            raise BrokenError(f"-k {self.keyword!r} is no regular expression: {error}") from error
         areas = {check.area for check in ALL}
         unknown = sorted(set(self.areas) - areas)
         if unknown:
             raise BrokenError(
-                f"no area is called {', '.join(unknown)}; there are {', '.join(sorted(areas))}"
+                f"unknown area {', '.join(unknown)}; the areas are {', '.join(sorted(areas))}"
             )
         chosen = [
             check
             for check in ALL
-            if pattern.search(check.name) and (not self.areas or check.area in self.areas)
+            if self.matches(check.name) and (not self.areas or check.area in self.areas)
         ]
         if not chosen:
-            raise BrokenError(f"no check fits -k {self.keyword!r}; --list shows them all")
+            raise BrokenError(f"no check matches -k {self.keyword!r}; --list shows all checks")
         return chosen
 
-    def require_targets(self) -> None:
-        """Refuse targets that cannot be.
+    def matches(self, name: str) -> bool:
+        """Return whether -k matches a name.
 
         Raises:
-            BrokenError: says what is wrong with one, and what to do.
+            BrokenError: the regular expression is invalid.
+        """
+        try:
+            return re.search(self.keyword, name) is not None
+        except re.error as error:
+            raise BrokenError(
+                f"-k {self.keyword!r}: invalid regular expression: {error}"
+            ) from error
+
+    def require_targets(self) -> None:
+        """Reject invalid targets.
+
+        Raises:
+            BrokenError: a target is invalid; says what to change.
         """
         if self.launch and set(self.targets) != {LOCAL}:
-            raise BrokenError("--launch starts a server on this host: it goes with --target local")
+            raise BrokenError(
+                "--launch starts a server on this host: it requires --target local"
+            )
         for name in set(self.targets) - {LOCAL, VM}:
             if not _ADDRESS.fullmatch(name):
                 raise BrokenError(f"--target is {name!r}; it must be local, vm or HOST:PORT")
             if self.identities is None:
                 raise BrokenError(
-                    f"the server at {name} needs certificates that it trusts: make them with "
+                    f"the server at {name} must trust the checks' certificates: generate them with "
                     "`python -m harness identities DIR`, start it with DIR/ca.crt, DIR/server.crt "
-                    "and DIR/server.key, and say --identities DIR here"
+                    "and DIR/server.key, and add --identities DIR here"
                 )
 
     def rerun(self, target: str) -> str:
-        """Return the command that repeats one check, with `{name}` to fill in."""
+        """Return the command that repeats one check, with `{name}` for its name."""
         words = ["python", "-m", "harness", "check", "--target", target, "--seed", self.seed]
         if self.launch:
             words += ["--launch", self.launch]

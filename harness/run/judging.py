@@ -1,4 +1,4 @@
-"""From a check's records to its result. Needs no server, so a saved run can be judged again."""
+"""Judges a check's records. It needs no server, so a saved run can be judged again."""
 
 import dataclasses
 import traceback
@@ -17,8 +17,8 @@ _TRACEBACK_CHARACTERS: Final = 3000
 def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
     """Judge a check's records; a judge that crashes is BROKEN.
 
-    Of an interrupted run, the interruptions are all that is judged. If the server's machine died,
-    everything is BROKEN: what then went unanswered or was cut off is no fault of the server's.
+    If the run was interrupted, only the interruptions are judged. If the server's machine died, the
+    check is BROKEN: the server is not to blame for unanswered calls and cut streams.
     """
     interruptions = history.all(Interruption)
     machine = [each for each in interruptions if each.cause is Cause.MACHINE_DIED]
@@ -32,7 +32,7 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
     except BrokenError as error:
         return (Finding(Verdict.BROKEN, "the records are complete", str(error)),)
     except Exception:  # noqa: BLE001 - a judge that crashes is BROKEN, whatever it was
-        return (Finding(Verdict.BROKEN, "the judge comes to a verdict", crash_text()),)
+        return (Finding(Verdict.BROKEN, "the judge reaches a verdict", crash_text()),)
 
 
 def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
@@ -46,10 +46,10 @@ def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
                 promise = "the server survives the check"
                 yield Finding(Verdict.FAIL, promise, f"it ended: {each.detail}")
             case Cause.MACHINE_DIED:
-                promise = "the server's machine lives to the end of the check"
+                promise = "the server's machine survives the check"
                 yield Finding(Verdict.BROKEN, promise, each.detail)
             case _:
-                yield Finding(Verdict.BROKEN, "the check runs to its end", each.detail)
+                yield Finding(Verdict.BROKEN, "the check completes", each.detail)
 
 
 def crash_text() -> str:
@@ -58,7 +58,7 @@ def crash_text() -> str:
 
 
 def judge_again(report: RunReport, directory: Path, checks: Sequence[Check]) -> RunReport:
-    """Judge a saved run again, with today's judges and without a server.
+    """Judge a saved run again with the current judges.
 
     Raises:
         BrokenError: a history does not exist.
@@ -67,12 +67,12 @@ def judge_again(report: RunReport, directory: Path, checks: Sequence[Check]) -> 
     return dataclasses.replace(
         report,
         results=tuple(
-            _judged_again(result, directory, by_name.get(result.name)) for result in report.results
+            _judge_result(result, directory, by_name.get(result.name)) for result in report.results
         ),
     )
 
 
-def _judged_again(result: CheckResult, directory: Path, check: Check | None) -> CheckResult:
+def _judge_result(result: CheckResult, directory: Path, check: Check | None) -> CheckResult:
     if check is None or not result.history:
         return result
     findings = judge_check(check, load(directory / result.history))

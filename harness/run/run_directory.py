@@ -1,6 +1,6 @@
-"""Where runs are kept, for checks and load tests alike; and what repeats a run.
+"""The directories of runs, of checks and load tests alike, and what a report needs to repeat a run.
 
-A run's directory has its records and its reports. `latest` beside the directories names the newest.
+A run's directory has its records and reports; the link `latest` beside it points to the newest.
 """
 
 import datetime as dt
@@ -22,10 +22,10 @@ _CONTROLLERS: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 
 
 def new_run_directory(out: Path | None, folder: Path = RESULTS_FOLDER) -> Path:
-    """Make a run's directory: the given one, or a new one in a folder, where `latest` names it.
+    """Create a run's directory: the given one, or a new one in a folder, with the link `latest`.
 
     Raises:
-        BrokenError: it cannot be made.
+        BrokenError: it cannot be created.
     """
     now = dt.datetime.now(dt.UTC)
     directory = out or folder / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -41,7 +41,7 @@ def new_run_directory(out: Path | None, folder: Path = RESULTS_FOLDER) -> Path:
 
 
 def environment(module: str) -> dict[str, str]:
-    """Return what repeats a run of `python -m MODULE` here, in the order to print."""
+    """Return what is needed to repeat a run of `python -m MODULE`, in the order to print."""
     controllers = _CONTROLLERS.read_text().strip() if _CONTROLLERS.exists() else "no cgroup v2"
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
@@ -50,7 +50,7 @@ def environment(module: str) -> dict[str, str]:
         "controllers": controllers,
         "python": platform.python_version(),
         "grpcio": metadata.version("grpcio"),
-        "processors": f"{os.cpu_count()}, load {os.getloadavg()[0]:.1f} before the run",
+        "processors": f"{os.cpu_count()}, load average {os.getloadavg()[0]:.1f} before the run",
     }
 
 

@@ -1,18 +1,17 @@
-"""Proves the judge: each mutant must make its check FAIL, and leave other areas' canaries alone.
+"""Mutation-tests the harness: each mutant's check must FAIL, the control checks must pass.
 
-A canary is one quick check of an area: that a fault stays where it is, is seen by these, not by
-every check. Limits and abuse have none, see `WITHOUT_CANARY`. A canary may fail where the mutant
-names it (`also`): the same promise is part of it.
+A control check is one quick check of an area. The control checks of the areas other than the
+mutant's must pass, which shows that a fault fails its check alone; those that test the same promise
+may fail if the mutant names them (`also`). `WITHOUT_CONTROL_CHECK` has the areas without one.
 
-Each check has a server of its own here, so that what one breaks is not blamed on the next. What the
-target can do is asked of the unbroken server: a mutant must not get away with a lack.
+Each check gets its own server, so that a server broken by one check does not fail the next. The
+capabilities are those of the unbroken server: a mutant must not be skipped for a missing feature.
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,51 +22,50 @@ from harness.drive.identities import IdentityStore
 from harness.mutation.mutation import Mutation, broken_copy
 from harness.record.results import CheckResult
 from harness.record.verdict import BrokenError, Verdict
-from harness.run.capabilities import Capabilities, ask
+from harness.run.capabilities import Capabilities, probe_capabilities
 from harness.run.check_runner import Options, run_checks
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import Target
 
-# One quick check of each area, to see that a fault stays where it is.
-CANARIES: Final = {
+CONTROL_CHECKS: Final = {
     "identity": "identity.roles",
     "lifecycle": "lifecycle.literal",
     "streams": "streams.after-end",
 }
-# abuse: floods of some seconds, which ask for nothing that the others do not ask for more gently.
-# limits: the mutants of other areas are judged on this host, where there need be no cgroups.
-WITHOUT_CANARY: Final = frozenset({"abuse", "limits"})
+# abuse: its checks take seconds, and test no promise that the other areas do not test faster.
+# limits: the other areas' mutants run on this host, which may have no cgroup v2.
+WITHOUT_CONTROL_CHECK: Final = frozenset({"abuse", "limits"})
 SEED: Final = "selftest"
 PARALLEL: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class MutantProof:
-    """What became of a mutant.
+    """The result of a mutant.
 
     Attributes:
-        mutant: which.
+        mutant: the mutant.
         verdict: of the check that must catch it.
-        saw: the finding that did, or what was found instead.
-        disturbed: canaries of other areas that did not pass, and must.
-        seconds: how long it took.
+        finding: the check's first finding with that verdict.
+        disturbed: the control checks that must pass and did not, each with its finding.
+        seconds: duration.
     """
 
     mutant: Mutation
     verdict: Verdict
-    saw: str
+    finding: str
     disturbed: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @property
     def caught(self) -> bool:
-        """Whether it was caught by its check and by no other area's canary, but for `also`."""
+        """Whether its check failed, and the control checks passed."""
         return self.verdict is Verdict.FAIL and not self.disturbed
 
 
 @dataclass(slots=True)
 class _Silent:
-    """Listens to a run without a word."""
+    """A `Progress` that prints nothing."""
 
     results: list[CheckResult] = field(default_factory=list)
 
@@ -83,20 +81,20 @@ class _Silent:
 
 
 TargetFor = Callable[[Path], Target]
-# Told of each mutant when its turn has come, by any thread.
-Begun = Callable[[Mutation], None]
+# Called with each mutant before its checks run, from any thread.
+OnStart = Callable[[Mutation], None]
 
 
 def checks_named(names: Sequence[str]) -> list[Check]:
     """Return checks by name.
 
     Raises:
-        BrokenError: there is none of a name.
+        BrokenError: no check has a name.
     """
     by_name = {check.name: check for check in ALL}
     missing = [name for name in names if name not in by_name]
     if missing:
-        raise BrokenError(f"no check is called {', '.join(missing)}")
+        raise BrokenError(f"unknown check {', '.join(missing)}")
     return [by_name[name] for name in names]
 
 
@@ -105,58 +103,58 @@ def prove(
     checkout: Path,
     target_for: TargetFor,
     capabilities: Capabilities,
-    begun: Begun,
+    on_start: OnStart,
 ) -> MutantProof:
-    """Break a copy of the server, judge it, and return what came of it.
+    """Judge a copy of the server that has the mutant's fault.
 
     Raises:
-        BrokenError: the mutant does not fit the source, or its check is not there.
+        BrokenError: the mutant does not fit the source, or its check does not exist.
     """
-    begun(mutant)
+    on_start(mutant)
     started_s = time.monotonic()
     area = mutant.caught_by.partition(".")[0]
-    canaries = [name for canary_area, name in CANARIES.items() if canary_area != area]
-    checks = checks_named([mutant.caught_by, *canaries])
+    controls = [name for other, name in CONTROL_CHECKS.items() if other != area]
+    checks = checks_named([mutant.caught_by, *controls])
     with tempfile.TemporaryDirectory(prefix="jobworker-mutant-") as directory:
         tree = broken_copy(mutant, checkout, Path(directory) / "tree")
         options = Options(SEED, Path(directory), parallel=1, own_server=True)
         results = run_checks(target_for(tree), checks, options, _Silent(), capabilities)
     by_name = {result.name: result for result in results}
     named = by_name.pop(mutant.caught_by)
-    saw = named.telling[0].sentence() if named.telling else "every promise kept"
+    finding = named.telling[0].sentence() if named.telling else "every promise kept"
     disturbed = tuple(
         f"{name} {result.verdict}: {result.telling[0].sentence()[:300]}"
         for name, result in by_name.items()
-        if result.verdict not in _allowed(mutant, name)
+        if result.verdict not in _allowed_verdicts(mutant, name)
     )
-    return MutantProof(mutant, named.verdict, saw, disturbed, time.monotonic() - started_s)
+    return MutantProof(mutant, named.verdict, finding, disturbed, time.monotonic() - started_s)
 
 
-def _allowed(mutant: Mutation, name: str) -> set[Verdict]:
-    """Return what a canary may come to: it passes, or fails where the mutant says so."""
+def _allowed_verdicts(mutant: Mutation, name: str) -> set[Verdict]:
+    """Return the verdicts that a control check may have."""
     return {Verdict.PASS, Verdict.FAIL} if name in mutant.also else {Verdict.PASS}
 
 
 def local_target(identities: IdentityStore, tree: Path) -> Target:
-    """Return our server from a tree, on this host and without limits."""
+    """Return a tree's server as a target on this host, without limits."""
     environment = {"PYTHONPATH": f"{tree / 'impl'}:{tree / 'proto'}"}
     return LocalTarget(identities, f"{OUR_COMMAND} --no-limits", environment=environment)
 
 
 def unbroken_capabilities(target: Target) -> Capabilities:
-    """Ask the unbroken server what it can do.
+    """Return the capabilities of the unbroken server.
 
     Raises:
         BrokenError: it cannot be reached.
     """
     with target.shared() as server:
-        return ask(target, server, Scale.SMALL if target.emulated else Scale.FULL)
+        return probe_capabilities(target, server, Scale.SMALL if target.emulated else Scale.FULL)
 
 
-def prove_local(
-    mutants: Sequence[Mutation], checkout: Path, identities: IdentityStore, begun: Begun
+def prove_on_this_host(
+    mutants: Sequence[Mutation], checkout: Path, identities: IdentityStore, on_start: OnStart
 ) -> Iterator[MutantProof]:
-    """Prove mutants on this host, two at a time; each as it comes."""
+    """Judge mutants on this host, two at a time; yield their results in order."""
 
     def target_for(tree: Path) -> Target:
         return local_target(identities, tree)
@@ -164,23 +162,23 @@ def prove_local(
     capabilities = unbroken_capabilities(target_for(checkout))
     with ThreadPoolExecutor(PARALLEL) as pool:
         yield from pool.map(
-            lambda mutant: prove(mutant, checkout, target_for, capabilities, begun), mutants
+            lambda mutant: prove(mutant, checkout, target_for, capabilities, on_start), mutants
         )
 
 
-@contextmanager
-def guest_proofs(
-    mutants: Sequence[Mutation], checkout: Path, identities: IdentityStore, begun: Begun
-) -> Iterator[Iterator[MutantProof]]:
-    """Prove mutants in one guest, one after the other."""
-    # Here, so that nobody needs a guest's programs to prove the others.
+def prove_in_guest(
+    mutants: Sequence[Mutation], checkout: Path, identities: IdentityStore, on_start: OnStart
+) -> Generator[MutantProof, None, None]:
+    """Judge mutants in one guest, one after the other; it ends with the generator."""
+    # Imported here, so that the mutants of this host do not need the guest's programs.
     from harness.targets.guest import GuestTarget  # noqa: PLC0415
-    from harness.vm.guest import booted  # noqa: PLC0415
+    from harness.vm.guest import boot_guest  # noqa: PLC0415
 
-    with booted("selftest") as guest:
+    with boot_guest("selftest") as guest:
 
         def target_for(tree: Path) -> Target:
             return GuestTarget(guest, identities, tree)
 
         capabilities = unbroken_capabilities(target_for(checkout))
-        yield (prove(mutant, checkout, target_for, capabilities, begun) for mutant in mutants)
+        for mutant in mutants:
+            yield prove(mutant, checkout, target_for, capabilities, on_start)

@@ -1,14 +1,14 @@
-"""A whole run, readable from the top: choose, drive, record, judge, report.
+"""One run from start to end: open each target, drive and record each check, judge it, report.
 
-`run_session` is the command `check`. `begin_run` and `judge_targets` are its two halves, which
-`make verify` puts around steps of its own.
+`run_session` is the command `check`; `begin_run` and `judge_targets` are its two halves, and
+`make verify` runs steps of its own between them.
 """
 
 import datetime as dt
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from harness.targets.address import AddressTarget
 from harness.targets.local import MARKER, OUR_COMMAND, LocalTarget, processor_is_emulated
 from harness.targets.target import OUR_FLAGS, Target
 
-# What our server says when the host lacks what limits take, and nothing else is wrong.
+# The option that our server suggests when the host cannot enforce limits.
 WITHOUT_LIMITS_HINT: Final = "--no-limits"
 
 
@@ -35,7 +35,7 @@ def run_session(choice: Choice) -> int:
     """Judge each chosen target by each chosen check; return the exit code.
 
     Raises:
-        BrokenError: nothing could be begun.
+        BrokenError: the run could not begin.
     """
     expected = len(choice.checks()) * len(choice.targets)
     with begin_run(choice, expected) as run:
@@ -44,29 +44,25 @@ def run_session(choice: Choice) -> int:
 
 
 def judge_targets(run: "Run") -> None:
-    """Judge one target after the other: open it, ask what it can do, run its checks."""
+    """Judge one target after the other."""
     checks = run.choice.checks()
-    with ExitStack() as of_run:
-        identities = _open_identities(run.choice, of_run)
+    with open_identities(run.choice) as identities:
         for name in run.choice.targets:
-            with ExitStack() as of_target:
-                target = _open_target(name, run, identities, of_target)
+            with open_target(name, run, identities) as target:
                 run.describe_target(target)
-                options = Options(
-                    run.choice.seed,
-                    run.directory,
-                    rerun=run.choice.rerun(name),
-                    parallel=run.choice.parallel,
-                )
-                # Drives, records and judges; each result is reported as it comes.
+                # Drives, records and judges each check, and reports it on the terminal.
                 run.results += run_checks(
-                    target, checks, options, run.terminal, learned=run.describe_capabilities
+                    target,
+                    checks,
+                    run.options(name),
+                    run.terminal,
+                    on_capabilities=run.describe_capabilities,
                 )
 
 
 @dataclass(slots=True)
 class Run:
-    """A run in progress: where it is kept, and its results so far."""
+    """A run in progress: its directory, and the results so far."""
 
     choice: Choice
     directory: Path
@@ -77,8 +73,17 @@ class Run:
     expected: int
     results: list[CheckResult] = field(default_factory=list)
 
+    def options(self, target: str) -> Options:
+        """Return how the checks of a target are run."""
+        return Options(
+            self.choice.seed,
+            self.directory,
+            rerun=self.choice.rerun(target),
+            parallel=self.choice.parallel,
+        )
+
     def report(self) -> RunReport:
-        """Return the report of what is done so far."""
+        """Return the report of the results so far."""
         return RunReport(
             self.about,
             self.started_at,
@@ -89,21 +94,21 @@ class Run:
         )
 
     def describe_target(self, target: Target) -> None:
-        """Put into the report, and on the terminal, what is judged."""
+        """Add a target's description to the report and the terminal."""
         self.about[f"target {target.name}"] = target.describe()
         self.terminal.note(f"{target.name}: {target.describe()}")
 
     def describe_capabilities(self, target: str, capabilities: Capabilities) -> None:
-        """Put into the report what a target can do, and what it lacks."""
-        can = [str(need) for need, lack in capabilities.items() if not lack]
+        """Add to the report which features a target has, and which it lacks."""
+        has = [str(need) for need, lack in capabilities.items() if not lack]
         lacks = [str(need) for need, lack in capabilities.items() if lack]
-        self.about[f"target {target} has"] = "; ".join(can) or "nothing"
+        self.about[f"target {target} has"] = "; ".join(has) or "nothing"
         self.about[f"target {target} lacks"] = "; ".join(lacks) or "nothing"
 
 
 @contextmanager
 def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
-    """Begin a run of so many results; however it ends, its report is written."""
+    """Begin a run of `expected` results; its report is written however the context ends."""
     choice.require_targets()
     directory = new_run_directory(choice.out)
     about = {"seed": choice.seed, **environment("harness")}
@@ -118,38 +123,45 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
             terminal.end(run.report(), directory)
 
 
-def _open_identities(choice: Choice, stack: ExitStack) -> IdentityStore:
+@contextmanager
+def open_identities(choice: Choice) -> Iterator[IdentityStore]:
+    """Open the given certificates, or generate new ones and remove them with the context."""
     if choice.identities is not None:
-        return IdentityStore(choice.identities)
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="jobworker-identities-"))
-    return make_identities(Path(directory))
+        yield IdentityStore(choice.identities)
+        return
+    with tempfile.TemporaryDirectory(prefix="jobworker-identities-") as directory:
+        yield make_identities(Path(directory))
 
 
-def _open_target(name: str, run: Run, identities: IdentityStore, stack: ExitStack) -> Target:
+@contextmanager
+def open_target(name: str, run: Run, identities: IdentityStore) -> Iterator[Target]:
+    """Open a target by its name; a guest is booted, and ends with the context."""
     if name == LOCAL:
-        return _open_local(run, identities)
-    if name == VM:
-        # Imported here, so that the guest's programs are not needed for another target.
+        yield _local_target(run, identities)
+    elif name == VM:
+        # Imported here, so that other targets do not need the guest's programs.
         from harness.targets.guest import guest_target  # noqa: PLC0415
 
-        return stack.enter_context(guest_target(identities, ROOT))
-    return AddressTarget(name, identities)
+        with guest_target(identities, ROOT) as target:
+            yield target
+    else:
+        yield AddressTarget(name, identities)
 
 
-def _open_local(run: Run, identities: IdentityStore) -> Target:
-    """Return the given server, or ours: with limits where this host can, else without."""
+def _local_target(run: Run, identities: IdentityStore) -> Target:
+    """Return the given server, or ours: with limits if this host can enforce them, else without."""
     choice = run.choice
     if choice.launch:
         return _on_this_host(LocalTarget(identities, choice.launch, dict(choice.launch_flags)))
     flags = {**OUR_FLAGS, **dict(choice.launch_flags)}
     target = _on_this_host(LocalTarget(identities, OUR_COMMAND, flags))
     try:
-        with target.launched():
+        with target.launch():
             return target
     except BrokenError as error:
         if WITHOUT_LIMITS_HINT not in str(error):
             raise
-        # This host cannot give limits; the rest can still be judged.
+        # Everything but limits can still be judged.
         reason = str(error).strip().rpartition("\n")[2]
         run.terminal.note(f"{LOCAL}: without limits: {reason}")
         return _on_this_host(LocalTarget(identities, f"{OUR_COMMAND} --no-limits", flags))

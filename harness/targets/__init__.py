@@ -1,1 +1,1 @@
-"""What is judged: a server that the harness launches, one in a guest, or any at HOST:PORT."""
+"""What is judged: a server launched on this host or in a guest, or a running one at HOST:PORT."""

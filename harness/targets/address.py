@@ -1,4 +1,4 @@
-"""Any server at HOST:PORT that speaks `jobworker.v1`; somebody else started it."""
+"""A running server at HOST:PORT that implements `jobworker.v1`; the harness did not start it."""
 
 import signal
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from harness.drive.receiver import StreamPlan
 from harness.host.processes import Done
 from harness.record.history import Recorder
 from harness.record.verdict import UnsupportedError
-from harness.targets.target import DEFAULT, Host, RunningServer, Variant
+from harness.targets.target import Host, RunningServer
 
-LOOK_MAX_BYTES: Final = 1024 * 1024
-_NOT_OURS: Final = "a launch command (--launch), so that the harness can start and kill it"
+OUTPUT_MAX_BYTES: Final = 1024 * 1024
+_NOT_LAUNCHED: Final = "a launch command (--launch), so that the harness can start and kill it"
 
 
 class GivenServer:
@@ -28,15 +28,15 @@ class GivenServer:
     def signal(self, number: signal.Signals) -> None:
         """See `RunningServer`."""
         del number
-        raise UnsupportedError(_NOT_OURS)
+        raise UnsupportedError(_NOT_LAUNCHED)
 
     def wait_exit(self, timeout_s: float) -> int | None:
         """See `RunningServer`."""
         del timeout_s
-        raise UnsupportedError(_NOT_OURS)
+        raise UnsupportedError(_NOT_LAUNCHED)
 
     def has_died(self) -> bool:
-        """See `RunningServer`. Nobody can tell; an unanswered call will."""
+        """See `RunningServer`. Its process cannot be observed; an unanswered call is recorded."""
         return False
 
     def log_tail(self) -> str:
@@ -45,9 +45,9 @@ class GivenServer:
 
 
 class JobHost:
-    """The server's machine, as the jobs that it runs for an admin see it.
+    """The server's machine, accessed by jobs that an admin starts.
 
-    A server that shuts its jobs in (namespaces) shows nothing this way; capabilities ask for that.
+    A server that isolates its jobs in namespaces gives no access; the capabilities test for that.
     """
 
     def __init__(self, address: str, files: CertFiles) -> None:
@@ -58,11 +58,11 @@ class JobHost:
         """See `Host`.
 
         Raises:
-            UnmetError: the server did not run the job to its end.
+            UnmetError: the server did not run the job until it ended.
         """
         with Client(self._address, self._files, Recorder()) as client:
             job_id = client.must_start("sh", ["-c", script])
-            plan = StreamPlan(keep_bytes=LOOK_MAX_BYTES, timeout_s=timeout_s)
+            plan = StreamPlan(keep_bytes=OUTPUT_MAX_BYTES, timeout_s=timeout_s)
             text = client.stream(job_id, plan).text
             job = client.must_query(job_id)
         return Done(128 + job.signal if job.signal else job.exit_code, text, "")
@@ -85,18 +85,11 @@ class AddressTarget:
 
     def describe(self) -> str:
         """See `Target`."""
-        return f"a server at {self._server.address} that somebody else started"
+        return f"a running server at {self._server.address}"
 
-    def launched(
-        self,
-        variant: Variant = DEFAULT,
-        *,
-        files: CertFiles | None = None,
-        descriptors: int | None = None,
-    ) -> AbstractContextManager[RunningServer]:
+    def launch(self, *_: object, **__: object) -> AbstractContextManager[RunningServer]:
         """See `Target`."""
-        del variant, files, descriptors
-        raise UnsupportedError(_NOT_OURS)
+        raise UnsupportedError(_NOT_LAUNCHED)
 
     @contextmanager
     def shared(self) -> Iterator[GivenServer]:

@@ -1,4 +1,4 @@
-"""A target: where the server is, what the harness may do to it, what it can look into."""
+"""A target: where the server runs, how it is launched, and access to its machine."""
 
 import signal
 from contextlib import AbstractContextManager
@@ -12,9 +12,9 @@ from harness.record.verdict import UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Settings that a check wants changed; None leaves the server's own choice.
+    """Settings that a check changes; None keeps the server's default.
 
-    Each maps to a flag of the launch command, see `flags_for`.
+    Each becomes a flag of the launch command, see `flags_for`.
     """
 
     max_streams: int | None = None
@@ -28,7 +28,7 @@ class Variant:
 
 DEFAULT: Final = Variant()
 
-# The flags of this project's own server; another's are given with --launch-flag.
+# The flags of this project's server; --launch-flag gives another server's.
 OUR_FLAGS: Final = {
     "max_streams": "--max-streams {}",
     "retention_bytes": "--log-retention {}",
@@ -41,7 +41,7 @@ OUR_FLAGS: Final = {
 
 
 def flags_for(variant: Variant, flags: dict[str, str]) -> list[str]:
-    """Return the words that change a launch command to a variant.
+    """Return the words that a variant adds to a launch command.
 
     Raises:
         UnsupportedError: the server has no flag for a setting.
@@ -58,26 +58,27 @@ def flags_for(variant: Variant, flags: dict[str, str]) -> list[str]:
     return words
 
 
-_LOOK_S: Final = 0.2
+_POLL_INTERVAL_S: Final = 0.2
 
 
-def until_script(condition: str, timeout_s: float) -> str:
-    """Return a script that waits on the server's machine: cheaper than to ask over and over."""
-    looks = round(timeout_s / _LOOK_S)
+def poll_script(condition: str, timeout_s: float) -> str:
+    """Return a script that waits for a condition on the server's machine, within a time limit."""
+    polls = round(timeout_s / _POLL_INTERVAL_S)
     return (
-        f"n=0; until {{ {condition}; }} || [ $n -ge {looks} ]; do n=$((n+1)); sleep {_LOOK_S}; done"
+        f"n=0; until {{ {condition}; }} || [ $n -ge {polls} ]; "
+        f"do n=$((n+1)); sleep {_POLL_INTERVAL_S}; done"
     )
 
 
 def remove_cgroup_script(path: str, timeout_s: float) -> str:
-    """Return a script that ends and removes a cgroup and all below it, if it is there."""
-    empty = until_script(f"grep -q 'populated 0' {path}/cgroup.events", timeout_s)
+    """Return a script that kills and removes a cgroup and its descendants, if it exists."""
+    empty = poll_script(f"grep -q 'populated 0' {path}/cgroup.events", timeout_s)
     remove = f"find {path} -depth -type d -exec rmdir {{}} +"
     return f"[ ! -d {path} ] || {{ echo 1 > {path}/cgroup.kill; {empty}; {remove}; }}"
 
 
 class RunningServer(Protocol):
-    """A server that answers, or did."""
+    """A server that was started, and may have ended since."""
 
     @property
     def address(self) -> str:
@@ -85,27 +86,27 @@ class RunningServer(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process id on its own machine; None when nobody knows."""
+        """Its process id on its own machine; None if unknown."""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send its process a signal."""
+        """Send a signal to its process."""
 
     def wait_exit(self, timeout_s: float) -> int | None:
-        """Return its exit code (negative: a signal), or None when it still runs by then."""
+        """Return its exit code (negative: a signal), or None if it still runs after the timeout."""
 
     def has_died(self) -> bool:
-        """Tell whether it ended although nobody asked it to.
+        """Return whether it ended without being signalled by the harness.
 
         Raises:
-            BrokenError: its machine died or does not answer, so nothing can be said of it.
+            BrokenError: its machine died or does not answer, so its state is unknown.
         """
 
     def log_tail(self) -> str:
-        """Return the end of what it said."""
+        """Return the end of its log."""
 
 
 class Host(Protocol):
-    """The machine that a server runs on, for looking into it."""
+    """Access to the machine that a server runs on."""
 
     def run(self, script: str, timeout_s: float = 60.0) -> Done:
         """Run a shell script there, as root when the server is root."""
@@ -116,37 +117,37 @@ class Target(Protocol):
 
     name: str
     emulated: bool  # its processor is emulated: loads are scaled down
-    disposable_host: bool  # its machine was made to be verified in: nobody else needs it whole
-    has_data_disk: bool  # that machine has an empty disk, see checks/limits_disk.py
+    disposable_host: bool  # its machine was provisioned for running checks, and may be disturbed
+    has_data_disk: bool  # its machine has an empty disk, see checks/limits/disk.py
     host: Host | None
     identities: IdentityStore
     flags: dict[str, str]
 
     def describe(self) -> str:
-        """Say what it is and where, for the report."""
+        """Return what it is and where it runs, for the report."""
 
-    def launched(
+    def launch(
         self,
         variant: Variant = DEFAULT,
         *,
         files: CertFiles | None = None,
         descriptors: int | None = None,
     ) -> AbstractContextManager[RunningServer]:
-        """Start a server; it is gone at the end of the context.
+        """Start a server, which is ended when the context ends.
 
         Args:
             variant: settings to change.
-            files: its certificates, on its machine; None: the identities' own.
-            descriptors: how many it may have open, which it cannot raise; None: as it comes.
+            files: its certificates, on its machine; None uses the identities' own.
+            descriptors: the maximum of open ones, which it cannot raise; None keeps the default.
 
         Raises:
             UnsupportedError: the harness cannot start one.
-            BrokenError: it did not come up.
+            BrokenError: the server did not start.
         """
 
     def shared(self) -> AbstractContextManager[RunningServer]:
-        """Return the server that checks share: the given one, or a launched one."""
+        """Return the server that checks share: the one at HOST:PORT, or a launched one."""
 
     @property
     def can_launch(self) -> bool:
-        """Whether `launched` can work at all."""
+        """Whether the harness can start servers with `launch`."""

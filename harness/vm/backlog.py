@@ -1,9 +1,9 @@
-"""Room for many connections at once at a port that QEMU forwards.
+"""A longer accept backlog for a port that QEMU forwards.
 
-QEMU's own network listens with a backlog of 1, so of fifty connections at once the host's kernel
-drops most, and their clients try again after 1, 3, 7 and 15 s: a server looks slow, or dead, that
-saw none of it. A socket that listens takes another backlog by a second listen(2), and a socket of
-another process can be had by pidfd_getfd(2), from one's own child without any rights.
+QEMU's user network listens with a backlog of 1, so the host's kernel drops most of fifty
+simultaneous connections, and their clients retry after 1, 3, 7 and 15 s: a server that never saw
+them looks slow or dead. A second listen(2) changes the backlog of a listening socket, and
+pidfd_getfd(2) duplicates a socket of another process, without privileges if it is a child.
 """
 
 import ctypes
@@ -16,36 +16,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-BACKLOG: Final = 4096  # the kernel takes no more than net.core.somaxconn
+BACKLOG: Final = 4096  # the kernel caps it at net.core.somaxconn
 _SYS_PIDFD_GETFD: Final = 438  # the same on every architecture
 
 logger = logging.getLogger(__name__)
 
 
 def widen_backlog(pid: int, port: int) -> None:
-    """Let the process that listens at a port of loopback hold `BACKLOG` connections to come.
+    """Set the backlog of another process's listener on a loopback port to `BACKLOG`.
 
-    Where the kernel refuses (before Linux 5.6, in some containers) that is said, and no more.
+    A kernel that refuses (before Linux 5.6, in some containers) causes a warning, not an error.
     """
     try:
         for listener in _listeners(pid):
-            with suppress(OSError):  # some of its sockets have no address of this kind
+            with suppress(OSError):  # some sockets have no address of this kind
                 if listener.getsockname() == ("127.0.0.1", port):
                     listener.listen(BACKLOG)
                     return
-        reason = "it listens there no longer"
+        reason = "the process no longer listens on it"
     except OSError as error:
         reason = f"{error.strerror} (errno {error.errno})"
     logger.warning(
-        "port %d of process %d takes few connections at once, so many may wait for seconds: %s",
+        "port %d of process %d keeps its short backlog, so connections may wait seconds: %s",
         port, pid, reason,
     )  # fmt: skip
 
 
 def _listeners(pid: int) -> Iterator[socket.socket]:
-    with _opened(os.pidfd_open(pid)) as pidfd:
+    with _close_after(os.pidfd_open(pid)) as pidfd:
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with _closed_meanwhile():
+            with _ignore_closed():
                 if not str(link.readlink()).startswith("socket:"):
                     continue
                 with socket.socket(fileno=_fetch(pidfd, int(link.name))) as theirs:
@@ -54,7 +54,7 @@ def _listeners(pid: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _closed_meanwhile() -> Iterator[None]:
+def _ignore_closed() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -63,7 +63,7 @@ def _closed_meanwhile() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(fd: int) -> Iterator[int]:
+def _close_after(fd: int) -> Iterator[int]:
     try:
         yield fd
     finally:
@@ -71,7 +71,7 @@ def _opened(fd: int) -> Iterator[int]:
 
 
 def _fetch(pidfd: int, theirs: int) -> int:
-    """Return a descriptor of ours for one of another process's."""
+    """Duplicate a descriptor of another process into this one."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd: int = libc.syscall(_SYS_PIDFD_GETFD, pidfd, theirs, 0)
     if fd < 0:

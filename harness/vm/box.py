@@ -1,11 +1,11 @@
-"""The project's own Vagrant box, for libvirt: a disk by the guest's recipe, packed for Vagrant.
+"""The project's own Vagrant box for libvirt: the guest's recipe as a disk, packed for Vagrant.
 
-Debian's systemd and sshd, the user that Vagrant logs in as, and what `make verify` takes, the
-locked Python packages included: `vagrant up` needs no network and no registry. The disk is kept by
-the hash of its recipe, as the guest's image is; what is packed around it costs seconds.
+It has Debian's systemd and sshd, the user that Vagrant logs in as, and everything that `make
+verify` needs, including the locked Python packages: `vagrant up` needs no network and no registry.
+The disk is cached by the hash of its recipe, as the guest's image is; packing it takes seconds.
 
-Leaves out: other providers than libvirt, other processors than x86-64, updates of the kernel (the
-disk boots the one that it was built with).
+Not covered: providers other than libvirt, processors other than x86-64, kernel updates (the disk
+boots the kernel that it was built with).
 """
 
 import hashlib
@@ -32,16 +32,16 @@ PUBLIC_NAME: Final = "cloud-image/debian-13"  # as in Vagrantfile
 DISK_BYTES: Final = 8 * 1024**3
 _DISK_GIB: Final = DISK_BYTES // 1024**3
 _SECTOR_BYTES: Final = 512
-_FIRST_SECTOR: Final = 2048  # of the root's partition; the boot loader lives in what is before it
+_FIRST_SECTOR: Final = 2048  # of the root partition; the boot loader is in the sectors before it
 _PACKAGES: Final = (
     debian.KERNEL_PACKAGE, "dbus", "iproute2", "openssh-server", "sudo", "systemd-resolved",
     "systemd-sysv", "udev",
 )  # fmt: skip
 _MODULES: Final = ("virtio_blk",)
-# What GRUB 2.06 reads, whatever this host's mke2fs would choose.
+# GRUB 2.06 cannot read the features that a newer mke2fs enables by default.
 _EXT4_FEATURES: Final = "^metadata_csum_seed,^orphan_file"
-# clearcpuid: the kernel leaves cmpxchg16b alone, which QEMU 7.2 emulates wrongly; programs may see
-# it, as numpy insists on. maxcpus=1: see machine.py; jobworker-box.service starts the others.
+# clearcpuid: keeps the kernel from using cmpxchg16b, which QEMU 7.2 emulates wrongly; programs see
+# it still, since numpy requires it. maxcpus=1: see machine.py; jobworker-box.service enables all.
 _KERNEL_ARGUMENTS: Final = (
     KERNEL_ARGUMENTS.replace("rdinit=/init ", "") + " clearcpuid=cx16 net.ifnames=0"
 )
@@ -53,7 +53,7 @@ initrd /boot/initrd
 boot
 """
 _BOOT_CODE_BYTES: Final = 440  # of the first sector; the partition table follows
-_GRUB_PLACE: Final = Path("/usr/lib/grub/i386-pc")
+_GRUB_DIRECTORY: Final = Path("/usr/lib/grub/i386-pc")
 
 # Program -> Debian package that has it.
 HOST_PROGRAMS: Final = {
@@ -65,7 +65,7 @@ HOST_PROGRAMS: Final = {
     "qemu-img": "qemu-utils",
     "sfdisk": "fdisk",
     "grub-mkimage": "grub-common",
-    str(_GRUB_PLACE / "boot.img"): "grub-pc-bin",
+    str(_GRUB_DIRECTORY / "boot.img"): "grub-pc-bin",
 }
 
 ORDINARY_VAGRANTFILE: Final = "box-vagrantfile"
@@ -78,10 +78,10 @@ class Box:
     """A box and the catalogue that offers it under a name.
 
     Attributes:
-        name: what Vagrant calls it.
-        version: grows with nothing; it is the recipe's.
+        name: as Vagrant lists it.
+        version: derived from the recipe; a later one is not always greater.
         file: for `vagrant box add`.
-        catalogue: JSON that Vagrant takes for a registry's answer.
+        catalogue: JSON in the format of a registry's answer.
     """
 
     name: str
@@ -90,13 +90,13 @@ class Box:
     catalogue: Path
 
 
-def built_box(name: str = PUBLIC_NAME, *, session: bool = False, out: Path | None = None) -> Box:
-    """Return the box for the present recipe, built now if it is not there.
+def ensure_box(name: str = PUBLIC_NAME, *, session: bool = False, out: Path | None = None) -> Box:
+    """Return the box for the current recipe; build it if it is not in the cache.
 
     Args:
-        name: what to offer it as.
-        session: for a user without rights on the system's libvirt, with or without KVM.
-        out: directory to put it in; None is the cache.
+        name: the name in the catalogue.
+        session: for a user without access to the system's libvirt, with or without KVM.
+        out: directory for the box and its catalogue; None is the cache.
 
     Raises:
         BrokenError: it cannot be built.
@@ -104,7 +104,7 @@ def built_box(name: str = PUBLIC_NAME, *, session: bool = False, out: Path | Non
     ensure_programs(HOST_PROGRAMS)
     if os.geteuid() != 0:
         raise BrokenError("a box is built as root (its files belong to root): sudo make box")
-    # Read once: whoever resolves it anew meanwhile gets a box of their own.
+    # Read once: a lock file that changes during the build must not change the recipe.
     lock = (ROOT / "requirements.lock").read_bytes()
     recipe = hashlib.sha256(_recipe(lock)).hexdigest()
     disk = cache_directory("box") / recipe[:16] / "box.img"
@@ -112,7 +112,7 @@ def built_box(name: str = PUBLIC_NAME, *, session: bool = False, out: Path | Non
         if not disk.is_file():
             remove_half_built(disk.parent.parent)
             _build(disk, lock)
-        return _packed(disk, recipe, name, session=session, out=out or disk.parent)
+        return _pack(disk, recipe, name, session=session, out=out or disk.parent)
 
 
 def _recipe(lock: bytes) -> bytes:
@@ -122,10 +122,10 @@ def _recipe(lock: bytes) -> bytes:
 
 
 def _build(disk: Path, locked_packages: bytes) -> None:
-    """Build into a directory beside the disk's, and rename that when it is complete."""
+    """Build in a temporary directory beside the disk's, and rename it when it is complete."""
     work = Path(tempfile.mkdtemp(prefix="building-", dir=disk.parent.parent))
     try:
-        _say("building the box (once; minutes): Python packages")
+        _say("building the box (once; takes minutes): Python packages")
         wheels, lock = work / "wheels", work / "requirements.lock"
         lock.write_bytes(locked_packages)
         _fetch_wheels(wheels, lock)
@@ -155,14 +155,14 @@ def _say(text: str) -> None:
 
 
 def _fetch_wheels(wheels: Path, lock: Path) -> None:
-    """Fetch every locked package, for the machine's Python."""
+    """Download every locked package for the machine's Python."""
     command = [sys.executable, "-m", "pip", "download", "-qq", "--require-hashes"]
     command += [*debian.wheel_options(), "-d", str(wheels), "-r", str(lock)]
     run(command, debian.BUILD_TIMEOUT_S).require("pip")
 
 
 def _make_disk(root: Path, work: Path) -> None:
-    """Write a disk that a BIOS boots, and compress it."""
+    """Write a compressed disk that a BIOS boots."""
     raw = work / "raw"
     offset_bytes = _FIRST_SECTOR * _SECTOR_BYTES
     debian.make_ext4(root, raw, DISK_BYTES, offset_bytes=offset_bytes, features=_EXT4_FEATURES)
@@ -180,24 +180,26 @@ def _make_disk(root: Path, work: Path) -> None:
 
 
 def _install_grub(raw: Path, work: Path) -> None:
-    """Put GRUB where a BIOS starts it: no device or mount is needed for its default places."""
+    """Write GRUB where a BIOS starts it, without a device or a mount as grub-install needs."""
     config, core = work / "grub.cfg", work / "core.img"
     config.write_text(_GRUB_CONFIG)
     command: list[str | Path] = ["grub-mkimage", "-O", "i386-pc", "-o", core, "-c", config]
     run([*command, "-p", "/boot/grub", *_GRUB_MODULES], 60).require("grub-mkimage")
     image = core.read_bytes()
     if len(image) > (_FIRST_SECTOR - 1) * _SECTOR_BYTES:
-        raise BrokenError(f"GRUB's core has {len(image)} bytes; the gap before the root is smaller")
+        raise BrokenError(
+            f"GRUB's core ({len(image)} bytes) does not fit before the root partition"
+        )
     with raw.open("r+b") as disk:
-        disk.write((_GRUB_PLACE / "boot.img").read_bytes()[:_BOOT_CODE_BYTES])
+        disk.write((_GRUB_DIRECTORY / "boot.img").read_bytes()[:_BOOT_CODE_BYTES])
         disk.seek(_SECTOR_BYTES)
         disk.write(image)
     config.unlink()
     core.unlink()
 
 
-def _packed(disk: Path, recipe: str, name: str, *, session: bool, out: Path) -> Box:
-    """Pack a disk with the Vagrantfile that belongs to it, and write the catalogue beside it."""
+def _pack(disk: Path, recipe: str, name: str, *, session: bool, out: Path) -> Box:
+    """Pack a disk and its Vagrantfile into a box, and write the catalogue beside it."""
     out.mkdir(parents=True, exist_ok=True)
     vagrantfile = debian.script(SESSION_VAGRANTFILE if session else ORDINARY_VAGRANTFILE)
     variant = hashlib.sha256(f"{recipe}{vagrantfile}".encode()).hexdigest()
@@ -221,8 +223,8 @@ def _packed(disk: Path, recipe: str, name: str, *, session: bool, out: Path) -> 
         "checksum_type": "sha256",
         "checksum": _digest(box.file),
     }
-    offered = {"name": name, "versions": [{"version": version, "providers": [provider]}]}
-    box.catalogue.write_text(json.dumps(offered, indent=1) + "\n")
+    catalogue = {"name": name, "versions": [{"version": version, "providers": [provider]}]}
+    box.catalogue.write_text(json.dumps(catalogue, indent=1) + "\n")
     return box
 
 

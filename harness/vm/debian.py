@@ -1,4 +1,4 @@
-"""Debian as a tree, a file system, an initrd: what the guest's image and the Vagrant box share."""
+"""Builds Debian trees, ext4 file systems and initrds for the guest's image and the Vagrant box."""
 
 import lzma
 import os
@@ -13,7 +13,7 @@ from harness.host.processes import run
 SUITE: Final = "trixie"
 KERNEL_PACKAGE: Final = "linux-image-cloud-amd64"
 PYTHON_VERSION: Final = "3.13"  # the suite's
-# Every kind of wheel that the suite's C library (2.41) runs.
+# Wheel platforms that the suite's C library (2.41) supports.
 GLIBC_VERSIONS: Final = ("2_34", "2_28", "2_27", "2_26", "2_24", "2_17")
 PLATFORMS: Final = (
     *(f"manylinux_{version}_x86_64" for version in GLIBC_VERSIONS),
@@ -26,41 +26,41 @@ CHECKOUT: Final = "checkout"
 
 
 def script(name: str) -> str:
-    """Return a file of this package."""
+    """Return the text of a file of this package."""
     return (resources.files("harness.vm") / name).read_text(encoding="ascii")
 
 
 def script_path(name: str) -> Path:
-    """Return where a file of this package is."""
+    """Return the path of a file of this package."""
     return Path(__file__).with_name(name)
 
 
 def packages_for(kind: str) -> list[str]:
-    """Return the Debian packages that a machine of a kind needs, as provisioning has them."""
-    told = run(["sh", script_path(PROVISION), "packages", kind], 60)
-    return told.require(PROVISION).split()
+    """Return the Debian packages that provision.sh lists for a kind of machine."""
+    done = run(["sh", script_path(PROVISION), "packages", kind], 60)
+    return done.require(PROVISION).split()
 
 
 def bootstrap(root: Path, packages: Sequence[str], hooks: Sequence[str] = ()) -> None:
     """Unpack Debian into a directory.
 
     Args:
-        root: where to, not there yet.
-        packages: beside the essential ones.
-        hooks: shell commands for mmdebstrap to run in the end, with the root as `$1`.
+        root: the directory to create.
+        packages: in addition to the essential ones.
+        hooks: shell commands that mmdebstrap runs at the end, with the root as `$1`.
 
     Raises:
-        BrokenError: it cannot be done; has the end of what mmdebstrap said.
+        BrokenError: mmdebstrap failed; has the end of its output.
     """
     command: list[str | Path] = ["mmdebstrap", "--variant=minbase", "--mode=auto"]
     command += [f"--include={','.join(packages)}", '--aptopt=Apt::Install-Recommends "false"']
     command += [
         "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-exclude=/usr/share/man/*",
-        # A build that is cut short is thrown away: nothing need reach the disk before the end.
+        # An interrupted build is thrown away, so nothing need be synced to disk.
         "--dpkgopt=force-unsafe-io",
     ]
-    # No initrd of Debian's: ours boots in a fraction of the time.
+    # Skip Debian's initrd: ours boots in a fraction of the time.
     command += ['--essential-hook=mkdir -p "$1/etc/kernel" "$1/usr/local/sbin"']
     command += ['--essential-hook=ln -s /bin/true "$1/usr/local/sbin/update-initramfs"']
     command += [f"--customize-hook={hook}" for hook in hooks]
@@ -77,7 +77,7 @@ def provision_hook(kind: str) -> str:
 
 
 def _mirror() -> str | None:
-    """Return the Debian mirror that this host uses, or None for mmdebstrap's own choice."""
+    """Return this host's Debian mirror, or None to let mmdebstrap choose."""
     chosen = os.environ.get("JOBWORKER_DEBIAN_MIRROR")
     if chosen or not shutil.which("apt-get"):
         return chosen
@@ -92,17 +92,17 @@ def _mirror() -> str | None:
 
 
 def kernel_of(root: Path) -> Path:
-    """Return the kernel of an unpacked root."""
+    """Return the path of an unpacked root's kernel."""
     [kernel] = root.glob("boot/vmlinuz-*")
     return kernel
 
 
 def make_initrd(root: Path, init: str, modules: Sequence[str], target: Path) -> None:
-    """Make an initrd of busybox, a first program and the few modules that it needs.
+    """Write an initrd of busybox, an init program and kernel modules.
 
     Args:
         root: the unpacked Debian whose kernel boots it.
-        init: the first program, a file of this package.
+        init: the init program, a file of this package.
         modules: in the order to load them.
         target: the file to write.
     """
@@ -135,11 +135,11 @@ def make_ext4(
     """Write a tree as an ext4 file system.
 
     Args:
-        tree: its content.
-        target: a file; it is made anew.
-        size_bytes: of the file; the file system takes it up to its end.
-        offset_bytes: where in the file it begins.
-        features: as mke2fs has them.
+        tree: the content.
+        target: the file to write; an existing one is replaced.
+        size_bytes: of the file; the file system ends with it.
+        offset_bytes: of the file system in the file.
+        features: as mke2fs(8) -O takes them.
     """
     with target.open("wb") as file:
         file.truncate(size_bytes)
@@ -155,7 +155,7 @@ def make_ext4(
 
 
 def wheel_options() -> list[str]:
-    """Return pip's options for wheels that the suite's Python takes."""
+    """Return pip's options for wheels that the suite's Python supports."""
     options = ["--only-binary=:all:", "--python-version", PYTHON_VERSION]
     for platform in PLATFORMS:
         options += ["--platform", platform]

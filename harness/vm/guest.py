@@ -1,4 +1,4 @@
-"""A booted guest: run commands in it, copy the project to it, reach its ports."""
+"""Boots a guest; runs commands in it, copies the project to it, forwards its ports."""
 
 import logging
 import secrets
@@ -17,8 +17,8 @@ from harness.host.processes import Done, run
 from harness.host.repository import ROOT
 from harness.record.verdict import BrokenError
 from harness.vm.backlog import widen_backlog
-from harness.vm.image import Image, built_image
-from harness.vm.machine import Machine, running_machine
+from harness.vm.image import Image, ensure_image
+from harness.vm.machine import Machine, run_machine
 from harness.vm.qmp import execute, monitor_command
 from harness.vm.state import is_running, save_state, saved_state_path
 
@@ -28,7 +28,7 @@ BOOT_TIMEOUT_S: Final = 180.0
 RESTORE_TIMEOUT_S: Final = 60.0
 SSH_TIMEOUT_S: Final = 60.0
 COMMAND_TIMEOUT_S: Final = 120.0
-# ssh's own exit code for a connection that broke: nothing is known of the command then.
+# ssh's exit code for a broken connection: the command's result is then unknown.
 _SSH_BROKE: Final = 255
 SITE: Final = "/opt/site"  # the locked Python packages
 PYTHONPATH: Final = f"{SITE}:/root/project/impl:/root/project/proto:/root/project"
@@ -36,23 +36,23 @@ PARTS_TO_COPY: Final = ("impl", "proto", "certs/cnf", "certs/make-certs", "harne
 
 
 class Guest:
-    """A guest that answers; made by `booted`."""
+    """A booted guest; created by `boot_guest`."""
 
     def __init__(self, machine: Machine, image: Image, boot_s: float, *, restored: bool) -> None:
         self.machine = machine
         self.image = image
         self.boot_s = boot_s
         self.restored = restored
-        # Short: a socket's path may have 107 bytes.
+        # Short, since a socket's path has at most 107 bytes.
         self.control_directory = Path(tempfile.mkdtemp(prefix="jw-"))
 
     def run(
         self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, stdin: IO[bytes] | None = None
     ) -> Done:
-        """Run a shell command as root in the guest, with a file of the host's as its input.
+        """Run a shell command as root in the guest, with a file of the host as its input.
 
         Raises:
-            BrokenError: the guest died, or did not answer in time.
+            BrokenError: the guest died, or the command timed out.
         """
         self.machine.require_alive()
         try:
@@ -72,7 +72,7 @@ class Guest:
         """Run a command that must succeed, and return its output.
 
         Raises:
-            BrokenError: as `run`, or the command failed.
+            BrokenError: as for `run`, or the command failed.
         """
         return self.run(command, timeout_s).require(f"in the guest: {command}")
 
@@ -81,14 +81,14 @@ class Guest:
         self.put_tree(ROOT, PARTS_TO_COPY, "project")
 
     def put_tree(self, tree: Path, parts: Sequence[str], directory: str) -> None:
-        """Copy parts of a tree, without what Python compiled, to a directory in the guest."""
+        """Copy parts of a tree to a directory in the guest, without compiled Python files."""
         with tempfile.TemporaryFile() as archive:
-            there = [part for part in parts if (tree / part).exists()]
-            pack: list[str | Path] = ["tar", "-C", tree, "--exclude=__pycache__", "-cz", *there]
+            existing = [part for part in parts if (tree / part).exists()]
+            pack: list[str | Path] = ["tar", "-C", tree, "--exclude=__pycache__", "-cz", *existing]
             run(pack, COMMAND_TIMEOUT_S, stdout=archive).require("tar")
             archive.seek(0)
-            place = shlex.quote(directory)
-            unpack = f"mkdir -p {place} && tar -C {place} -xz"
+            target = shlex.quote(directory)
+            unpack = f"mkdir -p {target} && tar -C {target} -xz"
             self.run(unpack, stdin=archive).require("tar in the guest")
 
     def get(self, path: str) -> bytes:
@@ -106,23 +106,23 @@ class Guest:
             self.run(command, stdin=file).require(f"put {path}")
 
     def forward(self, guest_port: int) -> int:
-        """Make a port of the guest reachable on the host's loopback, and return the port there."""
+        """Forward a free loopback port of the host to a port of the guest, and return it."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port: int = listener.getsockname()[1]
         rule = f"hostfwd_add net tcp:127.0.0.1:{port}-10.0.2.15:{guest_port}"
         answer = execute(self.machine.qmp_socket, monitor_command(rule))[-1]
         if str(answer).strip():
-            raise BrokenError(f"QEMU does not forward port {guest_port}: {answer}")
+            raise BrokenError(f"QEMU cannot forward port {guest_port}: {answer}")
         widen_backlog(self.machine.process.pid, port)
         return port
 
     def end_forward(self, port: int) -> None:
-        """Give a port of the host's back that `forward` returned."""
+        """Stop forwarding a port that `forward` returned."""
         rule = f"hostfwd_remove net tcp:127.0.0.1:{port}"
         execute(self.machine.qmp_socket, monitor_command(rule))
 
     def is_emulated(self) -> bool:
-        """Tell whether its processors are QEMU's own (TCG), as QEMU says: with KVM the host's are.
+        """Return whether QEMU emulates the processors (TCG) rather than using the host's (KVM).
 
         Raises:
             BrokenError: QEMU does not answer.
@@ -131,18 +131,18 @@ class Guest:
         return not (isinstance(answer, dict) and answer.get("enabled"))
 
     def set_clock(self) -> None:
-        """Set the guest's clock to the host's: certificates depend on it."""
+        """Set the guest's clock to the host's, for the certificates' validity."""
         self.require(f"date -u -s @{time.time():.3f}")
 
     def ssh_command(self, *, shared: bool = True) -> list[str]:
-        """Return the words that reach the guest by ssh, its address last.
+        """Return the ssh command line for the guest, with its address as the last word.
 
         Args:
-            shared: over one connection for all commands, which this object closes at its end.
+            shared: use the connection that all commands share, and that `close` ends.
         """
         options = {
             "BatchMode": "yes",
-            "StrictHostKeyChecking": "no",  # the guest is this process's own, on loopback
+            "StrictHostKeyChecking": "no",  # this process started the guest, on loopback
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
             "ConnectTimeout": "30",
@@ -160,55 +160,55 @@ class Guest:
         return [*command, "root@127.0.0.1"]
 
     def close(self) -> None:
-        """End the connection that the commands share."""
+        """End the ssh connection that all commands share."""
         run([*self.ssh_command()[:-1], "-O", "exit", "root@127.0.0.1"], SSH_TIMEOUT_S)
-        # ssh may not have removed its socket yet.
+        # ssh may leave its socket behind for a moment.
         shutil.rmtree(self.control_directory, ignore_errors=True)
 
 
 @contextmanager
-def booted(name: str = "guest", *, fresh: bool = False) -> Iterator[Guest]:
-    """Boot a guest, or restore a booted one; it is gone at the end, whatever happens.
+def boot_guest(name: str = "guest", *, fresh: bool = False) -> Iterator[Guest]:
+    """Boot a guest, or restore a saved one, and end it when the context ends.
 
-    The first guest of an image and a host is saved once it is up and its files are warm; later ones
-    are restored from that, unless `fresh` asks for a cold boot. A restore that fails is said, and
-    falls back to a cold boot; one of those that fails is said, and tried once more (unless fresh).
+    The first guest of an image on a host is saved once it is up and its files are cached; later
+    ones are restored from that. A failed restore is logged and followed by a cold boot; a failed
+    cold boot is logged and tried once more. With `fresh`, there is one cold boot.
 
     Raises:
-        BrokenError: it did not come up; has the end of its console.
+        BrokenError: the guest did not boot; has the end of its console.
     """
-    image = built_image()
+    image = ensure_image()
     name = f"{name}-{secrets.token_hex(3)}"
     state = saved_state_path(image)
     with ExitStack() as stack:
         guest = None
         if state.exists() and not fresh:
-            guest = _restored(stack, image, name, state)
+            guest = _restore(stack, image, name, state)
         if guest is None and fresh:
-            guest = _cold(stack, image, name)
+            guest = _boot_cold(stack, image, name)
         elif guest is None:
-            guest = _saved(_cold_or_again(stack, image, name), state)
+            guest = _save(_boot_with_retry(stack, image, name), state)
         stack.callback(guest.close)
         guest.set_clock()
         yield guest
 
 
-def _cold_or_again(stack: ExitStack, image: Image, name: str) -> Guest:
-    """Boot cold, and once more if that fails: an emulated processor's fault is not the server's."""
+def _boot_with_retry(stack: ExitStack, image: Image, name: str) -> Guest:
+    """Boot cold, and once more if that fails: a fault of the emulator is not the server's."""
     with ExitStack() as attempt:
         try:
-            guest = _cold(attempt, image, name)
+            guest = _boot_cold(attempt, image, name)
         except BrokenError as error:
-            logger.warning("the guest did not boot, trying once more: %s", error)
+            logger.warning("the guest did not boot; trying once more: %s", error)
         else:
             stack.push(attempt.pop_all())
             return guest
-    return _cold(stack, image, name)
+    return _boot_cold(stack, image, name)
 
 
-def _cold(stack: ExitStack, image: Image, name: str) -> Guest:
+def _boot_cold(stack: ExitStack, image: Image, name: str) -> Guest:
     started_s = time.monotonic()
-    machine = stack.enter_context(running_machine(image, name))
+    machine = stack.enter_context(run_machine(image, name))
 
     def ready() -> bool | None:
         machine.require_alive()
@@ -218,25 +218,25 @@ def _cold(stack: ExitStack, image: Image, name: str) -> Guest:
     return Guest(machine, image, time.monotonic() - started_s, restored=False)
 
 
-def _restored(stack: ExitStack, image: Image, name: str, state: Path) -> Guest | None:
+def _restore(stack: ExitStack, image: Image, name: str, state: Path) -> Guest | None:
     started_s = time.monotonic()
     with ExitStack() as attempt:
         try:
-            machine = attempt.enter_context(running_machine(image, name, restore_from=state))
-            poll_until(lambda: is_running(machine), RESTORE_TIMEOUT_S, "the guest's restore")
+            machine = attempt.enter_context(run_machine(image, name, restore_from=state))
+            poll_until(lambda: is_running(machine), RESTORE_TIMEOUT_S, "the guest to be restored")
             guest = Guest(machine, image, 0.0, restored=True)
             guest.require("true", RESTORE_TIMEOUT_S)
             guest.boot_s = time.monotonic() - started_s
         except BrokenError as error:
-            logger.warning("the saved guest could not be restored, booting a new one: %s", error)
+            logger.warning("the saved guest could not be restored; booting a new one: %s", error)
             state.unlink(missing_ok=True)
             return None
         stack.push(attempt.pop_all())
         return guest
 
 
-def _saved(guest: Guest, state: Path) -> Guest:
-    """Warm the guest's files, save it, and return it with a new connection."""
+def _save(guest: Guest, state: Path) -> Guest:
+    """Read what the server imports into the guest's cache, save the guest, and reconnect to it."""
     guest.require(
         f"PYTHONPATH={PYTHONPATH} python3 -c 'import grpc, grpc_health, cryptography.x509'"
     )

@@ -1,7 +1,7 @@
-"""What a guest boots from: kernel, initrd, root, Python packages; kept by the hash of the recipe.
+"""The guest's image: kernel, initrd, root and Python packages, cached by the hash of the recipe.
 
-Built once into the cache, in a directory of its own that is renamed when it is complete: a build
-that is killed leaves nothing that could be taken for an image, and two at once wait for each other.
+An image is built once, in a temporary directory that is renamed when it is complete: a killed build
+leaves nothing that looks like an image. Concurrent builds wait for each other.
 """
 
 import fcntl
@@ -29,9 +29,9 @@ from harness.vm import debian
 
 logger = logging.getLogger(__name__)
 
-# How people and the harness get in, and what boots.
+# The kernel, and ssh for people and the harness.
 _PACKAGES: Final = (debian.KERNEL_PACKAGE, "openssh-server")
-# What the cloud kernel has as modules and the root needs, in the order to load them.
+# Modules of the cloud kernel that the root needs, in the order to load them.
 MODULES: Final = ("virtio_blk", "overlay", "failover", "net_failover", "virtio_net")
 ROOT_BYTES: Final = 900 * 1024 * 1024
 SITE_BYTES: Final = 160 * 1024 * 1024
@@ -52,7 +52,7 @@ HOST_PROGRAMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The files of a built image; read-only, shared by all guests."""
+    """The files of a built image; all guests share them read-only."""
 
     directory: Path
 
@@ -83,10 +83,10 @@ class Image:
 
 
 def cache_directory(kind: str = "vm") -> Path:
-    """Return where images are kept: $JOBWORKER_CACHE, or below the user's cache.
+    """Return the directory of cached images, in $JOBWORKER_CACHE or the user's cache directory.
 
     Args:
-        kind: of image: `vm` for guests, `box` for Vagrant's.
+        kind: `vm` for guests, `box` for the Vagrant box.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     directory = Path(os.environ.get("JOBWORKER_CACHE") or Path(base) / "jobworker") / kind
@@ -95,21 +95,21 @@ def cache_directory(kind: str = "vm") -> Path:
 
 
 def missing_host_packages() -> list[str]:
-    """Return the Debian packages that this host still needs."""
+    """Return the Debian packages that this host lacks for building and booting a guest."""
     return missing_packages(HOST_PROGRAMS)
 
 
 def ensure_host_packages() -> None:
-    """Install what is missing when that is possible.
+    """Install the missing packages.
 
     Raises:
-        BrokenError: it is not; says what to install.
+        BrokenError: they cannot be installed; names the command that installs them.
     """
     ensure_programs(HOST_PROGRAMS)
 
 
-def built_image() -> Image:
-    """Return the image for the present recipe, built now if it is not there.
+def ensure_image() -> Image:
+    """Return the image for the current recipe; build it if it is not in the cache.
 
     Raises:
         BrokenError: it cannot be built.
@@ -125,7 +125,7 @@ def built_image() -> Image:
 
 
 def _recipe() -> bytes:
-    """Return everything that makes one image differ from another."""
+    """Return everything that an image depends on."""
     parts = [Path(__file__).read_bytes(), _locked_requirements().encode()]
     parts += [debian.script_path(name).read_bytes() for name in _RECIPE_FILES]
     return b"\0".join(parts)
@@ -133,24 +133,24 @@ def _recipe() -> bytes:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock: two builds at once wait for each other."""
+    """Hold a file lock, so that concurrent builds wait for each other."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def remove_half_built(cache: Path) -> None:
-    """Remove what builds left that were killed."""
+    """Remove the directories of killed builds."""
     for path in cache.glob("building-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(directory: Path) -> None:
-    """Build into a directory beside it, and rename that when it is complete."""
+    """Build in a temporary directory beside it, and rename it when it is complete."""
     work = Path(tempfile.mkdtemp(prefix="building-", dir=directory.parent))
     try:
         image = Image(work)
-        _say("building the guest's image (once; minutes): key")
+        _say("building the guest's image (once; takes minutes): key")
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", image.ssh_key], 60).require("key")
         _say("  Debian packages")
         root = work / "root"
@@ -180,10 +180,10 @@ def _say(text: str) -> None:
 
 
 def _make_guest(root: Path, image: Image) -> None:
-    """Make an unpacked Debian a guest's root: its first program, and who may come in."""
+    """Turn an unpacked Debian into a guest's root: busybox as init, and the ssh key."""
     busybox = shutil.which("busybox") or ""
-    for place in ("usr/sbin/init", "usr/bin/busybox"):
-        shutil.copy(busybox, root / place)
+    for path in ("usr/sbin/init", "usr/bin/busybox"):
+        shutil.copy(busybox, root / path)
     (root / "etc/guest-init").write_text(debian.script("guest-init"))
     (root / "etc/guest-init").chmod(0o755)
     (root / "etc/inittab").write_text(
@@ -196,7 +196,7 @@ def _make_guest(root: Path, image: Image) -> None:
 
 
 def _runtime_names() -> set[str]:
-    """Return the distributions that the service needs, itself left out."""
+    """Return the names of the service's dependencies, direct and indirect."""
     names: set[str] = set()
     wanted = ["jobworker"]
     while wanted:
@@ -211,7 +211,7 @@ def _runtime_names() -> set[str]:
 
 
 def _locked_requirements() -> str:
-    """Return the part of the lock file that the service needs, hashes included."""
+    """Return the service's part of the lock file, hashes included."""
     names = _runtime_names()
     kept = io.StringIO()
     keeping = False
@@ -224,7 +224,7 @@ def _locked_requirements() -> str:
 
 
 def _install_packages(site: Path, work: Path) -> None:
-    """Fetch the locked packages on the host, for the guest's Python; it has no network."""
+    """Install the locked packages on the host, since the guest has no network."""
     requirements = work / "requirements.txt"
     requirements.write_text(_locked_requirements())
     command: list[str | Path] = [sys.executable, "-m", "pip", "install", "-qq", "--require-hashes"]
@@ -232,6 +232,6 @@ def _install_packages(site: Path, work: Path) -> None:
     run(command, debian.BUILD_TIMEOUT_S).require("pip")
     requirements.unlink()
     if f"{sys.version_info.major}.{sys.version_info.minor}" == debian.PYTHON_VERSION:
-        # An emulated processor takes tens of seconds to compile what an import of grpc needs.
+        # On an emulated processor, compiling grpc at its first import takes tens of seconds.
         compiling: list[str | Path] = [sys.executable, "-m", "compileall", "-q", site]
         run(compiling, debian.BUILD_TIMEOUT_S).require("compileall")

@@ -1,4 +1,4 @@
-"""QEMU: the process that is a guest's machine."""
+"""Runs QEMU, with KVM where a probe shows that it works; the process dies with the harness."""
 
 import os
 import resource
@@ -24,13 +24,13 @@ SERIAL_TAIL_CHARACTERS: Final = 3000
 _PROBE_TIMEOUT_S: Final = 10.0
 
 # maxcpus=1: the kernel patches its own code while it boots, and an emulated second processor can
-# run into a half-patched instruction (1 of 9 boots panicked so). The guest switches it on later.
+# execute a half-patched instruction (1 of 9 boots panicked). The guest enables it later.
 KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit=/init maxcpus=1"
 )
 # Without KVM: QEMU 7.2 emulates cmpxchg16b wrongly, which kills 6.12 kernels under load.
 TCG: Final = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-m", "1024")
-# More memory, as the Vagrant machine has: a processor at its own speed is given the full loads.
+# As much memory as the Vagrant machine has: with KVM the checks run at full scale.
 KVM: Final = ("-accel", "kvm", "-cpu", "host", "-m", "2048")
 
 _CPU_INFO: Final = Path("/proc/cpuinfo")
@@ -47,7 +47,7 @@ _RAN_EXIT_CODE: Final = 2 * 0x2A + 1
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A running QEMU."""
+    """A running QEMU process."""
 
     name: str
     directory: Path
@@ -56,16 +56,16 @@ class Machine:
 
     @property
     def qmp_socket(self) -> Path:
-        """Where QEMU takes commands."""
+        """The socket for QEMU's commands."""
         return self.directory / "qmp"
 
     @property
     def serial(self) -> str:
-        """Everything that the guest wrote to its console."""
+        """The console's output so far."""
         return (self.directory / "serial").read_text(encoding="utf-8", errors="replace")
 
     def serial_tail(self) -> str:
-        """Return the end of the console, for an error."""
+        """Return the end of the console's output, for error messages."""
         return self.serial[-SERIAL_TAIL_CHARACTERS:]
 
     def require_alive(self) -> None:
@@ -85,19 +85,19 @@ class Machine:
 
 
 def acceleration() -> tuple[str, ...]:
-    """Return QEMU's flags: KVM where it really works, else emulation.
+    """Return QEMU's flags: KVM where it works, else emulation.
 
-    The device may be there, open, and even make a machine, and still not run one: so a processor is
-    made to run.
+    A host may let QEMU open /dev/kvm and create a machine, and still not run it. So a probe makes a
+    virtual processor execute instructions.
     """
     cpu = _CPU_INFO.read_text(encoding="ascii", errors="replace")
     if not (" vmx" in cpu or " svm" in cpu) or not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
         return TCG
-    return KVM if runs_a_processor(KVM) else TCG
+    return KVM if can_run_processor(KVM) else TCG
 
 
-def runs_a_processor(flags: Sequence[str]) -> bool:
-    """Tell whether a machine of these flags executes instructions, within a bound."""
+def can_run_processor(flags: Sequence[str]) -> bool:
+    """Return whether QEMU with these flags executes instructions, within a bounded time."""
     with tempfile.NamedTemporaryFile() as firmware:
         firmware.write(_FIRMWARE)
         firmware.flush()
@@ -110,8 +110,8 @@ def runs_a_processor(flags: Sequence[str]) -> bool:
 
 
 @contextmanager
-def running_machine(image: Image, name: str, restore_from: Path | None = None) -> Iterator[Machine]:
-    """Run a guest's machine, booting or restored; it is killed at the end, whatever happened."""
+def run_machine(image: Image, name: str, restore_from: Path | None = None) -> Iterator[Machine]:
+    """Run QEMU for a guest, cold or from a saved state; it is killed when the context ends."""
     directory = Path(tempfile.mkdtemp(prefix=f"jobworker-{name}-"))
     process = None
     try:
@@ -119,11 +119,11 @@ def running_machine(image: Image, name: str, restore_from: Path | None = None) -
             disk.truncate(DATA_DISK_BYTES)
         (directory / "serial").touch()  # read before QEMU has opened it
         port = free_port()
-        # Each connection that is forwarded takes one of QEMU's descriptors, which before 9.0 did
-        # not raise their number itself.
+        # Each forwarded connection takes a descriptor of QEMU's, and before 9.0 QEMU did not raise
+        # its own limit.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         command = ["prlimit", f"--nofile={most}:{most}"]
-        # The machine dies with the harness, even with one that is killed.
+        # QEMU dies with the harness, even if that is killed.
         command += ["setpriv", "--pdeathsig", "KILL", *_command(image, name, directory, port)]
         if restore_from is not None:
             command += ["-incoming", f"exec:cat {shlex.quote(str(restore_from))}"]

@@ -1,11 +1,11 @@
-"""Guests that stay: booted by one command, used by others, ended by another.
+"""VMs that keep running between commands: `vm boot` starts one, `vm down` ends it.
 
-A guest belongs to its holder, a process of its own that boots it and waits; the machine dies with
-the holder, whatever happens to that. What is known of a guest is in a directory of the cache that
-is named like it: the holder's log, and `guest.json`, complete or not there. Processes are known by
-their pid and the moment of their start: a stranger with a reused pid is never taken for one.
+Each VM has a holder, a background process that boots it and waits; QEMU dies with the holder,
+however that ends. A directory of the cache, named after the VM, has the holder's log and `vm.json`,
+which is complete or absent. Processes are identified by pid and start time: another process with a
+reused pid is never taken for one.
 
-Leaves out guests of other users, and restarts of the host: what is left of both is cleaned up.
+Not covered: VMs of other users, restarts of the host (`vm down` cleans up after one).
 """
 
 import dataclasses
@@ -27,15 +27,16 @@ from typing import Final, Self, cast
 from harness.host.clock import poll_until
 from harness.host.repository import ROOT
 from harness.record.verdict import BrokenError
-from harness.vm.guest import Guest, booted
-from harness.vm.image import Image, built_image, cache_directory
+from harness.record.whole_file import write_whole
+from harness.vm.guest import Guest, boot_guest
+from harness.vm.image import Image, cache_directory, ensure_image
 from harness.vm.machine import Machine
 
 BOOT_TIMEOUT_S: Final = 300.0
 END_TIMEOUT_S: Final = 30.0
 NAME_PATTERN: Final = r"[a-z0-9][a-z0-9-]{0,30}"
 DEFAULT_NAME: Final = "guest"
-_STATE_FILE: Final = "guest.json"
+_STATE_FILE: Final = "vm.json"
 _HOLDER_FILE: Final = "holder.json"
 _LOG_FILE: Final = "log"
 _LOG_TAIL_CHARACTERS: Final = 2000
@@ -43,7 +44,7 @@ _LOG_TAIL_CHARACTERS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A process, not merely a pid: its start, in clock ticks since the host's boot, is part of it.
+    """A pid and its process's start time, in clock ticks since the host's boot.
 
     Source: proc_pid_stat(5), field 22.
     """
@@ -53,32 +54,32 @@ class ProcessId:
 
     @classmethod
     def of(cls, pid: int) -> Self:
-        """Return the identity of a process that runs now.
+        """Return the identity of a running process.
 
         Raises:
-            BrokenError: there is none.
+            BrokenError: no process has this pid.
         """
         ticks = _start_ticks(pid)
         if ticks is None:
-            raise BrokenError(f"there is no process {pid}")
+            raise BrokenError(f"no process has the pid {pid}")
         return cls(pid, ticks)
 
     def is_alive(self) -> bool:
-        """Tell whether this very process still runs; a zombie does not."""
+        """Return whether this process still runs; a zombie does not."""
         return _start_ticks(self.pid) == self.start_ticks
 
     def end(self, timeout_s: float) -> None:
-        """End it: by SIGTERM, and after a time surely. One that has ended is no error.
+        """End it by SIGTERM, and by SIGKILL if that times out; do nothing if it has ended.
 
         Raises:
-            BrokenError: the kernel holds it.
+            BrokenError: it survived SIGKILL.
         """
         try:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return
         try:
-            # Looked at with the descriptor open: from here on it cannot become somebody else.
+            # Checked with the descriptor open: from here on the pid cannot be reused unnoticed.
             if not self.is_alive():
                 return
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -89,7 +90,7 @@ class ProcessId:
             return
         finally:
             os.close(pidfd)
-        raise BrokenError(f"process {self.pid} was killed and has not ended in {timeout_s:g} s")
+        raise BrokenError(f"process {self.pid} has not ended {timeout_s:g} s after SIGKILL")
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -97,25 +98,25 @@ def _start_ticks(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The program's name, in brackets, may hold anything; the state and 18 more fields follow it.
+    # The program's name, in brackets, may have any character; the state and 18 more fields follow.
     after_name = text.rpartition(")")[2].split()
     return None if after_name[0] in {"Z", "X"} else int(after_name[19])
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A guest that stays, as its holder wrote it down.
+class PersistentVm:
+    """A persistent VM, as its holder recorded it.
 
     Attributes:
-        name: what it is called.
-        holder, machine: the process that holds it, and QEMU.
-        ssh_port: of loopback.
-        directory: QEMU's sockets and console.
-        control_directory: of the holder's own connection.
+        name: chosen at boot.
+        holder, machine: the holder's process, and QEMU's.
+        ssh_port: on loopback.
+        directory: of QEMU's sockets and console.
+        control_directory: of the holder's ssh connection.
         image: the directory of its image.
-        forwards: port in the guest -> port of loopback.
-        boot_s: how long it took to come up.
-        booted_at_s: when, in seconds since the epoch.
+        forwards: guest port -> loopback port.
+        boot_s: duration of the boot.
+        booted_at_s: seconds since the epoch.
     """
 
     name: str
@@ -130,12 +131,12 @@ class Standing:
     booted_at_s: float
 
     def is_alive(self) -> bool:
-        """Tell whether it stands."""
+        """Return whether it still runs."""
         return self.holder.is_alive() and self.machine.is_alive()
 
 
 class _ForeignProcess:
-    """What a `Machine` needs of its process, for one that is another process's child."""
+    """The part of `Popen` that `Machine` needs, for a process that is not our child."""
 
     returncode = None
 
@@ -148,95 +149,94 @@ class _ForeignProcess:
 
 
 def names() -> list[str]:
-    """Return the names of all guests that stay, or stayed and left something behind."""
+    """Return the names of all persistent VMs, including dead ones that `down` has not removed."""
     return sorted(path.name for path in _all_directory().iterdir() if path.is_dir())
 
 
-def find(name: str) -> Standing | None:
-    """Return what is known of a guest; None while it boots, or when its holder died before.
+def find(name: str) -> PersistentVm | None:
+    """Return a VM's record; None while it boots, or if its holder died before writing it.
 
     Raises:
-        BrokenError: there is no guest of that name, or what is known of it cannot be read.
+        BrokenError: no VM has this name, or its record cannot be read.
     """
     directory = _directory(name)
     if not directory.is_dir():
-        raise BrokenError(f"no guest {name!r} stands; {_those_that_do()}")
+        raise BrokenError(f"no VM is called {name!r}; {_existing()}")
     try:
         values = json.loads((directory / _STATE_FILE).read_text())
         values["holder"], values["machine"] = (
             ProcessId(**values[which]) for which in ("holder", "machine")
         )
         values["forwards"] = {int(inside): at for inside, at in values["forwards"].items()}
-        return Standing(**values)
+        return PersistentVm(**values)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise BrokenError(
-            f"{directory / _STATE_FILE} cannot be read ({error}); `vm down {name}` cleans it up"
+            f"{directory / _STATE_FILE} cannot be read ({error}); `vm down {name}` removes it"
         ) from error
 
 
-def _those_that_do() -> str:
-    standing = names()
-    return f"there is {', '.join(standing)}" if standing else "`vm boot NAME` boots one"
+def _existing() -> str:
+    existing = ", ".join(names())
+    return f"existing VMs: {existing}" if existing else "`vm boot NAME` boots one"
 
 
-def the_only() -> str:
-    """Return the name of the one guest that stands.
+def require_only_name() -> str:
+    """Return the name of the only persistent VM.
 
     Raises:
-        BrokenError: there is none, or more than one.
+        BrokenError: none exists, or more than one.
     """
-    standing = names()
-    if len(standing) != 1:
-        told = ", ".join(standing) or "none"
-        raise BrokenError(f"{len(standing)} guests stand ({told}); name one with --in NAME")
-    return standing[0]
+    existing = names()
+    if len(existing) == 1:
+        return existing[0]
+    if existing:
+        raise BrokenError(f"{len(existing)} VMs exist; choose one with --in NAME; {_existing()}")
+    raise BrokenError("no VM is running; `vm boot` boots one")
 
 
 @contextmanager
-def attached(name: str) -> Iterator[Guest]:
-    """Use a guest that stands; it goes on standing.
+def attach(name: str) -> Iterator[Guest]:
+    """Connect to a running VM, which keeps running when the context ends.
 
     Raises:
-        BrokenError: there is none of that name, or it has died.
+        BrokenError: no VM has this name, or it does not run.
     """
-    standing = find(name)
-    if standing is None or not standing.is_alive():
-        raise BrokenError(
-            f"guest {name!r} does not run (any more); `vm down {name}`, then boot it again"
-        )
-    process = cast("subprocess.Popen[bytes]", _ForeignProcess(standing.machine))
-    machine = Machine(name, Path(standing.directory), standing.ssh_port, process)
-    guest = Guest(machine, Image(Path(standing.image)), standing.boot_s, restored=True)
+    vm = find(name)
+    if vm is None or not vm.is_alive():
+        raise BrokenError(f"VM {name!r} is not running; `vm down {name}`, then boot it again")
+    process = cast("subprocess.Popen[bytes]", _ForeignProcess(vm.machine))
+    machine = Machine(name, Path(vm.directory), vm.ssh_port, process)
+    guest = Guest(machine, Image(Path(vm.image)), vm.boot_s, restored=True)
     try:
         yield guest
     finally:
         guest.close()
 
 
-def boot(name: str, ports: Sequence[int] = (), *, fresh: bool = False) -> Standing:
-    """Boot a guest that stays when this process has ended.
+def boot(name: str, ports: Sequence[int] = (), *, fresh: bool = False) -> PersistentVm:
+    """Boot a VM that keeps running when this process has ended.
 
     Args:
-        name: what to call it.
-        ports: of the guest, to reach on loopback.
-        fresh: boot cold, even when a saved guest is there.
+        name: for `vm run --in` and `vm down`.
+        ports: guest ports to forward from loopback.
+        fresh: boot cold, even if a saved guest exists.
 
     Raises:
-        BrokenError: the name is taken or bad, or the guest did not come up.
+        BrokenError: the name is taken or invalid, or the VM did not boot.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise BrokenError(
-            f"{name!r} is no name for a guest: up to 31 lower-case letters, digits and dashes, "
-            "beginning with no dash"
+            f"invalid VM name {name!r}: it must have at most 31 lower-case letters, digits and "
+            "dashes, and must not begin with a dash"
         )
-    built_image()  # here, where its progress is seen
+    ensure_image()  # here, where its progress is visible
     directory = _directory(name)
     try:
         directory.mkdir(mode=0o700)
     except FileExistsError:
-        raise BrokenError(f"a guest {name!r} is there already; `vm down {name}` ends it") from None
+        raise BrokenError(f"VM {name!r} already exists; `vm down {name}` ends it") from None
     words = [sys.executable, "-m", "harness", "vm", "hold", name]
     words += [f"--forward={port}" for port in ports]
     words += ["--fresh"] if fresh else []
@@ -251,13 +251,13 @@ def boot(name: str, ports: Sequence[int] = (), *, fresh: bool = False) -> Standi
         )
     _write(directory / _HOLDER_FILE, dataclasses.asdict(ProcessId.of(holder.pid)))
 
-    def up() -> Standing | None:
+    def up() -> PersistentVm | None:
         if holder.poll() is not None:
-            raise BrokenError(f"guest {name!r} did not come up\n{_log_tail(directory)}")
+            raise BrokenError(f"VM {name!r} did not boot\n{_log_tail(directory)}")
         return find(name)
 
     try:
-        return poll_until(up, BOOT_TIMEOUT_S, f"guest {name!r}", lambda: _log_tail(directory))
+        return poll_until(up, BOOT_TIMEOUT_S, f"VM {name!r}", lambda: _log_tail(directory))
     except BaseException:
         down(name)
         holder.wait()
@@ -265,17 +265,17 @@ def boot(name: str, ports: Sequence[int] = (), *, fresh: bool = False) -> Standi
 
 
 def hold(name: str, ports: Sequence[int], *, fresh: bool) -> None:
-    """Boot a guest and wait until it or this process is ended. Runs in the holder.
+    """Boot a VM and wait until it or this process ends; the holder runs this.
 
     Raises:
-        BrokenError: it did not come up, or died by itself.
+        BrokenError: the VM did not boot, or died by itself.
     """
-    # SIGTERM unwinds the contexts, which end the machine and remove its directory.
+    # SIGTERM unwinds the contexts, which kill QEMU and remove its directory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with booted(name, fresh=fresh) as guest:
+    with boot_guest(name, fresh=fresh) as guest:
         forwards = {port: guest.forward(port) for port in ports}
         machine = guest.machine
-        standing = Standing(
+        vm = PersistentVm(
             name,
             ProcessId.of(os.getpid()),
             ProcessId.of(machine.process.pid),
@@ -287,16 +287,16 @@ def hold(name: str, ports: Sequence[int], *, fresh: bool) -> None:
             guest.boot_s,
             time.time(),
         )
-        _write(_directory(name) / _STATE_FILE, dataclasses.asdict(standing))
+        _write(_directory(name) / _STATE_FILE, dataclasses.asdict(vm))
         machine.process.wait()
         machine.require_alive()
 
 
 def down(name: str) -> str:
-    """End a guest surely, and remove all that is left of it; says what was found.
+    """End a VM, remove its files, and return whether it was still running, as text.
 
     Raises:
-        BrokenError: there is none of that name, or its processes cannot be ended.
+        BrokenError: no VM has this name, or its processes cannot be ended.
     """
     directory = _directory(name)
     if not directory.is_dir():
@@ -306,44 +306,42 @@ def down(name: str) -> str:
         was_alive = was_alive or process.is_alive()
         process.end(END_TIMEOUT_S)
     try:
-        standing = find(name)
+        vm = find(name)
     except BrokenError:
-        standing = None
-    if standing is not None:
-        for left in (standing.directory, standing.control_directory):
-            shutil.rmtree(left, ignore_errors=True)
+        vm = None
+    if vm is not None:
+        for remaining in (vm.directory, vm.control_directory):
+            shutil.rmtree(remaining, ignore_errors=True)
     shutil.rmtree(directory)
-    return "ended" if was_alive else "had died before; cleaned up"
+    return "ended" if was_alive else "was already dead; removed"
 
 
 def _processes(directory: Path) -> list[ProcessId]:
-    """Return the processes that a guest's directory names: the holder first, it ends the other."""
+    """Return a VM's recorded processes, the holder first, since that ends QEMU."""
     found = []
     for file, keys in ((_HOLDER_FILE, ()), (_STATE_FILE, ("holder", "machine"))):
         try:
             values = json.loads((directory / file).read_text())
             found += [ProcessId(**values[key]) for key in keys] or [ProcessId(**values)]
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # not written yet, or by somebody else: nothing is known of a process
+            continue  # not written yet, or written by another program
     return list(dict.fromkeys(found))
 
 
 def _all_directory() -> Path:
-    directory = cache_directory() / "standing"
+    directory = cache_directory() / "persistent"
     directory.mkdir(exist_ok=True, mode=0o700)
     return directory
 
 
 def _directory(name: str) -> Path:
     if not re.fullmatch(NAME_PATTERN, name):
-        raise BrokenError(f"{name!r} is no name of a guest; {_those_that_do()}")
+        raise BrokenError(f"invalid VM name {name!r}; {_existing()}")
     return _all_directory() / name
 
 
 def _write(path: Path, values: dict[str, object]) -> None:
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps(values))
-    half.rename(path)
+    write_whole(path, json.dumps(values))
 
 
 def _log_tail(directory: Path) -> str:

@@ -1,17 +1,17 @@
 #!/bin/sh
-# Makes a Debian 13 a machine to verify in, as root: the guest's image and the Vagrant box while they
-# are built, and a Vagrant machine of any box when it is up. What is there already is left alone.
+# Provisions a Debian 13 machine for `make verify`, as root: the guest's image and the Vagrant box while
+# they are built, and a running Vagrant machine of any box. Installed packages are left unchanged.
 #
-#   provision.sh packages service|checkout   which Debian packages each needs
-#   provision.sh service                     a host for the server and for the jobs of the checks
-#   provision.sh checkout DIRECTORY          and all that `make verify` takes, in this checkout
+#   provision.sh packages service|checkout   print the Debian packages that each needs
+#   provision.sh service                     prepare a host for the server and the jobs of the checks
+#   provision.sh checkout DIRECTORY          prepare a host and a checkout for `make verify`
 set -eu
 
 service="openssl procps python3 util-linux"
 checkout="$service ca-certificates git make openssh-client python3-venv rsync"
-# What `make verify` looks for to know that a machine is there to be verified in, forks bombs and all.
+# With this file, `make verify` runs every check on the machine itself, fork bombs included.
 marker=/etc/jobworker-machine
-# Locked packages, ready to use, that the project's own box brings.
+# The locked packages, installed in the project's own box.
 ready=/opt/jobworker/venv
 
 install_missing() {
@@ -27,7 +27,7 @@ install_missing() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
-as_owner() { # Runs the rest as the user whose checkout it is.
+as_owner() { # Runs a command as the checkout's owner.
     runuser -u "$(stat -c %U .)" -- "$@"
 }
 
@@ -35,10 +35,10 @@ lock() {
     openssl dgst -sha256 -r <"$1" | cut -d' ' -f1
 }
 
-take_ready() { # Uses the box's packages if they are of this lock file and the checkout has none yet.
+use_box_packages() { # Uses the box's packages if they match the lock file and the checkout has no .venv.
     [ ! -e .venv ] && [ "$(cat $ready/made-from-lock 2>/dev/null)" = "$(lock requirements.lock)" ] ||
         return 0
-    echo "taking the locked Python packages from the box"
+    echo "using the locked Python packages of the box"
     as_owner ln -s $ready .venv
     as_owner .venv/bin/python -m pip --disable-pip-version-check install -qq \
         --no-deps --no-build-isolation --no-index -e .
@@ -56,14 +56,14 @@ packages)
     ;;
 service)
     install_missing "$service"
-    echo "made by jobworker's provision.sh, to be verified in" >$marker
+    echo "provisioned by jobworker for running checks" >$marker
     ;;
 checkout)
     cd "${2:?provision.sh checkout: name the directory}"
     install_missing "$checkout"
-    take_ready
+    use_box_packages
     as_owner .ci/setup
-    echo "made by jobworker's provision.sh, to be verified in" >$marker
+    echo "provisioned by jobworker for running checks" >$marker
     ;;
 *)
     echo "provision.sh '${1:-}': it must be packages, service or checkout" >&2

@@ -1,4 +1,4 @@
-"""QEMU's machine protocol: one connection, a few commands, their answers."""
+"""A client of QEMU's machine protocol (QMP): one connection, a few commands, their answers."""
 
 import json
 import socket
@@ -14,15 +14,15 @@ TIMEOUT_S: Final = 60.0
 
 
 def monitor_command(line: str) -> Command:
-    """Return a command of the human monitor, for what the protocol itself lacks."""
+    """Return a command of the human monitor, for what QMP lacks."""
     return {"execute": "human-monitor-command", "arguments": {"command-line": line}}
 
 
 def execute(path: Path, *commands: Command) -> list[object]:
-    """Send commands one after the other, and return what each returned.
+    """Send commands one after the other, and return their answers.
 
     Raises:
-        BrokenError: QEMU refused one, or does not answer.
+        BrokenError: QEMU rejected a command, or does not answer.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -42,13 +42,13 @@ def execute(path: Path, *commands: Command) -> list[object]:
 
 
 def _answer(command: Command, read_line: Callable[[], str]) -> object:
-    """Return the answer to a command; events come between."""
+    """Return the answer to a command, skipping events."""
     while True:
         line = read_line()
         if not line:
-            raise BrokenError(f"QEMU went away at {command}")
+            raise BrokenError(f"QEMU closed the connection at {command}")
         message = json.loads(line)
         if "return" in message:
             return message["return"]
         if "error" in message:
-            raise BrokenError(f"QEMU refused {command}: {message['error']}")
+            raise BrokenError(f"QEMU rejected {command}: {message['error']}")

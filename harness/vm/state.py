@@ -1,6 +1,6 @@
-"""Saves a booted guest to a file, from which the next one is restored in a second or two.
+"""Saves a booted guest to a file, from which later guests are restored in a second or two.
 
-The file is only good for the very same image, QEMU, machine and processor: all of that is its key.
+A saved state fits only the same image, QEMU version, machine flags and processor; its key has all.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ SAVE_TIMEOUT_S: Final = 60.0
 
 
 def saved_state_path(image: Image) -> Path:
-    """Return where the saved guest of this image, on this host, is or would be."""
+    """Return the path for the saved state of this image on this host."""
     cpu = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     model = next((line for line in cpu.splitlines() if line.startswith("model name")), "")
     inputs = [
@@ -34,10 +34,10 @@ def saved_state_path(image: Image) -> Path:
 
 
 def save_state(machine: Machine, path: Path) -> None:
-    """Save a running guest, which goes on running afterwards.
+    """Save a running guest, which continues afterwards.
 
     Raises:
-        BrokenError: QEMU could not; nothing is left that could be taken for a saved guest.
+        BrokenError: QEMU failed; no incomplete file is left behind.
     """
     half = path.with_name(f"{path.name}.{machine.name}")
     target = f"exec:cat > {shlex.quote(str(half))}"
@@ -55,7 +55,7 @@ def save_state(machine: Machine, path: Path) -> None:
 
 
 def is_running(machine: Machine) -> bool | None:
-    """Tell whether a restored guest has begun to run; None is not yet, as `poll_until` has it.
+    """Return True once a restored guest runs, else None, for `poll_until`.
 
     Raises:
         BrokenError: the machine died.
@@ -65,7 +65,7 @@ def is_running(machine: Machine) -> bool | None:
         return None
     [answer] = execute(machine.qmp_socket, {"execute": "query-status"})
     status = answer.get("status") if isinstance(answer, dict) else None
-    if status == "paused":  # as it was when it was saved
+    if status == "paused":  # the state that was saved
         execute(machine.qmp_socket, {"execute": "cont"})
     return True if status == "running" else None
 

@@ -1,9 +1,9 @@
-"""A Vagrant machine of this checkout: found, brought up to date, and used over its ssh.
+"""Finds this checkout's Vagrant machine, synchronises the checkout, and runs commands over ssh.
 
-Knows Vagrant through its own commands only, so any provider will do. A machine that does not answer
-is BROKEN, with what Vagrant or ssh said; ssh's own exit code is never taken for a command's.
+It uses Vagrant's commands only, so any provider will do. A machine that does not answer is BROKEN,
+with the output of Vagrant or ssh; ssh's own exit code is never taken for a command's.
 
-Leaves out: machines of other checkouts, and more than one machine a checkout.
+Not covered: machines of other checkouts, more than one machine for a checkout.
 """
 
 import logging
@@ -30,41 +30,41 @@ STATUS_TIMEOUT_S: Final = 120.0
 CONNECT_TIMEOUT_S: Final = 120.0
 SYNC_TIMEOUT_S: Final = 600.0
 FETCH_TIMEOUT_S: Final = 300.0
-_SETTLE_S: Final = 60.0  # what ssh may take beyond the command that it runs
+_SETTLE_S: Final = 60.0  # added to a command's time limit, for ssh itself
 _SSH_BROKE: Final = 255
-_HOST: Final = "default"  # in what `vagrant ssh-config` prints, for a Vagrantfile of one machine
+_HOST: Final = "default"  # in the output of `vagrant ssh-config`, if there is one machine
 
 
 @dataclass(frozen=True, slots=True)
 class VagrantMachine:
-    """A running machine of this checkout; made by `reached`.
+    """A running machine of this checkout; created by `connect_vagrant`.
 
     Attributes:
-        provider: what runs it.
-        directory: what ssh needs, see `reached`.
+        provider: of Vagrant.
+        directory: of the ssh configuration and the control socket.
     """
 
     provider: str
     directory: Path
 
     def sync(self) -> None:
-        """Bring the checkout there to the state that it has here.
+        """Copy this checkout to the machine.
 
         Raises:
-            BrokenError: Vagrant could not.
+            BrokenError: `vagrant rsync` failed.
         """
         _vagrant("rsync", timeout_s=SYNC_TIMEOUT_S).require("vagrant rsync")
 
     def run(self, command: str, timeout_s: float, *, shown: bool = False) -> Done:
-        """Run a shell command in the checkout there, as the machine's user.
+        """Run a shell command in the machine's checkout, as Vagrant's user.
 
         Args:
-            command: for its shell.
-            timeout_s: after which it is ended, there too.
-            shown: pass on what it says while it says it, instead of returning it.
+            command: for the shell.
+            timeout_s: after which the command is ended, in the machine too.
+            shown: print its output as it arrives, instead of returning it.
 
         Raises:
-            BrokenError: it did not end in time, or the connection broke.
+            BrokenError: it timed out, or the connection broke.
         """
         bounded = shlex.join(["timeout", "-k", "30", f"{timeout_s:.0f}", "sh", "-c", command])
         words = [*self._ssh(), f"cd {PROJECT_THERE} && {bounded} 2>&1"]
@@ -75,10 +75,10 @@ class VagrantMachine:
         return done
 
     def fetch(self, directory: str, target: Path) -> None:
-        """Bring the files of a directory there to one here.
+        """Copy the files of a directory of the machine's checkout to one on this host.
 
         Raises:
-            BrokenError: they are not there, or do not arrive whole.
+            BrokenError: the directory is missing, or the transfer failed.
         """
         pack = f"sudo tar -C {PROJECT_THERE}/{shlex.quote(directory)} -cz ."
         with tempfile.TemporaryFile() as archive:
@@ -89,10 +89,10 @@ class VagrantMachine:
             run(unpack, FETCH_TIMEOUT_S, stdin=archive).require("tar")
 
     def send(self, source: Path, target: str) -> None:
-        """Bring a file to the machine, under a path in the checkout there.
+        """Copy a file of this host to a path in the machine's checkout.
 
         Raises:
-            BrokenError: it cannot be read here, or did not arrive.
+            BrokenError: the file cannot be read, or the transfer failed.
         """
         path = shlex.quote(f"{PROJECT_THERE}/{target}")
         words = [*self._ssh(), f"mkdir -p $(dirname {path}) && cat >{path}"]
@@ -103,24 +103,24 @@ class VagrantMachine:
             raise BrokenError(f"cannot read {source}: {error.strerror}") from error
 
     def connect(self) -> None:
-        """Make the connection that everything else here shares; a busy machine gets some attempts.
+        """Open the connection that all methods share; a busy machine gets several attempts.
 
         Raises:
-            BrokenError: none succeeded; has what ssh said.
+            BrokenError: no attempt succeeded; has ssh's last message.
         """
-        said: list[str] = []
+        messages: list[str] = []
 
         def answers() -> bool | None:
             done = run([*self._ssh(), "true"], CONNECT_TIMEOUT_S)
-            said[:] = [done.stderr.strip()]
+            messages.append(done.stderr.strip())
             if done.exit_code != 0:
-                logger.warning("ssh to the Vagrant machine, trying once more: %s", said[0])
+                logger.warning("ssh to the Vagrant machine, trying once more: %s", messages[-1])
             return True if done.exit_code == 0 else None
 
-        poll_until(answers, CONNECT_TIMEOUT_S, "the Vagrant machine's ssh", lambda: said[0])
+        poll_until(answers, CONNECT_TIMEOUT_S, "the Vagrant machine's ssh", lambda: messages[-1])
 
     def close(self) -> None:
-        """End that connection."""
+        """End the shared connection."""
         run([*self._ssh()[:-1], "-O", "exit", _HOST], CONNECT_TIMEOUT_S)
 
     def _ssh(self) -> list[str]:
@@ -130,43 +130,46 @@ class VagrantMachine:
 
 
 def running_provider() -> str | None:
-    """Return the provider of this checkout's running machine, or None when none runs.
+    """Return the provider of this checkout's running machine, or None if no machine runs.
 
     Raises:
-        BrokenError: there is a machine, and Vagrant cannot tell whether it runs.
+        BrokenError: a machine exists, and `vagrant status` failed.
     """
     data = Path(os.environ.get("VAGRANT_DOTFILE_PATH") or ROOT / ".vagrant")
-    # Vagrant takes seconds to start: it is not asked where it never made a machine.
-    made = list((ROOT / data).glob("machines/*/*/id"))
-    if not made or not shutil.which("vagrant"):
+    # Vagrant takes seconds to start, so it is not started where it never created a machine.
+    created = list((ROOT / data).glob("machines/*/*/id"))
+    if not created or not shutil.which("vagrant"):
         return None
-    told = _vagrant("status", "--machine-readable", timeout_s=STATUS_TIMEOUT_S)
-    return provider_of(told.require("vagrant status (--in guest leaves Vagrant out)"))
+    status = _vagrant("status", "--machine-readable", timeout_s=STATUS_TIMEOUT_S)
+    return provider_of(status.require("vagrant status (--in guest does without Vagrant)"))
 
 
 def provider_of(status: str) -> str | None:
-    """Return the provider of the running machine in what `vagrant status` tells machines."""
+    """Return the running machine's provider from the output of `vagrant status`, or None.
+
+    Source: developer.hashicorp.com/vagrant/docs/cli/machine-readable.
+    """
     fields = [line.split(",") for line in status.splitlines()]
     facts = {words[2]: words[3] for words in fields if len(words) > 3}  # noqa: PLR2004 - its format
     return facts.get("provider-name") if facts.get("state") == "running" else None
 
 
 @contextmanager
-def reached() -> Iterator[VagrantMachine]:
-    """Reach this checkout's running machine for as long as the context lasts.
+def connect_vagrant() -> Iterator[VagrantMachine]:
+    """Connect to this checkout's running machine until the context ends.
 
     Raises:
-        BrokenError: none runs, or Vagrant does not tell how to reach it.
+        BrokenError: no machine runs, or it cannot be reached.
     """
     provider = running_provider()
     if provider is None:
         raise BrokenError("no Vagrant machine of this checkout runs; start it: vagrant up")
-    told = _vagrant("ssh-config", timeout_s=STATUS_TIMEOUT_S).require("vagrant ssh-config")
-    # Short: a socket's path may have 107 bytes.
+    config = _vagrant("ssh-config", timeout_s=STATUS_TIMEOUT_S).require("vagrant ssh-config")
+    # Short, since a socket's path has at most 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="jw-"))
     machine = VagrantMachine(provider, directory)
     try:
-        (directory / "config").write_text(told)
+        (directory / "config").write_text(config)
         machine.connect()
         yield machine
     finally:

@@ -1,4 +1,4 @@
-"""The judge at work, as a program: on our server, on somebody else's, on none, on a broken one."""
+"""The command `check` as a program: on our server, another one, a broken one, and none."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from harness.record.verdict import Verdict
 from harness.targets.local import MARKER
 
 ROOT = Path(__file__).parents[2]
-# Not the scanner: it may have to be installed, from a network that need not be there.
+# Not the scanner: its program is installed from the network, which may be unreachable.
 QUICK = (
     r"identity\.(?!scanner)|lifecycle\.(literal|ids|background|stop-tree)"
     r"|streams\.(after-end|resume|tails|order)"
@@ -47,7 +47,7 @@ def verdicts(report: RunReport) -> dict[str, Verdict]:
     return {result.name: result.verdict for result in report.results}
 
 
-def test_our_server_keeps_its_promises_and_the_run_is_kept(
+def test_our_server_passes_and_the_saved_run_can_be_judged_again(
     identities: IdentityStore, tmp_path: Path
 ) -> None:
     done = harness(
@@ -63,22 +63,22 @@ def test_our_server_keeps_its_promises_and_the_run_is_kept(
     assert "identity.roles" in (tmp_path / "report.html").read_text()
     assert 'classname="identity" name="roles"' in (tmp_path / "junit.xml").read_text()
     assert "offsets in StreamLogs" in report.about["target local has"]
-    assert ("made to be verified in" in report.about["target local lacks"]) != MARKER.exists()
+    assert ("a disposable machine" in report.about["target local lacks"]) != MARKER.exists()
     again = harness("recheck", str(tmp_path))
     assert again.returncode == 0, again.stdout + again.stderr
     assert verdicts(load_report(tmp_path)) == verdicts(report)
-    # What the document says was observed was observed again.
+    # The document's observations were made again.
     for line, written in zip(
         table(report.results), documented((ROOT / DOCUMENT).read_text()), strict=True
     ):
-        seen = line.split("|")[OBSERVED_COLUMN].strip()
-        assert seen in {NOT_RUN, written.split("|")[OBSERVED_COLUMN].strip()}, line
+        observed = line.split("|")[OBSERVED_COLUMN].strip()
+        assert observed in {NOT_RUN, written.split("|")[OBSERVED_COLUMN].strip()}, line
 
 
-def test_a_broken_server_fails_and_says_how_to_repeat_it(
+def test_broken_server_fails_and_the_report_repeats_it(
     identities: IdentityStore, tmp_path: Path
 ) -> None:
-    mutant = next(each for each in LOCAL if each.name == "says UNKNOWN of an unknown job")
+    mutant = next(each for each in LOCAL if each.name == "answers UNKNOWN for an unknown job")
     tree = broken_copy(mutant, ROOT, tmp_path / "tree")
     out = tmp_path / "out"
     done = harness(
@@ -90,13 +90,13 @@ def test_a_broken_server_fails_and_says_how_to_repeat_it(
     assert "UNKNOWN: no job has the id" in done.stdout
     assert "--seed 7" in done.stdout
     assert "-k '^lifecycle.ids$'" in done.stdout
-    # Judged again without the server, the verdict stands.
+    # Judged again without the server, the verdict is the same.
     assert harness("recheck", str(out)).returncode == 1
 
 
 @contextmanager
 def original_server(identities: IdentityStore) -> Iterator[str]:
-    """Run somebody else's server: the original's fields alone, written from scratch."""
+    """Run another implementation, with the original API's fields only."""
     files = identities.files("server")
     address = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
@@ -113,10 +113,10 @@ def original_server(identities: IdentityStore) -> Iterator[str]:
         process.wait()
 
 
-def test_a_server_with_the_originals_fields_alone_gets_a_sensible_report(
+def test_server_of_the_original_api_passes_fails_and_skips_as_expected(
     identities: IdentityStore, tmp_path: Path
 ) -> None:
-    # Without those that wait for what this server never does.
+    # Without the checks that wait for features that this server lacks.
     chosen = QUICK.replace("scanner", "scanner|expiry|openssl")
     chosen += r"|limits\.defaults|streams\.(many|retention)|lifecycle\.(exit-codes|shutdown)"
     with original_server(identities) as address:
@@ -142,14 +142,14 @@ def test_a_server_with_the_originals_fields_alone_gets_a_sensible_report(
     assert "a cgroup v2 for each job" in skipped["limits.defaults"]
     assert "a launch command" in skipped["lifecycle.shutdown"]
     assert "log retention" in skipped["streams.retention"]
-    # Weak keys, empty roles, no purpose, an end that the handshake alone knows: it is told.
+    # It accepts weak keys, empty roles and wrong purposes, and checks expiry at the handshake only.
     failed = {result.name: result for result in report.results if result.verdict is Verdict.FAIL}
     assert set(failed) == {"identity.certificates", "identity.resumption", "identity.roles"}
     telling = failed["identity.certificates"].telling
     assert "RSA of 1024 bits" in " ".join(finding.promise for finding in telling)
 
 
-def test_somebody_elses_server_can_be_launched_by_its_command(
+def test_another_server_is_launched_by_its_command(
     identities: IdentityStore, tmp_path: Path
 ) -> None:
     command = (
@@ -162,14 +162,12 @@ def test_somebody_elses_server_can_be_launched_by_its_command(
     )  # fmt: skip
     found = verdicts(load_report(tmp_path))
     assert found["lifecycle.literal"] is Verdict.PASS, done.stdout
-    # It knows no orderly end: killed by SIGTERM, its jobs live on.
+    # It does not handle SIGTERM: it is killed, and its jobs live on.
     assert found["lifecycle.shutdown"] is Verdict.FAIL
     assert done.returncode == 1
 
 
-def test_a_server_that_is_not_there_is_broken_not_failed(
-    identities: IdentityStore, tmp_path: Path
-) -> None:
+def test_missing_server_is_broken_not_failed(identities: IdentityStore, tmp_path: Path) -> None:
     done = harness(
         "check", "--target", f"127.0.0.1:{free_port()}", "-k", "literal", "--out", str(tmp_path),
         "--identities", str(identities.directory),
@@ -179,7 +177,7 @@ def test_a_server_that_is_not_there_is_broken_not_failed(
     assert "no server answers at" in done.stdout
 
 
-def test_a_launched_server_that_ends_at_once_is_broken(tmp_path: Path) -> None:
+def test_launched_server_that_ends_immediately_is_broken(tmp_path: Path) -> None:
     done = harness(
         "check", "--launch", "sh -c 'echo no way; exit 3'", "-k", "literal", "--out", str(tmp_path)
     )
@@ -188,57 +186,57 @@ def test_a_launched_server_that_ends_at_once_is_broken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
-        (["check", "-k", "nothing-has-this-name"], "no check fits"),
-        (["check", "-k", "("], "no regular expression"),
-        (["check", "--area", "nowhere"], "there are abuse, identity, lifecycle"),
+        (["check", "-k", "nothing-has-this-name"], "no check matches"),
+        (["check", "-k", "("], "invalid regular expression"),
+        (["check", "--area", "nowhere"], "the areas are abuse, identity, lifecycle"),
         (["check", "--target", "nonsense"], "it must be local, vm or HOST:PORT"),
         (["check", "--target", "localhost:1"], "python -m harness identities DIR"),
         (["check", "--launch-flag", "x=y"], "max_streams"),
         (["recheck", "impl"], "no results of a run"),
-        (["selftest", "-k", "nothing-has-this-name"], "no mutant fits"),
+        (["selftest", "-k", "nothing-has-this-name"], "no mutant matches"),
         (["selftest", "--share", "4/3"], "write K/N with K from 1 to N"),
     ],
 )  # fmt: skip
-def test_bad_input_is_answered_with_what_is_required(words: list[str], said: str) -> None:
+def test_bad_input_is_rejected_with_what_is_required(words: list[str], text: str) -> None:
     done = harness(*words)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stdout + done.stderr
+    assert text in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_skip_that_is_not_allowed_by_name_is_no_pass(
-    identities: IdentityStore, tmp_path: Path
-) -> None:
+def test_skip_that_is_not_allowed_is_broken(identities: IdentityStore, tmp_path: Path) -> None:
     words = ["check", "-k", r"literal|limits\.defaults", "--identities", str(identities.directory)]
     allowed = harness(*words, "--out", str(tmp_path / "1"), "--allow-skip", "local:limits.*")
     assert allowed.returncode in {0, 1}, allowed.stdout
     report = load_report(tmp_path / "1")
     if verdicts(report)["limits.defaults"] is not Verdict.SKIPPED:
-        return  # this host has cgroup v2: nothing is skipped here, and nothing to show
+        return  # this host has cgroup v2, so the check is not skipped
     assert allowed.returncode == 0
     refused = harness(*words, "--out", str(tmp_path / "2"), "--allow-skip", "local:streams.*")
     assert refused.returncode == 2
 
 
-def test_the_list_prints_every_guarantee() -> None:
+def test_list_prints_the_guarantees() -> None:
     done = harness("check", "--list")
     assert done.returncode == 0
-    assert "Every exit code, 0 to 255, is told exactly." in done.stdout
+    assert "Every exit code, 0 to 255, is reported exactly." in done.stdout
 
 
-def test_one_mutant_can_be_proven_by_its_name() -> None:
+def test_selftest_runs_one_mutant_by_its_name() -> None:
     done = harness("selftest", "--where", "local", "-k", "UNKNOWN of an unknown job")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 mutants caught" in done.stdout
     lines = done.stdout.splitlines()
-    assert [line.split()[:2] for line in lines[:2]] == [["[1/1]", "breaking"], ["[1/1]", "caught"]]
+    assert [line.split()[:2] for line in lines[:2]] == [["[1/1]", "started"], ["[1/1]", "caught"]]
     listed = harness("selftest", "--list")
-    assert "catches a server that says UNKNOWN of an unknown job" in listed.stdout
+    assert "catches a server that answers UNKNOWN for an unknown job" in listed.stdout
 
 
-def test_a_report_survives_json(tmp_path: Path, identities: IdentityStore) -> None:
+def test_results_json_has_the_verdict_and_an_existing_history(
+    tmp_path: Path, identities: IdentityStore
+) -> None:
     harness(
         "check", "-k", "literal", "--out", str(tmp_path),
         "--identities", str(identities.directory),

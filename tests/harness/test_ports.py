@@ -1,4 +1,4 @@
-"""Ports for servers: none that is taken, reserved, or the kernel's to give away."""
+"""Ports for servers are neither taken, nor reserved, nor in the kernel's ephemeral range."""
 
 import itertools
 import random
@@ -19,7 +19,7 @@ PLENTY = 100
 
 
 class Dice(random.Random):
-    """Falls as it was told to."""
+    """Returns the given numbers."""
 
     def __init__(self, falls: Iterator[int]) -> None:
         super().__init__()
@@ -30,42 +30,42 @@ class Dice(random.Random):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "least", "most"),
+    ("ephemeral", "least", "most"),
     [
         ("32768\t60999\n", 10_000, 32_767),
         ("1024\t60999\n", 61_000, 65_535),
         ("1024\t65535\n", 10_000, 65_535),
     ],
 )
-def test_a_port_is_none_that_the_kernel_gives_away_if_it_leaves_any(
-    kernels: str, least: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_free_port_is_outside_the_ephemeral_range_if_enough_are(
+    ephemeral: str, least: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "ip_local_port_range"
-    path.write_text(kernels)
+    path.write_text(ephemeral)
     monkeypatch.setattr(ports, "_EPHEMERAL", path)
     assert all(least <= free_port() <= most for _ in range(PLENTY))
 
 
-def test_a_reserved_port_is_given_to_nobody_else_in_any_process(
+def test_reserved_port_is_not_chosen_by_any_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with reserved_port() as port:
-        theirs = f"from harness.host import ports; ports._chance.choice = lambda *_: {port}; "
+        theirs = f"from harness.host import ports; ports._random.choice = lambda *_: {port}; "
         done = subprocess.run(
             [sys.executable, "-c", theirs + "ports.free_port()"],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert f"no free port on 127.0.0.1 in {ports._TRIES} tries" in done.stderr
         other = free_port()
-        monkeypatch.setattr(ports, "_chance", Dice(iter([port, port, port, other])))
+        monkeypatch.setattr(ports, "_random", Dice(iter([port, port, port, other])))
         assert free_port() == other
-    monkeypatch.setattr(ports, "_chance", Dice(iter([port])))
+    monkeypatch.setattr(ports, "_random", Dice(iter([port])))
     assert free_port() == port
 
 
-def test_where_all_ports_are_taken_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_free_port_is_broken_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", free_port())) as listener:
         port = listener.getsockname()[1]
-        monkeypatch.setattr(ports, "_chance", Dice(itertools.repeat(port)))
-        with pytest.raises(BrokenError, match="end what listens there"):
+        monkeypatch.setattr(ports, "_random", Dice(itertools.repeat(port)))
+        with pytest.raises(BrokenError, match="end the processes that listen there"):
             free_port()

@@ -1,4 +1,4 @@
-"""The door to other programs: what it starts is bounded, all of it."""
+"""`processes.run`: time limits, Ctrl-C, and no process left behind."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from harness.host.processes import run
 from harness.record.verdict import BrokenError
 
 
-def gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -29,29 +29,29 @@ def written_pid(path: Path) -> int | None:
     return int(text) if text.endswith("\n") else None
 
 
-def test_it_returns_what_a_program_said_and_how_it_ended() -> None:
+def test_run_returns_output_errors_and_exit_code() -> None:
     done = run(["sh", "-c", "cat; echo bad >&2; exit 3"], 30, text_in="good")
     assert (done.exit_code, done.stdout, done.stderr) == (3, "good", "bad\n")
 
 
-def test_a_program_that_is_not_there_is_broken() -> None:
+def test_missing_program_is_broken() -> None:
     with pytest.raises(BrokenError, match="no-such-program is not installed"):
         run(["no-such-program"], 30)
 
 
-def test_at_a_timeout_the_whole_tree_is_killed_and_its_words_are_kept(tmp_path: Path) -> None:
+def test_timeout_kills_the_process_tree_and_keeps_its_errors(tmp_path: Path) -> None:
     script = f"echo why >&2; sh -c 'sleep 100 & echo $! > {tmp_path}/child; wait'; echo over"
-    with pytest.raises(BrokenError, match=r"did not end within 3 s\nwhy"):
+    with pytest.raises(BrokenError, match=r"timed out after 3 s\nwhy"):
         run(["sh", "-c", script], 3)
     child = written_pid(tmp_path / "child")
     assert child is not None
-    poll_until(lambda: gone(child) or None, 10, "the end of the grandchild")
+    poll_until(lambda: has_ended(child) or None, 10, "the end of the grandchild")
 
 
-def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path) -> None:
+def test_timeout_does_not_wait_for_a_process_that_left_the_session(tmp_path: Path) -> None:
     script = f"setsid -f sh -c 'echo $$ > {tmp_path}/stray; exec sleep 100'; exec sleep 100"
     started_s = time.monotonic()
-    with pytest.raises(BrokenError, match="did not end within 3 s"):
+    with pytest.raises(BrokenError, match="timed out after 3 s"):
         run(["sh", "-c", script], 3)
     assert time.monotonic() - started_s < 30
     stray = poll_until(lambda: written_pid(tmp_path / "stray"), 10, "the stray's pid")
@@ -60,14 +60,14 @@ def test_a_process_that_left_the_session_holds_nobody_up(tmp_path: Path) -> None
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A shell without job control starts what runs behind it with Ctrl-C ignored."""
+    """Restore Ctrl-C, which a shell without job control ignores in background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_the_whole_tree(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_process_tree(tmp_path: Path) -> None:
     pid_file = tmp_path / "child"
 
     def interrupt() -> None:
@@ -81,11 +81,11 @@ def test_ctrl_c_ends_the_whole_tree(tmp_path: Path) -> None:
     thread.join()
     child = written_pid(pid_file)
     assert child is not None
-    poll_until(lambda: gone(child) or None, 10, "the end of the child")
+    poll_until(lambda: has_ended(child) or None, 10, "the end of the child")
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_amid_the_start_ends_the_program_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_during_the_start_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     class Interrupted(subprocess.Popen[bytes]):
@@ -99,5 +99,5 @@ def test_ctrl_c_amid_the_start_ends_the_program_too(monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         run(["sleep", "100"], 60)
     [child] = started
-    poll_until(lambda: gone(child) or None, 10, "the end of the child")
+    poll_until(lambda: has_ended(child) or None, 10, "the end of the child")
     assert signal.getsignal(signal.SIGINT) == before

@@ -1,4 +1,4 @@
-"""Targets: servers that are launched, paused and ended, and machines that are looked into."""
+"""Targets: launching, pausing and ending servers, access to hosts, and capabilities."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.receiver import StreamPlan
 from harness.record.history import Outcome, Recorder
 from harness.record.verdict import BrokenError, UnsupportedError
-from harness.run.capabilities import ask
+from harness.run.capabilities import probe_capabilities
 from harness.targets.address import AddressTarget, JobHost
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import OUR_FLAGS, Variant, flags_for
@@ -35,7 +35,7 @@ def ours(identities: IdentityStore) -> LocalTarget:
     return LocalTarget(identities, f"{OUR_COMMAND} --no-limits")
 
 
-def test_a_variant_becomes_flags_and_an_unknown_one_is_unsupported() -> None:
+def test_variant_becomes_flags_and_an_unknown_setting_is_unsupported() -> None:
     variant = Variant(max_streams=3, keepalive_s=1.5)
     assert flags_for(variant, OUR_FLAGS) == [
         "--max-streams", "3", "--keepalive-time", "1.5s", "--keepalive-timeout", "1.5s",
@@ -45,25 +45,25 @@ def test_a_variant_becomes_flags_and_an_unknown_one_is_unsupported() -> None:
         flags_for(variant, {})
 
 
-def test_every_setting_of_a_variant_has_a_flag_of_ours() -> None:
+def test_our_server_has_a_flag_for_every_setting() -> None:
     assert set(OUR_FLAGS) == {each.name for each in dataclasses.fields(Variant)}
 
 
-def test_a_launched_server_is_ended_with_its_context(ours: LocalTarget) -> None:
-    with ours.launched() as server:
+def test_launched_server_ends_with_its_context(ours: LocalTarget) -> None:
+    with ours.launch() as server:
         assert not server.has_died()
         assert server.wait_exit(0) is None
     assert server.wait_exit(0) == 0
-    assert not server.has_died()  # it was told to
+    assert not server.has_died()  # the harness ended it
 
 
-def test_a_killed_server_was_asked_to_end_and_one_that_dies_has_died(ours: LocalTarget) -> None:
-    with ours.launched() as server:
+def test_has_died_distinguishes_a_crash_from_the_harness_signal(ours: LocalTarget) -> None:
+    with ours.launch() as server:
         server.signal(signal.SIGKILL)
         assert server.wait_exit(10) == -signal.SIGKILL
         assert not server.has_died()
     with (
-        ours.launched() as server,
+        ours.launch() as server,
         Client(server.address, ours.identities.files("admin"), Recorder()) as client,
     ):
         client.start("sh", ["-c", f"kill -9 {server.pid}"])  # whose reply may be lost with it
@@ -71,12 +71,12 @@ def test_a_killed_server_was_asked_to_end_and_one_that_dies_has_died(ours: Local
         assert server.has_died()
 
 
-def test_a_paused_server_answers_nobody_and_an_unanswered_call_is_unknown(
+def test_call_to_a_paused_server_is_unknown(
     ours: LocalTarget,
 ) -> None:
     recorder = Recorder()
     with (
-        ours.launched() as server,
+        ours.launch() as server,
         Client(server.address, ours.identities.files("admin"), recorder) as client,
     ):
         job_id = client.must_start("sleep", ["100"])
@@ -92,61 +92,61 @@ def test_a_paused_server_answers_nobody_and_an_unanswered_call_is_unknown(
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "text"),
     [
         ("sh -c 'echo wrong turn; exit 3'", "wrong turn"),
-        ("/nonexistent/server", "ended at its start"),
+        ("/nonexistent/server", "ended during its start"),
     ],
 )
-def test_a_server_that_does_not_come_up_is_broken_and_its_words_are_shown(
-    command: str, said: str, identities: IdentityStore
+def test_server_that_does_not_start_is_broken_and_shows_its_log(
+    command: str, text: str, identities: IdentityStore
 ) -> None:
     with (
-        pytest.raises(BrokenError, match=said),
-        LocalTarget(identities, command, {}).launched(),
+        pytest.raises(BrokenError, match=text),
+        LocalTarget(identities, command, {}).launch(),
     ):
         pass
 
 
-def test_a_launch_command_with_an_unknown_word_is_refused(identities: IdentityStore) -> None:
+def test_launch_command_with_an_unknown_placeholder_is_unsupported(
+    identities: IdentityStore,
+) -> None:
     target = LocalTarget(identities, "server {port}", {})
-    with pytest.raises(UnsupportedError, match=r"\{listen\}, \{ca\}"), target.launched():
+    with pytest.raises(UnsupportedError, match=r"\{listen\}, \{ca\}"), target.launch():
         pass
 
 
-def test_capabilities_tell_ours_from_the_originals(
+def test_capabilities_of_our_server_and_the_original_differ(
     ours: LocalTarget, identities: IdentityStore
 ) -> None:
-    with ours.launched() as server:
-        own = ask(ours, server, Scale.FULL)
-        # The same server, of which nothing but its address is known.
+    with ours.launch() as server:
+        own = probe_capabilities(ours, server, Scale.FULL)
+        # The same server, of which only the address is known.
         given = AddressTarget(server.address, identities)
-        known = ask(given, server, Scale.FULL)
+        known = probe_capabilities(given, server, Scale.FULL)
     assert own[Need.OFFSETS] == own[Need.LISTING] == own[Need.GRACE] == own[Need.LAUNCH] == ""
     assert known[Need.OFFSETS] == known[Need.HOST] == ""
     assert known[Need.LAUNCH]
     original = LocalTarget(identities, ORIGINAL, {})
-    with original.launched() as server:
-        theirs = ask(original, server, Scale.FULL)
+    with original.launch() as server:
+        theirs = probe_capabilities(original, server, Scale.FULL)
     for need in (Need.OFFSETS, Need.LISTING, Need.GRACE, Need.LIMIT_FIELDS, Need.STREAM_CAP):
         assert need in theirs[need] or "a flag" in theirs[need]
     assert theirs[Need.PYTHON] == theirs[Need.LAUNCH] == ""
 
 
-def test_a_servers_machine_is_seen_through_its_jobs(
-    ours: LocalTarget, identities: IdentityStore
-) -> None:
-    with ours.launched() as server:
+def test_job_host_runs_scripts_as_jobs(ours: LocalTarget, identities: IdentityStore) -> None:
+    with ours.launch() as server:
         host = JobHost(server.address, identities.files("admin"))
         done = host.run("echo seen; exit 3")
         assert (done.exit_code, done.stdout) == (3, "seen\n")
         assert host.run("kill -9 $$").exit_code == 128 + signal.SIGKILL
 
 
-def test_a_receiver_can_be_cancelled_and_leaves_when_its_plan_says(ours: LocalTarget) -> None:
+def test_receiver_ends_by_cancel_and_by_its_plan(ours: LocalTarget) -> None:
     recorder = Recorder()
     with (
-        ours.launched() as server,
+        ours.launch() as server,
         Client(server.address, ours.identities.files("user"), recorder) as user,
         Client(server.address, ours.identities.files("admin"), recorder) as admin,
     ):

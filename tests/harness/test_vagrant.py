@@ -1,4 +1,4 @@
-"""What `make verify` does with a Vagrant machine; `vagrant`, `ssh` and it are stand-ins."""
+"""`make verify` in a Vagrant machine; `vagrant`, `ssh` and the machine are stand-ins."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.project.verify import command_there, verify
+from harness.project.verify import remote_command, verify
 from harness.record.results import RunReport, save_report
 from harness.record.verdict import BrokenError, Verdict
 from harness.run.choice import Choice
@@ -33,21 +33,21 @@ def program(path: Path, script: str) -> None:
 
 
 class Machine:
-    """A directory that stands for the machine, and a record of what Vagrant was asked."""
+    """A directory as the machine, and a record of Vagrant's commands."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there = tmp_path / "there"
-        self.asked = tmp_path / "asked"
+        self.commands = tmp_path / "commands"
         self.status = tmp_path / "status"
         self.status.write_text(RUNNING)
         programs = tmp_path / "programs"
         program(
             programs / "vagrant",
-            f'echo "$*" >>{self.asked}\n'
+            f'echo "$*" >>{self.commands}\n'
             f'case $1 in status) cat {self.status} ;; ssh-config) echo "Host default" ;; esac',
         )
-        # Runs the last word, as the machine's shell would; there is no other user to become.
-        # It may have to be asked more than once, and is told to end its connection.
+        # Runs the last word, like the machine's shell, as the same user. It refuses a connection if
+        # `refusals` is not empty, and accepts -O exit.
         self.refusals = tmp_path / "refusals"
         self.refusals.write_text("")
         program(
@@ -65,8 +65,8 @@ class Machine:
         monkeypatch.setattr(vagrant, "PROJECT_THERE", str(self.there))
         monkeypatch.chdir(tmp_path)
 
-    def ends(self, report: RunReport | None, exit_code: int) -> None:
-        """Let the run there write a report, or none, and end with a code."""
+    def set_outcome(self, report: RunReport | None, exit_code: int) -> None:
+        """Set the report, if any, and the exit code of the run in the machine."""
         script = 'echo "ran: $*"\nwhile [ "$1" != --out ]; do shift; done\nmkdir -p "$2"\n'
         if report is not None:
             save_report(report, self.there)
@@ -87,89 +87,87 @@ GOOD = report_of(result_of("limits.memory", Verdict.PASS))
 BAD = report_of(result_of("limits.memory", Verdict.FAIL))
 
 
-def test_a_machine_that_does_not_run_is_none() -> None:
+def test_provider_of_a_stopped_machine_is_none() -> None:
     assert provider_of(RUNNING) == "libvirt"
     assert provider_of(RUNNING.replace("state,running", "state,shutoff")) is None
     assert provider_of("") is None
 
 
-def test_vagrant_is_not_asked_where_it_never_made_a_machine(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_vagrant_is_not_started_without_a_machine(machine: Machine, tmp_path: Path) -> None:
     assert running_provider() == "libvirt"
-    machine.asked.unlink()
+    machine.commands.unlink()
     (tmp_path / "dotfile/machines/default/libvirt/id").unlink()
     assert running_provider() is None
-    assert not machine.asked.exists()
+    assert not machine.commands.exists()
 
 
 @pytest.mark.parametrize(("report", "code"), [(GOOD, 0), (BAD, 1)])
-def test_the_run_there_is_ours_and_its_report_comes_here(
+def test_run_in_the_machine_decides_the_exit_code_and_its_report_is_copied(
     machine: Machine, report: RunReport, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    machine.ends(report, code)
+    machine.set_outcome(report, code)
     assert verify(CHOICE) == code
     assert json.loads(Path("here/results.json").read_text())["verdict"] == report.verdict
-    said = capfd.readouterr().out
-    assert "verifying in the Vagrant machine: a Vagrant machine of this checkout runs" in said
-    assert "ran: -m harness verify --in here --out results/here --seed 4711" in said
-    assert "rsync" in machine.asked.read_text().splitlines()
+    output = capfd.readouterr().out
+    assert "verifying in the Vagrant machine: a Vagrant machine of this checkout runs" in output
+    assert "ran: -m harness verify --in here --out results/here --seed 4711" in output
+    assert "rsync" in machine.commands.read_text().splitlines()
 
 
-def test_a_dump_of_advisories_goes_along(
+def test_advisory_database_is_sent_to_the_machine(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "all.zip").write_bytes(b"advisories")
     monkeypatch.setenv("JOBWORKER_ADVISORIES", str(tmp_path / "all.zip"))
     monkeypatch.setenv("JOBWORKER_ALLOW_STALE", "1")
-    machine.ends(GOOD, 0)
+    machine.set_outcome(GOOD, 0)
     python = machine.there / ".venv/bin/python"
-    sees = 'cat "$JOBWORKER_ADVISORIES" >seen; echo "$JOBWORKER_ALLOW_STALE" >>seen'
-    python.write_text(python.read_text().replace('echo "ran: $*"', sees))
+    copy = 'cat "$JOBWORKER_ADVISORIES" >received; echo "$JOBWORKER_ALLOW_STALE" >>received'
+    python.write_text(python.read_text().replace('echo "ran: $*"', copy))
     assert verify(CHOICE) == 0
-    assert (machine.there / "seen").read_text() == "advisories1\n"
+    assert (machine.there / "received").read_text() == "advisories1\n"
 
 
-def test_a_busy_machine_is_asked_again_and_that_is_said(
+def test_refused_connection_is_retried_with_a_warning(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    machine.ends(GOOD, 0)
+    machine.set_outcome(GOOD, 0)
     machine.refusals.write_text("one")
     assert verify(CHOICE) == 0
     assert "trying once more: denied" in caplog.text
 
 
-def test_the_choice_goes_along() -> None:
-    words = command_there(CHOICE, "out")
+def test_remote_command_has_the_choice() -> None:
+    words = remote_command(CHOICE, "out")
     assert words[words.index("-k") + 1] == "a|b"
     assert words[words.index("--area") + 1] == "limits"
     assert words[words.index("--allow-skip") + 1] == "local:x*"
 
 
 @pytest.mark.parametrize(
-    ("report", "code", "says"),
+    ("report", "code", "text"),
     [
-        (None, 0, "ended with 0 and left no report"),
-        (None, 2, "ended with 2 and left no report"),
-        (BAD, 0, "ended with 0, and its report says 1"),
+        (None, 0, "exited with 0 and left no report"),
+        (None, 2, "exited with 2 and left no report"),
+        (BAD, 0, "exited with 0, but its report has the exit code 1"),
         (GOOD, 255, "ssh to the Vagrant machine broke"),
     ],
 )
-def test_no_report_no_pass(
-    machine: Machine, report: RunReport | None, code: int, says: str
+def test_missing_or_contradicting_report_is_broken(
+    machine: Machine, report: RunReport | None, code: int, text: str
 ) -> None:
-    machine.ends(report, code)
-    with pytest.raises(BrokenError, match=says):
+    machine.set_outcome(report, code)
+    with pytest.raises(BrokenError, match=text):
         verify(CHOICE)
 
 
-def test_asked_for_by_name_a_machine_must_run(machine: Machine) -> None:
+def test_requested_vagrant_machine_must_run(machine: Machine) -> None:
     machine.status.write_text(RUNNING.replace("state,running", "state,shutoff"))
     with pytest.raises(BrokenError, match="start it: vagrant up"):
         verify(CHOICE, "vagrant")
 
 
-def test_targets_are_not_for_a_vagrant_machine(machine: Machine) -> None:
-    machine.ends(GOOD, 0)
-    with pytest.raises(BrokenError, match="leave it out here"):
+def test_targets_with_a_vagrant_machine_are_rejected(machine: Machine) -> None:
+    machine.set_outcome(GOOD, 0)
+    with pytest.raises(BrokenError, match="leave it out"):
         verify(dataclasses.replace(CHOICE, targets=("vm",)))

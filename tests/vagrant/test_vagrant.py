@@ -1,8 +1,8 @@
-"""`vagrant up && make verify`, for real: by somebody without any rights, in a machine of our box.
+"""`vagrant up && make verify` by an unprivileged user, in a machine of the project's own box.
 
-Takes Debian's packages, which are installed, and no registry of boxes. What is set for this test
-alone is in the box (harness/vm/box-vagrantfile-session): Vagrantfile is the one that everybody has.
-The processor may be emulated, so a few checks stand for all; one that fails shows that they judge.
+It installs Debian packages, and needs no registry of boxes. Settings for this test alone are in the
+box (harness/vm/box-vagrantfile-session); the Vagrantfile is the ordinary one. The processor may be
+emulated, so only a few checks run; a broken server shows that they can fail.
 """
 
 import datetime as dt
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.host.packages import ensure_programs
-from harness.vm.box import PUBLIC_NAME, built_box
+from harness.vm.box import PUBLIC_NAME, ensure_box
 from tests.support.visitor import ROOT, Visitor, visiting
 
 pytestmark = [pytest.mark.vagrant, pytest.mark.timeout(5400)]
@@ -30,7 +30,7 @@ PROGRAMS = {
     "setpriv": "util-linux",
 }  # fmt: skip
 
-# Of each area; most are of limits, which take the machine's kernel.
+# Some of each area; most are of limits, which depend on the machine's kernel.
 CHECKS = (
     "identity.roles", "lifecycle.exit-codes", "streams.late-joiner", "streams.live",
     "limits.defaults", "limits.cpu-half-core", "limits.memory", "limits.fork-bomb",
@@ -40,18 +40,18 @@ AGAIN = ("limits.defaults", "streams.late-joiner")
 # A server whose jobs have no ceiling on memory.
 BREAK = 'sed -i \'s/("memory.max", str/("memory.low", str/\' impl/worker_service/cgroup.py'
 
-MAKE_FAILED = 2  # whatever the code of the command: make tells that in its last line
+MAKE_FAILED = 2  # make's exit code; its last line has the command's
 
 
 @pytest.fixture
 def visitor() -> Iterator[Visitor]:
     now = dt.datetime.now(dt.UTC)
     log = ROOT / "results" / f"vagrant-{now:%Y%m%dT%H%M%SZ}.log"
-    with visiting(log) as somebody:
+    with visiting(log) as user:
         try:
-            yield somebody
+            yield user
         finally:
-            somebody.run("vagrant destroy -f", 300)
+            user.run("vagrant destroy -f", 300)
 
 
 def verdicts(visitor: Visitor, name: str = "latest") -> dict[str, str]:
@@ -65,8 +65,8 @@ def only(names: tuple[str, ...]) -> str:
 
 def test_vagrant_up_and_make_verify(visitor: Visitor) -> None:
     ensure_programs(PROGRAMS)
-    assert os.geteuid() == 0, "only root may build the box, and be somebody else"
-    box = built_box(session=True, out=visitor.home / "box")
+    assert os.geteuid() == 0, "building the box and switching users needs root"
+    box = ensure_box(session=True, out=visitor.home / "box")
 
     def must(command: str, timeout_s: float, code: int = 0) -> str:
         done = visitor.run(command, timeout_s)
@@ -78,16 +78,16 @@ def test_vagrant_up_and_make_verify(visitor: Visitor) -> None:
     must("make setup", 600)
 
     must("vagrant up", 1800)
-    told = must("vagrant ssh -c 'id -un; cat /sys/fs/cgroup/cgroup.controllers'", 120)
-    assert "vagrant" in told
-    assert {"cpu", "memory", "io", "pids"} <= set(told.split())
+    output = must("vagrant ssh -c 'id -un; cat /sys/fs/cgroup/cgroup.controllers'", 120)
+    assert "vagrant" in output
+    assert {"cpu", "memory", "io", "pids"} <= set(output.split())
 
     said = must(f'make verify ARGS="{only(CHECKS)}"', 3600)
     assert "verifying in the Vagrant machine: a Vagrant machine of this checkout runs (li" in said
     assert verdicts(visitor) == {f"local:{name}": "PASS" for name in CHECKS}
     inside = f'make verify ARGS="{only(AGAIN[:1])}"'.replace("'", "'\\''")
     said = must(f"vagrant ssh -c 'cd /vagrant && {inside}'", 1200)
-    assert "verifying here, in place: this machine was made to be verified in" in said
+    assert "verifying on this host: this machine was provisioned for running checks" in said
     assert "1 PASS" in said
 
     must("vagrant halt", 600)

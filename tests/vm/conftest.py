@@ -1,16 +1,16 @@
-"""One guest for the tests that only look into it, and certificates for servers in it."""
+"""A guest that tests share, and certificates for servers in it."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from harness.drive.identities import IdentityStore, make_identities
-from harness.vm.guest import Guest, booted
+from harness.vm.guest import Guest, boot_guest
 
 
 @pytest.fixture(scope="session")
 def guest() -> Iterator[Guest]:
-    with booted("tests") as shared:
+    with boot_guest("tests") as shared:
         yield shared
 
 

@@ -1,4 +1,4 @@
-"""A listener of another process, and how many connections it lets wait."""
+"""`widen_backlog`: how many connections a listener of another process lets wait."""
 
 import logging
 import selectors
@@ -13,7 +13,7 @@ import pytest
 from harness.vm.backlog import widen_backlog
 
 AT_ONCE = 60
-# What QEMU's own network does: it listens for one, and accepts when it comes to it.
+# Like QEMU's user network: a backlog of 1, and no accept while it is busy.
 NARROW = """
 import os, socket, sys
 os.pipe()
@@ -37,40 +37,40 @@ def narrow() -> Iterator[tuple[int, int]]:
         process.stdin.close()
 
 
-def connected(port: int, timeout_s: float) -> int:
-    """Tell how many of `AT_ONCE` connections that begin at once are there in time."""
+def count_connected(port: int, timeout_s: float) -> int:
+    """Return how many of `AT_ONCE` simultaneous connections are established in time."""
     with ExitStack() as stack, selectors.DefaultSelector() as waiting:
         for _ in range(AT_ONCE):
             each = stack.enter_context(socket.socket())
             each.setblocking(False)
             each.connect_ex(("127.0.0.1", port))
             waiting.register(each, selectors.EVENT_WRITE)
-        there = 0
-        while there < AT_ONCE and (ready := waiting.select(timeout_s)):
+        established = 0
+        while established < AT_ONCE and (ready := waiting.select(timeout_s)):
             for key, _ in ready:
                 waiting.unregister(key.fileobj)
-            there += len(ready)
-        return there
+            established += len(ready)
+        return established
 
 
-def test_connections_at_once_find_room(narrow: tuple[int, int]) -> None:
+def test_widened_backlog_holds_simultaneous_connections(narrow: tuple[int, int]) -> None:
     pid, port = narrow
-    assert connected(port, 0.5) < AT_ONCE // 2
+    assert count_connected(port, 0.5) < AT_ONCE // 2
     widen_backlog(pid, port)
-    assert connected(port, 30) == AT_ONCE
+    assert count_connected(port, 30) == AT_ONCE
 
 
-def test_a_port_that_nobody_listens_at_is_told(
+def test_port_without_listener_is_warned_of(
     narrow: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     pid, port = narrow
     with caplog.at_level(logging.WARNING):
         widen_backlog(pid, port + 1)
-    assert f"port {port + 1} of process {pid} takes few connections at once" in caplog.text
-    assert "listens there no longer" in caplog.text
+    assert f"port {port + 1} of process {pid} keeps its short backlog" in caplog.text
+    assert "no longer listens on it" in caplog.text
 
 
-def test_a_process_that_is_not_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_ended_process_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""A server without a descriptor left, on a real cgroup: jobs end, and nothing of them is lost."""
+"""A server without free descriptors, on a real cgroup: jobs end, and no output is lost."""
 
 import pytest
 
@@ -17,19 +17,19 @@ WAIT = f"until [ -e {GO} ]; do sleep 0.1; done; "
 
 
 def set_descriptors(guest: Guest, pid: int | None, maximum: int) -> None:
-    """Set how many descriptors a process may have from now on; what is open stays open."""
+    """Limit the descriptors of a running process; open ones stay open."""
     guest.require(
         f"python3 -c 'import resource as r; n = r.RLIMIT_NOFILE; "
         f"r.prlimit({pid}, n, ({maximum}, r.prlimit({pid}, n)[1]))'"
     )
 
 
-def test_jobs_end_and_lose_nothing_while_the_server_has_no_descriptor_left(
+def test_jobs_end_without_loss_while_the_server_has_no_free_descriptor(
     guest: Guest, identities: IdentityStore
 ) -> None:
     target = GuestTarget(guest, identities, ROOT)
     with (
-        target.launched() as server,
+        target.launch() as server,
         Client(server.address, identities.files("admin"), Recorder(), slow=True) as client,
     ):
         script = f"setsid sleep 8652 & head -c {OUTPUT_BYTES} /dev/zero | tr '\\0' x"

@@ -1,4 +1,4 @@
-"""KVM is used where it runs a processor, and nowhere else."""
+"""KVM is used only where it can run a processor."""
 
 import os
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from harness.vm import machine
-from harness.vm.machine import KVM, TCG, acceleration, runs_a_processor
+from harness.vm.machine import KVM, TCG, acceleration, can_run_processor
 
 
 def stand_in(directory: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a program of QEMU's name first on the path."""
+    """Put a program called like QEMU first on the path."""
     program = directory / "qemu-system-x86_64"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -20,13 +20,13 @@ def stand_in(directory: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
-        ("exit 85", KVM),  # as the probe's firmware ends QEMU
-        ("exit 0", TCG),  # made a machine, and never ran it
+        ("exit 85", KVM),  # the exit code that the probe's firmware causes
+        ("exit 0", TCG),  # created a machine, and did not run it
         ("echo no KVM here >&2; exit 1", TCG),
-        ("sleep 100", TCG),  # runs, and executes nothing
+        ("sleep 100", TCG),  # runs, and executes no instruction
     ],
 )
-def test_a_host_gets_kvm_when_its_processor_ran(
+def test_kvm_is_chosen_only_if_the_probe_ran(
     script: str, flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, script, monkeypatch)
@@ -41,7 +41,7 @@ def test_a_host_gets_kvm_when_its_processor_ran(
 @pytest.mark.parametrize(
     ("flags", "device"), [("fpu", "kvm"), ("fpu vmx", "none")], ids=["processor", "device"]
 )
-def test_a_host_without_is_not_probed(
+def test_host_without_virtualisation_is_not_probed(
     flags: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, f"touch {tmp_path / 'probed'}; exit 85", monkeypatch)
@@ -54,12 +54,12 @@ def test_a_host_without_is_not_probed(
 
 
 @pytest.mark.vm
-def test_the_probe_ends_qemu_as_it_must_on_a_processor_that_runs() -> None:
-    assert runs_a_processor(TCG)
-    assert not runs_a_processor((*TCG, "-no-such-flag"))
+def test_probe_detects_a_running_processor_and_a_failing_qemu() -> None:
+    assert can_run_processor(TCG)
+    assert not can_run_processor((*TCG, "-no-such-flag"))
 
 
 @pytest.mark.vm
-def test_a_processor_that_is_not_let_run_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_detects_a_processor_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_PROBE_TIMEOUT_S", 2.0)
-    assert not runs_a_processor((*TCG, "-S"))
+    assert not can_run_processor((*TCG, "-S"))

@@ -1,4 +1,4 @@
-"""The guest as a target: servers that start, end, die and come back on the same cgroup root."""
+"""The guest as a target: servers start, end, die, and restart on the same cgroup root."""
 
 import re
 import signal
@@ -18,13 +18,13 @@ from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.run.check_runner import Options, run_checks
 from harness.targets.guest import GuestTarget
 from harness.targets.target import Variant
-from harness.vm.guest import Guest, booted
+from harness.vm.guest import Guest, boot_guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 
 class Silent:
-    """Nobody watches."""
+    """A `Progress` that does nothing."""
 
     def note(self, text: str) -> None: ...
 
@@ -47,10 +47,10 @@ def check_of(name: str) -> Check:
     return next(check for check in CHECKS if check.name == name)
 
 
-def test_servers_run_side_by_side_and_nothing_of_them_is_left(
+def test_concurrent_servers_leave_no_job_and_no_cgroup(
     target: GuestTarget, identities: IdentityStore
 ) -> None:
-    with target.launched() as one, target.launched(Variant(stop_grace_s=1)) as two:
+    with target.launch() as one, target.launch(Variant(stop_grace_s=1)) as two:
         assert one.address != two.address
         assert one.cgroup_root != two.cgroup_root
         for server in (one, two):
@@ -64,62 +64,62 @@ def test_servers_run_side_by_side_and_nothing_of_them_is_left(
     assert one.wait_exit(0) == 0
 
 
-def test_a_killed_server_is_seen_and_the_next_one_can_have_its_root(target: GuestTarget) -> None:
-    with target.launched() as first:
+def test_killed_server_has_died_and_a_new_one_starts_on_its_root(target: GuestTarget) -> None:
+    with target.launch() as first:
         assert not first.has_died()
         target.guest.run(f"kill -KILL {first.pid}")
         assert first.wait_exit(30) == -signal.SIGKILL
         assert first.has_died()
-        first.signal(signal.SIGTERM)  # reaches nobody
-        with target.launched(cgroup_root=first.cgroup_root) as second:
+        first.signal(signal.SIGTERM)  # has no effect
+        with target.launch(cgroup_root=first.cgroup_root) as second:
             assert second.cgroup_root == first.cgroup_root
 
 
-def test_a_server_that_ends_at_its_start_is_broken_and_shows_its_log(target: GuestTarget) -> None:
+def test_server_that_ends_during_its_start_is_broken_and_shows_its_log(target: GuestTarget) -> None:
     with (
-        pytest.raises(BrokenError, match=r"ended at its start with 2(?s:.*)No such option"),
-        target.launched(flags=["--no-such-flag"]),
+        pytest.raises(BrokenError, match=r"ended during its start with 2(?s:.*)No such option"),
+        target.launch(flags=["--no-such-flag"]),
     ):
         pass
 
 
-def test_a_paused_server_is_ended_too(target: GuestTarget) -> None:
-    with target.launched() as server:
+def test_paused_server_is_ended(target: GuestTarget) -> None:
+    with target.launch() as server:
         server.signal(signal.SIGSTOP)
         assert server.wait_exit(1) is None
     assert server.wait_exit(0) == 0
 
 
-def test_a_check_passes_in_the_guest(target: GuestTarget, tmp_path: Path) -> None:
+def test_check_passes_in_the_guest(target: GuestTarget, tmp_path: Path) -> None:
     [result] = run_checks(target, [check_of("limits.defaults")], Options("1", tmp_path), Silent())
     assert result.verdict is Verdict.PASS, result.findings
 
 
-def test_it_says_which_kernel_limits_are_judged_on(target: GuestTarget) -> None:
-    told = target.describe()
+def test_description_has_kernel_controllers_and_processor(target: GuestTarget) -> None:
+    description = target.describe()
     kernel = target.guest.require("uname -r").strip()
-    assert f"kernel Linux {kernel}, controllers cpuset cpu io memory" in told
-    assert told.endswith("(TCG)" if target.emulated else "(KVM)")
+    assert f"kernel Linux {kernel}, controllers cpuset cpu io memory" in description
+    assert description.endswith("(TCG)" if target.emulated else "(KVM)")
 
 
 def no_judge(history: History) -> Iterator[Finding]:
     raise AssertionError(history)
 
 
-@pytest.mark.parametrize("server_was_asked_to_end", [False, True])
-def test_a_guest_that_dies_in_the_middle_of_a_check_is_broken_and_shows_its_console(
-    identities: IdentityStore, tmp_path: Path, *, server_was_asked_to_end: bool
+@pytest.mark.parametrize("end_requested", [False, True])
+def test_guest_that_dies_during_a_check_is_broken_and_shows_its_console(
+    identities: IdentityStore, tmp_path: Path, *, end_requested: bool
 ) -> None:
-    with booted("dying") as guest:
+    with boot_guest("dying") as guest:
         guest.require("echo last words > /dev/ttyS0")
 
         def run(stage: Stage) -> None:
             with stage.client() as client:
-                client.must_start("true")  # answered: from here on it had been reached
-                if server_was_asked_to_end:
+                client.must_start("true")  # answered, so the server was reachable
+                if end_requested:
                     stage.server.signal(signal.SIGTERM)
                 guest.machine.process.kill()
-                client.must_start("true")  # raises: a broken promise, as it seems
+                client.must_start("true")  # raises UnmetError, as if the server broke a promise
 
         check = Check("limits.dying", "It is so.", run, no_judge)
         after = Check("limits.after", "It is so.", must_start, no_judge, alone=True)
@@ -130,7 +130,7 @@ def test_a_guest_that_dies_in_the_middle_of_a_check_is_broken_and_shows_its_cons
             guest.run("true")
     for result in results:
         assert {finding.verdict for finding in result.findings} == {Verdict.BROKEN}
-        # Its sockets are closed a moment before the kernel lets its end be seen: then ssh "broke".
+        # The kernel closes QEMU's sockets just before QEMU's exit is visible: then ssh "broke".
         assert re.search(r"guest dying-\w+ (died|broke)", result.telling[0].got)
         assert "last words" in result.telling[0].got
     interruptions = load(tmp_path / results[0].history).all(Interruption)

@@ -1,4 +1,4 @@
-"""What a check's run may do, and what becomes of it: never a pass by accident."""
+"""`run_checks` and `judge_again`: every way a check can end, and its verdict."""
 
 import dataclasses
 import signal
@@ -60,16 +60,18 @@ class StandIn:
         return "its last words"
 
     @contextmanager
-    def launched(self, variant: Variant = DEFAULT, **_: object) -> Iterator["StandIn"]:
+    def launch(self, variant: Variant = DEFAULT, **_: object) -> Iterator["StandIn"]:
         del variant
         self.started += 1
         self.dead = False
         yield self
 
-    shared = launched
+    shared = launch
 
 
 class Silent:
+    """A `Progress` that does nothing."""
+
     def note(self, text: str) -> None: ...
     def started(self, target: str, name: str) -> None: ...
     def finished(self, result: CheckResult) -> None: ...
@@ -101,7 +103,7 @@ def verdict_of(check: Check, tmp_path: Path, target: StandIn | None = None) -> C
 
 
 @pytest.mark.parametrize(
-    ("changes", "verdict", "said"),
+    ("changes", "verdict", "text"),
     [
         ({}, Verdict.PASS, ""),
         ({"run": raises(BrokenError("no VM"))}, Verdict.BROKEN, "no VM"),
@@ -117,16 +119,16 @@ def verdict_of(check: Check, tmp_path: Path, target: StandIn | None = None) -> C
         ({"judge": lambda _: [equal("p", 1, 2)]}, Verdict.FAIL, "got 1; want 2"),
     ],
 )  # fmt: skip
-def test_what_a_run_and_its_judge_do_decides_the_verdict(
-    changes: dict[str, object], verdict: Verdict, said: str, tmp_path: Path
+def test_run_and_judge_decide_the_verdict(
+    changes: dict[str, object], verdict: Verdict, text: str, tmp_path: Path
 ) -> None:
     result = verdict_of(dataclasses.replace(GOOD, **changes), tmp_path)  # type: ignore[arg-type]
     assert result.verdict is verdict
-    assert said in " ".join(finding.sentence() for finding in result.telling)
+    assert text in " ".join(finding.sentence() for finding in result.telling)
     assert result.rerun == "again area.good"
 
 
-def test_a_check_that_does_not_end_is_broken(tmp_path: Path) -> None:
+def test_check_that_times_out_is_broken(tmp_path: Path) -> None:
     ended = threading.Event()
 
     def hangs(stage: Stage) -> None:
@@ -140,7 +142,7 @@ def test_a_check_that_does_not_end_is_broken(tmp_path: Path) -> None:
     assert "did not come to its end" in result.telling[0].sentence()
 
 
-def test_a_server_that_dies_has_broken_a_promise_and_the_next_check_gets_a_new_one(
+def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
     tmp_path: Path,
 ) -> None:
     target = StandIn()
@@ -164,7 +166,7 @@ UNMET = UnmetError(Finding(Verdict.FAIL, "a job starts", "UNAVAILABLE: Socket cl
 
 
 @pytest.mark.parametrize("error", [None, UNMET, UnsupportedError("a tail"), BrokenError("no VM")])
-def test_a_machine_that_dies_says_nothing_of_the_server_whatever_was_seen_before(
+def test_machine_that_dies_is_broken_even_if_a_promise_broke_before(
     error: Exception | None, tmp_path: Path
 ) -> None:
     target = StandIn()
@@ -183,12 +185,12 @@ def test_a_machine_that_dies_says_nothing_of_the_server_whatever_was_seen_before
     assert judge_again(report, tmp_path, [GOOD]).verdict is Verdict.BROKEN
 
 
-def test_who_asks_is_told_what_a_target_can_do(tmp_path: Path) -> None:
-    told: list[object] = []
+def test_on_capabilities_is_called_if_the_target_was_probed(tmp_path: Path) -> None:
+    received: list[object] = []
     options = Options("s", tmp_path)
 
-    def learn(_target: str, found: Capabilities) -> None:
-        told.append(found)
+    def receive(_target: str, found: Capabilities) -> None:
+        received.append(found)
 
     run_checks(
         StandIn(),
@@ -196,17 +198,17 @@ def test_who_asks_is_told_what_a_target_can_do(tmp_path: Path) -> None:
         options,
         Silent(),
         EVERYTHING,
-        learned=learn,
+        on_capabilities=receive,
     )
-    assert told == []  # it was known
+    assert received == []  # they were given
     found = {**EVERYTHING, Need.GRACE: "the target lacks it"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.run.check_runner.ask", lambda *_: found)
-        run_checks(StandIn(), [GOOD], options, Silent(), learned=learn)
-    assert told == [found]
+        patch.setattr("harness.run.check_runner.probe_capabilities", lambda *_: found)
+        run_checks(StandIn(), [GOOD], options, Silent(), on_capabilities=receive)
+    assert received == [found]
 
 
-def test_what_a_target_lacks_is_skipped_with_the_reason_and_without_a_run(tmp_path: Path) -> None:
+def test_check_with_an_unmet_need_is_skipped_with_the_reason_and_not_run(tmp_path: Path) -> None:
     check = dataclasses.replace(GOOD, needs=frozenset({Need.PYTHON}), run=raises(ValueError()))
     lacking = {**EVERYTHING, Need.PYTHON: "the target lacks python"}
     [result] = run_checks(StandIn(), [check], Options("s", tmp_path), Silent(), lacking)
@@ -214,7 +216,7 @@ def test_what_a_target_lacks_is_skipped_with_the_reason_and_without_a_run(tmp_pa
     assert result.telling[0].promise == "the target lacks python"
 
 
-def test_a_saved_run_is_judged_again_by_todays_judge(tmp_path: Path) -> None:
+def test_saved_run_is_judged_again_by_the_current_judge(tmp_path: Path) -> None:
     result = verdict_of(GOOD, tmp_path)
     report = RunReport({"seed": "seed"}, "2026-11-24T00:00:00+00:00", 1.0, (result,))
     save_report(report, tmp_path)
@@ -243,20 +245,20 @@ def result_of(verdict: Verdict, name: str = "area.check") -> CheckResult:
         ([], None, 2),
     ],
 )
-def test_a_runs_exit_code(
+def test_exit_code_follows_from_verdicts_and_allowed_skips(
     verdicts: list[Verdict], allowed: tuple[str, ...] | None, exit_code: int
 ) -> None:
     results = tuple(result_of(verdict) for verdict in verdicts)
     assert RunReport({}, "", 1.0, results, allowed).exit_code == exit_code
 
 
-def test_a_run_that_was_cut_short_says_nothing() -> None:
+def test_interrupted_run_is_broken() -> None:
     report = RunReport({}, "", 1.0, (result_of(Verdict.PASS),), None, expected=2)
     assert report.exit_code == 2
     assert dataclasses.replace(report, expected=1).exit_code == 0
 
 
-def test_a_fault_of_the_harness_is_a_result_too(tmp_path: Path) -> None:
+def test_crash_of_the_harness_is_a_broken_result(tmp_path: Path) -> None:
     class Crashing(StandIn):
         def has_died(self) -> bool:
             raise ValueError("no such thing")
@@ -266,7 +268,7 @@ def test_a_fault_of_the_harness_is_a_result_too(tmp_path: Path) -> None:
     assert "no such thing" in result.telling[0].sentence()
 
 
-def test_a_file_that_is_no_report_is_broken(tmp_path: Path) -> None:
+def test_file_that_is_not_a_report_is_broken(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", '{"verdict": 1, "results": 2}'):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(BrokenError, match="no results"):

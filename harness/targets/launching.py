@@ -1,0 +1,127 @@
+"""The base of targets that launch servers: cgroup roots, the server's end, and cleaning up."""
+
+import itertools
+import logging
+import secrets
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
+
+from harness.drive.identities import CertFiles, IdentityStore
+from harness.targets.target import (
+    DEFAULT,
+    Host,
+    RunningServer,
+    Variant,
+    flags_for,
+    remove_cgroup_script,
+)
+
+logger = logging.getLogger(__name__)
+
+CGROUP_MOUNT: Final = "/sys/fs/cgroup"
+# SIGTERM, the grace of 2 s, and a throttled job's slow end; after it comes SIGKILL.
+END_TIMEOUT_S: Final = 60.0
+KILL_TIMEOUT_S: Final = 20.0
+
+# In the server's environment; a job must never see it.
+SECRET_VARIABLE: Final = "JOBWORKER_HARNESS_SECRET"  # noqa: S105 - its name, not a secret
+
+
+class LaunchingTarget[Server: RunningServer](ABC):
+    """A `Target` that launches servers, each on a cgroup root of its own.
+
+    Args:
+        name: the target's.
+        identities: the servers trust their authority.
+        flags: setting of `Variant` -> flag of the launch command.
+        host: the servers' machine.
+    """
+
+    can_launch = True
+
+    def __init__(
+        self, name: str, identities: IdentityStore, flags: dict[str, str], host: Host
+    ) -> None:
+        self.name = name
+        self.identities = identities
+        self.flags = flags
+        self.host: Host | None = host
+        self._token = secrets.token_hex(3)
+        self._numbers = itertools.count(1)
+
+    def new_root(self) -> str:
+        """Return a cgroup root that no server has used."""
+        return f"{CGROUP_MOUNT}/jw-{self._token}-{next(self._numbers)}"
+
+    @abstractmethod
+    def command_line(
+        self, cgroup_root: str, flags: Sequence[str] = (), files: CertFiles | None = None
+    ) -> str:
+        """Return a shell command that starts a server on a free port, for a check's script."""
+
+    @contextmanager
+    def launch(
+        self,
+        variant: Variant = DEFAULT,
+        *,
+        files: CertFiles | None = None,
+        descriptors: int | None = None,
+        cgroup_root: str | None = None,
+        flags: Sequence[str] = (),
+    ) -> Iterator[Server]:
+        """See `Target`.
+
+        Args:
+            variant: settings to change.
+            files: its certificates, on its machine; None uses the identities' own.
+            descriptors: the maximum of open ones, which it cannot raise; None keeps the default.
+            cgroup_root: an earlier server's root, whose contents that server's context removes;
+                None creates a new root.
+            flags: appended to the command line.
+        """
+        root = cgroup_root or self.new_root()
+        words = [*flags_for(variant, self.flags), *flags]
+        try:
+            with self._run_server(root, words, files, descriptors) as server:
+                yield server
+        finally:
+            if cgroup_root is None:
+                self._remove_root(root)
+
+    def shared(self) -> AbstractContextManager[Server]:
+        """See `Target`."""
+        return self.launch()
+
+    @abstractmethod
+    def _run_server(
+        self,
+        cgroup_root: str,
+        flags: Sequence[str],
+        files: CertFiles | None,
+        descriptors: int | None,
+    ) -> AbstractContextManager[Server]:
+        """Start a server, wait until it listens, and end it with the context."""
+
+    def _remove_root(self, root: str) -> None:
+        if self.host is not None:
+            self.host.run(remove_cgroup_script(root, END_TIMEOUT_S), 2 * END_TIMEOUT_S)
+
+
+def end_server(server: RunningServer) -> None:
+    """End a server, if it still runs: by SIGTERM, and by SIGKILL when that times out."""
+    if server.wait_exit(0) is not None:
+        return
+    server.signal(signal.SIGCONT)
+    server.signal(signal.SIGTERM)
+    if server.wait_exit(END_TIMEOUT_S) is None:
+        logger.warning(
+            "server %s ignored SIGTERM for %g s and is killed\n%s",
+            server.pid,
+            END_TIMEOUT_S,
+            server.log_tail(),
+        )
+        server.signal(signal.SIGKILL)
+        server.wait_exit(KILL_TIMEOUT_S)
