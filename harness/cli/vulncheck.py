@@ -1,4 +1,4 @@
-"""`python -m harness vulncheck`."""
+"""`python -m harness vulncheck`: audit the locked packages for known vulnerabilities."""
 
 import datetime as dt
 import sys
@@ -8,25 +8,23 @@ from pathlib import Path
 from typing import Final
 
 import click
-from packaging.utils import canonicalize_name
 
 from harness.host.repository import ROOT
 from harness.record.verdict import BrokenError
 from harness.vulncheck.audit import (
-    CANARY,
     AuditOutcome,
     audit,
-    is_pin,
-    locked_packages,
-    require_canary,
+    installed_pins,
+    require_canaries,
     require_complete,
 )
 from harness.vulncheck.database import ADVISORIES, ALLOW_STALE, RECORDS_MIN, load_database
-from harness.vulncheck.endpoint import Endpoint, serving
+from harness.vulncheck.endpoint import Endpoint, serve
+from harness.vulncheck.pins import Pin, parse_pin, read_pins
 
-# Advisories come out daily; a database that is a month old has missed some.
+# Advisories are published daily; a database that is a month old lacks some.
 FRESH_DAYS: Final = 30
-# Clocks differ; a record from later than that is wrong, and so is every date of its database.
+# Tolerance for clock skew; a record dated later makes the database's date meaningless.
 FUTURE_MAX: Final = dt.timedelta(days=1)
 
 
@@ -34,33 +32,37 @@ FUTURE_MAX: Final = dt.timedelta(days=1)
 @click.option(
     "--requirements",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Pinned and hashed requirements; default: the project's lock file.",
+    help="Pinned and hashed requirements [default: requirements.lock and what is installed].",
 )
 @click.option(
     "--offline",
     envvar=ADVISORIES,
     show_envvar=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Ask this dump of advisories (OSV's all.zip of PyPI) instead of OSV's service.",
+    help="Query this dump of advisories (OSV's all.zip of PyPI), not the live OSV service.",
 )
 @click.option(
     "--allow-stale",
     envvar=ALLOW_STALE,
     show_envvar=True,
     is_flag=True,
-    help=f"Let a dump older than {FRESH_DAYS} days do; the result says so and gives its date.",
+    help=f"Accept a dump older than {FRESH_DAYS} days; the result is marked STALE with its date.",
 )
-@click.option("--also", "extra", multiple=True, help="NAME==VERSION to audit too; repeatable.")
+@click.option(
+    "--also", "extra", multiple=True, help="Also audit this package, NAME==VERSION; repeatable."
+)
 def vulncheck(
     requirements: Path | None, offline: Path | None, extra: tuple[str, ...], *, allow_stale: bool
 ) -> None:
-    """Audit the locked packages. Exit code 0: clean, 1: vulnerabilities found, 2: not audited.
+    """Audit the locked packages for known vulnerabilities.
 
-    The three are this program's. `make vulncheck` ends with make's own: 0 when this is 0, else 2,
-    be it found or not audited; what is printed says which.
+    Exit code 0: clean. 1: vulnerabilities found. 2: inconclusive, nothing was audited.
+
+    `make vulncheck` exits with 0 or, as make does on any failure, with 2; the output distinguishes
+    the two failures.
     """
     try:
-        outcome = _check(requirements or ROOT / "requirements.lock", offline, extra, allow_stale)
+        outcome = _check(requirements, offline, extra, allow_stale=allow_stale)
     except BrokenError as error:
         click.echo(f"NOT AUDITED: {error}", err=True)
         outcome = AuditOutcome.NOT_AUDITED
@@ -68,26 +70,24 @@ def vulncheck(
 
 
 def _check(
-    path: Path,
-    offline: Path | None,
-    extra: tuple[str, ...],
-    allow_stale: bool,  # noqa: FBT001 - from a flag
+    path: Path | None, offline: Path | None, extra: tuple[str, ...], *, allow_stale: bool
 ) -> AuditOutcome:
-    lock = _lock_text(path, extra)
-    wanted = locked_packages(lock)
+    pins, described = _chosen_pins(path, extra)
     with _service(offline) as endpoint:
         as_of = _as_of(endpoint, allow_stale=allow_stale)
         url = endpoint.url if endpoint is not None else None
-        flagged = require_canary(url)
-        click.echo(f"canary {CANARY}: flagged by {flagged} advisories, as it must be")
-        result = audit(lock, url)
-        require_complete(result, wanted)
-        if endpoint is not None and not wanted <= endpoint.asked():
-            raise BrokenError(f"the database was not asked about {wanted - endpoint.asked()}")
+        for canary, flags in require_canaries(url).items():
+            click.echo(f"canary {canary.pin} ({canary.kind}): flagged by {flags} advisories")
+        result = audit(pins, url)
+        require_complete(result, pins)
+        if endpoint is not None and (
+            missing := {(pin.name, pin.version) for pin in pins} - endpoint.queried()
+        ):
+            raise BrokenError(f"pip-audit did not query {sorted(name for name, _ in missing)}")
     for each in result.vulnerabilities:
-        fixed = f"; fixed in {', '.join(each.fixed_in)}" if each.fixed_in else "; no fix is known"
+        fixed = f"; fixed in {', '.join(each.fixed_in)}" if each.fixed_in else "; no known fix"
         click.echo(f"FOUND {each.package} {each.version}: {each.advisory}{fixed}")
-    count = f"{len(result.audited)} locked packages"
+    count = f"{len(result.audited)} packages ({described})"
     if result.vulnerabilities:
         click.echo(f"FOUND: {len(result.vulnerabilities)} vulnerabilities in {count}, {as_of}")
         return AuditOutcome.FOUND
@@ -95,55 +95,68 @@ def _check(
     return AuditOutcome.CLEAN
 
 
-def _lock_text(path: Path, extra: tuple[str, ...]) -> str:
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BrokenError(f"{path}: {error}; give a lock file with --requirements") from error
-    locked = locked_packages(text)
-    for pin in extra:
-        if not is_pin(pin) or canonicalize_name(pin.partition("==")[0]) in locked:
-            raise BrokenError(f"--also is {pin!r}; write NAME==VERSION of a package not in {path}")
-    return text + "".join(f"{pin} --hash=sha256:{'0' * 64}\n" for pin in extra)
+def _chosen_pins(path: Path | None, extra: tuple[str, ...]) -> tuple[list[Pin], str]:
+    """Return what is to be audited, and how many of it is from where.
+
+    Of the project's own lock file, the environment that it was installed into is audited too: what
+    runs is what counts.
+    """
+    lock = path or ROOT / "requirements.lock"
+    read = read_pins(lock)
+    pins = [pin for pin in read if pin.applies]
+    parts = [f"{len(pins)} pinned in {lock.name}"]
+    if elsewhere := len(read) - len(pins):
+        parts.append(f"{elsewhere} more for other machines not audited")
+    if path is None:
+        installed = installed_pins()
+        pinned = {(pin.name, pin.version) for pin in pins}
+        more = [pin for pin in installed if (pin.name, pin.version) not in pinned]
+        pins += more
+        parts.append(f"{len(installed)} of {len(installed)} installed packages audited")
+        if more:
+            parts.append(f"not from the lock file: {', '.join(map(str, more))}")
+    pins += [parse_pin(text) for text in extra]
+    return pins, "; ".join(parts)
 
 
 @contextmanager
 def _service(offline: Path | None) -> Iterator[Endpoint | None]:
-    """Serve a dump, or yield None for OSV's own service."""
+    """Serve a dump; yield None for the live OSV service."""
     if offline is None:
         yield None
         return
-    with serving(load_database(offline)) as endpoint:
+    with serve(load_database(offline)) as endpoint:
         yield endpoint
 
 
 def _as_of(endpoint: Endpoint | None, *, allow_stale: bool) -> str:
-    """Say what was asked and how old it is.
+    """Return a clause that names the advisory source and its date.
 
     Raises:
-        BrokenError: it is too small or too old to say anything, or of a day that has not come.
+        BrokenError: the database is incomplete, stale or dated in the future.
     """
     now = dt.datetime.now(dt.UTC)
     if endpoint is None:
-        return f"by OSV's service on {now:%Y-%m-%d %H:%MZ}"
+        return f"by the live OSV service on {now:%Y-%m-%d %H:%MZ}"
     database = endpoint.database
     days = (now - database.date).days
-    click.echo(f"database: {database.size} advisories, the newest of {database.date:%Y-%m-%d}")
+    skipped = "".join(f", {count} {reason}" for reason, count in database.skipped.items())
+    click.echo(f"database: {database.size} advisories, newest {database.date:%Y-%m-%d}{skipped}")
     if database.size < RECORDS_MIN:
         raise BrokenError(
-            f"the database has {database.size} advisories for Python's packages, and a whole one "
-            f"has {RECORDS_MIN} and more; fetch OSV's all.zip of PyPI again"
+            f"the database has {database.size} advisories for PyPI packages; a complete one has at "
+            f"least {RECORDS_MIN}; fetch OSV's all.zip of PyPI again"
         )
     if database.date > now + FUTURE_MAX:
         raise BrokenError(
-            f"the database is of {database.date:%Y-%m-%d}, which has not come; its date says "
-            "nothing of its age: fetch another, or set this machine's clock right"
+            f"the database is dated {database.date:%Y-%m-%d}, in the future: its age is unknown; "
+            "fetch another, or correct this machine's clock"
         )
     if days <= FRESH_DAYS:
         return f"by a database of {database.date:%Y-%m-%d}"
     if not allow_stale:
         raise BrokenError(
-            f"the database is of {database.date:%Y-%m-%d}, {days} days old; fetch a newer one, or "
-            "say --allow-stale to learn what it still can tell"
+            f"the database of {database.date:%Y-%m-%d} is {days} days old; fetch a newer one, or "
+            "use it all the same with --allow-stale"
         )
-    return f"by a STALE database of {database.date:%Y-%m-%d}, {days} days old: not a plain pass"
+    return f"by a STALE database of {database.date:%Y-%m-%d}, {days} days old"

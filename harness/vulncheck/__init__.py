@@ -1,7 +1,10 @@
-"""An honest vulnerability check: `pip-audit` on the lock file, and proof that it asked a database.
+"""A vulnerability check that cannot pass falsely: `pip-audit` on the lock file, with proof.
 
-`pip-audit` can pass without having asked anybody: a mirror without its JSON interface makes it skip
-every package and succeed. So (1) a known-bad pin must be flagged first, (2) every locked package
-must come back audited, (3) the database's date is told, and an old one is no plain pass, (4) clean,
-found and not audited are three exit codes.
+`pip-audit` can succeed without having queried any database: behind a package mirror that lacks the
+JSON API it skips every package and passes. And a line that a parser skips is a package that is not
+audited. Therefore (1) canaries, pins with known vulnerabilities in forms that could be overlooked,
+must be flagged first, (2) whatever a requirements file has beside pins is followed or refused,
+(3) every pin, and every installed package, must be reported as audited at its version, (4) the
+result names the database's date, and a stale database does not pass by default, (5) clean,
+vulnerable and not audited have three exit codes.
 """

@@ -1,4 +1,7 @@
-"""A dump of advisories in OSV's format (`all.zip`: one JSON file a record), and what it knows.
+"""A dump of advisories in OSV's format (`all.zip`: one JSON file a record), and its answers.
+
+Closed by default: a record that cannot be read could be about any package, so it makes the whole
+dump unusable. What cannot apply to a Python package is skipped and counted.
 
 Source: https://ossf.github.io/osv-schema/ ("affected", "evaluation").
 """
@@ -6,27 +9,80 @@ Source: https://ossf.github.io/osv-schema/ ("affected", "evaluation").
 import datetime as dt
 import json
 import zipfile
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from harness.record.verdict import BrokenError
 
-ECOSYSTEM: Final = "PyPI"
-RECORDS_MAX: Final = 200_000
 # Variables that stand for `vulncheck --offline` and `--allow-stale`.
 ADVISORIES: Final = "JOBWORKER_ADVISORIES"
 ALLOW_STALE: Final = "JOBWORKER_ALLOW_STALE"
+ECOSYSTEM: Final = "PyPI"
+RECORDS_MAX: Final = 200_000
 # The PyPA's own database, a part of OSV's, had 2,651 in October 2024: with fewer, some are missing.
 RECORDS_MIN: Final = 2_500
 RECORD_MAX_BYTES: Final = 4 * 1024 * 1024
+_COMPARABLE_RANGES: Final = frozenset({"ECOSYSTEM", "SEMVER"})
 
-Record = Mapping[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An advisory's package."""
+
+    ecosystem: str
+    name: str
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it is one of PyPI's; a suffix behind a colon names an index."""
+        return self.ecosystem.partition(":")[0] == ECOSYSTEM
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Versions between events, in the types of `_COMPARABLE_RANGES`; GIT has commits."""
+
+    type: str
+    events: tuple[dict[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """A package and its versions that an advisory is about."""
+
+    package: Package | None = None
+    versions: tuple[str, ...] | None = None
+    ranges: tuple[Range, ...] | None = None
+
+    def includes(self, version: Version) -> bool:
+        """Return whether a version is listed, or lies in one of the ranges.
+
+        Versions are compared as PEP 440 means them: 1.01 is 1.1. An entry that names neither
+        versions nor a range of versions includes every version: it could be about this one.
+        """
+        ranges = [each for each in self.ranges or () if each.type in _COMPARABLE_RANGES]
+        if not self.versions and not ranges:
+            return True
+        return any(_is_same(text, version) for text in self.versions or ()) or any(
+            _is_in_range(each.events, version) for each in ranges
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Advisory:
+    """One record, as far as it is read here; all times are ISO 8601."""
+
+    id: str
+    modified: str = ""
+    withdrawn: str | None = None
+    affected: tuple[Affected, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,91 +92,127 @@ class Database:
     Attributes:
         date: of the newest change in it.
         size: how many records it has for Python's packages.
-        by_name: records by normalized package name.
+        by_name: by normalized package name: the records, and what of each is about this package.
+        skipped: how many records cannot apply, by reason.
     """
 
     date: dt.datetime
     size: int
-    by_name: Mapping[str, tuple[Record, ...]]
+    by_name: Mapping[str, Sequence[tuple[Mapping[str, Any], Affected]]]
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
-    def query(self, name: str, version: str) -> list[Record]:
-        """Return the records that a version of a package is affected by."""
-        wanted = canonicalize_name(name)
-        return [
-            record
-            for record in self.by_name.get(wanted, ())
-            if any(_is_affected(each, wanted, version) for each in record["affected"])
-        ]
+    def query(self, name: str, version: Version) -> list[Mapping[str, Any]]:
+        """Return the records whose affected versions include one of a package."""
+        found = {
+            record["id"]: record
+            for record, affected in self.by_name.get(canonicalize_name(name), ())
+            if affected.includes(version)
+        }
+        return list(found.values())
 
 
 def load_database(path: Path) -> Database:
     """Read a dump.
 
     Raises:
-        BrokenError: it is not there, no dump, or has nothing for Python.
+        BrokenError: it does not exist, is not a dump, or has a record that cannot be read.
     """
-    by_name: dict[str, list[Record]] = defaultdict(list)
-    newest, size = "", 0
+    by_name: dict[str, list[tuple[Mapping[str, Any], Affected]]] = defaultdict(list)
+    skipped: Counter[str] = Counter()
+    newest, size = dt.datetime.min.replace(tzinfo=dt.UTC), 0
+    for name, values in _members(path):
+        try:
+            advisory = msgspec.convert(values, type=Advisory)
+            newest = max(newest, _instant(advisory.modified))
+        except ValueError as error:
+            raise BrokenError(
+                f"{path}: record {name} cannot be read, and could be about any package ({error}); "
+                "fetch OSV's all.zip of PyPI again"
+            ) from error
+        reason = _why_skipped(advisory)
+        if reason:
+            skipped[reason] += 1
+            continue
+        size += 1
+        for affected in _of_python(advisory):
+            by_name[affected[0]].append((_served(values, affected[0]), affected[1]))
+    if not size:
+        raise BrokenError(
+            f"{path} has no advisory for a Python package; give OSV's all.zip of PyPI"
+        )
+    return Database(newest, size, by_name, skipped)
+
+
+def _members(path: Path) -> Iterator[tuple[str, object]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [each for each in archive.infolist() if each.filename.endswith(".json")]
             if len(members) > RECORDS_MAX or any(m.file_size > RECORD_MAX_BYTES for m in members):
-                raise BrokenError(f"{path} is no dump of advisories: too many or too large records")
+                raise BrokenError(f"{path} is not a dump of advisories: too many or large records")
             for member in members:
-                record = json.loads(archive.read(member))
-                newest = max(newest, str(record.get("modified", "")))
-                names = _names(record)
-                size += bool(names)
-                for name in names:
-                    by_name[name].append(record)
-        date = dt.datetime.fromisoformat(newest)
-    except (OSError, zipfile.BadZipFile, ValueError, AttributeError, KeyError) as error:
+                yield member.filename, json.loads(archive.read(member))
+    except (OSError, zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError) as error:
         raise BrokenError(
-            f"{path} is no dump of advisories ({error}); give an OSV all.zip of PyPI"
+            f"{path} is not a dump of advisories ({error}); give OSV's all.zip of PyPI"
         ) from error
-    return Database(date, size, {name: tuple(records) for name, records in by_name.items()})
 
 
-def _names(record: Record) -> set[str]:
-    if record.get("withdrawn"):
-        return set()
+def _instant(text: str) -> dt.datetime:
+    """Return an ISO 8601 time; one without a zone is UTC, as the schema has it."""
+    instant = dt.datetime.fromisoformat(text)
+    return instant if instant.tzinfo else instant.replace(tzinfo=dt.UTC)
+
+
+def _why_skipped(advisory: Advisory) -> str:
+    """Return why a record cannot apply to a Python package; "" if it can."""
+    if advisory.withdrawn:
+        return "withdrawn"
+    if not advisory.affected:
+        return "about no package"
+    return "" if any(_of_python(advisory)) else "about no Python package"
+
+
+def _of_python(advisory: Advisory) -> Iterator[tuple[str, Affected]]:
+    for affected in advisory.affected or ():
+        if affected.package is not None and affected.package.is_python:
+            yield canonicalize_name(affected.package.name), affected
+
+
+def _served(values: Any, name: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
+    """Return a record with what is about one package: pip-audit cannot read some other entries."""
     return {
-        canonicalize_name(affected["package"]["name"])
-        for affected in record.get("affected", [])
-        if affected["package"]["ecosystem"] == ECOSYSTEM
+        **values,
+        "affected": [
+            {**each, "ranges": each.get("ranges") or [], "versions": each.get("versions") or []}
+            for each in values["affected"]
+            if (package := each.get("package"))
+            and package["ecosystem"].partition(":")[0] == ECOSYSTEM
+            and canonicalize_name(package["name"]) == name
+        ],
     }
 
 
-def _is_affected(affected: Record, name: str, version: str) -> bool:
-    """Tell whether a version is listed, or lies in one of the ranges."""
-    package = affected["package"]
-    if package["ecosystem"] != ECOSYSTEM or canonicalize_name(package["name"]) != name:
-        return False
-    if version in affected.get("versions", ()):
-        return True
+def _is_same(text: str, version: Version) -> bool:
+    """Return whether a listed version is this one; a text that is not a version is no release."""
     try:
-        found = Version(version)
+        return Version(text) == version
     except InvalidVersion:
         return False
-    return any(
-        _is_in_range(each["events"], found)
-        for each in affected.get("ranges", ())
-        if each["type"] == "ECOSYSTEM"
-    )
 
 
-def _is_in_range(events: list[Mapping[str, str]], version: Version) -> bool:
-    """Walk the events in the order of their versions: in after `introduced`, out at `fixed`.
+def _is_in_range(events: Sequence[Mapping[str, str]], version: Version) -> bool:
+    """Return whether a range includes a version.
 
-    A range that cannot be read counts as one that the version lies in: better asked than missed.
+    A range that cannot be read includes every version: a false alarm is better than a miss.
     """
     try:
         return _walk(events, version)
-    except InvalidVersion:
+    except (InvalidVersion, ValueError):
         return True
 
 
-def _walk(events: list[Mapping[str, str]], version: Version) -> bool:
+def _walk(events: Sequence[Mapping[str, str]], version: Version) -> bool:
+    """Walk the events in the order of their versions: in after `introduced`, out at `fixed`."""
     inside = False
     for event in sorted(events, key=_event_version):
         [(kind, text)] = list(event.items())[:1]
@@ -134,5 +226,5 @@ def _walk(events: list[Mapping[str, str]], version: Version) -> bool:
 
 def _event_version(event: Mapping[str, str]) -> tuple[Version, bool]:
     [(kind, text)] = list(event.items())[:1]
-    # "0" stands for before the first version; a fix at a version comes before what starts there.
+    # "0" is before the first version; a fix at a version comes before what is introduced by it.
     return (Version("0.dev0") if text == "0" else Version(text), kind == "introduced")

@@ -1,6 +1,6 @@
-"""A dump served as OSV's own query interface, on loopback, for as long as a check lasts.
+"""OSV's query API on loopback, answered from a dump, for the duration of a check.
 
-Threads: the server's own, one a request. Shared state and its guard: `asked` under `_lock`.
+Threads: the server's, one per request. Shared state and its guard: `_queried` under `_lock`.
 """
 
 import json
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
 from harness.vulncheck.database import Database
 
 REQUEST_MAX_BYTES: Final = 1024 * 1024
@@ -17,35 +20,35 @@ REQUEST_TIMEOUT_S: Final = 30.0
 
 
 class Endpoint:
-    """A running endpoint: where it is, and what it was asked."""
+    """A running endpoint: its URL, and the packages that it was queried for."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.url = ""
         self._lock = threading.Lock()
-        self._asked: set[str] = set()
+        self._queried: set[tuple[str, Version]] = set()
 
-    def answer(self, question: object) -> dict[str, object] | None:
-        """Return the answer to a question, or None when it is none."""
+    def answer(self, query: object) -> dict[str, object] | None:
+        """Return the answer to a query, or None if the query is invalid."""
         try:
-            name = str(question["package"]["name"])  # type: ignore[index]
-            version = str(question["version"])  # type: ignore[index]
-        except (TypeError, KeyError):
+            name = canonicalize_name(query["package"]["name"])  # type: ignore[index]
+            version = Version(query["version"])  # type: ignore[index]
+        except (TypeError, KeyError, AttributeError, InvalidVersion):
             return None
         with self._lock:
-            self._asked.add(name)
+            self._queried.add((name, version))
         found = self.database.query(name, version)
         return {"vulns": found} if found else {}
 
-    def asked(self) -> set[str]:
-        """Return the packages that were asked about."""
+    def queried(self) -> set[tuple[str, Version]]:
+        """Return the packages that were queried, each with its version."""
         with self._lock:
-            return set(self._asked)
+            return set(self._queried)
 
 
 @contextmanager
-def serving(database: Database) -> Iterator[Endpoint]:
-    """Serve a database on loopback."""
+def serve(database: Database) -> Iterator[Endpoint]:
+    """Serve a database on a free loopback port within the context."""
     endpoint = Endpoint(database)
 
     class Handler(BaseHTTPRequestHandler):
@@ -71,7 +74,7 @@ def serving(database: Database) -> Iterator[Endpoint]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing; the check tells what was asked."""
+            """Log nothing; the check reports failures."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1/query"

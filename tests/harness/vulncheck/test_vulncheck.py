@@ -1,4 +1,4 @@
-"""The vulnerability check says clean, found, or not audited, and never the first for the last."""
+"""The vulnerability check: clean, found or not audited, and never clean when not audited."""
 
 import contextlib
 import datetime as dt
@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from harness.host.ports import free_port
 from harness.record.verdict import BrokenError
-from harness.vulncheck.audit import Audit, _read, locked_packages, require_complete
+from harness.vulncheck.audit import CANARIES, Audit, _read, installed_pins, require_complete
 from harness.vulncheck.database import RECORDS_MIN, Database, load_database
-from harness.vulncheck.endpoint import serving
+from harness.vulncheck.endpoint import serve
+from harness.vulncheck.pins import parse_pin
 
 ROOT = Path(__file__).parents[3]
 NOW = dt.datetime.now(dt.UTC)
+HASH = "--hash=sha256:" + "0" * 64
 OLD = "2024-10-10T17:22:00.587279Z"
 LOCK = (
     "planted==1.5 --hash=sha256:" + "0" * 64 + "\n"
@@ -43,12 +46,15 @@ def record(name: str, *events: dict[str, str], **more: Any) -> dict[str, Any]:
     }
 
 
-CANARY = record("urllib3", {"introduced": "0"}, {"fixed": "1.24.2"})
+CANARY_RECORDS = [
+    record(canary.pin.partition("==")[0], {"introduced": "0"}, {"fixed": "99"})
+    for canary in CANARIES
+]
 PLANTED = record("planted", {"introduced": "1.0"}, {"fixed": "1.6"})
 
 
 def dump(path: Path, *records: dict[str, Any], others: int = RECORDS_MIN) -> Path:
-    """Write a dump of some records, and of as many others as a whole one has."""
+    """Write a dump of some records, and of as many others as a complete one has."""
     rest = (
         record(f"other-{number}", {"introduced": "0"}, modified=OLD) for number in range(others)
     )
@@ -59,10 +65,13 @@ def dump(path: Path, *records: dict[str, Any], others: int = RECORDS_MIN) -> Pat
 
 
 def vulncheck(
-    lock: Path, *words: str, environment: dict[str, str] | None = None
+    lock: Path | None, *words: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "harness", "vulncheck", "--requirements", str(lock), *words],
+        [
+            sys.executable, "-m", "harness", "vulncheck",
+            *(["--requirements", str(lock)] if lock else []), *words,
+        ],
         cwd=ROOT, env={"PATH": "/usr/bin:/bin", **(environment or {})}, capture_output=True,
         text=True, timeout=100, check=False,
     )  # fmt: skip
@@ -75,70 +84,71 @@ def lock(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_planted_vulnerability_is_found_and_told_with_its_fix(lock: Path, tmp_path: Path) -> None:
-    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", CANARY, PLANTED)))
+def test_planted_vulnerability_is_reported_with_its_fix(lock: Path, tmp_path: Path) -> None:
+    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS, PLANTED)))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FOUND planted 1.5: TEST-planted; fixed in 1.6" in done.stdout
-    assert "1 vulnerabilities in 2 locked packages" in done.stdout
+    assert "1 vulnerabilities in 2 packages (2 pinned in lock.txt; 1 more" in done.stdout
 
 
-def test_without_one_it_is_clean(lock: Path, tmp_path: Path) -> None:
-    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", CANARY)))
+def test_packages_without_advisories_are_clean(lock: Path, tmp_path: Path) -> None:
+    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS)))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"CLEAN: 2 locked packages, by a database of {NOW:%Y-%m-%d}" in done.stdout
-    more = dump(tmp_path / "more.zip", CANARY, record("more", {"introduced": "0"}))
+    assert "CLEAN: 2 packages (2 pinned in lock.txt; 1 more for other machines" in done.stdout
+    assert f"by a database of {NOW:%Y-%m-%d}" in done.stdout
+    more = dump(tmp_path / "more.zip", *CANARY_RECORDS, record("more", {"introduced": "0"}))
     also = vulncheck(lock, "--offline", str(more), "--also", "more==1.0")
     assert also.returncode == 1, also.stdout + also.stderr
 
 
-def test_a_database_that_does_not_know_the_canary_is_no_audit(lock: Path, tmp_path: Path) -> None:
+def test_database_without_the_canary_is_not_an_audit(lock: Path, tmp_path: Path) -> None:
     done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", PLANTED)))
     assert done.returncode == 2
     assert "NOT AUDITED: the canary urllib3==1.24.1" in done.stderr
 
 
-def test_an_old_database_is_no_plain_pass(lock: Path, tmp_path: Path) -> None:
-    old = {**CANARY, "modified": OLD}
-    path = str(dump(tmp_path / "all.zip", old))
+def test_stale_database_is_refused_unless_allowed(lock: Path, tmp_path: Path) -> None:
+    old = [{**each, "modified": OLD} for each in CANARY_RECORDS]
+    path = str(dump(tmp_path / "all.zip", *old))
     refused = vulncheck(lock, "--offline", path)
     assert refused.returncode == 2
-    assert "the database is of 2024-10-10" in refused.stderr
+    assert "the database of 2024-10-10 is " in refused.stderr
     allowed = vulncheck(lock, "--offline", path, "--allow-stale")
     assert allowed.returncode == 0
     assert "by a STALE database of 2024-10-10" in allowed.stdout
 
 
-def test_a_database_of_a_few_records_is_no_audit(lock: Path, tmp_path: Path) -> None:
+def test_incomplete_database_is_not_an_audit(lock: Path, tmp_path: Path) -> None:
     npm = [record("elsewhere", {"introduced": "0"}) for _ in range(RECORDS_MIN)]
     for each in npm:
         each["affected"][0]["package"]["ecosystem"] = "npm"
-    for records in ([CANARY], [CANARY, *npm]):
+    for records in (CANARY_RECORDS[:1], [CANARY_RECORDS[0], *npm]):
         done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *records, others=0)))
         assert done.returncode == 2, done.stdout + done.stderr
-        assert "NOT AUDITED: the database has 1 advisories for Python's packages" in done.stderr
+        assert "NOT AUDITED: the database has 1 advisories for PyPI packages" in done.stderr
 
 
-def test_one_date_of_the_future_does_not_make_an_old_database_fresh(
+def test_record_dated_in_the_future_does_not_make_a_stale_database_fresh(
     lock: Path, tmp_path: Path
 ) -> None:
     tomorrow = (NOW + dt.timedelta(days=2)).isoformat().replace("+00:00", "Z")
     future = record("future", {"introduced": "0"}, modified=tomorrow)
-    path = str(dump(tmp_path / "all.zip", {**CANARY, "modified": OLD}, future))
+    path = str(dump(tmp_path / "all.zip", {**CANARY_RECORDS[0], "modified": OLD}, future))
     for words in ([], ["--allow-stale"]):
         done = vulncheck(lock, "--offline", path, *words)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert "which has not come" in done.stderr
+        assert "in the future" in done.stderr
 
 
-def test_a_service_that_is_away_is_no_audit(lock: Path) -> None:
-    away = {"PIP_AUDIT_OSV_URL": f"http://127.0.0.1:{free_port()}/v1/query"}
-    done = vulncheck(lock, environment=away)
+def test_unreachable_service_is_not_an_audit(lock: Path) -> None:
+    unreachable = {"PIP_AUDIT_OSV_URL": f"http://127.0.0.1:{free_port()}/v1/query"}
+    done = vulncheck(lock, environment=unreachable)
     assert done.returncode == 2
-    assert "NOT AUDITED: pip-audit gave no answer" in done.stderr
+    assert "NOT AUDITED: pip-audit failed" in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"PK no zip", None])
-def test_what_is_no_dump_is_no_audit(content: bytes | None, lock: Path, tmp_path: Path) -> None:
+def test_invalid_dump_is_not_an_audit(content: bytes | None, lock: Path, tmp_path: Path) -> None:
     path = tmp_path / "all.zip"
     if content is not None:
         path.write_bytes(content)
@@ -148,36 +158,89 @@ def test_what_is_no_dump_is_no_audit(content: bytes | None, lock: Path, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_bad_input_is_no_audit(lock: Path, tmp_path: Path) -> None:
-    for words in (["--also", "planted"], ["--also", "planted==1.0"], ["--also", "x==1; rm"]):
+def test_invalid_arguments_are_not_an_audit(lock: Path, tmp_path: Path) -> None:
+    for words in (["--also", "planted"], ["--also", "planted>=1.0"], ["--also", "x==1; rm"]):
         done = vulncheck(lock, *words)
         assert done.returncode == 2
         assert "write NAME==VERSION" in done.stderr
     assert vulncheck(tmp_path / "missing").returncode == 2
     lock.write_text("planted>=1\n")
-    assert vulncheck(lock, "--offline", str(dump(tmp_path / "a.zip", CANARY))).returncode == 2
+    assert (
+        vulncheck(lock, "--offline", str(dump(tmp_path / "a.zip", *CANARY_RECORDS))).returncode == 2
+    )
 
 
-def test_what_was_skipped_or_did_not_come_back_was_not_audited() -> None:
-    answer: dict[str, list[dict[str, object]]] = {
+def test_skipped_or_missing_packages_are_not_audited() -> None:
+    answer = {
         "dependencies": [
-            {"name": "A_B", "version": "1", "vulns": []},
+            {"name": "A_B", "version": "1.0", "vulns": []},
             {"name": "c", "skip_reason": "not found"},
         ]
     }
-    result = _read(answer)
-    assert result == Audit({"a-b": "1"}, {"c": "not found"}, ())
+    result = _read(json.dumps(answer))
+    audited = frozenset({("a-b", Version("1"))})
+    assert result == Audit(audited, {"c": "not found"}, ())
     with pytest.raises(BrokenError, match="1 packages were skipped: c: not found"):
-        require_complete(result, {"a-b"})
-    with pytest.raises(BrokenError, match="1 of 2 packages did not come back"):
-        require_complete(Audit({"a": "1"}, {}, ()), {"a", "b"})
+        require_complete(result, [parse_pin("a-b==1")])
+    for missing in ("b==1", "a-b==2"):
+        with pytest.raises(BrokenError, match=rf"^1 of 2 packages were not audited: {missing}$"):
+            require_complete(Audit(audited, {}, ()), [parse_pin("A.B==1.0"), parse_pin(missing)])
     with pytest.raises(BrokenError, match="0 of 0"):
-        require_complete(Audit({}, {}, ()), set())
+        require_complete(Audit(frozenset(), {}, ()), [])
 
 
-def test_a_lock_file_names_what_applies_here() -> None:
-    assert locked_packages(LOCK) == {"planted", "harmless"}
-    assert len(locked_packages((ROOT / "requirements.lock").read_text())) > 40
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"dependencies": [{"name": 1}]}'])
+def test_answer_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="."):
+        _read(text)
+
+
+def test_own_lock_file_and_environment_are_audited_together(tmp_path: Path) -> None:
+    """The environment has what the lock file names; a package beside it would be named."""
+    done = vulncheck(None, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = len(installed_pins())
+    assert f"{count} of {count} installed packages audited" in done.stdout
+    assert count > 40
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "-r other.txt\n",
+        "-r {directory}/other.txt\n",
+        "--requirement=other.txt\n",
+        f"Planted == 01.5 {HASH}\n",
+        f"planted[more]==1.5 {HASH}\n",
+        f"planted===1.5.0 {HASH}\n",
+        f"planted==1.5 ; python_version > '3' {HASH}\n",
+        f"\ufeff  planted==1.5 \\\n  {HASH}\n",
+    ],
+)
+def test_vulnerable_package_is_found_in_every_form(lines: str, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text(f"planted==1.5 {HASH}\n")
+    lock = tmp_path / "lock.txt"
+    lock.write_text(lines.replace("{directory}", str(tmp_path)))
+    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS, PLANTED)))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FOUND planted 1.5" in done.stdout
+
+
+@pytest.mark.parametrize("proxy", ["http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"])
+def test_own_endpoint_is_never_queried_through_proxy(
+    proxy: str, lock: Path, tmp_path: Path
+) -> None:
+    away = {proxy: f"http://127.0.0.1:{free_port()}"}
+    path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS))
+    done = vulncheck(lock, "--offline", path, environment=away)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_failure_through_proxy_names_the_variable(lock: Path) -> None:
+    away = {"https_proxy": f"http://127.0.0.1:{free_port()}"}
+    done = vulncheck(lock, environment=away)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"through https_proxy={away['https_proxy']}" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -194,21 +257,22 @@ def test_a_lock_file_names_what_applies_here() -> None:
         ([{"introduced": "no-version-at-all"}], ["1.5"], []),
     ],
 )  # fmt: skip
-def test_ranges_are_read_as_osv_means_them(
+def test_query_evaluates_ranges_as_osv_specifies(
     events: list[dict[str, str]], inside: list[str], outside: list[str], tmp_path: Path
 ) -> None:
     database = load_database(dump(tmp_path / "all.zip", record("Some_Name", *events)))
-    assert [v for v in inside if not database.query("some-name", v)] == []
-    assert [v for v in outside if database.query("some-name", v)] == []
+    assert [v for v in inside if not database.query("some-name", Version(v))] == []
+    assert [v for v in outside if database.query("some-name", Version(v))] == []
 
 
-def test_withdrawn_records_other_ecosystems_and_odd_versions_do_not_count(tmp_path: Path) -> None:
+def test_query_ignores_withdrawn_records_other_ecosystems_and_invalid_versions(
+    tmp_path: Path,
+) -> None:
     other = record("here", {"introduced": "0"})
     other["affected"][0]["package"]["ecosystem"] = "npm"
     withdrawn = record("here", {"introduced": "0"}, withdrawn="2024-01-01T00:00:00Z")
-    database = load_database(dump(tmp_path / "all.zip", other, withdrawn, CANARY))
-    assert database.query("here", "1.0") == []
-    assert database.query("urllib3", "no version") == []
+    database = load_database(dump(tmp_path / "all.zip", other, withdrawn, CANARY_RECORDS[0]))
+    assert database.query("here", Version("1.0")) == []
 
 
 def post(url: str, body: bytes) -> tuple[int, bytes]:
@@ -221,8 +285,8 @@ def post(url: str, body: bytes) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"package": {}}', b'{"version": "1"}'])
-def test_the_endpoint_refuses_what_is_no_question(body: bytes) -> None:
-    with serving(Database(NOW, 0, {})) as endpoint:
+def test_endpoint_refuses_invalid_queries(body: bytes) -> None:
+    with serve(Database(NOW, 0, {})) as endpoint:
         assert post(endpoint.url, body)[0] == 400
         assert post(endpoint.url, b'{"package": {"name": "x"}, "version": "1"}') == (200, b"{}")
-        assert endpoint.asked() == {"x"}
+        assert endpoint.queried() == {("x", Version("1"))}
