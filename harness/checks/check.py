@@ -1,4 +1,4 @@
-"""What a check is: data, a run that records, and a judge that looks at nothing but the records."""
+"""What a check is: data, a run that only records, and a judge that sees only the records."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -15,35 +15,35 @@ from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant
 
 
 class Need(StrEnum):
-    """What a check may need of a target. The texts complete the sentence 'the target lacks ...'."""
+    """What a check may need. Each text completes the sentence 'the target lacks ...'."""
 
     LAUNCH = "a launch command, so that the harness can start and kill it"
-    HOST = "a machine that the harness can look into"
-    GUEST = "a virtual machine that was made to be verified in"
-    DISK = "an empty disk, for the checks alone"
+    HOST = "access to the server's machine"
+    GUEST = "a disposable machine, which a check may reconfigure"
+    DISK = "an empty disk reserved for the checks"
     IDENTITIES = "the harness's own certificates (harness identities DIR)"
-    PYTHON = "python3 on its machine, which this check's job is written in"
+    PYTHON = "python3 on the server's machine, for this check's job"
     CGROUPS = "a cgroup v2 for each job"
     LIMIT_FIELDS = "limits in StartJob (the added field `limits`)"
     OFFSETS = "offsets in StreamLogs (the added fields `from_offset` and `offset`)"
-    SURROUNDINGS = "the added fields `environment` and `working_directory` in StartJob"
+    JOB_ENVIRONMENT = "the added fields `environment` and `working_directory` in StartJob"
     LISTING = "the added rpc ListJobs"
     GRACE = "a grace period in StopJob (the added field `grace_period_ms`)"
     RETENTION = "a flag for log retention"
-    STREAM_CAP = "a flag for the maximum of concurrent streams"
-    KEEPALIVE = "a flag for the keepalive time"
-    HANDSHAKE_TIMEOUT = "a flag for the time that a TLS handshake may take"
-    CALLS_A_CONNECTION = "a flag for the maximum of calls on one connection"
-    DENY_LIST = "a flag for a list of certificates that are refused"
-    NATIVE = "a processor of its own speed (an emulated one shows the emulation's)"
+    STREAM_CAP = "a flag for the maximum number of concurrent streams"
+    KEEPALIVE = "a flag for the keepalive interval"
+    HANDSHAKE_TIMEOUT = "a flag for the TLS handshake timeout"
+    CALLS_A_CONNECTION = "a flag for the maximum number of concurrent calls per connection"
+    DENY_LIST = "a flag for a deny list of certificates"
+    NATIVE = "a native processor (the speed of an emulated one says nothing of the server)"
 
 
-# Why a check that can do without it says nothing of the server's memory, threads and descriptors.
+# Why a check leaves the server's memory, threads and descriptors unjudged.
 PROCESS_UNSEEN: Final = "the harness did not launch the server"
 
 
 class Scale(StrEnum):
-    """How much load a target can take: an emulated processor is some twenty times slower."""
+    """The size of loads: an emulated processor is some twenty times slower."""
 
     FULL = "full"
     SMALL = "small"
@@ -51,17 +51,17 @@ class Scale(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One guarantee, how to put it to the test, and how to judge what came of it.
+    """One guarantee, how to test it, and how to judge the records of the test.
 
     Attributes:
-        name: `area.what`; the area is what stands before the dot.
+        name: `area.subject`; the area is the part before the dot.
         guarantee: the promise, as a sentence.
-        run: drives the server and records; raises for what keeps it from going on.
-        judge: findings from the records alone.
-        needs: what the target must have; lacking one, the check is SKIPPED.
-        cites: case numbers and requirement ids that it covers.
-        time_limit_s: of the run; beyond it the check is BROKEN.
-        alone: whether it must not share the machine with other checks: it measures time or memory.
+        run: drives the server and records; raises when it cannot continue.
+        judge: returns findings, from the records alone.
+        needs: what the target must have; if it lacks one, the check is SKIPPED.
+        cites: the case numbers and requirement ids that it covers.
+        time_limit_s: for the run; beyond it the check is BROKEN.
+        alone: whether no other check may run at the same time, since it measures time or memory.
     """
 
     name: str
@@ -75,14 +75,14 @@ class Check:
 
     @property
     def area(self) -> str:
-        """What it belongs to."""
+        """The folder of checks that it belongs to."""
         return self.name.partition(".")[0]
 
 
 class Stage:
-    """What a check's run works with.
+    """What a check's run works with: the target, its server, clients, and the recorder.
 
-    `target_has` tells whether the target has something that the check can do without.
+    `target_has` returns whether the target has something that the check does not strictly need.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ class Stage:
         self.random = random.Random(seed)  # noqa: S311 - repeatable, not secret
 
     def pick[Value](self, *, full: Value, small: Value) -> Value:
-        """Return one of two sizes of a load."""
+        """Return the size of a load for this target: `small` if its processor is emulated."""
         return full if self.scale is Scale.FULL else small
 
     def patience(self, seconds: float) -> float:
-        """Return how long to wait for what takes so long on an ordinary machine."""
+        """Return a timeout for this target: longer than `seconds` if its processor is emulated."""
         return self.pick(full=seconds, small=seconds * SLOW_FACTOR)
 
     @property
     def join_timeout_s(self) -> float:
-        """How long to wait for readers to have their first bytes."""
+        """Timeout, in seconds, for readers to receive their first bytes."""
         return self.patience(30.0)
 
     @property
@@ -120,7 +120,7 @@ class Stage:
         """The server's machine.
 
         Raises:
-            UnsupportedError: nobody can look into it.
+            UnsupportedError: the harness has no access to it.
         """
         if self.target.host is None:
             raise UnsupportedError(Need.HOST)
@@ -130,14 +130,14 @@ class Stage:
     def client(
         self, identity: str = "admin", server: RunningServer | None = None
     ) -> Iterator[Client]:
-        """Connect, by default as an admin to the server that the checks share."""
+        """Connect to a server, by default as an admin to the one that the checks share."""
         files = self.target.identities.files(identity)
         with self.client_of(files, server) as client:
             yield client
 
     @contextmanager
     def client_of(self, files: CertFiles, server: RunningServer | None = None) -> Iterator[Client]:
-        """Connect with a certificate, by default to the server that the checks share."""
+        """Connect with a certificate to a server, by default to the one that the checks share."""
         address = (server or self.server).address
         with Client(address, files, self.recorder, slow=self.scale is Scale.SMALL) as client:
             yield client
@@ -150,22 +150,22 @@ class Stage:
         files: CertFiles | None = None,
         descriptors: int | None = None,
     ) -> Iterator[RunningServer]:
-        """Start a server of this check's own, with some things changed; see `Target.launched`.
+        """Start a server for this check alone; for the arguments see `Target.launched`.
 
         Raises:
             UnsupportedError: the target has no launch command, or no flag for a setting.
         """
-        with self.target.launched(variant, files=files, descriptors=descriptors) as server:
+        with self.target.launch(variant, files=files, descriptors=descriptors) as server:
             yield server
 
     def record(self, observation: Observation) -> None:
-        """Record something that this check saw."""
+        """Record an observation of this check."""
         self.recorder.add(observation)
 
     def fact(self, label: str, value: Json) -> None:
-        """Record something that was seen."""
+        """Record something else. To be removed with `Fact`: see `Observation`."""
         self.recorder.fact(label, value)
 
     def nonce(self) -> str:
-        """Return a word that nobody else uses, the same for the same seed."""
+        """Return a word that is unique within the run, the same for the same seed."""
         return f"{self.random.getrandbits(64):016x}"

@@ -1,7 +1,8 @@
-"""Forks over and over, and ignores SIGTERM; each process leads a session of its own.
+"""Forks repeatedly and ignores SIGTERM; each process leads a session of its own.
 
-Arguments are the mebibytes that each process takes in each round, and how many rounds there are (0:
-no end; each doubles the processes). Only a limit ends it, or a kill of all its processes at once.
+Arguments: the mebibytes that each process allocates in each round, and the number of rounds (0:
+endless; each round doubles the processes). Only a limit ends it, or a kill of all its processes at
+once.
 """
 
 import os
@@ -12,7 +13,7 @@ MIB = 1024 * 1024
 
 
 def main(mebibytes: int, rounds: int) -> None:
-    """Multiply; a bomb with rounds goes on living after them."""
+    """Multiply; after the last round the processes stay alive."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     held = []
     done = 0
@@ -25,7 +26,7 @@ def main(mebibytes: int, rounds: int) -> None:
             if os.fork() == 0:
                 os.setsid()
         except OSError:
-            continue  # no more may be: go on trying
+            continue  # at the limit: retry
     while True:
         signal.pause()
 

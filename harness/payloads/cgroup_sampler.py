@@ -1,8 +1,9 @@
-"""Samples the counters of cgroups on their host: the argument is a plan in JSON.
+"""Samples the counters of cgroups on their host.
 
+The argument is a plan in JSON:
   {"directories": [PATH], "seconds": N, "step_s": S, "gate": PATH}
-The gate, a FIFO that somebody waits at, is opened at the start; it may be absent. Ends early when
-all directories are gone. Prints a JSON object: directory -> list of [seconds, counters].
+The gate, a FIFO at which a job waits, is opened for writing at the start; empty: no gate. Ends
+early once all directories are gone. Prints a JSON object: directory -> list of [seconds, counters].
 Sources: cgroup-v2.rst, "cpu.stat", "memory.current", "io.stat".
 """
 
@@ -12,7 +13,7 @@ import time
 
 
 def lines_of(path: str) -> "list[str]":
-    """Return a file's lines; of a missing one, none."""
+    """Return a file's lines; an empty list if it is missing."""
     try:
         with open(path) as file:  # noqa: PTH123 - pathlib would double the start-up time
             return file.read().splitlines()
@@ -21,7 +22,7 @@ def lines_of(path: str) -> "list[str]":
 
 
 def counters(directory: str) -> "dict[str, int] | None":
-    """Return what a cgroup has counted, or None when it is gone."""
+    """Return a cgroup's counters, or None if it is gone."""
     cpu = dict(line.split() for line in lines_of(f"{directory}/cpu.stat"))
     if not cpu:
         return None
@@ -36,24 +37,25 @@ def counters(directory: str) -> "dict[str, int] | None":
     }
 
 
-def main(plan: "dict[str, object]") -> None:
-    """Sample until the time is over or nothing is left to sample."""
-    directories = list(map(str, plan["directories"]))  # type: ignore[call-overload]
+def main(plan_json: str) -> None:
+    """Sample until the time has passed or all cgroups are gone."""
+    plan = json.loads(plan_json)
+    directories = plan["directories"]
     found: "dict[str, list[object]]" = {directory: [] for directory in directories}  # noqa: UP037
-    if plan.get("gate"):
-        open(str(plan["gate"]), "wb").close()  # noqa: PTH123 - as above
+    if plan["gate"]:
+        open(plan["gate"], "wb").close()  # noqa: PTH123 - as above
     started_s = time.monotonic()
     alive = directories
-    while alive and time.monotonic() - started_s < float(str(plan["seconds"])):
+    while alive and time.monotonic() - started_s < plan["seconds"]:
         for directory in list(alive):
             now = counters(directory)
             if now is None:
                 alive = [each for each in alive if each != directory]
             else:
                 found[directory].append([round(time.monotonic() - started_s, 3), now])
-        time.sleep(float(str(plan["step_s"])))
+        time.sleep(plan["step_s"])
     sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(sys.argv[1])

@@ -1,8 +1,9 @@
-"""Watches a cgroup file system for writes: the argument is a plan in JSON. Needs root.
+"""Watches a cgroup file system for writes. Needs root.
 
+The argument is a plan in JSON:
   {"mount": PATH, "ready": PATH, "stop": PATH, "seconds": N}
-Makes the file `ready` once it watches, ends when the file `stop` is there (or the time is over),
-and prints a JSON list of the paths that were written to. Ends with 3 where the kernel cannot watch.
+Creates the file `ready` once it watches, ends once the file `stop` exists or the time has passed,
+and prints a JSON list of the paths that were written to. Exits with 3 if the kernel cannot watch.
 Sources: fanotify_init(2), fanotify_mark(2), fanotify(7).
 """
 
@@ -23,7 +24,7 @@ CANNOT_WATCH = 3
 
 
 def paths_of(events: bytes) -> "list[str]":
-    """Return the paths that some events are about, and close their descriptors."""
+    """Return the paths of some events, and close their descriptors."""
     paths = []
     while events:
         length, _, _, _, _, fd, _ = EVENT.unpack_from(events)
@@ -33,8 +34,9 @@ def paths_of(events: bytes) -> "list[str]":
     return paths
 
 
-def main(plan: "dict[str, str]") -> None:
-    """Watch, and tell."""
+def main(plan_json: str) -> None:
+    """Watch, and print the paths."""
+    plan = json.loads(plan_json)
     libc = ctypes.CDLL(None)
     watch = libc.fanotify_init(FAN_NONBLOCK_CLOEXEC, os.O_RDONLY)
     mask = ctypes.c_uint64(FAN_MODIFY)
@@ -43,10 +45,10 @@ def main(plan: "dict[str, str]") -> None:
         sys.exit(CANNOT_WATCH)
     open(plan["ready"], "wb").close()  # noqa: PTH123 - pathlib would start slower
     paths = []
-    until_s = time.monotonic() + float(plan["seconds"])
+    until_s = time.monotonic() + plan["seconds"]
     stopped = False
     while not stopped and time.monotonic() < until_s:
-        # Looked at first: what was written before the file appeared is still read below.
+        # Checked first: events from before the file appeared are still read below.
         stopped = os.path.exists(plan["stop"])  # noqa: PTH110 - as above
         while select.select([watch], [], [], 0.1)[0]:
             paths += paths_of(os.read(watch, 65536))
@@ -54,4 +56,4 @@ def main(plan: "dict[str, str]") -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(sys.argv[1])

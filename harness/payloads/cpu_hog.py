@@ -1,6 +1,6 @@
-"""Burns CPU with some processes: arguments are how many, and for how many seconds (0: for ever).
+"""Burns CPU. Arguments: the number of processes, and for how many seconds (0: endless).
 
-Says `ready` once all of them burn; at the end prints how much CPU and wall time they had, as JSON.
+Prints `ready` once all of them burn, and at the end their CPU time and the wall time as JSON.
 """
 
 import json
@@ -10,14 +10,14 @@ import time
 
 
 def burn(seconds: float) -> None:
-    """Use all the CPU there is."""
+    """Use a whole processor."""
     until_s = time.monotonic() + seconds
     while seconds == 0 or time.monotonic() < until_s:
         pass
 
 
 def main(processes: int, seconds: float) -> None:
-    """Burn, and tell."""
+    """Burn, and print the times."""
     started_s, used_s = time.monotonic(), time.process_time()
     children = []
     for _ in range(processes - 1):
@@ -32,8 +32,8 @@ def main(processes: int, seconds: float) -> None:
     for pid in children:
         usage = os.wait4(pid, 0)[2]
         cpu_s += usage.ru_utime + usage.ru_stime
-    told = {"cpu_s": cpu_s, "wall_s": time.monotonic() - started_s}
-    os.write(1, (json.dumps(told) + "\n").encode())
+    times = {"cpu_s": cpu_s, "wall_s": time.monotonic() - started_s}
+    os.write(1, (json.dumps(times) + "\n").encode())
 
 
 if __name__ == "__main__":

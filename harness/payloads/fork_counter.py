@@ -1,11 +1,11 @@
-"""Forks until it may not any more, and prints how many children it could make and the errno."""
+"""Forks until that fails, and prints the number of children and the errno."""
 
 import os
 import signal
 
 
 def main() -> None:
-    """Fork and count; the argument against endlessness is far above any limit that is asked."""
+    """Fork and count; the bound is far above any limit that a check sets."""
     made = 0
     try:
         for _ in range(1000):

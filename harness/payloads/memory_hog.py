@@ -1,8 +1,9 @@
-"""Takes memory, all of it touched: arguments are mebibytes and, optionally, the path of a gate.
+"""Allocates and touches memory. Arguments: mebibytes and, optionally, the path of a gate.
 
-Without a gate the main process takes it and says how much. With one a child takes it, slowly, once
-somebody has opened the gate (a FIFO) for writing; the main process only waits for it. So a kernel
-that kills no more than the process that asks for too much leaves a main process: it exits with 3.
+Without a gate the main process allocates it and prints how much. With a gate, a FIFO, a child
+allocates it slowly, once another process has opened the gate for writing; the main process only
+waits for the child. So if the kernel kills the allocating process alone, the main process exits
+with 3.
 """
 
 import os
@@ -14,7 +15,7 @@ PAUSE_S = 0.02
 
 
 def take(mebibytes: int, pause_s: float) -> int:
-    """Take memory and return how much."""
+    """Allocate memory and return how much."""
     held = []
     for _ in range(mebibytes):
         held.append(b"x" * MIB)
@@ -24,13 +25,13 @@ def take(mebibytes: int, pause_s: float) -> int:
 
 
 def main(mebibytes: int, gate: str) -> None:
-    """Take memory, in a child when there is a gate."""
+    """Allocate memory, in a child if a gate is given."""
     if not gate:
         os.write(1, b"%d\n" % take(mebibytes, 0))
         return
     os.mkfifo(gate, 0o600)
     os.write(1, b"ready\n")
-    with open(gate, "rb"):  # noqa: PTH123 - blocks until a writer comes; that is the gate
+    with open(gate, "rb"):  # noqa: PTH123 - blocks until a writer opens it
         os.unlink(gate)  # noqa: PTH108 - pathlib would double the start-up time
     pid = os.fork()
     if pid == 0:

@@ -1,6 +1,6 @@
-"""Starts a `sleep` as a process of a given pid: arguments are the pid and the seconds. Needs root.
+"""Starts a `sleep` that has a given pid. Arguments: the pid and the seconds. Needs root.
 
-The sleeper leads a session and a process group of its own, so its pid is also its group's id.
+The process leads a session and a process group of its own, so its pid is also its group's id.
 Prints `taken`, or the errno. Source: clone3(2), set_tid (Linux >= 5.5, x86-64 and arm64: call 435).
 """
 

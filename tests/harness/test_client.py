@@ -1,4 +1,4 @@
-"""What the recording client and the questions make of servers that answer oddly."""
+"""The recording client, and the probes of capabilities, with servers that answer oddly."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from harness.drive.identities import CertFiles, IdentityStore, make_identities
 from harness.host.ports import free_port
 from harness.record.history import Recorder
 from harness.record.verdict import BrokenError, UnmetError
-from harness.run.capabilities import ask
+from harness.run.capabilities import probe_capabilities
 from harness.targets.address import AddressTarget
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
@@ -23,7 +23,7 @@ JOB_ID = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 
 
 class OddServer(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[misc] # no types
-    """Answers what it is told to, by rpc; without jobs of any kind."""
+    """Answers each rpc with a given function; it has no jobs."""
 
     def __init__(self, **answers: Callable[[Any, grpc.ServicerContext], Any]) -> None:
         for rpc, answer in answers.items():
@@ -54,24 +54,24 @@ def serving(identities: IdentityStore, odd: OddServer) -> Iterator[str]:
 
 def refusing(code: grpc.StatusCode) -> Callable[[Any, grpc.ServicerContext], None]:
     def refuse(_: object, context: grpc.ServicerContext) -> None:
-        context.abort(code, "as it was told")
+        context.abort(code, "as given")
 
     return refuse
 
 
-def test_unavailable_from_a_server_that_was_reached_is_a_broken_promise(
+def test_unavailable_from_a_reached_server_is_a_broken_promise(
     identities: IdentityStore,
 ) -> None:
     odd = OddServer(StartJob=refusing(grpc.StatusCode.UNAVAILABLE))
     with (
         serving(identities, odd) as address,
         Client(address, identities.files("admin"), Recorder()) as client,
-        pytest.raises(UnmetError, match="as it was told"),
+        pytest.raises(UnmetError, match="as given"),
     ):
         client.must_start("true")
 
 
-def test_a_server_that_goes_away_after_an_answer_has_broken_a_promise(
+def test_a_server_that_stops_after_an_answer_has_broken_a_promise(
     identities: IdentityStore,
 ) -> None:
     odd = OddServer(QueryJob=lambda _request, _context: pb.QueryJobResponse(status="running"))
@@ -84,7 +84,7 @@ def test_a_server_that_goes_away_after_an_answer_has_broken_a_promise(
                 client.must_query(JOB_ID)
 
 
-def test_a_server_that_was_never_reached_says_nothing_of_itself(identities: IdentityStore) -> None:
+def test_a_server_that_was_never_reached_is_broken(identities: IdentityStore) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     with (
         Client(nowhere, identities.files("admin"), Recorder()) as client,
@@ -126,8 +126,8 @@ INTERNAL = refusing(grpc.StatusCode.INTERNAL)
         (Need.LIMIT_FIELDS, {"QueryJob": _state(limits=pb.ResourceLimits(cpu_millicores=1))}, True),
         (Need.CGROUPS, {}, False),
         (Need.CGROUPS, {"QueryJob": _state(limits=pb.ResourceLimits())}, True),
-        (Need.SURROUNDINGS, {}, False),
-        (Need.SURROUNDINGS, {"StreamLogs": _one_line(b"something else\n")}, True),
+        (Need.JOB_ENVIRONMENT, {}, False),
+        (Need.JOB_ENVIRONMENT, {"StreamLogs": _one_line(b"something else\n")}, True),
         (Need.OFFSETS, {}, False),
         (Need.OFFSETS, {"StreamLogs": INTERNAL}, True),
         (Need.LISTING, {}, False),
@@ -135,11 +135,11 @@ INTERNAL = refusing(grpc.StatusCode.INTERNAL)
         (Need.GRACE, {"StopJob": INTERNAL}, True),
     ],
 )
-def test_a_feature_that_works_wrongly_is_not_taken_for_one_that_is_absent(
+def test_a_feature_that_fails_is_not_absent(
     need: Need, answers: dict[str, Any], there: bool, identities: IdentityStore
 ) -> None:
     with serving(identities, OddServer(**(ORIGINAL | answers))) as address:
         target = AddressTarget(address, identities)
         with target.shared() as server:
-            found = ask(target, server, Scale.FULL)
+            found = probe_capabilities(target, server, Scale.FULL)
     assert (found[need] == "") == there, found[need]

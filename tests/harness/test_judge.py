@@ -1,11 +1,17 @@
-"""The judge's own arithmetic: what is kept, what is broken, where a bound lies."""
+"""Promises and judges of streams: which verdict follows, and where the bounds are."""
 
 import dataclasses
 
 import pytest
 
-from harness.checks.lifecycle.jobs import LOUD_BYTES, judge_short_jobs
-from harness.checks.streams.concurrent_readers import judge_stalled
+from harness.checks.common import WriterJob
+from harness.checks.lifecycle.ending import LOUD_BYTES, ShortJobs, judge_short_jobs
+from harness.checks.streams.pauses import (
+    READERS_BESIDE,
+    STALLED_READERS,
+    ReadBesideStalled,
+    judge_stalled,
+)
 from harness.judge.promises import (
     answered,
     assumed,
@@ -41,10 +47,10 @@ GOOD = Stream("good", "job", Outcome.OK, "OK", "", 100, "aa", 0.0, 5.0, first_by
         (floor("p", 1, 2), Verdict.BROKEN),
         (assumed("p", true=True, got=1), Verdict.PASS),
         (assumed("p", true=False, got=1), Verdict.BROKEN),
-        (unseen("p", "nobody looked"), Verdict.SKIPPED),
+        (unseen("p", "its process is hidden"), Verdict.SKIPPED),
     ],
 )
-def test_a_promise_is_held_against_what_was_seen(finding: Finding, verdict: Verdict) -> None:
+def test_a_promise_has_the_verdict_of_its_comparison(finding: Finding, verdict: Verdict) -> None:
     assert finding.verdict is verdict
 
 
@@ -75,13 +81,13 @@ def test_a_long_value_is_shown_shortened() -> None:
         ({"outcome": Outcome.UNKNOWN, "code": "DEADLINE_EXCEEDED"}, "no end in time"),
     ],
 )
-def test_a_stream_that_lacks_anything_has_a_fault(changes: dict[str, object], fault: str) -> None:
+def test_fault_of_finds_every_fault_of_a_stream(changes: dict[str, object], fault: str) -> None:
     found = fault_of(dataclasses.replace(GOOD, **changes), 100)  # type: ignore[arg-type]
     assert bool(found) is bool(fault)
     assert fault in found
 
 
-def test_no_stream_at_all_keeps_no_promise() -> None:
+def test_promises_of_streams_fail_without_a_stream() -> None:
     assert all_exact("p", [], 100).verdict is Verdict.FAIL
     assert identical("p", []).verdict is Verdict.FAIL
     assert identical("p", [GOOD, dataclasses.replace(GOOD, sha256="bb")]).verdict is Verdict.FAIL
@@ -101,7 +107,7 @@ def test_streams_are_grouped_by_their_job() -> None:
     assert list(by_job([GOOD, other, GOOD])) == [("job", [GOOD, GOOD]), ("other", [other])]
 
 
-def test_nothing_judged_is_broken_and_a_broken_promise_outweighs_all() -> None:
+def test_merge_of_nothing_is_broken_and_fail_outweighs_all() -> None:
     findings = {verdict: Finding(verdict, "p") for verdict in Verdict}
     assert merge([]) is Verdict.BROKEN
     assert merge([findings[Verdict.PASS]]) is Verdict.PASS
@@ -112,23 +118,22 @@ def test_nothing_judged_is_broken_and_a_broken_promise_outweighs_all() -> None:
 def test_short_jobs_of_a_server_whose_process_is_unseen_are_judged_but_for_what_it_keeps() -> None:
     recorder = Recorder()
     recorder.add(dataclasses.replace(GOOD, label="loud 0", received_bytes=LOUD_BYTES))
-    recorder.fact("counts", {"before": None, "after": None})
-    recorder.fact("silent", [3, 3])
+    recorder.add(ShortJobs(queried=3, ended=3, before=None, after=None))
     findings = list(judge_short_jobs(recorder.history()))
     assert [each.verdict for each in findings] == [*[Verdict.PASS] * 3, Verdict.SKIPPED]
     assert "did not launch the server" in findings[-1].promise
 
 
-def test_memory_beside_stalled_readers_that_nobody_saw_is_not_said_to_be_bounded() -> None:
+def test_unseen_memory_beside_stalled_readers_is_skipped_not_passed() -> None:
     recorder = Recorder()
-    for label, value in (("total", 100), ("joined", 15), ("read after", 1.0), ("bound", 2.0)):
-        recorder.fact(label, value)
-    for number in range(5):
+    recorder.add(WriterJob("job", "seed", total_bytes=100))
+    for number in range(READERS_BESIDE):
         recorder.add(dataclasses.replace(GOOD, label=f"reading {number}"))
     call = Call("meanwhile", "QueryJob", Outcome.OK, "OK", "", 0.0, 1.0, {"status": "exited"})
     recorder.add(call)
     recorder.add(dataclasses.replace(call, label="start meanwhile"))
-    with pytest.raises(BrokenError, match="memory grown"):  # neither seen nor said to be unseen
+    with pytest.raises(BrokenError, match="ReadBesideStalled"):
         list(judge_stalled(recorder.history()))
-    recorder.fact("memory unseen", "why")
+    joined = STALLED_READERS + READERS_BESIDE
+    recorder.add(ReadBesideStalled(joined, read_after_s=1.0, bound_s=2.0, memory_grown_bytes=None))
     assert merge(judge_stalled(recorder.history())) is Verdict.SKIPPED

@@ -2,6 +2,11 @@
 
 from typing import Final
 
-from harness.checks.lifecycle import job_environment, jobs, stopping
+from harness.checks.lifecycle import ending, job_environment, starting, stopping
 
-CHECKS: Final = (*jobs.CHECKS, *job_environment.CHECKS, *stopping.CHECKS)
+CHECKS: Final = (
+    *ending.CHECKS,
+    *starting.CHECKS,
+    *job_environment.CHECKS,
+    *stopping.CHECKS,
+)

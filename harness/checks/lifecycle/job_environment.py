@@ -1,27 +1,26 @@
-"""What a job finds itself with: nothing of the server's, and exactly what it was given."""
+"""A job's environment: nothing inherited from the server, and exactly what the start requested."""
 
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.judge.promises import answered, assumed, equal, holds, unseen
-from harness.record.history import History, Json
+from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.local import LocalTarget
 from harness.targets.target import RunningServer
 
-ARGUMENT: Final = ("INVALID_ARGUMENT",)
-
 SECRET: Final = "secret-"  # noqa: S105 - how the harness's planted secret begins
-# Programs that change nothing of what they find, each telling one thing.
+# Programs that change nothing that they inherit; each prints one aspect of it.
 LOOKS: Final = {
     "descriptors": ("ls", ["-l", "/proc/self/fd"]),
     "signals": ("cat", ["/proc/self/status"]),
     "session": ("cat", ["/proc/self/stat"]),
-    # A server can set it only once the job runs, so the job waits for that: 5 s, then it tells
-    # what it has. It is the job's first process: what that forks before then keeps the server's.
+    # A server can set it only once the job runs, so the job waits up to 5 s for that, and prints
+    # the value. It is the job's first process: a process that it forks before keeps the server's.
     "oom_score_adj": (
         "sh",
         [
@@ -36,7 +35,7 @@ LOOKS: Final = {
 }
 
 
-# What a server is launched with here, for a job to have none of it: see env(1) and sh(1).
+# What a server is launched with here, and a job must not inherit: see env(1) and sh(1).
 PLANTED_DESCRIPTOR: Final = 9
 PLANTED_OOM_SCORE: Final = "300"
 PLANT: Final = (
@@ -46,53 +45,80 @@ PLANT: Final = (
 SIGUSR1_MASK: Final = 1 << 10 - 1
 
 
-def _leaking(target: LocalTarget) -> LocalTarget:
-    """Return a target whose servers have a descriptor open for a program of theirs, and a mask."""
+@dataclass(frozen=True, slots=True)
+class PlantedState:
+    """Whether the server's process has what was planted in it."""
+
+    descriptor: bool
+    signal_mask: bool
+    oom_score: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InheritableState(Observation):
+    """What the server's process has that a job could inherit.
+
+    Attributes:
+        planted: None: the harness could not plant anything in this target's servers.
+        secrets: variables with a planted secret; None: its process cannot be observed.
+    """
+
+    planted: PlantedState | None
+    secrets: int | None
+
+
+def _with_planted_state(target: LocalTarget) -> LocalTarget:
+    """Return a target whose servers have an open descriptor, a blocked signal and an OOM score."""
     line = target.command_line("{cgroup_root}")  # its braces, and its address, are filled in anew
     line = re.sub(r"127\.0\.0\.1:\d+", "{listen}", line)
     return LocalTarget(target.identities, f"{PLANT} {line}", target.flags, name=target.name)
 
 
-def _what_leaks(stage: Stage, server: RunningServer) -> dict[str, Json]:
+def _planted_state(stage: Stage, server: RunningServer) -> PlantedState:
     here = f"/proc/{server.pid}"
     look = f"cat {here}/oom_score_adj; ls {here}/fd; grep SigBlk {here}/status"
     words = stage.host.run(look).stdout.split()
-    return {
-        "OOM score": words[0] == PLANTED_OOM_SCORE,
-        "descriptor": str(PLANTED_DESCRIPTOR) in words[1:-2],
-        "mask": bool(int(words[-1], 16) & SIGUSR1_MASK),
-    }
+    return PlantedState(
+        descriptor=str(PLANTED_DESCRIPTOR) in words[1:-2],
+        signal_mask=bool(int(words[-1], 16) & SIGUSR1_MASK),
+        oom_score=words[0] == PLANTED_OOM_SCORE,
+    )
 
 
 def run_inheritance(stage: Stage) -> None:
-    """Jobs that look at themselves, of a server with something to leak where one can be had."""
+    """Run jobs that look at themselves, on a server with planted state where that is possible."""
     with ExitStack() as stack:
-        server = stage.server
-        # Elsewhere the server is as it came; its secret is planted at every launch.
+        server, planted, secrets = stage.server, None, None
+        # Elsewhere only the secret is planted, at every launch.
         if isinstance(stage.target, LocalTarget):
-            server = stack.enter_context(_leaking(stage.target).launched())
-            stage.fact("leaks of the server", _what_leaks(stage, server))
+            server = stack.enter_context(_with_planted_state(stage.target).launch())
+            planted = _planted_state(stage, server)
         client = stack.enter_context(stage.client(server=server))
         for label, (command, arguments) in LOOKS.items():
             client.output(client.must_start(command, arguments), label=label)
         if server.pid is not None and stage.target_has(Need.HOST):
             script = f"grep -c {SECRET} /proc/{server.pid}/environ || true"
-            stage.fact("secrets of the server", int(stage.host.run(script).stdout.strip() or 0))
+            secrets = int(stage.host.run(script).stdout.strip() or 0)
+        stage.record(InheritableState(planted, secrets))
 
 
 def judge_inheritance(history: History) -> Iterator[Finding]:
-    """Three descriptors, no signal blocked or ignored, its own session, no secret."""
-    for fact in history.facts("leaks of the server"):
-        leaks = fact.value if isinstance(fact.value, dict) else {}
-        for what in ("descriptor", "mask", "OOM score"):
+    """Promise three descriptors, no blocked or ignored signal, an own session, and no secret."""
+    server = history.the(InheritableState)
+    if server.planted is not None:
+        for what, has in (
+            ("descriptor", server.planted.descriptor),
+            ("mask", server.planted.signal_mask),
+            ("OOM score", server.planted.oom_score),
+        ):
             promise = f"the server has a {what} that a job could inherit"
-            yield assumed(promise, true=leaks.get(what) is True, got=leaks)
-    # One more is the look itself, at the folder of descriptors.
+            yield assumed(promise, true=has, got=server.planted)
+    # `ls` itself opens one more, on the directory of descriptors.
     links = re.findall(r"(\d+) -> (\S+)", history.stream("descriptors").text)
     others = [link for link in links if int(link[0]) > 2 and not link[1].startswith("/proc/")]  # noqa: PLR2004
     yield equal("a job has descriptors 0, 1 and 2 and no other of the server's", others, [])
     kept = {"1", "2"} <= {number for number, _ in links}
-    yield assumed("the job told its descriptors", true=kept, got=links)
+    yield assumed("the job listed its descriptors", true=kept, got=links)
     for name, what in (("SigBlk", "blocked"), ("SigIgn", "ignored")):
         found = re.search(rf"{name}:\s*([0-9a-f]+)", history.stream("signals").text)
         yield equal(f"a job has no signal {what}", found and found[1], "0" * 16)
@@ -104,67 +130,57 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
     )  # fmt: skip
     adjusted = history.stream("oom_score_adj").text.strip()
     yield equal("a job has no oom_score_adj of the server's", adjusted, "0")
-    shown = SECRET in history.stream("environment").text
+    yield from _judge_secrets(server, history.stream("environment").text)
+
+
+def _judge_secrets(server: InheritableState, environment: str) -> Iterator[Finding]:
     promise = "a job does not see the server's secrets"
-    secrets = history.facts("secrets of the server")
-    for fact in secrets:
-        told = fact.value != 0
-        yield assumed("a secret is in the server's environment", true=told, got=fact.value)
-    yield equal(promise, shown, False) if secrets or shown else unseen(promise, PROCESS_UNSEEN)
+    shown = SECRET in environment
+    if server.secrets is not None:
+        what = "a secret is in the server's environment"
+        yield assumed(what, true=server.secrets > 0, got=server.secrets)
+    elif not shown:
+        yield unseen(promise, PROCESS_UNSEEN)
+        return
+    yield equal(promise, shown, want=False)
 
 
-LITERAL: Final = [
-    "$HOME",
-    "a b",
-    "*",
-    ";",
-    "&& false",
-    "`id`",
-    "'",
-    '"',
-    "\\",
-    "",
-    "ü€",
-    "-n",
-    "\n",
-]
-
-
-def run_literal(stage: Stage) -> None:
-    """Arguments that a shell would take apart."""
-    with stage.client() as client:
-        job_id = client.must_start("printf", ["[%s]\n", *LITERAL])
-        client.output(job_id, label="printed")
-
-
-def judge_literal(history: History) -> Iterator[Finding]:
-    """As they were given."""
-    wanted = "".join(f"[{each}]\n" for each in LITERAL).encode().decode("latin-1")
-    yield equal("arguments arrive literally", history.stream("printed").text, wanted)
+INHERITANCE: Final = Check(
+    "lifecycle.inheritance",
+    "A job inherits no descriptor, no signal setting, no session and no secret of the server.",
+    run_inheritance,
+    judge_inheritance,
+    cites=("43", "R-JOB-6"),
+)
 
 
 GIVEN: Final = {"PLAIN": "word", "SPACES": " a  b ", "ODD": "$HOME='\"\\ü", "EMPTY": ""}
-# What no program can be given, and where it cannot be started.
+# What no program can be given, and where no program can be started.
 BAD_ENVIRONMENTS: Final = {
     "an empty key": {"": "x"},
     "a key with =": {"A=B": "x"},
     "a NUL in a value": {"A": "x\0y"},
     "a NUL in a key": {"A\0B": "x"},
 }
+ARGUMENT: Final = ("INVALID_ARGUMENT",)
+# Directory, the statuses that refuse it, and the reason that the refusal gives.
 BAD_DIRECTORIES: Final = {
-    "a directory that is not there": ("/nonexistent/directory", ("FAILED_PRECONDITION", *ARGUMENT)),
-    "a file for a directory": ("/etc/passwd", ("FAILED_PRECONDITION", *ARGUMENT)),
-    "a relative directory": ("tmp", ARGUMENT),
-}
-DIRECTORY_REASONS: Final = {
-    "a directory that is not there": "no such file or directory",
-    "a file for a directory": "not a directory",
-    "a relative directory": "absolute",
+    "a missing directory": (
+        "/nonexistent/directory",
+        ("FAILED_PRECONDITION", *ARGUMENT),
+        "no such file or directory",
+    ),
+    "a file instead of a directory": (
+        "/etc/passwd",
+        ("FAILED_PRECONDITION", *ARGUMENT),
+        "not a directory",
+    ),
+    "a relative directory": ("tmp", ARGUMENT, "absolute"),
 }
 
 
 def run_surroundings(stage: Stage) -> None:
-    """Environment and working directory, good and bad."""
+    """Start jobs with environments and working directories, good and bad."""
     with stage.client() as client:
         client.output(client.must_start("env", ["-0"], environment=GIVEN), label="environment")
         client.output(client.must_start("pwd", working_directory="/usr"), label="directory")
@@ -174,15 +190,15 @@ def run_surroundings(stage: Stage) -> None:
         )
         for label, environment in BAD_ENVIRONMENTS.items():
             client.start("true", environment=environment, label=f"environment with {label}")
-        for label, (directory, _) in BAD_DIRECTORIES.items():
+        for label, (directory, _, _) in BAD_DIRECTORIES.items():
             client.start("true", working_directory=directory, label=f"start in {label}")
 
 
 def judge_surroundings(history: History) -> Iterator[Finding]:
-    """What was given is there exactly; what cannot be is refused by its own status."""
+    """Promise exactly the requested ones, and for each impossible one a status of its own."""
     found = history.stream("environment").text.encode("latin-1").decode().split("\0")
     missing = [f"{key}={value}" for key, value in GIVEN.items() if f"{key}={value}" not in found]
-    yield equal("a job has the environment that it was given", missing, [])
+    yield equal("a job has the requested environment", missing, [])
     yield equal("a job starts in its directory", history.stream("directory").text, "/usr\n")
     yield holds(
         "a program is found from its directory",
@@ -193,28 +209,21 @@ def judge_surroundings(history: History) -> Iterator[Finding]:
     for label in BAD_ENVIRONMENTS:
         call = history.call(f"environment with {label}")
         yield answered(f"an environment with {label} is refused", call, *ARGUMENT)
-    for label, (directory, codes) in BAD_DIRECTORIES.items():
+    for label, (directory, codes, reason) in BAD_DIRECTORIES.items():
         call = history.call(f"start in {label}")
         yield answered(f"a start in {label} is refused", call, *codes)
-        told = directory in call.detail and DIRECTORY_REASONS[label] in call.detail.lower()
-        want = f"{directory} and {DIRECTORY_REASONS[label]!r}"
-        yield holds("the refusal names it and the reason", kept=told, got=call.detail, want=want)
+        kept = directory in call.detail and reason in call.detail.lower()
+        want = f"{directory} and {reason!r}"
+        yield holds("the refusal names it and the reason", kept=kept, got=call.detail, want=want)
 
 
-CHECKS: Final = (
-    Check(
-        "lifecycle.inheritance",
-        "A job inherits no descriptor, no signal setting, no session and no secret of the server.",
-        run_inheritance, judge_inheritance, frozenset(), ("43", "R-JOB-6"),
-    ),
-    Check(
-        "lifecycle.literal",
-        "Arguments reach the program as they were given; no shell is in between.",
-        run_literal, judge_literal, frozenset(), ("48", "R-JOB-1"),
-    ),
-    Check(
-        "lifecycle.surroundings",
-        "A job has exactly the environment and the directory that it was given, or is refused.",
-        run_surroundings, judge_surroundings, frozenset({Need.SURROUNDINGS}), ("32", "48"),
-    ),
-)  # fmt: skip
+SURROUNDINGS: Final = Check(
+    "lifecycle.surroundings",
+    "A job has exactly the requested environment and directory, or is refused.",
+    run_surroundings,
+    judge_surroundings,
+    needs=frozenset({Need.JOB_ENVIRONMENT}),
+    cites=("32", "48"),
+)
+
+CHECKS: Final = (INHERITANCE, SURROUNDINGS)

@@ -1,4 +1,4 @@
-"""Limits that bite and cgroups that leave no trace; in the guest, or on any cgroup v2 host."""
+"""Limits that are enforced and cgroups that are removed; in the guest, or on any cgroup v2 host."""
 
 from typing import Final
 
@@ -8,6 +8,7 @@ from harness.checks.limits import (
     disk,
     limit_validation,
     memory,
+    restarts,
 )
 
 CHECKS: Final = (
@@ -16,4 +17,5 @@ CHECKS: Final = (
     *disk.CHECKS,
     *limit_validation.CHECKS,
     *cgroup_lifecycle.CHECKS,
+    *restarts.CHECKS,
 )

@@ -1,104 +1,132 @@
-"""Cgroups from birth to removal: born inside, ended as a whole, nothing left, strangers spared."""
+"""Cgroups from creation to removal: jobs start inside, end as a whole, and leave nothing behind."""
 
 import json
 import secrets
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.limits.host_cgroups import (
-    CGROUP_MOUNT,
     cgroup_of,
     cgroups_of,
+    count_sleepers,
+    exists,
     host_path,
     host_payload,
-    is_there,
-    launched_again,
     on_host,
-    remove_cgroup,
     root_of,
-    sleepers,
-    sleeping,
     subdirectories,
+    unique_seconds,
     wait_ready,
     wait_sleepers,
 )
+from harness.drive.client import message_of
 from harness.host.clock import poll_until
 from harness.judge.promises import answered, assumed, at_most, equal, floor
-from harness.record.history import History, Json
-from harness.record.verdict import BrokenError, Finding, UnsupportedError
+from harness.record.history import History, Observation
+from harness.record.verdict import Finding, UnsupportedError
+from harness.targets.launching import CGROUP_MOUNT
+from jobworker.v1 import jobworker_pb2 as pb
+
+_OBSERVED: Final = frozenset({Need.CGROUPS, Need.HOST})
+_LAUNCHED: Final = _OBSERVED | {Need.LAUNCH}
 
 BORN: Final = 50
 BORN_AT_ONCE: Final = 10
-WATCH_TIMEOUT_S: Final = 120.0
-CANNOT_WATCH: Final = 3  # the exit code of the payload `cgroup_watcher`
-WATCHED_JOBS: Final = 20
-SHORT_JOBS: Final = 1000
-SHORT_AT_ONCE: Final = 8
-EXIT_BOUND_S: Final = 5.0
-EXIT_WHY: Final = "milliseconds on a quiet machine; an emulated one may be at something else"
-STOP_BOUND_S: Final = 10.0
-STOP_WHY: Final = "kselftest's bound for the end of a tree of cgroups that is killed"
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupsFromInside(Observation):
+    """For each job's id, the /proc/self/cgroup that its first program read."""
+
+    lines: Mapping[str, str]
 
 
 def _run_born_inside(stage: Stage) -> None:
     with stage.client() as client, ThreadPoolExecutor(BORN_AT_ONCE) as pool:
 
-        def run(number: int) -> None:
+        def run(_: int) -> tuple[str, str]:
             job_id = client.must_start("cat", ["/proc/self/cgroup"])
-            stage.fact(f"born {number}", [job_id, client.output(job_id)])
+            return job_id, client.output(job_id)
 
-        list(pool.map(run, range(BORN)))
+        stage.record(CgroupsFromInside(dict(pool.map(run, range(BORN)))))
 
 
 def _judge_born_inside(history: History) -> Iterator[Finding]:
-    facts = history.facts("born ")
-    yield floor("jobs that told their cgroup", len(facts), BORN)
-    strays = [
-        fact.value
-        for fact in facts
-        if not (isinstance(fact.value, list) and _is_inside(*map(str, fact.value)))
-    ]
+    lines = history.the(CgroupsFromInside).lines
+    yield floor("jobs that printed their cgroup", len(lines), BORN)
+    strays = [job for job in lines.items() if not _is_inside(*job)]
     yield equal("a job's first program finds itself in the job's own cgroup", strays, [])
 
 
-def _is_inside(job_id: str, told: str) -> bool:
-    return told.startswith("0::/") and job_id in told.strip().rpartition("/")[2]
+def _is_inside(job_id: str, line: str) -> bool:
+    return line.startswith("0::/") and job_id in line.strip().rpartition("/")[2]
 
 
-def _run_unmoved(stage: Stage) -> None:
+BORN_INSIDE: Final = Check(
+    "limits.born-inside",
+    "A job is in its own cgroup when its first program looks, also when many start at once.",
+    _run_born_inside,
+    _judge_born_inside,
+    needs=frozenset({Need.CGROUPS}),
+    cites=("55", "R-CGROUP-3"),
+)
+
+
+WATCH_TIMEOUT_S: Final = 120.0
+CANNOT_WATCH: Final = 3  # the exit code of the payload `cgroup_watcher`
+WATCHED_JOBS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupWrites(Observation):
+    """The writes to the cgroup file system while jobs started.
+
+    Attributes:
+        canary: a cgroup of the harness, into which it moved a process.
+        jobs: the cgroups of the jobs.
+        written: paths of the files that were written to.
+    """
+
+    canary: str
+    jobs: tuple[str, ...]
+    written: tuple[str, ...]
+
+
+def _run_never_moved(stage: Stage) -> None:
     ready, stop = host_path("ready"), host_path("stop")
     plan = {"mount": CGROUP_MOUNT, "ready": ready, "stop": stop, "seconds": WATCH_TIMEOUT_S}
     command = host_payload("cgroup_watcher", json.dumps(plan))
     with stage.client() as client, ThreadPoolExecutor(1) as pool:
         watching = pool.submit(stage.host.run, command, 2 * WATCH_TIMEOUT_S)
         poll_until(
-            lambda: True if watching.done() or is_there(stage, ready) else None,
+            lambda: True if watching.done() or exists(stage, ready) else None,
             WATCH_TIMEOUT_S,
             "the watch of the cgroup file system",
         )
         if watching.done() and watching.result().exit_code == CANNOT_WATCH:
             raise UnsupportedError("a way to watch its cgroup file system (fanotify, root)")
-        stage.fact("canary", _move_a_stranger(stage))
-        seconds = sleeping()
+        canary = _move_canary(stage)
+        seconds = unique_seconds()
         with ThreadPoolExecutor(5) as starters:
             jobs = list(
                 starters.map(lambda _: client.must_start("sleep", [seconds]), range(WATCHED_JOBS))
             )
-        cgroups: list[Json] = list(cgroups_of(stage, client, jobs))
-        stage.fact("cgroups", cgroups)
+        cgroups = cgroups_of(stage, client, jobs)
         on_host(stage, f"touch {stop}")
-        written: list[Json] = json.loads(watching.result().require("the watch"))
-        stage.fact("written", written)
+        written = msgspec.json.decode(watching.result().require("the watch"), type=tuple[str, ...])
+        stage.record(CgroupWrites(canary, tuple(cgroups), written))
         on_host(stage, f"rm -f {ready} {stop}")
         for job_id in jobs:
             client.stop(job_id)
 
 
-def _move_a_stranger(stage: Stage) -> str:
-    """Move a process by writing its pid, which the watch must see; return the file."""
+def _move_canary(stage: Stage) -> str:
+    """Move a process into a cgroup, which the watch must see; return the cgroup."""
     path = f"{CGROUP_MOUNT}/jobworker-canary-{secrets.token_hex(6)}"
     on_host(
         stage,
@@ -108,30 +136,43 @@ def _move_a_stranger(stage: Stage) -> str:
     return path
 
 
-def _judge_unmoved(history: History) -> Iterator[Finding]:
-    moves = [
-        path.removesuffix(" (deleted)")
-        for path in _texts(history, "written")
-        if path.removesuffix(" (deleted)").endswith(("/cgroup.procs", "/cgroup.threads"))
-    ]
-    canary = str(history.fact("canary"))
-    seen = any(path.startswith(canary) for path in moves)
+def _judge_never_moved(history: History) -> Iterator[Finding]:
+    writes = history.the(CgroupWrites)
+    paths = [path.removesuffix(" (deleted)") for path in writes.written]
+    moves = [path for path in paths if path.endswith(("/cgroup.procs", "/cgroup.threads"))]
+    seen = any(path.startswith(writes.canary) for path in moves)
     yield assumed("the watch sees a process being moved", true=seen, got=moves)
-    cgroups = _texts(history, "cgroups")
-    yield floor("jobs that were watched", len(cgroups), WATCHED_JOBS)
-    # Others on the host may move processes of their own: what counts is the jobs' root.
-    roots = tuple({path.rpartition("/")[0] + "/" for path in cgroups})
-    jobs = sorted({path for path in moves if path.startswith(roots)})
-    yield equal("no process is moved into its cgroup: it is born there", jobs, [])
+    yield floor("jobs that were watched", len(writes.jobs), WATCHED_JOBS)
+    # Others on the host may move processes of their own: only moves below the jobs' root count.
+    roots = tuple({path.rpartition("/")[0] + "/" for path in writes.jobs})
+    moved = sorted({path for path in moves if path.startswith(roots)})
+    yield equal("no process is moved into its cgroup: it starts there", moved, [])
 
 
-def _texts(history: History, label: str) -> list[str]:
-    value = history.fact(label)
-    return [str(each) for each in value] if isinstance(value, list) else []
+NEVER_MOVED: Final = Check(
+    "limits.never-moved",
+    "No process is moved into its cgroup: nothing is written to cgroup.procs.",
+    _run_never_moved,
+    _judge_never_moved,
+    needs=_OBSERVED | {Need.PYTHON},
+    cites=("55", "R-CGROUP-3"),
+    alone=True,
+)
 
 
-def _run_daemons_stop(stage: Stage) -> None:
-    seconds = sleeping()
+STOP_BOUND_S: Final = 10.0
+STOP_WHY: Final = "kselftest's bound for the end of a tree of cgroups that is killed"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonsLeft(Observation):
+    """How many daemons of a job run after its end."""
+
+    count: int
+
+
+def _run_daemons_at_stop(stage: Stage) -> None:
+    seconds = unique_seconds()
     script = (
         f"for i in 1 2 3 4 5 6; do setsid sh -c 'setsid sleep {seconds} & sleep {seconds}' & done; "
         "wait"
@@ -140,20 +181,35 @@ def _run_daemons_stop(stage: Stage) -> None:
         job_id = client.must_start("sh", ["-c", script])
         wait_sleepers(stage, seconds, 12)
         client.stop(job_id, label="stop", grace_s=None)
-        stage.fact("left", sleepers(stage, seconds))
+        stage.record(DaemonsLeft(count_sleepers(stage, seconds)))
         client.query(job_id, label="final")
 
 
-def _judge_daemons_stop(history: History) -> Iterator[Finding]:
+def _judge_daemons_at_stop(history: History) -> Iterator[Finding]:
     stop = history.call("stop")
     yield answered("a job with daemons stops", stop)
-    yield at_most("within a time, in s", stop.ended_s - stop.started_s, STOP_BOUND_S, STOP_WHY)
-    yield equal("its daemons, with sessions of their own, are gone", history.fact("left"), 0)
+    yield at_most("seconds until it has", stop.ended_s - stop.started_s, STOP_BOUND_S, STOP_WHY)
+    left = history.the(DaemonsLeft).count
+    yield equal("its daemons, with sessions of their own, are gone", left, 0)
 
 
-def _run_daemons_exit(stage: Stage) -> None:
-    seconds = sleeping()
-    # setsid twice and a double fork, with the job's output held open: a daemon by the book.
+DAEMONS_AT_STOP: Final = Check(
+    "limits.daemons-at-stop",
+    "A stop ends the whole tree, including daemons with sessions of their own.",
+    _run_daemons_at_stop,
+    _judge_daemons_at_stop,
+    needs=_OBSERVED,
+    cites=("34", "R-JOB-3"),
+)
+
+
+EXIT_BOUND_S: Final = 5.0
+EXIT_WHY: Final = "milliseconds on a quiet machine; an emulated one may be busy"
+
+
+def _run_daemons_at_exit(stage: Stage) -> None:
+    seconds = unique_seconds()
+    # setsid twice and a double fork, with the job's output held open: a textbook daemon.
     script = (
         f"setsid sh -c 'setsid sleep {seconds} &' ; setsid sleep {seconds} & echo started; exit 3"
     )
@@ -161,19 +217,36 @@ def _run_daemons_exit(stage: Stage) -> None:
         job_id = client.must_start("sh", ["-c", script])
         client.output(job_id)
         client.must_query(job_id, label="final")
-        stage.fact("left", sleepers(stage, seconds))
+        stage.record(DaemonsLeft(count_sleepers(stage, seconds)))
 
 
-def _judge_daemons_exit(history: History) -> Iterator[Finding]:
+def _judge_daemons_at_exit(history: History) -> Iterator[Finding]:
     stream = history.stream("output")
-    final = history.call("final").response
-    yield equal("its output is there", stream.text, "started\n")
-    yield equal(
-        "its exit code is told", f"{final.get('status')} {final.get('exit_code')}", "exited 3"
-    )
+    final = message_of(history.call("final"), pb.QueryJobResponse)
+    yield equal("its output arrives", stream.text, "started\n")
+    yield equal("its exit code is reported", f"{final.status} {final.exit_code}", "exited 3")
     after_s = stream.ended_s - (stream.last_byte_s or stream.started_s)
-    yield at_most("its end is seen at once, in s", after_s, EXIT_BOUND_S, EXIT_WHY)
-    yield equal("daemons that it left end with it", history.fact("left"), 0)
+    yield at_most("seconds until its end is noticed", after_s, EXIT_BOUND_S, EXIT_WHY)
+    left = history.the(DaemonsLeft).count
+    yield equal("daemons that it left end with it", left, 0)
+
+
+DAEMONS_AT_EXIT: Final = Check(
+    "limits.daemons-at-exit",
+    "A daemon that holds the output neither delays a job's end nor outlives it.",
+    _run_daemons_at_exit,
+    _judge_daemons_at_exit,
+    needs=_OBSERVED,
+    cites=("33", "R-JOB-3"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SubCgroups(Observation):
+    """Whether a job made cgroups inside its own; whether its own is gone after its stop."""
+
+    made: bool
+    is_gone: bool
 
 
 def _run_sub_cgroups(stage: Stage) -> None:
@@ -185,19 +258,42 @@ def _run_sub_cgroups(stage: Stage) -> None:
         job_id = client.must_start("sh", ["-c", script])
         wait_ready(client, job_id)
         directory = cgroup_of(stage, client, job_id)
-        stage.fact("made", directory.endswith("/sub/subsub"))
+        made = directory.endswith("/sub/subsub")
         client.stop(job_id, label="stop")
         own = directory.removesuffix("/sub/subsub")
-        stage.fact("is there", is_there(stage, own))
+        stage.record(SubCgroups(made, not exists(stage, own)))
 
 
 def _judge_sub_cgroups(history: History) -> Iterator[Finding]:
-    yield assumed("the job made cgroups", true=history.fact("made") is True, got="none")
+    cgroups = history.the(SubCgroups)
+    yield assumed("the job made cgroups", true=cgroups.made, got="none")
     yield answered("such a job stops", history.call("stop"))
-    yield equal("its cgroup is gone with all below it", history.fact("is there"), want=False)
+    yield equal("its cgroup is gone with all below it", cgroups.is_gone, want=True)
 
 
-def _run_short_jobs(stage: Stage) -> None:
+SUB_CGROUPS: Final = Check(
+    "limits.sub-cgroups",
+    "Cgroups that a job makes inside its own are removed with it.",
+    _run_sub_cgroups,
+    _judge_sub_cgroups,
+    needs=_OBSERVED,
+    cites=("46", "R-CGROUP-4"),
+)
+
+
+SHORT_JOBS: Final = 1000
+SHORT_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupsOfShortJobs(Observation):
+    """How many short jobs ran to their end, and how many of their cgroups are left."""
+
+    jobs: int
+    left: int
+
+
+def _run_thousand_jobs(stage: Stage) -> None:
     with stage.client() as client:
         root = root_of(stage, client)
 
@@ -209,199 +305,30 @@ def _run_short_jobs(stage: Stage) -> None:
         with ThreadPoolExecutor(SHORT_AT_ONCE) as pool:
             jobs = set(pool.map(run, range(SHORT_JOBS)))
         left = [name for name in subdirectories(stage, root) if name in jobs]
-    stage.fact("jobs", len(jobs))
-    stage.fact("left", len(left))
+    stage.record(CgroupsOfShortJobs(len(jobs), len(left)))
 
 
-def _judge_short_jobs(history: History) -> Iterator[Finding]:
-    yield floor("short jobs that ran to their end", history.number("jobs"), SHORT_JOBS)
-    yield equal("cgroups that they left", history.number("left"), 0)
+def _judge_thousand_jobs(history: History) -> Iterator[Finding]:
+    seen = history.the(CgroupsOfShortJobs)
+    yield floor("short jobs that ran to their end", seen.jobs, SHORT_JOBS)
+    yield equal("cgroups that they left", seen.left, 0)
 
 
-def _run_leftovers(stage: Stage) -> None:
-    seconds = sleeping()
-    with stage.fresh_server() as first:
-        with stage.client(server=first) as client:
-            jobs = [
-                client.must_start("sh", ["-c", f"setsid sleep {seconds} & exec sleep {seconds}"])
-                for _ in range(3)
-            ]
-            wait_sleepers(stage, seconds, 6)
-            directories = cgroups_of(stage, client, jobs)
-        first.signal(signal.SIGKILL)
-        stage.fact("first ended", first.wait_exit(60))
-        stage.fact("left by the first", _count(stage, directories))
-        with launched_again(stage, directories[0].rpartition("/")[0]) as second:
-            stage.fact("left after the next start", _count(stage, directories))
-            stage.fact("processes", sleepers(stage, seconds))
-            with stage.client(server=second) as client:
-                client.start("true", label="start on the second")
-
-
-def _count(stage: Stage, directories: list[str]) -> int:
-    return sum(is_there(stage, directory) for directory in directories)
-
-
-def _judge_leftovers(history: History) -> Iterator[Finding]:
-    yield assumed(
-        "the first server was killed",
-        true=history.fact("first ended") == -signal.SIGKILL,
-        got=history.fact("first ended"),
-    )
-    yield floor("cgroups that it left", history.number("left by the first"), 3)
-    yield equal(
-        "the next start removes cgroups that a killed server left",
-        history.fact("left after the next start"),
-        0,
-    )
-    yield equal("and ends the processes in them", history.fact("processes"), 0)
-    yield answered("and starts jobs", history.call("start on the second"))
-
-
-def _run_foreign(stage: Stage) -> None:
-    seconds = sleeping()
-    with stage.fresh_server() as first:
-        with stage.client(server=first) as client:
-            root = root_of(stage, client)
-        foreign = f"{root}/foreign"
-        stranger = f"echo $$ > {foreign}/cgroup.procs; exec sleep {seconds}"
-        on_host(
-            stage,
-            f"mkdir {foreign} && setsid -f sh -c '{stranger}' < /dev/null > /dev/null 2>&1",
-        )
-        wait_sleepers(stage, seconds, 1)
-        first.signal(signal.SIGKILL)
-        first.wait_exit(60)
-        with (
-            launched_again(stage, root) as second,
-            stage.client(server=second) as client,
-        ):
-            stage.fact("after the next start", sleepers(stage, seconds))
-            client.start("true", label="start on the second")
-        stage.fact("after its end", sleepers(stage, seconds))
-        stage.fact("is there", is_there(stage, foreign))
-        remove_cgroup(stage, foreign)
-
-
-def _judge_foreign(history: History) -> Iterator[Finding]:
-    yield equal(
-        "a start leaves a cgroup alone that is no job's", history.fact("after the next start"), 1
-    )
-    yield answered("and starts jobs beside it", history.call("start on the second"))
-    yield equal("so does the server's end", history.fact("after its end"), 1)
-    yield equal("the cgroup is still there", history.fact("is there"), want=True)
-
-
-def _run_pid_reuse(stage: Stage) -> None:
-    seconds = sleeping()
-    if stage.server.pid is None:
-        raise UnsupportedError("a way into its machine beside its own jobs")
-    with stage.client() as client:
-        job_id = client.must_start("true")
-        client.output(job_id)
-        pid = client.must_query(job_id, label="final").pid
-        told = on_host(stage, host_payload("pid_taker", str(pid), seconds))
-        if told != "taken\n":
-            raise BrokenError(f"no process could be given the pid {pid} of an ended job: {told}")
-        wait_sleepers(stage, seconds, 1)
-        stage.fact("stranger", on_host(stage, f"tr '\\0' ' ' < /proc/{pid}/cmdline").strip())
-        stage.fact("wanted stranger", f"sleep {seconds}")
-        client.stop(job_id, label="stop at once", grace_s=0)
-        client.stop(job_id, label="stop")
-        client.query(job_id, label="query after")
-        stage.fact("alive", sleepers(stage, seconds))
-        on_host(stage, f"pkill -KILL -xf 'sleep {seconds}' || true")
-
-
-def _judge_pid_reuse(history: History) -> Iterator[Finding]:
-    stranger = history.fact("stranger")
-    yield assumed(
-        "a stranger has the ended job's pid",
-        true=stranger == history.fact("wanted stranger"),
-        got=stranger,
-    )
-    yield equal("stopping an ended job leaves the stranger alone", history.fact("alive"), 1)
-    yield answered("the server goes on", history.call("query after"))
-
-
-_SEEN: Final = frozenset({Need.CGROUPS, Need.HOST})
+THOUSAND_JOBS: Final = Check(
+    "limits.thousand-jobs",
+    "1,000 short jobs leave no cgroup.",
+    _run_thousand_jobs,
+    _judge_thousand_jobs,
+    needs=_OBSERVED,
+    cites=("59", "R-CGROUP-4"),
+    alone=True,
+)
 
 CHECKS: Final = (
-    Check(
-        name="limits.born-inside",
-        guarantee="A job is in its own cgroup when its first program looks, also many at once.",
-        run=_run_born_inside,
-        judge=_judge_born_inside,
-        needs=frozenset({Need.CGROUPS}),
-        cites=("55", "R-CGROUP-3"),
-    ),
-    Check(
-        name="limits.never-moved",
-        guarantee="No process is moved into its cgroup: nobody writes to cgroup.procs.",
-        run=_run_unmoved,
-        judge=_judge_unmoved,
-        needs=_SEEN | {Need.PYTHON},
-        cites=("55", "R-CGROUP-3"),
-        alone=True,
-    ),
-    Check(
-        name="limits.daemons-at-stop",
-        guarantee="Stop ends the whole tree, daemons with sessions of their own included.",
-        run=_run_daemons_stop,
-        judge=_judge_daemons_stop,
-        needs=_SEEN,
-        cites=("34", "R-JOB-3"),
-    ),
-    Check(
-        name="limits.daemons-at-exit",
-        guarantee="A daemon that holds the output neither delays a job's end nor outlives it.",
-        run=_run_daemons_exit,
-        judge=_judge_daemons_exit,
-        needs=_SEEN,
-        cites=("33", "R-JOB-3"),
-    ),
-    Check(
-        name="limits.sub-cgroups",
-        guarantee="Cgroups that a job makes inside its own are removed with it.",
-        run=_run_sub_cgroups,
-        judge=_judge_sub_cgroups,
-        needs=_SEEN,
-        cites=("46", "R-CGROUP-4"),
-    ),
-    Check(
-        name="limits.thousand-jobs",
-        guarantee="1,000 short jobs leave no cgroup.",
-        run=_run_short_jobs,
-        judge=_judge_short_jobs,
-        needs=_SEEN,
-        cites=("59", "R-CGROUP-4"),
-        time_limit_s=120,
-        alone=True,
-    ),
-    Check(
-        name="limits.leftovers",
-        guarantee="What a killed server left running is ended and removed by the next start.",
-        run=_run_leftovers,
-        judge=_judge_leftovers,
-        needs=_SEEN | {Need.LAUNCH},
-        cites=("45", "R-CGROUP-4"),
-        time_limit_s=120,
-    ),
-    Check(
-        name="limits.foreign-cgroup",
-        guarantee="A cgroup below the root that is no job's is left alone, with its processes.",
-        run=_run_foreign,
-        judge=_judge_foreign,
-        needs=_SEEN | {Need.LAUNCH},
-        cites=("60",),
-        time_limit_s=120,
-    ),
-    Check(
-        name="limits.pid-reuse",
-        guarantee="Stopping an ended job cannot hit a stranger that was given its pid.",
-        run=_run_pid_reuse,
-        judge=_judge_pid_reuse,
-        needs=_SEEN | {Need.PYTHON, Need.GRACE},
-        cites=("47", "R-JOB-3"),
-    ),
+    BORN_INSIDE,
+    NEVER_MOVED,
+    DAEMONS_AT_STOP,
+    DAEMONS_AT_EXIT,
+    SUB_CGROUPS,
+    THOUSAND_JOBS,
 )

@@ -1,101 +1,117 @@
-"""Defaults, CPU and processes, by what the kernel and the job itself see.
+"""Defaults, CPU and processes, as the kernel and the job itself measure them.
 
-Leaves out memory and bombs (`limits_memory`), disks (`limits_disk`) and what is refused
-(`limits_asked`).
+Left out: memory and bombs (`memory`), disks (`disk`) and refused limits (`limit_validation`).
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from harness.checks.check import Check, Need, Stage
 from harness.checks.limits.host_cgroups import (
+    LIMITED,
     MIB,
-    Samples,
+    OBSERVED,
+    PROGRAMS,
     cgroup_of,
     cgroups_of,
-    contents,
-    counter,
-    files_of,
+    cpu_s,
+    exists,
     host_path,
-    is_there,
     mean_rate,
     on_host,
     rates,
-    sampled,
+    read_counter,
+    read_files,
+    sample,
     sleeping_job,
     start_payload,
-    usage_fact,
+    usage_curve,
     wait_ready,
 )
-from harness.judge.promises import (
-    answered,
-    at_least,
-    at_most,
-    equal,
-    floor,
-)
-from harness.record.history import History, Json
+from harness.drive.client import message_of
+from harness.judge.promises import answered, at_least, at_most, equal, floor
+from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
 DEFAULT_FILES: Final = {
     "cpu.max": "50000 100000", "memory.max": "104857600", "io.weight": "default 500"
 }  # fmt: skip
-DEFAULT_CORES: Final = 0.5
 
-# The kernel's own test allows 10 % of the sum for its shortest run; emulation adds late ticks.
-CPU_TOLERANCE: Final = 0.15
-CPU_WHY: Final = "kselftest allows 10 % for its shortest run, an emulated timer adds some"
-# A limit is a ceiling. On a host that has no time for its guest (three guests on two processors) a
-# job got 0.40 of its 0.50; the next smaller mistake, half of what was asked, still shows.
-CPU_SHORTFALL: Final = 0.4
-CPU_SHORTFALL_WHY: Final = "a guest that its host starves gives less than the quota, 20 % seen"
-CPU_WINDOW_S: Final = 4.0
-CPU_STEP_S: Final = 0.2
-# A quota of all processors bounds nothing that could be seen: it must only not stand in the way.
-WHOLE_THROTTLED_SHARE: Final = 0.2
-WHOLE_WHY: Final = "the kernel hands a quota out in slices; half of it would cost half the time"
 
-FILES: Final = ("cpu.max", "memory.max", "pids.max")
-PIDS_LIMIT: Final = 5
-# Every other of twenty jobs takes so much more than its memory, the others so much less; dd itself
-# takes less than 1 MiB besides.
-TWENTY_MARGIN_MIB: Final = 5
-EAGAIN: Final = 11
+@dataclass(frozen=True, slots=True)
+class DefaultLimitFiles(Observation):
+    """The limit files of a job without limits (None: missing); whether the kernel has io.weight."""
+
+    files: Mapping[str, str | None]
+    kernel_has_io_weight: bool
 
 
 def _run_defaults(stage: Stage) -> None:
     with stage.client() as client, sleeping_job(client) as job_id:
-        directory = cgroup_of(stage, client, job_id)
-        stage.fact("files", files_of(stage, directory, *DEFAULT_FILES))
-        stage.fact("weights", is_there(stage, "/sys/fs/cgroup/io.cost.qos"))
+        files = read_files(stage, cgroup_of(stage, client, job_id), *DEFAULT_FILES)
+        has_io_weight = exists(stage, "/sys/fs/cgroup/io.cost.qos")
+        stage.record(DefaultLimitFiles(files, has_io_weight))
 
 
 def _judge_defaults(history: History) -> Iterator[Finding]:
-    files = history.fact("files")
+    seen = history.the(DefaultLimitFiles)
     for name, want in DEFAULT_FILES.items():
-        got = files.get(name) if isinstance(files, dict) else None
-        if name == "io.weight" and got is None and not history.fact("weights"):
-            continue  # this kernel has no weights for disks
-        first = got.splitlines()[0] if isinstance(got, str) and got else got
-        yield equal(f"a job that asks for nothing has the default {name}", first, want)
+        got = seen.files.get(name)
+        if name == "io.weight" and got is None and not seen.kernel_has_io_weight:
+            continue
+        first = got.splitlines()[0] if got else got
+        yield equal(f"a job without limits has the default {name}", first, want)
+
+
+DEFAULTS: Final = Check(
+    "limits.defaults",
+    "A job without limits gets 50 % of a core, 100 MB and weight 500.",
+    _run_defaults,
+    _judge_defaults,
+    needs=frozenset({Need.CGROUPS, Need.HOST}),
+    cites=("56", "R-CGROUP-2"),
+)
+
+
+DEFAULT_CORES: Final = 0.5
+# The kernel's own test allows 10 % of the sum for its shortest run; emulation adds late ticks.
+CPU_TOLERANCE: Final = 0.15
+CPU_WHY: Final = "kselftest allows 10 % for its shortest run, an emulated timer adds some"
+# A limit is an upper bound. On a host without enough time for its guest (three guests on two
+# processors) a job got 0.40 of its 0.50; the next smaller mistake, half of the limit, still shows.
+CPU_SHORTFALL: Final = 0.4
+CPU_SHORTFALL_WHY: Final = "a guest that its host starves gives less than the quota, 20 % seen"
+CPU_WINDOW_S: Final = 4.0
+CPU_STEP_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class HogTimes(Observation):
+    """The CPU and wall time that the payload `cpu_hog` measured of itself."""
+
+    cpu_s: float
+    wall_s: float
 
 
 def _run_default_half_core(stage: Stage) -> None:
     with stage.client() as client:
         # Two processes: half a core is the whole job's, not each one's.
         job_id = start_payload(client, "cpu_hog", "2", f"{CPU_WINDOW_S:g}")
-        stage.fact("hog", client.output(job_id))
+        times = client.output(job_id).splitlines()[-1]
+        stage.record(msgspec.json.decode(times, type=HogTimes))
 
 
 def _judge_default_half_core(history: History) -> Iterator[Finding]:
-    times = json.loads(str(history.fact("hog")).splitlines()[-1])
-    yield floor("seconds that the job measured itself", times["wall_s"], CPU_WINDOW_S)
-    got = times["cpu_s"] / times["wall_s"]
-    yield from _held_to("a job that asks for nothing gets", DEFAULT_CORES, got)
+    times = history.the(HogTimes)
+    yield floor("seconds that the job measured itself", times.wall_s, CPU_WINDOW_S)
+    got = times.cpu_s / times.wall_s
+    yield from _held_to("a job without limits gets", DEFAULT_CORES, got)
 
 
 def _held_to(promise: str, cores: float, got: float) -> Iterator[Finding]:
@@ -104,68 +120,172 @@ def _held_to(promise: str, cores: float, got: float) -> Iterator[Finding]:
     yield at_least(f"{promise} {cores:g} cores", got, least, CPU_SHORTFALL_WHY)
 
 
+DEFAULT_HALF_CORE: Final = Check(
+    "limits.default-half-core",
+    "The default half core is enforced, by the job's own clock.",
+    _run_default_half_core,
+    _judge_default_half_core,
+    needs=PROGRAMS,
+    cites=("56", "49", "R-CGROUP-2"),
+    alone=True,
+)
+
+
+# A quota of all processors has no visible effect; it must only not slow the job down.
+WHOLE_THROTTLED_SHARE: Final = 0.2
+WHOLE_WHY: Final = "the kernel grants a quota in slices; half of it would cost half the time"
+CPU_SAMPLES_LEAST: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CpuUse(Observation):
+    """What a job with a CPU limit used.
+
+    Attributes:
+        cpu_max: content of its cgroup's file.
+        processors: of the server's machine.
+        samples: how often its use was sampled.
+        cores: CPU seconds per second, from the first sample to the last.
+        throttled_periods: in which the kernel throttled it, between these samples.
+        throttled_s: CPU time that the kernel kept from it.
+    """
+
+    cpu_max: str | None
+    processors: int
+    samples: int
+    cores: float
+    throttled_periods: int
+    throttled_s: float
+
+
 def _run_cpu(cores: float, stage: Stage) -> None:
     with stage.client() as client:
         limits = pb.ResourceLimits(cpu_millicores=round(cores * 1000))
         job_id = start_payload(client, "cpu_hog", f"{round(cores) + 1}", "0", limits=limits)
         wait_ready(client, job_id)
         directory = cgroup_of(stage, client, job_id)
-        stage.fact("cpu.max", files_of(stage, directory, "cpu.max")["cpu.max"])
-        stage.fact("processors", int(on_host(stage, "nproc")))
-        begun_us = counter(files_of(stage, directory, "cpu.stat")["cpu.stat"], "throttled_usec")
-        samples = sampled(stage, [directory], CPU_WINDOW_S, CPU_STEP_S)[directory]
-        ended_us = counter(files_of(stage, directory, "cpu.stat")["cpu.stat"], "throttled_usec")
-        stage.fact("throttled s", (ended_us - begun_us) / 1e6)
+        cpu_max = read_files(stage, directory, "cpu.max")["cpu.max"]
+        processors = int(on_host(stage, "nproc"))
+        before_us = read_counter(stage, directory, "cpu.stat", "throttled_usec")
+        samples = sample(stage, [directory], CPU_WINDOW_S, CPU_STEP_S)[directory]
+        after_us = read_counter(stage, directory, "cpu.stat", "throttled_usec")
         client.must_stop(job_id, grace_s=0)
-    _record_cpu(stage, cores, samples)
-
-
-def _record_cpu(stage: Stage, cores: float, samples: Samples) -> None:
-    stage.fact("samples", len(samples))
-    stage.fact("cores", mean_rate(samples, "cpu_us", 1e6))
-    stage.fact("throttled", samples[-1][1]["throttled"] - samples[0][1]["throttled"])
+    stage.record(
+        CpuUse(
+            cpu_max=cpu_max,
+            processors=processors,
+            samples=len(samples),
+            cores=mean_rate(samples, cpu_s),
+            throttled_periods=samples[-1][1].throttled - samples[0][1].throttled,
+            throttled_s=(after_us - before_us) / 1e6,
+        )
+    )
     title = f"CPU of a job with {cores:g} cores"
-    usage_fact(stage, title, "cores", cores, rates(samples, "cpu_us", 1e6))
+    stage.record(usage_curve(title, "cores", cores, rates(samples, cpu_s)))
 
 
 def _judge_cpu(cores: float, history: History) -> Iterator[Finding]:
-    yield floor("samples of the job's CPU time", history.number("samples"), 5)
-    yield equal(
-        "cpu.max is what was asked", history.fact("cpu.max"), f"{round(cores * 100_000)} 100000"
-    )
-    got = history.number("cores")
-    if cores < history.number("processors"):
-        yield from _held_to("a job gets", cores, got)
-        yield at_least("the kernel throttles it", history.number("throttled"), 1)
+    use = history.the(CpuUse)
+    yield floor("samples of the job's CPU time", use.samples, CPU_SAMPLES_LEAST)
+    yield equal("cpu.max is the requested one", use.cpu_max, f"{round(cores * 100_000)} 100000")
+    if cores < use.processors:
+        yield from _held_to("a job gets", cores, use.cores)
+        yield at_least("the kernel throttles it", use.throttled_periods, 1)
         return
-    # All the processors there are, or more: no ceiling to be seen, so none is judged.
-    whole = min(cores, history.number("processors"))
+    # All processors or more: the limit has no visible effect, so none is judged.
+    whole = min(cores, use.processors)
     yield at_least(
-        f"a job that may use all {whole:g} processors does",
-        got, whole * (1 - CPU_SHORTFALL), CPU_SHORTFALL_WHY,
+        f"a job whose limit is all {whole:g} processors uses them",
+        use.cores, whole * (1 - CPU_SHORTFALL), CPU_SHORTFALL_WHY,
     )  # fmt: skip
     yield at_most(
-        "seconds of the processors that the kernel kept from it", history.number("throttled s"),
+        "CPU seconds that the kernel kept from it", use.throttled_s,
         WHOLE_THROTTLED_SHARE * whole * CPU_WINDOW_S, WHOLE_WHY,
     )  # fmt: skip
+
+
+CPU_CHECKS: Final = tuple(
+    Check(
+        f"limits.{name}",
+        guarantee,
+        partial(_run_cpu, cores),
+        partial(_judge_cpu, cores),
+        needs=OBSERVED,
+        cites=("49", "R-CGROUP-1"),
+        alone=True,
+    )
+    for name, cores, guarantee in (
+        (
+            "cpu-half-core",
+            0.5,
+            "A job with half a core gets it, and the kernel throttles the rest.",
+        ),
+        (
+            "cpu-one-core",
+            1.0,
+            "A job with one core gets it, and the kernel throttles the rest.",
+        ),
+        (
+            "cpu-two-cores",
+            2.0,
+            "A job with two cores gets more than one, and at most two if there are more.",
+        ),
+    )
+)
+
+
+PIDS_LIMIT: Final = 5
+EAGAIN: Final = 11
 
 
 def _run_pids(stage: Stage) -> None:
     with stage.client() as client:
         limits = pb.ResourceLimits(pids_max=PIDS_LIMIT)
         job_id = start_payload(client, "fork_counter", limits=limits)
-        stage.fact("output", client.output(job_id))
+        client.output(job_id, label="forks")
         client.query(job_id, label="final")
         client.start("true", label="another")
 
 
 def _judge_pids(history: History) -> Iterator[Finding]:
     yield equal(
-        f"with {PIDS_LIMIT} processes a job can make one less beside its first, then EAGAIN",
-        history.fact("output"),
+        f"a job with {PIDS_LIMIT} processes can fork one less beside its first, then gets EAGAIN",
+        history.stream("forks").text,
         f"{PIDS_LIMIT - 1} {EAGAIN}\n",
     )
     yield answered("the server goes on", history.call("another"))
+
+
+PIDS: Final = Check(
+    "limits.pids",
+    "A job cannot have more processes than its limit, and the server is unharmed.",
+    _run_pids,
+    _judge_pids,
+    needs=LIMITED,
+    cites=("52",),
+)
+
+
+TWENTY: Final = range(1, 21)
+# Half of the jobs allocate so much more than their limit, half so much less; dd itself needs less
+# than 1 MiB besides.
+TWENTY_MARGIN_MIB: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFiles:
+    """The content of a job's limit files; None: missing."""
+
+    cpu_max: str | None
+    memory_max: str | None
+    pids_max: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFilesOfTwenty(Observation):
+    """The limit files of twenty jobs that ran at the same time, in the order of their numbers."""
+
+    jobs: tuple[LimitFiles, ...]
 
 
 def _limits_of(number: int) -> pb.ResourceLimits:
@@ -177,7 +297,7 @@ def _limits_of(number: int) -> pb.ResourceLimits:
 
 
 def _takes_mib(number: int) -> int:
-    """Return how much memory a job takes: every other one more than it may."""
+    """Return how much memory a job allocates: more than its limit if its number is odd."""
     margin_mib = TWENTY_MARGIN_MIB if number % 2 else -TWENTY_MARGIN_MIB
     return _limits_of(number).memory_max_bytes // MIB + margin_mib
 
@@ -191,97 +311,48 @@ def _run_twenty(stage: Stage) -> None:
         script = f"read line < {gate}; {take}"
         return client.must_start("sh", ["-c", script], limits=_limits_of(number))
 
-    def finish(number: int) -> None:
-        client.output(jobs[number - 1], label=f"output {number}")
-        client.must_query(jobs[number - 1], label=f"final {number}")
+    def finish(number: int, job_id: str) -> None:
+        client.output(job_id, label=f"output {number}")
+        client.must_query(job_id, label=f"final {number}")
 
-    with stage.client() as client, ThreadPoolExecutor(20) as pool:
-        jobs = list(pool.map(start, range(1, 21)))
-        directories = cgroups_of(stage, client, jobs)
-        found = contents(stage, "/", [f"{each}/{file}" for each in directories for file in FILES])
-        for number, directory in enumerate(directories, 1):
-            stage.fact(f"files {number}", [found[f"{directory}/{file}"] for file in FILES])
-        # Removed while it is open: who waits at it goes on, and nobody comes too late to it.
+    with stage.client() as client, ThreadPoolExecutor(len(TWENTY)) as pool:
+        jobs = list(pool.map(start, TWENTY))
+        cgroups = [each.lstrip("/") for each in cgroups_of(stage, client, jobs)]
+        names = ("cpu.max", "memory.max", "pids.max")
+        found = read_files(stage, "/", *(f"{each}/{name}" for each in cgroups for name in names))
+        files = (LimitFiles(*(found[f"{each}/{name}"] for name in names)) for each in cgroups)
+        stage.record(LimitFilesOfTwenty(tuple(files)))
+        # Removed while it is open: jobs that wait at it continue, and none comes too late to it.
         on_host(stage, f"exec 3> {gate}; rm {gate}; exec 3>&-")
-        list(pool.map(finish, range(1, 21)))
+        list(pool.map(finish, TWENTY, jobs))
 
 
 def _judge_twenty(history: History) -> Iterator[Finding]:
-    yield floor("jobs at once", len(history.facts("files ")), 20)
-    for number in range(1, 21):
-        asked = _limits_of(number)
-        want: list[Json] = [
-            f"{asked.cpu_millicores * 100} 100000", str(asked.memory_max_bytes), str(asked.pids_max)
-        ]  # fmt: skip
-        yield equal(f"job {number} of 20 has its own limits", history.fact(f"files {number}"), want)
-    for number in range(1, 21):
-        final = history.call(f"final {number}").response
-        end = f"{final.get('status')} {final.get('signal')}, OOM: {final.get('oom_killed')}"
+    jobs = history.the(LimitFilesOfTwenty).jobs
+    yield floor("jobs at once", len(jobs), len(TWENTY))
+    for number, files in zip(TWENTY, jobs, strict=True):
+        limits = _limits_of(number)
+        want = LimitFiles(
+            f"{limits.cpu_millicores * 100} 100000",
+            str(limits.memory_max_bytes),
+            str(limits.pids_max),
+        )
+        yield equal(f"job {number} of 20 has its own limits", files, want)
+    for number in TWENTY:
+        final = message_of(history.call(f"final {number}"), pb.QueryJobResponse)
+        end = f"{final.status} {final.signal}, OOM: {final.oom_killed}"
         takes = f"{_takes_mib(number)} MiB of {_limits_of(number).memory_max_bytes // MIB}"
         want_end = "signaled 9, OOM: True" if number % 2 else "exited 0, OOM: False"
-        yield equal(f"the end of job {number} of 20, which takes {takes}", end, want_end)
+        yield equal(f"the end of job {number} of 20, which allocates {takes}", end, want_end)
 
 
-_JOBS_ALONE: Final = frozenset({Need.CGROUPS, Need.PYTHON})
-_LIMITED: Final = frozenset({Need.CGROUPS, Need.PYTHON, Need.LIMIT_FIELDS})
-_LOOKED_AT: Final = frozenset({Need.CGROUPS, Need.PYTHON, Need.LIMIT_FIELDS, Need.HOST})
-
-
-def _cpu_check(name: str, cores: float, guarantee: str) -> Check:
-    return Check(
-        name=f"limits.{name}",
-        guarantee=guarantee,
-        run=partial(_run_cpu, cores),
-        judge=partial(_judge_cpu, cores),
-        needs=_LOOKED_AT,
-        cites=("49", "R-CGROUP-1"),
-        alone=True,
-    )
-
-
-CHECKS: Final = (
-    Check(
-        name="limits.defaults",
-        guarantee="A job that asks for nothing gets 50 % of a core, 100 MB and weight 500.",
-        run=_run_defaults,
-        judge=_judge_defaults,
-        needs=frozenset({Need.CGROUPS, Need.HOST}),
-        cites=("56", "R-CGROUP-2"),
-    ),
-    Check(
-        name="limits.default-half-core",
-        guarantee="The default half core is enforced, by the job's own clock.",
-        run=_run_default_half_core,
-        judge=_judge_default_half_core,
-        needs=_JOBS_ALONE,
-        cites=("56", "49", "R-CGROUP-2"),
-        alone=True,
-    ),
-    _cpu_check(
-        "cpu-half-core", 0.5, "A job with half a core gets it, and the kernel throttles the rest."
-    ),
-    _cpu_check(
-        "cpu-one-core", 1.0, "A job with one core gets it, and the kernel throttles the rest."
-    ),
-    _cpu_check(
-        "cpu-two-cores",
-        2.0,
-        "A job with two cores gets more than one; no more than two, where there are more.",
-    ),
-    Check(
-        name="limits.pids",
-        guarantee="A job cannot have more processes than its limit, and the server is unharmed.",
-        run=_run_pids,
-        judge=_judge_pids,
-        needs=_LIMITED,
-        cites=("52",),
-    ),
-    Check(
-        name="limits.twenty-at-once",
-        guarantee="Of twenty jobs at once each is held to its own memory, and has its own limits.",
-        run=_run_twenty,
-        judge=_judge_twenty,
-        needs=frozenset({Need.CGROUPS, Need.LIMIT_FIELDS, Need.HOST}),
-        cites=("62",),
-    ),
+TWENTY_AT_ONCE: Final = Check(
+    "limits.twenty-at-once",
+    "Each of twenty concurrent jobs is held to its own memory, and has its own limits.",
+    _run_twenty,
+    _judge_twenty,
+    needs=frozenset({Need.CGROUPS, Need.LIMIT_FIELDS, Need.HOST}),
+    cites=("62",),
 )
+
+CHECKS: Final = (DEFAULTS, DEFAULT_HALF_CORE, *CPU_CHECKS, PIDS, TWENTY_AT_ONCE)

@@ -1,6 +1,6 @@
-"""What the checks of limits share: a job's cgroup as its host's kernel shows it, and starting anew.
+"""What the checks of limits share: a job's cgroup as its host's kernel shows it, and restarts.
 
-Everything here looks at the kernel's own files, never at what a server says of itself.
+Everything here reads the kernel's own files, never a server's report of itself.
 """
 
 import itertools
@@ -8,73 +8,68 @@ import json
 import re
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
-from harness.checks.check import Stage
+import msgspec
+
+from harness.checks.check import Need, Stage
 from harness.drive.client import Client
-from harness.drive.identities import CertFiles
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import poll_until
 from harness.payloads import payload
-from harness.record.history import Json
+from harness.record.history import UsageCurve
 from harness.record.verdict import BrokenError, UnsupportedError
-from harness.targets.target import DEFAULT, RunningServer, Variant
+from harness.targets.launching import CGROUP_MOUNT, LaunchingTarget
+from harness.targets.target import RunningServer
 from jobworker.v1 import jobworker_pb2 as pb
 
 MIB: Final = 1024 * 1024
-CGROUP_MOUNT: Final = "/sys/fs/cgroup"
 HOST_TIMEOUT_S: Final = 120.0
 _SETTLE_TIMEOUT_S: Final = 60.0
 
-Samples = list[tuple[float, dict[str, int]]]
+# What a check needs that only runs jobs, sets their limits, or also reads the kernel's files.
+PROGRAMS: Final = frozenset({Need.CGROUPS, Need.PYTHON})
+LIMITED: Final = PROGRAMS | {Need.LIMIT_FIELDS}
+OBSERVED: Final = LIMITED | {Need.HOST}
 
 
-@runtime_checkable
-class RootedTarget(Protocol):
-    """A target that starts servers on cgroup roots of the caller's choice, as a guest does."""
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """A cgroup's counters, as the payload `cgroup_sampler` prints them."""
 
-    def launched(
-        self,
-        variant: Variant = DEFAULT,
-        *,
-        files: CertFiles | None = None,
-        descriptors: int | None = None,
-        cgroup_root: str | None = None,
-        flags: Sequence[str] = (),
-    ) -> AbstractContextManager[RunningServer]:
-        """Start a server."""
-
-    def command_line(
-        self, cgroup_root: str, flags: Sequence[str] = (), files: CertFiles | None = None
-    ) -> str:
-        """Return the shell command that starts one."""
-
-    def new_root(self) -> str:
-        """Return a root that no server has had."""
+    cpu_us: int
+    throttled: int
+    memory_bytes: int
+    read_bytes: int
+    written_bytes: int
 
 
-def rooted(stage: Stage) -> RootedTarget:
-    """Return the target, as one whose servers' roots can be chosen.
+# Counters at some moments, in seconds from the first.
+Samples = list[tuple[float, Counters]]
+
+
+def launching_target(stage: Stage) -> LaunchingTarget[RunningServer]:
+    """Return the target, whose servers' cgroup roots can be chosen.
 
     Raises:
-        UnsupportedError: it is none.
+        UnsupportedError: they cannot.
     """
-    if not isinstance(stage.target, RootedTarget):
-        raise UnsupportedError("cgroup roots of the harness's choice (a guest of its own)")
+    if not isinstance(stage.target, LaunchingTarget):
+        raise UnsupportedError("a choice of cgroup roots (servers that the harness launches)")
     return stage.target
 
 
-def launched_again(stage: Stage, root: str) -> AbstractContextManager[RunningServer]:
-    """Start a server on the cgroup root of an earlier one.
+def relaunch(stage: Stage, root: str) -> AbstractContextManager[RunningServer]:
+    """Start a server on the cgroup root of an earlier one, which ends with the context.
 
-    A launch command of the user's names its root itself, the same one every time.
+    Raises:
+        UnsupportedError: the target launches no servers.
     """
-    if isinstance(stage.target, RootedTarget):
-        return stage.target.launched(cgroup_root=root)
-    return stage.target.launched()
+    return launching_target(stage).launch(cgroup_root=root)
 
 
 def on_host(stage: Stage, script: str) -> str:
@@ -87,10 +82,10 @@ def on_host(stage: Stage, script: str) -> str:
 
 
 def cgroup_of(stage: Stage, client: Client, job_id: str) -> str:
-    """Return the cgroup directory of a running job's main process, by what the kernel says.
+    """Return the cgroup directory of a running job's main process, as the kernel reports it.
 
     Raises:
-        BrokenError: its host does not know the process.
+        BrokenError: its host has no such process.
     """
     return cgroups_of(stage, client, [job_id])[0]
 
@@ -99,31 +94,26 @@ def cgroups_of(stage: Stage, client: Client, jobs: Sequence[str]) -> list[str]:
     """Return the cgroup directories of some running jobs, as `cgroup_of` does.
 
     Raises:
-        BrokenError: their host does not know one of the processes.
+        BrokenError: their host lacks one of the processes.
     """
     pids = [client.must_query(job_id, label="query: whose cgroup").pid for job_id in jobs]
-    told = on_host(stage, f"cat {' '.join(f'/proc/{pid}/cgroup' for pid in pids)}")
-    found = re.findall(r"^0::(/.*)$", told, flags=re.MULTILINE)
+    lines = on_host(stage, f"cat {' '.join(f'/proc/{pid}/cgroup' for pid in pids)}")
+    found = re.findall(r"^0::(/.*)$", lines, flags=re.MULTILINE)
     if len(found) != len(pids):
-        raise BrokenError(f"processes {pids} are not each in a cgroup v2: {told!r}")
+        raise BrokenError(f"processes {pids} are not each in a cgroup v2: {lines!r}")
     return [CGROUP_MOUNT + path.rstrip("/") for path in found]
 
 
 def root_of(stage: Stage, client: Client) -> str:
     """Return the directory that holds the cgroups of a server's jobs."""
-    job_id = client.must_start("sleep", [sleeping()], label="start: whose root")
+    job_id = client.must_start("sleep", [unique_seconds()], label="start: whose root")
     root = str(PurePosixPath(cgroup_of(stage, client, job_id)).parent)
     client.must_stop(job_id, label="stop: whose root")
     return root
 
 
-def files_of(stage: Stage, directory: str, *names: str) -> dict[str, Json]:
-    """Return the content of some files of a directory; None for one that is not there."""
-    return contents(stage, directory, names)
-
-
-def contents(stage: Stage, directory: str, paths: Sequence[str]) -> dict[str, Json]:
-    """Return the content of some files below a directory; None for one that is not there."""
+def read_files(stage: Stage, directory: str, *paths: str) -> dict[str, str | None]:
+    """Return the content of some files below a directory; None for a missing one."""
     lines = [
         f"echo '== {path}'; cat {shlex.quote(path)} 2>/dev/null || echo '!!'" for path in paths
     ]
@@ -133,19 +123,27 @@ def contents(stage: Stage, directory: str, paths: Sequence[str]) -> dict[str, Js
     return {path: None if text == "!!\n" else text.strip() for path, text in pairs}
 
 
+def read_counter(stage: Stage, directory: str, file: str, key: str) -> int:
+    """Return one value of a flat keyed kernel file, such as `memory.events`; 0 if it is absent."""
+    found = re.search(
+        rf"^{key} (\d+)$", read_files(stage, directory, file)[file] or "", re.MULTILINE
+    )
+    return int(found[1]) if found else 0
+
+
 def subdirectories(stage: Stage, directory: str) -> list[str]:
-    """Return the names of the directories in a directory, sorted; a missing one has none."""
-    told = on_host(stage, f"ls -1p {shlex.quote(directory)} 2>/dev/null | grep /$ || true")
-    return sorted(line.rstrip("/") for line in told.splitlines())
+    """Return the names of the directories in a directory, sorted; if it is missing, none."""
+    lines = on_host(stage, f"ls -1p {shlex.quote(directory)} 2>/dev/null | grep /$ || true")
+    return sorted(line.rstrip("/") for line in lines.splitlines())
 
 
-def is_there(stage: Stage, path: str) -> bool:
-    """Tell whether a path exists on the server's machine."""
+def exists(stage: Stage, path: str) -> bool:
+    """Return whether a path exists on the server's machine."""
     return on_host(stage, f"if [ -e {shlex.quote(path)} ]; then echo yes; fi") == "yes\n"
 
 
 def remove_cgroup(stage: Stage, path: str) -> None:
-    """End all processes in a cgroup that a check made, and remove it; a missing one is no error."""
+    """Kill all processes in a cgroup that a check made, and remove it if it exists."""
     on_host(
         stage,
         f"[ ! -d {path} ] || echo 1 > {path}/cgroup.kill; "
@@ -153,33 +151,40 @@ def remove_cgroup(stage: Stage, path: str) -> None:
     )
 
 
-def sleeping() -> str:
-    """Return seconds that nobody else sleeps: `sleep` processes are known by them.
+def start_stranger(stage: Stage, cgroup: str, seconds: str) -> None:
+    """Start a `sleep` in a cgroup, as a process of no server."""
+    script = f"echo $$ > {cgroup}/cgroup.procs; exec sleep {seconds}"
+    on_host(stage, f"setsid -f sh -c '{script}' < /dev/null > /dev/null 2>&1")
+    wait_sleepers(stage, seconds, 1)
 
-    By true chance, not by the run's seed: in one guest, several runs of a seed follow each other.
+
+def unique_seconds() -> str:
+    """Return an argument for `sleep` that identifies its processes: no other one sleeps so long.
+
+    Random, and not from the run's seed: several runs of one seed may follow each other in a guest.
     """
     return str(10**8 + secrets.randbelow(9 * 10**8))
 
 
 def host_path(what: str) -> str:
-    """Return a path on the server's machine that nobody else uses."""
+    """Return a path on the server's machine that is used by nothing else."""
     return f"/tmp/jobworker-{what}-{secrets.token_hex(6)}"  # noqa: S108 - cannot be guessed
 
 
-def sleepers(stage: Stage, seconds: str) -> int:
-    """Return how many processes sleep these seconds."""
-    # -x: the whole command line, so the looking shell does not count.
+def count_sleepers(stage: Stage, seconds: str) -> int:
+    """Return the number of processes that sleep so long."""
+    # -x: the whole command line, so the shell that runs pgrep does not count.
     return int(on_host(stage, f"pgrep -cxf 'sleep {seconds}' || true"))
 
 
 def wait_sleepers(stage: Stage, seconds: str, count: int) -> None:
-    """Wait until so many processes sleep.
+    """Wait until so many processes sleep so long.
 
     Raises:
         BrokenError: they do not in time.
     """
     poll_until(
-        lambda: True if sleepers(stage, seconds) == count else None,
+        lambda: True if count_sleepers(stage, seconds) == count else None,
         _SETTLE_TIMEOUT_S,
         f"{count} processes of the job",
     )
@@ -195,7 +200,7 @@ def start_payload(
 
 
 def wait_ready(client: Client, job_id: str) -> None:
-    """Wait until a job has said something."""
+    """Wait until a job has written something."""
     client.stream(job_id, StreamPlan(stop_after_bytes=1), label="ready")
 
 
@@ -205,42 +210,28 @@ def host_payload(name: str, *arguments: str) -> str:
     return shlex.join([command, *words])
 
 
-def sampled(
+def sample(
     stage: Stage, directories: Sequence[str], seconds: float, step_s: float, gate: str = ""
 ) -> dict[str, Samples]:
-    """Sample cgroups on their host for a while, as the payload `cgroup_sampler` does."""
+    """Sample cgroups on their host for some time, with the payload `cgroup_sampler`."""
     plan = {"directories": list(directories), "seconds": seconds, "step_s": step_s, "gate": gate}
-    told = stage.host.run(
+    done = stage.host.run(
         host_payload("cgroup_sampler", json.dumps(plan)), seconds + HOST_TIMEOUT_S
     )
-    found: dict[str, Samples] = json.loads(told.require("sampling cgroups"))
-    return {each: [(at_s, now) for at_s, now in found[each]] for each in directories}
+    return msgspec.json.decode(done.require("sampling cgroups"), type=dict[str, Samples])
 
 
-def usage_fact(
-    stage: Stage,
-    title: str,
-    unit: str,
-    limit: float | None,
-    points: Sequence[tuple[float, float]],
-) -> None:
-    """Record what a job used over time, for the report's picture."""
-    values: list[Json] = [[at_s, round(value, 4)] for at_s, value in points]
-    stage.fact(f"usage {title}", {"title": title, "unit": unit, "limit": limit, "samples": values})
-
-
-def rates(samples: Samples, counter: str, scale: float) -> list[tuple[float, float]]:
-    """Return how fast a counter grew between each two samples, at the second's moment."""
-    pairs = itertools.pairwise(samples)
+def rates(samples: Samples, amount: Callable[[Counters], float]) -> list[tuple[float, float]]:
+    """Return how fast an amount grew between each two samples, at the second's moment."""
     return [
-        (later_s, (after[counter] - before[counter]) / scale / (later_s - earlier_s))
-        for (earlier_s, before), (later_s, after) in pairs
+        (later_s, (amount(after) - amount(before)) / (later_s - earlier_s))
+        for (earlier_s, before), (later_s, after) in itertools.pairwise(samples)
         if later_s > earlier_s
     ]
 
 
-def mean_rate(samples: Samples, counter: str, scale: float) -> float:
-    """Return how fast a counter grew from the first sample to the last.
+def mean_rate(samples: Samples, amount: Callable[[Counters], float]) -> float:
+    """Return how fast an amount grew from the first sample to the last.
 
     Raises:
         BrokenError: there are not two samples.
@@ -248,28 +239,26 @@ def mean_rate(samples: Samples, counter: str, scale: float) -> float:
     if len(samples) < 2:  # noqa: PLR2004 - a rate has two ends
         raise BrokenError(f"a cgroup was sampled {len(samples)} times; a rate takes two")
     (start_s, first), (end_s, last) = samples[0], samples[-1]
-    return (last[counter] - first[counter]) / scale / (end_s - start_s)
+    return (amount(last) - amount(first)) / (end_s - start_s)
+
+
+def cpu_s(counters: Counters) -> float:
+    """Return the CPU time, in seconds."""
+    return counters.cpu_us / 1e6
+
+
+def usage_curve(
+    title: str, unit: str, limit: float | None, points: Sequence[tuple[float, float]]
+) -> UsageCurve:
+    """Return a job's measured use over time, for the report's picture."""
+    return UsageCurve(title, unit, limit, tuple((at_s, round(value, 4)) for at_s, value in points))
 
 
 @contextmanager
 def sleeping_job(client: Client) -> Iterator[str]:
-    """Run a job that only sleeps for as long as the context lasts; yields its id."""
-    job_id = client.must_start("sleep", [sleeping()], label="start: a sleeping job")
+    """Run a job that sleeps until the end of the context; yields its id."""
+    job_id = client.must_start("sleep", [unique_seconds()], label="start: a sleeping job")
     try:
         yield job_id
     finally:
         client.stop(job_id, label="stop: a sleeping job")
-
-
-def counter(text: Json, key: str) -> int:
-    """Return one value of a flat keyed kernel file, such as `memory.events`; 0 when absent."""
-    found = re.search(rf"^{key} (\d+)$", text if isinstance(text, str) else "", re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
-def told(response: Mapping[str, Json], *path: str) -> Json:
-    """Return a field inside a recorded response, or None where a part of the way is absent."""
-    value: Json = dict(response)
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value

@@ -1,119 +1,158 @@
-"""What may be asked: limits that cannot be are refused and leave nothing, and only admins ask."""
+"""Refused limits: impossible ones, those of users, and servers that cannot enforce any."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.limits.host_cgroups import (
     MIB,
     cgroup_of,
-    files_of,
-    is_there,
+    count_sleepers,
+    exists,
+    launching_target,
     on_host,
+    read_files,
     remove_cgroup,
     root_of,
-    rooted,
-    sleepers,
-    sleeping,
+    start_stranger,
     subdirectories,
-    told,
-    wait_sleepers,
+    unique_seconds,
 )
+from harness.drive.client import message_of
 from harness.judge.promises import answered, assumed, equal, holds, one_of
-from harness.record.history import History, Json
+from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
-REFUSALS: Final = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED")
+_OBSERVED: Final = frozenset({Need.CGROUPS, Need.LIMIT_FIELDS, Need.HOST})
+_LAUNCHED: Final = frozenset({Need.CGROUPS, Need.LAUNCH, Need.HOST, Need.GUEST})
 
-# What no kernel takes -> the limits.
+
+def _io_limit(device: str, read_bytes_per_second: int = MIB) -> pb.ResourceLimits:
+    limit = pb.IoMax(device=device, read_bytes_per_second=read_bytes_per_second)
+    return pb.ResourceLimits(io_max=[limit])
+
+
+ARGUMENT: Final = ("INVALID_ARGUMENT",)
+# Limits that no kernel accepts, and the statuses that refuse them.
 IMPOSSIBLE: Final = {
-    "no CPU": pb.ResourceLimits(cpu_millicores=0),
-    "no memory": pb.ResourceLimits(memory_max_bytes=0),
-    "no processes": pb.ResourceLimits(pids_max=0),
-    "weight 0": pb.ResourceLimits(io_weight=0),
-    "weight 10001": pb.ResourceLimits(io_weight=10_001),
-    "a device that is not there": pb.ResourceLimits(
-        io_max=[pb.IoMax(device="/dev/not-there", read_bytes_per_second=MIB)]
-    ),
-    "a device that is none": pb.ResourceLimits(
-        io_max=[pb.IoMax(device="/dev/null", read_bytes_per_second=MIB)]
-    ),
-    "no bytes a second": pb.ResourceLimits(
-        io_max=[pb.IoMax(device="1:0", read_bytes_per_second=0)]
-    ),
+    "no CPU": (pb.ResourceLimits(cpu_millicores=0), ARGUMENT),
+    "no memory": (pb.ResourceLimits(memory_max_bytes=0), ARGUMENT),
+    "no processes": (pb.ResourceLimits(pids_max=0), ARGUMENT),
+    "weight 0": (pb.ResourceLimits(io_weight=0), ARGUMENT),
+    "weight 10001": (pb.ResourceLimits(io_weight=10_001), ARGUMENT),
+    "a missing device": (_io_limit("/dev/not-there"), ARGUMENT),
+    "a character device": (_io_limit("/dev/null"), ARGUMENT),
+    "no bytes per second": (_io_limit("1:0", 0), ARGUMENT),
+    # Only the kernel can find out, and refuses it with ENODEV.
+    "an unknown device number": (_io_limit("250:250"), (*ARGUMENT, "FAILED_PRECONDITION")),
 }
-# A number that no device has: only the kernel can tell, and refuses it with ENODEV.
-UNKNOWN_NUMBER: Final = pb.ResourceLimits(
-    io_max=[pb.IoMax(device="250:250", read_bytes_per_second=MIB)]
-)
-# More than any host has: 512 cores, 1 PiB.
-ABOVE: Final = pb.ResourceLimits(cpu_millicores=512_000, memory_max_bytes=1 << 50)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftByRefusedStarts(Observation):
+    """The cgroups and the number of processes that refused starts left behind."""
+
+    cgroups: tuple[str, ...]
+    processes: int
 
 
 def _run_impossible(stage: Stage) -> None:
     with stage.client() as client:
         root = root_of(stage, client)
-        seconds = sleeping()
+        seconds = unique_seconds()
         before = subdirectories(stage, root)
-        for name, limits in IMPOSSIBLE.items():
-            client.start("sleep", [seconds], limits=limits, label=f"asked {name}")
-        client.start("sleep", [seconds], limits=UNKNOWN_NUMBER, label="unknown number")
-        # Twice: where a look is a job, its own cgroup is there while it looks.
+        for name, (limits, _) in IMPOSSIBLE.items():
+            client.start("sleep", [seconds], limits=limits, label=name)
+        # Twice: where the harness looks through a job, that job's own cgroup exists meanwhile.
         looks = [set(subdirectories(stage, root)) for _ in range(2)]
-        left: list[Json] = [*sorted(set.intersection(*looks) - set(before))]
-        stage.fact("left behind", left)
-        stage.fact("processes", sleepers(stage, seconds))
+        left = sorted(set.intersection(*looks) - set(before))
+        stage.record(LeftByRefusedStarts(tuple(left), count_sleepers(stage, seconds)))
 
 
 def _judge_impossible(history: History) -> Iterator[Finding]:
-    for call in history.calls("asked "):
-        name = call.label.removeprefix("asked ")
-        yield answered(f"{name} is refused", call, "INVALID_ARGUMENT")
-    yield answered(
-        "a device number that the kernel does not know is refused",
-        history.call("unknown number"),
-        "INVALID_ARGUMENT",
-        "FAILED_PRECONDITION",
-    )
-    yield equal("a refused start leaves no cgroup", history.fact("left behind"), [])
-    yield equal("a refused start leaves no process", history.fact("processes"), 0)
+    for name, (_, codes) in IMPOSSIBLE.items():
+        yield answered(f"a start with {name} is refused", history.call(name), *codes)
+    left = history.the(LeftByRefusedStarts)
+    yield equal("a refused start leaves no cgroup", left.cgroups, ())
+    yield equal("a refused start leaves no process", left.processes, 0)
+
+
+IMPOSSIBLE_LIMITS: Final = Check(
+    "limits.impossible",
+    "Impossible limits are refused, and nothing is left of the start.",
+    _run_impossible,
+    _judge_impossible,
+    needs=_OBSERVED,
+    cites=("57", "32"),
+    alone=True,
+)
+
+
+# More than any host has: 512 cores, 1 PiB.
+ABOVE: Final = pb.ResourceLimits(cpu_millicores=512_000, memory_max_bytes=1 << 50)
+REFUSALS: Final = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "RESOURCE_EXHAUSTED")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedLimitFiles(Observation):
+    """The files of a job whose limits above the host's were accepted; None: missing."""
+
+    cpu_max: str | None
+    memory_max: str | None
 
 
 def _run_above(stage: Stage) -> None:
     with stage.client() as client:
-        reply = client.start("sleep", [sleeping()], limits=ABOVE, label="above")
+        reply = client.start("sleep", [unique_seconds()], limits=ABOVE, label="above")
         if reply.ok:
             job_id = reply.message.job_id
-            client.must_query(job_id, label="told")
+            client.must_query(job_id, label="accepted")
             directory = cgroup_of(stage, client, job_id)
-            stage.fact("files", files_of(stage, directory, "cpu.max", "memory.max"))
+            files = read_files(stage, directory, "cpu.max", "memory.max")
+            stage.record(AcceptedLimitFiles(files["cpu.max"], files["memory.max"]))
             client.stop(job_id)
 
 
 def _judge_above(history: History) -> Iterator[Finding]:
     call = history.call("above")
-    yield one_of("limits above the host's are taken or refused", call.code, ("OK", *REFUSALS))
+    yield one_of("limits above the host's are accepted or refused", call.code, ("OK", *REFUSALS))
     if call.code != "OK":
         return
-    response = history.call("told").response
-    quota = f"{int(str(told(response, 'limits', 'cpu_millicores') or 0)) * 100} 100000"
-    memory = str(told(response, "limits", "memory_max_bytes"))
-    files = history.fact("files")
+    limits = message_of(history.call("accepted"), pb.QueryJobResponse).limits
     yield equal(
-        "limits that are taken are the ones that are told (cpu.max, memory.max)",
-        [files.get("cpu.max"), files.get("memory.max")] if isinstance(files, dict) else files,
-        [quota, memory],
+        "accepted limits that are reported are in force (cpu.max, memory.max)",
+        history.the(AcceptedLimitFiles),
+        AcceptedLimitFiles(f"{limits.cpu_millicores * 100} 100000", str(limits.memory_max_bytes)),
     )
 
 
+ABOVE_THE_HOST: Final = Check(
+    "limits.above-the-host",
+    "Limits above the host's are refused, or the reported ones are in force.",
+    _run_above,
+    _judge_above,
+    needs=_OBSERVED,
+    cites=("57",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesOfUser(Observation):
+    """How many processes a user's refused start with limits left running."""
+
+    count: int
+
+
 def _run_only_admins(stage: Stage) -> None:
-    seconds = sleeping()
+    seconds = unique_seconds()
     limits = pb.ResourceLimits(cpu_millicores=1000, memory_max_bytes=500 * MIB, io_weight=1000)
     with stage.client("user") as client:
         client.start("sleep", [seconds], limits=limits, label="a user")
-    stage.fact("processes", sleepers(stage, seconds))
+    stage.record(ProcessesOfUser(count_sleepers(stage, seconds)))
     with stage.client() as client:
         reply = client.start("sleep", [seconds], limits=limits, label="an admin")
         if reply.ok:
@@ -121,213 +160,224 @@ def _run_only_admins(stage: Stage) -> None:
 
 
 def _judge_only_admins(history: History) -> Iterator[Finding]:
-    yield answered("a user may not set limits", history.call("a user"), "PERMISSION_DENIED")
-    yield equal("nothing runs for the user", history.fact("processes"), 0)
-    yield answered("an admin may", history.call("an admin"))
+    yield answered("a user must not set limits", history.call("a user"), "PERMISSION_DENIED")
+    yield equal("nothing runs for the user", history.the(ProcessesOfUser).count, 0)
+    yield answered("an admin is allowed to", history.call("an admin"))
+
+
+ONLY_ADMINS: Final = Check(
+    "limits.only-admins",
+    "Only an admin is allowed to set limits.",
+    _run_only_admins,
+    _judge_only_admins,
+    needs=_OBSERVED | {Need.GRACE},
+    cites=("61", "23"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RootOfUnlimitedServer(Observation):
+    """Whether a server that runs without limits made its cgroup root."""
+
+    exists: bool
 
 
 def _run_without_limits(stage: Stage) -> None:
-    target = rooted(stage)
+    target = launching_target(stage)
     root = target.new_root()
     with (
-        target.launched(cgroup_root=root, flags=["--no-limits"]) as server,
+        target.launch(cgroup_root=root, flags=["--no-limits"]) as server,
         stage.client(server=server) as client,
     ):
         limits = pb.ResourceLimits(memory_max_bytes=50 * MIB)
         client.start("true", limits=limits, label="with limits")
         client.start("true", label="without")
-        stage.fact("root is there", is_there(stage, root))
+        stage.record(RootOfUnlimitedServer(exists(stage, root)))
 
 
 def _judge_without_limits(history: History) -> Iterator[Finding]:
     call = history.call("with limits")
     yield answered(
-        "a server without limits refuses a job that asks for them", call,
+        "a server without limits refuses a job with limits", call,
         "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED",
     )  # fmt: skip
-    yield answered("it runs a job that does not", history.call("without"))
-    yield equal("it makes no cgroups", history.fact("root is there"), want=False)
+    yield answered("it runs a job without", history.call("without"))
+    made = "a cgroup root" if history.the(RootOfUnlimitedServer).exists else "no cgroup"
+    yield equal("it makes no cgroup", made, "no cgroup")
 
 
-def _refused_start(stage: Stage, label: str, script: str) -> None:
-    """Run a server that must refuse to start; record how it ended and what it said."""
-    done = stage.host.run(script, 180)
-    stage.fact(f"{label}: exit code", done.exit_code)
-    stage.fact(f"{label}: text", done.stdout + done.stderr)
+WITHOUT_LIMITS: Final = Check(
+    "limits.without-limits",
+    "A server that runs without limits refuses a job that requests limits.",
+    _run_without_limits,
+    _judge_without_limits,
+    needs=_LAUNCHED | {Need.LIMIT_FIELDS},
+    cites=("R-CGROUP-5",),
+)
 
 
 TIMEOUT_EXIT: Final = 124  # timeout(1)
-START_TIMEOUT_S: Final = 90  # far beyond a start: what has not refused by then has started
+START_TIMEOUT_S: Final = 90  # far beyond a start: a server that still runs then has started
+# A mount namespace in which the hierarchy is as on a host of cgroup v1 ...
+_NAMESPACE: Final = "unshare -m sh -c 'mount -t tmpfs none /sys/fs/cgroup && {prepare} {command}'"
+# ... or lacks a controller.
+_WITHOUT_IO: Final = "echo cpu memory pids > /sys/fs/cgroup/cgroup.controllers &&"
 
 
-def _says(text: str, word: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+@dataclass(frozen=True, slots=True)
+class ServerStart(Observation):
+    """The start of a server that must refuse: its cgroup root, exit code and output."""
+
+    root: str
+    exit_code: int
+    output: str
 
 
-def _judge_refused_start(
-    label: str, promise: str, words: tuple[str, ...], history: History
-) -> Iterator[Finding]:
-    code, text = history.number(f"{label}: exit code"), str(history.fact(f"{label}: text"))
-    refused = 0 < code < TIMEOUT_EXIT
-    yield holds(promise, kept=refused, got=f"exit code {code:.0f}: {text[-200:]}", want="1")
+def _start_server(stage: Stage, root: str, wrapper: str = "{command}") -> None:
+    """Start a server on a root, with a time limit, and record how it ended."""
+    command = f"timeout {START_TIMEOUT_S} {launching_target(stage).command_line(root)}"
+    done = stage.host.run(wrapper.format(command=command), 180)
+    stage.record(ServerStart(root, done.exit_code, done.stdout + done.stderr))
+
+
+def _judge_refused(start: ServerStart, promise: str, *words: str) -> Iterator[Finding]:
+    """Judge a start: refused, and for a reason in which all these words occur."""
+    text = start.output
+    refused = 0 < start.exit_code < TIMEOUT_EXIT
+    yield holds(promise, kept=refused, got=f"exit code {start.exit_code}: {text[-200:]}", want="1")
     yield holds(
-        "the text says what is wrong and what helps",
-        kept=all(_says(text, word) for word in words) and "Traceback" not in text,
+        "the text states the fault and the remedy",
+        kept=all(_contains(text, word) for word in words) and "Traceback" not in text,
         got=text[-300:],
         want=" and ".join(words),
     )
 
 
-# In a mount namespace of its own, where the hierarchy is what it is on a host of cgroup v1 ...
-_NAMESPACE: Final = "unshare -m sh -c 'mount -t tmpfs none /sys/fs/cgroup && {prepare} {command}'"
-# ... or one that lacks a controller.
-_WITHOUT_IO: Final = "echo cpu memory pids > /sys/fs/cgroup/cgroup.controllers &&"
+def _contains(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
 
 
-def _run_no_cgroup2(prepare: str, stage: Stage) -> None:
-    target = rooted(stage)
-    command = f"timeout {START_TIMEOUT_S} {target.command_line(target.new_root())}"
-    _refused_start(stage, "start", _NAMESPACE.format(prepare=prepare, command=command))
-    stage.fact("v2 here", is_there(stage, "/sys/fs/cgroup/cgroup.controllers"))
+@dataclass(frozen=True, slots=True)
+class HostHierarchy(Observation):
+    """Whether the host itself, outside the server's mount namespace, has cgroup v2."""
+
+    is_v2: bool
 
 
-def _run_no_hierarchy(stage: Stage) -> None:
-    _run_no_cgroup2("", stage)
+def _run_without_hierarchy(prepare: str, stage: Stage) -> None:
+    wrapper = _NAMESPACE.format(prepare=prepare, command="{command}")
+    _start_server(stage, launching_target(stage).new_root(), wrapper)
+    stage.record(HostHierarchy(exists(stage, "/sys/fs/cgroup/cgroup.controllers")))
 
 
-def _run_no_controller(stage: Stage) -> None:
-    _run_no_cgroup2(_WITHOUT_IO, stage)
+def _judge_without_hierarchy(promise: str, word: str, history: History) -> Iterator[Finding]:
+    is_v2 = history.the(HostHierarchy).is_v2
+    yield assumed("the host itself has cgroup v2", true=is_v2, got="none")
+    yield from _judge_refused(history.the(ServerStart), promise, word, "--no-limits")
 
 
-def _judge_no_hierarchy(history: History) -> Iterator[Finding]:
-    yield assumed("the host itself has cgroup v2", true=history.fact("v2 here") is True, got="none")
-    yield from _judge_refused_start(
-        "start",
-        "without cgroup v2 the server does not start",
-        ("cgroup v2", "--no-limits"),
-        history,
+HIERARCHY_CHECKS: Final = tuple(
+    Check(
+        f"limits.{name}",
+        guarantee,
+        partial(_run_without_hierarchy, prepare),
+        partial(_judge_without_hierarchy, promise, word),
+        needs=_LAUNCHED,
+        cites=("58", "R-CGROUP-5"),
     )
-
-
-def _judge_no_controller(history: History) -> Iterator[Finding]:
-    yield assumed("the host itself has cgroup v2", true=history.fact("v2 here") is True, got="none")
-    yield from _judge_refused_start(
-        "start", "without a controller the server does not start", ("io", "--no-limits"), history
+    for name, guarantee, prepare, promise, word in (
+        (
+            "no-cgroup2",
+            "On a host with cgroup v1 the server refuses to start, and states the remedy.",
+            "",
+            "without cgroup v2 the server does not start",
+            "cgroup v2",
+        ),
+        (
+            "missing-controller",
+            "Without a controller that limits need, the server refuses to start.",
+            _WITHOUT_IO,
+            "without a controller the server does not start",
+            "io",
+        ),
     )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOfFirstServer(Observation):
+    """How many processes of the first server's job run after a second server's start."""
+
+    processes: int
 
 
 def _run_root_in_use(stage: Stage) -> None:
-    seconds = sleeping()
+    seconds = unique_seconds()
     with stage.client() as client:
         job_id = client.must_start("sleep", [seconds])
-        root = cgroup_of(stage, client, job_id).rpartition("/")[0]
-        _refused_start(
-            stage, "second", f"timeout {START_TIMEOUT_S} {rooted(stage).command_line(root)}"
-        )
-        stage.fact("root", root)
-        stage.fact("job runs", sleepers(stage, seconds))
+        _start_server(stage, cgroup_of(stage, client, job_id).rpartition("/")[0])
+        stage.record(JobOfFirstServer(count_sleepers(stage, seconds)))
         client.query(job_id, label="query of the first")
         client.stop(job_id)
 
 
 def _judge_root_in_use(history: History) -> Iterator[Finding]:
-    root = str(history.fact("root"))
-    yield from _judge_refused_start(
-        "second", "a second server on a root does not start", (root, "in use"), history
-    )
-    yield equal("the first one's job runs on", history.fact("job runs"), 1)
+    start = history.the(ServerStart)
+    promise = "a second server on a root does not start"
+    yield from _judge_refused(start, promise, start.root, "in use")
+    yield equal("the first one's job runs on", history.the(JobOfFirstServer).processes, 1)
     yield answered("the first one answers", history.call("query of the first"))
 
 
+ROOT_IN_USE: Final = Check(
+    "limits.root-in-use",
+    "A cgroup root that another server uses is refused, and that server goes on.",
+    _run_root_in_use,
+    _judge_root_in_use,
+    needs=_LAUNCHED,
+    cites=("60",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StrangersInRoot(Observation):
+    """How many processes that were in a root before a server's start run after it."""
+
+    processes: int
+
+
 def _run_occupied_root(stage: Stage) -> None:
-    seconds = sleeping()
-    root = rooted(stage).new_root()
-    stranger = f"echo $$ > {root}/cgroup.procs; exec sleep {seconds}"
-    on_host(stage, f"mkdir {root} && setsid -f sh -c '{stranger}' < /dev/null > /dev/null 2>&1")
-    wait_sleepers(stage, seconds, 1)
-    command = rooted(stage).command_line(root)
-    _refused_start(stage, "start", f"timeout {START_TIMEOUT_S} {command}")
-    stage.fact("root", root)
-    stage.fact("stranger", sleepers(stage, seconds))
+    seconds = unique_seconds()
+    root = launching_target(stage).new_root()
+    on_host(stage, f"mkdir {root}")
+    start_stranger(stage, root, seconds)
+    _start_server(stage, root)
+    stage.record(StrangersInRoot(count_sleepers(stage, seconds)))
     remove_cgroup(stage, root)
 
 
 def _judge_occupied_root(history: History) -> Iterator[Finding]:
-    yield from _judge_refused_start(
-        "start", "a server does not start on a root with a stranger's process in it",
-        (str(history.fact("root")), "processes"), history,
-    )  # fmt: skip
-    yield equal("the stranger is left alone", history.fact("stranger"), 1)
+    start = history.the(ServerStart)
+    promise = "a server does not start on a root with a stranger's process in it"
+    yield from _judge_refused(start, promise, start.root, "processes")
+    yield equal("the stranger is left alone", history.the(StrangersInRoot).processes, 1)
 
 
-_LIMITED: Final = frozenset({Need.CGROUPS, Need.LIMIT_FIELDS, Need.HOST})
-_STARTED: Final = frozenset({Need.CGROUPS, Need.LAUNCH, Need.HOST, Need.GUEST})
+OCCUPIED_ROOT: Final = Check(
+    "limits.occupied-root",
+    "A cgroup root with processes of others is refused, and they are left alone.",
+    _run_occupied_root,
+    _judge_occupied_root,
+    needs=_LAUNCHED,
+    cites=("60",),
+)
 
 CHECKS: Final = (
-    Check(
-        name="limits.impossible",
-        guarantee="Limits that cannot be are refused, and nothing is left of the start.",
-        run=_run_impossible,
-        judge=_judge_impossible,
-        needs=_LIMITED,
-        cites=("57", "32"),
-        alone=True,
-    ),
-    Check(
-        name="limits.above-the-host",
-        guarantee="Limits above the host's are refused, or the ones that are told are in force.",
-        run=_run_above,
-        judge=_judge_above,
-        needs=_LIMITED,
-        cites=("57",),
-    ),
-    Check(
-        name="limits.only-admins",
-        guarantee="Only an admin may set limits.",
-        run=_run_only_admins,
-        judge=_judge_only_admins,
-        needs=_LIMITED | {Need.GRACE},
-        cites=("61", "23"),
-    ),
-    Check(
-        name="limits.without-limits",
-        guarantee="A server that runs without limits refuses a job that asks for them.",
-        run=_run_without_limits,
-        judge=_judge_without_limits,
-        needs=_STARTED | {Need.LIMIT_FIELDS},
-        cites=("R-CGROUP-5",),
-        time_limit_s=120,
-    ),
-    Check(
-        name="limits.no-cgroup2",
-        guarantee="On a host of cgroup v1 the server refuses to start, and says what helps.",
-        run=_run_no_hierarchy,
-        judge=_judge_no_hierarchy,
-        needs=_STARTED,
-        cites=("58", "R-CGROUP-5"),
-    ),
-    Check(
-        name="limits.missing-controller",
-        guarantee="Without a controller that limits need, the server refuses to start.",
-        run=_run_no_controller,
-        judge=_judge_no_controller,
-        needs=_STARTED,
-        cites=("58", "R-CGROUP-5"),
-    ),
-    Check(
-        name="limits.root-in-use",
-        guarantee="A cgroup root that another server uses is refused, and that one goes on.",
-        run=_run_root_in_use,
-        judge=_judge_root_in_use,
-        needs=_STARTED,
-        cites=("60",),
-    ),
-    Check(
-        name="limits.occupied-root",
-        guarantee="A cgroup root that holds somebody else's processes is refused, and spared.",
-        run=_run_occupied_root,
-        judge=_judge_occupied_root,
-        needs=_STARTED,
-        cites=("60",),
-    ),
+    IMPOSSIBLE_LIMITS,
+    ABOVE_THE_HOST,
+    ONLY_ADMINS,
+    WITHOUT_LIMITS,
+    *HIERARCHY_CHECKS,
+    ROOT_IN_USE,
+    OCCUPIED_ROOT,
 )

@@ -1,4 +1,4 @@
-"""Servers that start, end or tell of jobs wrongly."""
+"""Servers that start, stop or report jobs wrongly."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ LIFECYCLE: Final = "lifecycle."
 
 MUTANTS: Final = (
     Mutation(
-        "tells seven bits of an exit code",
+        "reports only seven bits of an exit code",
         (
             Edit(
                 "spawn.py",
@@ -19,7 +19,7 @@ MUTANTS: Final = (
         LIFECYCLE + "exit-codes",
     ),
     Mutation(
-        "tells the low bits of a signal",
+        "reports only the low five bits of a signal",
         (
             Edit(
                 "spawn.py",
@@ -30,7 +30,7 @@ MUTANTS: Final = (
         LIFECYCLE + "signals",
     ),
     Mutation(
-        "takes an end with a core dump for an exit",
+        "reports an end with a core dump as an exit",
         (
             Edit(
                 "spawn.py",
@@ -41,7 +41,7 @@ MUTANTS: Final = (
         LIFECYCLE + "signals",
     ),
     Mutation(
-        "leaves a pipe open after a start that failed",
+        "leaks a pipe when a start fails",
         (
             Edit(
                 "worker.py",
@@ -52,7 +52,7 @@ MUTANTS: Final = (
         LIFECYCLE + "bad-commands",
     ),
     Mutation(
-        "says NOT_FOUND of what is there and cannot be run",
+        "answers NOT_FOUND for a file that exists and cannot be run",
         (
             Edit(
                 "service.py",
@@ -63,7 +63,7 @@ MUTANTS: Final = (
         LIFECYCLE + "bad-commands",
     ),
     Mutation(
-        "does not say why a program cannot be run",
+        "gives no reason why a program cannot be run",
         (
             Edit(
                 "spawn.py",
@@ -74,7 +74,7 @@ MUTANTS: Final = (
         LIFECYCLE + "bad-commands",
     ),
     Mutation(
-        "says UNKNOWN of a missing program",
+        "answers UNKNOWN for a missing program",
         (
             Edit(
                 "service.py",
@@ -85,12 +85,12 @@ MUTANTS: Final = (
         LIFECYCLE + "bad-commands",
     ),
     Mutation(
-        "does not look at what it is to run",
+        "accepts a NUL in commands and arguments",
         (Edit("spawn.py", '        if "\\0" in text:', '        if "\\0\\0" in text:'),),
         LIFECYCLE + "bad-commands",
     ),
     Mutation(
-        "starts jobs in its own directory",
+        "starts jobs in its own working directory",
         (
             Edit(
                 "spawn.py",
@@ -102,7 +102,7 @@ MUTANTS: Final = (
         LIFECYCLE + "surroundings",
     ),
     Mutation(
-        "takes any key for a variable's",
+        "accepts any key for an environment variable",
         (Edit("spawn.py", 'if not key or "=" in key:', 'if key == "=":'),),
         LIFECYCLE + "surroundings",
     ),
@@ -118,7 +118,7 @@ MUTANTS: Final = (
         LIFECYCLE + "literal",
     ),
     Mutation(
-        "says UNKNOWN of an unknown job",
+        "answers UNKNOWN for an unknown job",
         (
             Edit(
                 "service.py",
@@ -130,7 +130,7 @@ MUTANTS: Final = (
         ("identity.certificates", "identity.strangers"),
     ),
     Mutation(
-        "takes a malformed id for an unknown one",
+        "answers NOT_FOUND for a malformed id",
         (
             Edit(
                 "worker.py",
@@ -141,7 +141,7 @@ MUTANTS: Final = (
         LIFECYCLE + "ids",
     ),
     Mutation(
-        "gives ids that can be guessed",
+        "assigns guessable ids",
         (Edit("worker.py", "job_id = str(uuid.uuid4())", "job_id = str(uuid.uuid1())"),),
         LIFECYCLE + "ids",
     ),
@@ -157,7 +157,7 @@ MUTANTS: Final = (
         LIFECYCLE + "inheritance",
     ),
     Mutation(
-        "leaves signals ignored in jobs",
+        "starts jobs with signals ignored",
         (
             Edit(
                 "spawn.py",
@@ -168,7 +168,7 @@ MUTANTS: Final = (
         LIFECYCLE + "inheritance",
     ),
     Mutation(
-        "blocks in jobs the signals that it blocks itself",
+        "starts jobs with its own signal mask",
         (
             Edit(
                 "spawn.py",
@@ -179,7 +179,7 @@ MUTANTS: Final = (
         LIFECYCLE + "inheritance",
     ),
     Mutation(
-        "leaves descriptors that it inherited open in jobs",
+        "leaks inherited descriptors into jobs",
         (
             Edit(
                 "spawn.py",
@@ -190,7 +190,7 @@ MUTANTS: Final = (
         LIFECYCLE + "inheritance",
     ),
     Mutation(
-        "leaves jobs what protects it from the OOM killer",
+        "starts jobs with its own oom_score_adj",
         (Edit("spawn.py", "    make_killable(child.pid, cgroup)\n", ""),),
         LIFECYCLE + "inheritance",
     ),
@@ -204,7 +204,7 @@ MUTANTS: Final = (
             ),
         ),
         LIFECYCLE + "inheritance",
-        ("identity.roles",),  # it stops a job, which has no group of its own then
+        ("identity.roles",),  # that check stops a job, which has no process group of its own then
     ),
     Mutation(
         "leaves an ended job's children alive",
@@ -218,7 +218,7 @@ MUTANTS: Final = (
         LIFECYCLE + "background",
     ),
     Mutation(
-        "waits two seconds for stragglers after each job",
+        "ends each job two seconds after its main process",
         (
             Edit(
                 "job.py",
@@ -229,7 +229,7 @@ MUTANTS: Final = (
         LIFECYCLE + "background",
     ),
     Mutation(
-        "kills the tree only after it has waited for it",
+        "waits for an ended job's children before it kills them",
         (
             Edit(
                 "job.py",
@@ -252,7 +252,7 @@ MUTANTS: Final = (
             Edit("job.py", "MAX_BYTES: Final = 1024 * 1024", "MAX_BYTES: Final = 4096"),
         ),
         LIFECYCLE + "short-jobs",
-        ("streams.after-end",),  # the last burst of its job may not have been read, either
+        ("streams.after-end",),  # its job's last burst may be lost too
     ),
     Mutation(
         "never closes a job's pidfd",
@@ -277,7 +277,7 @@ MUTANTS: Final = (
         LIFECYCLE + "short-jobs",
     ),
     Mutation(
-        "waits a quarter of a minute too long before it kills",
+        "kills 15 s after the end of the grace period",
         (
             Edit(
                 "job.py",
@@ -288,7 +288,7 @@ MUTANTS: Final = (
         LIFECYCLE + "escalates",
     ),
     Mutation(
-        "kills without a grace",
+        "kills without a grace period",
         (
             Edit(
                 "job.py",
@@ -299,7 +299,7 @@ MUTANTS: Final = (
         LIFECYCLE + "last-words",
     ),
     Mutation(
-        "tells a job to end again with every stop",
+        "sends a job another SIGTERM with every stop",
         (
             Edit(
                 "job.py",
@@ -310,7 +310,7 @@ MUTANTS: Final = (
         LIFECYCLE + "concurrent-stops",
     ),
     Mutation(
-        "lets a stop rewrite an ended job's status",
+        "rewrites an ended job's status when it is stopped",
         (
             Edit(
                 "job.py",
@@ -323,7 +323,7 @@ MUTANTS: Final = (
         LIFECYCLE + "stop-race",
     ),
     Mutation(
-        "knows no job that has ended when it is to stop it",
+        "answers NOT_FOUND when an ended job is stopped",
         (
             Edit(
                 "worker.py",
@@ -335,7 +335,7 @@ MUTANTS: Final = (
         LIFECYCLE + "stop-twice",
     ),
     Mutation(
-        "cannot end a job that was stopped by SIGSTOP",
+        "cannot stop a job paused with SIGSTOP",
         (
             Edit("job.py", "            self._process.signal_group(signal.SIGCONT)\n", ""),
             Edit(
@@ -347,7 +347,7 @@ MUTANTS: Final = (
         LIFECYCLE + "stopped-job",
     ),
     Mutation(
-        "ends the main process only",
+        "stops the main process only",
         (
             Edit(
                 "linux.py",
@@ -358,7 +358,7 @@ MUTANTS: Final = (
         LIFECYCLE + "stop-tree",
     ),
     Mutation(
-        "leaves its jobs behind when it is told to end",
+        "leaves its jobs running when it gets SIGTERM",
         (
             Edit(
                 "server.py", "            self.worker.close(grace_s)\n", "            del grace_s\n"

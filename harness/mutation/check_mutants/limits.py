@@ -1,4 +1,4 @@
-"""Servers whose limits do not bite, or whose cgroups outlive their jobs."""
+"""Servers that do not enforce limits, or whose cgroups outlive their jobs."""
 
 from typing import Final
 
@@ -14,12 +14,12 @@ _SWITCHES_ON: Final = (
 
 _ENFORCED: Final = (
     Mutation(
-        "gives jobs the kernel's own weight by default",
+        "gives jobs the kernel's default I/O weight",
         (Edit("cgroup.py", _DEFAULTS, _DEFAULTS.replace("io_weight=500", "io_weight=100")),),
         "limits.defaults",
     ),
     Mutation(
-        "takes 100 MB for 100,000,000 bytes",
+        "computes 100 MB as 100,000,000 bytes",
         (Edit("cgroup.py", _DEFAULTS, _DEFAULTS.replace("100 * 1024 * 1024", "100_000_000")),),
         "limits.defaults",
     ),
@@ -92,7 +92,7 @@ _ENFORCED: Final = (
         also=("limits.above-the-host",),
     ),
     Mutation(
-        "gives all jobs together one core",
+        "limits all jobs together to one core",
         (
             Edit(
                 "cgroup.py",
@@ -103,7 +103,7 @@ _ENFORCED: Final = (
         "limits.cpu-two-cores",
     ),
     Mutation(
-        "lets a job run on one processor only",
+        "pins each job to one processor",
         (
             Edit(
                 "worker.py",
@@ -115,12 +115,12 @@ _ENFORCED: Final = (
         "limits.cpu-two-cores",
     ),
     Mutation(
-        "limits no memory when nothing is asked",
+        "limits no memory by default",
         (
             Edit(
                 "worker.py",
-                "memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,",
-                "memory_max_bytes=asked.memory_max_bytes,",
+                "memory_max_bytes=given.memory_max_bytes or defaults.memory_max_bytes,",
+                "memory_max_bytes=given.memory_max_bytes,",
             ),
         ),
         "limits.default-memory",
@@ -152,13 +152,13 @@ _ENFORCED: Final = (
         ),
     ),
     Mutation(
-        "lets the OOM killer take one process of a job",
+        "lets the OOM killer kill a single process of a job",
         (Edit("cgroup.py", 'files.append(("memory.oom.group", "1"))', "pass"),),
         "limits.memory",
         also=("limits.default-memory",),
     ),
     Mutation(
-        "lets the OOM killer take one process of a job with the default memory",
+        "lets the OOM killer kill a single process of a job with the default memory",
         (
             Edit(
                 "cgroup.py",
@@ -169,13 +169,13 @@ _ENFORCED: Final = (
         "limits.default-memory",
     ),
     Mutation(
-        "counts how often memory ran out for how many it killed",
+        "reports OOM events as OOM kills",
         (Edit("cgroup.py", 'oom_kills=oom.get("oom_kill", 0),', 'oom_kills=oom.get("oom", 0),'),),
         "limits.memory",
         also=("limits.default-memory",),
     ),
     Mutation(
-        "tells every job that one was killed for its memory",
+        "reports one job's OOM kill in every job's status",
         (
             Edit(
                 "cgroup.py",
@@ -186,7 +186,7 @@ _ENFORCED: Final = (
         "limits.twenty-at-once",
     ),
     Mutation(
-        "does not tell that the OOM killer struck",
+        "never reports an OOM kill in a job's status",
         (
             Edit(
                 "job.py",
@@ -212,7 +212,7 @@ _ENFORCED: Final = (
         also=("limits.fork-bomb",),
     ),
     Mutation(
-        "kills a hundred processes of a job, one by one",
+        "kills at most 100 processes of a job, one by one",
         (
             Edit(
                 "job.py",
@@ -238,7 +238,7 @@ _ENFORCED: Final = (
         also=("limits.fork-bomb", "limits.twenty-at-once"),
     ),
     Mutation(
-        "writes the limits when the job has run for five seconds",
+        "writes the limits five seconds after the job's start",
         (
             Edit(
                 "worker.py",
@@ -259,7 +259,7 @@ _ENFORCED: Final = (
         (
             Edit(
                 "worker.py",
-                "memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,",
+                "memory_max_bytes=given.memory_max_bytes or defaults.memory_max_bytes,",
                 "memory_max_bytes=defaults.memory_max_bytes,",
             ),
         ),
@@ -270,7 +270,7 @@ _ENFORCED: Final = (
 
 _DISK: Final = (
     Mutation(
-        "puts no ceiling on bytes written",
+        "does not limit the bytes written per second",
         (
             Edit(
                 "cgroup.py",
@@ -281,7 +281,7 @@ _DISK: Final = (
         "limits.io-bytes-per-second",
     ),
     Mutation(
-        "puts no ceiling on bytes read",
+        "does not limit the bytes read per second",
         (
             Edit(
                 "cgroup.py",
@@ -292,7 +292,7 @@ _DISK: Final = (
         "limits.io-read-bytes-per-second",
     ),
     Mutation(
-        "takes bytes read for bytes written",
+        "swaps the limits of bytes read and bytes written",
         (
             Edit(
                 "cgroup.py",
@@ -309,7 +309,7 @@ _DISK: Final = (
         also=("limits.io-bytes-per-second",),
     ),
     Mutation(
-        "puts no ceiling on writing operations",
+        "does not limit the write operations per second",
         (
             Edit(
                 "cgroup.py",
@@ -320,7 +320,7 @@ _DISK: Final = (
         "limits.io-write-operations-per-second",
     ),
     Mutation(
-        "takes operations that write for ones that read",
+        "swaps the limits of read and write operations",
         (
             Edit(
                 "cgroup.py",
@@ -337,7 +337,7 @@ _DISK: Final = (
         also=("limits.io-operations-per-second",),
     ),
     Mutation(
-        "takes operations a second for operations a minute, reading",
+        "multiplies the limit of read operations by 60",
         (
             Edit(
                 "cgroup.py",
@@ -348,7 +348,7 @@ _DISK: Final = (
         "limits.io-operations-per-second",
     ),
     Mutation(
-        "gives every job the same weight for disks",
+        "gives every job the same I/O weight",
         (
             Edit(
                 "cgroup.py",
@@ -360,9 +360,9 @@ _DISK: Final = (
     ),
 )
 
-_ASKED: Final = (
+_VALIDATION: Final = (
     Mutation(
-        "takes a limit of 0 for the default",
+        "replaces a limit of 0 with the default",
         (
             Edit(
                 "cgroup.py",
@@ -373,7 +373,7 @@ _ASKED: Final = (
         "limits.impossible",
     ),
     Mutation(
-        "leaves the cgroup whose limits the kernel refused",
+        "leaves the cgroup of a start whose limits the kernel refused",
         (
             Edit(
                 "cgroup.py", "            path.rmdir()\n            raise\n", "            raise\n"
@@ -382,7 +382,7 @@ _ASKED: Final = (
         "limits.impossible",
     ),
     Mutation(
-        "silently gives no more than 1 TiB of memory",
+        "silently caps the memory limit at 1 TiB",
         (
             Edit(
                 "cgroup.py",
@@ -405,12 +405,12 @@ _ASKED: Final = (
         also=("identity.roles",),
     ),
     Mutation(
-        "ignores limits when it runs without",
+        "ignores requested limits when it runs with --no-limits",
         (
             Edit(
                 "worker.py",
-                "            if asked != Limits():\n",
-                "            if asked is None:\n",
+                "            if given != Limits():\n",
+                "            if given is None:\n",
             ),
         ),
         "limits.without-limits",
@@ -428,7 +428,7 @@ _ASKED: Final = (
         "limits.no-cgroup2",
     ),
     Mutation(
-        "does not look which controllers there are",
+        "does not check which controllers are available",
         (
             Edit(
                 "cgroup.py",
@@ -450,7 +450,7 @@ _ASKED: Final = (
         "limits.root-in-use",
     ),
     Mutation(
-        "kills what it finds in its root",
+        "kills other processes in its root",
         (
             Edit(
                 "cgroup.py",
@@ -466,7 +466,7 @@ _ASKED: Final = (
 
 _LIFECYCLE: Final = (
     Mutation(
-        "starts a process outside and writes its pid to cgroup.procs",
+        "starts a process outside its cgroup and moves it there",
         (
             Edit(
                 "worker.py",
@@ -480,7 +480,7 @@ _LIFECYCLE: Final = (
         also=("limits.never-moved",),
     ),
     Mutation(
-        "writes the pid of a process that was born inside to cgroup.procs too",
+        "starts a process in its cgroup and moves it there again",
         (
             Edit(
                 "worker.py",
@@ -505,7 +505,7 @@ _LIFECYCLE: Final = (
         ),
     ),
     Mutation(
-        "leaves daemons when the main process exits",
+        "leaves daemons running when the main process exits",
         (
             Edit(
                 "job.py",
@@ -517,7 +517,7 @@ _LIFECYCLE: Final = (
         also=("limits.daemons-at-stop",),
     ),
     Mutation(
-        "leaves cgroups inside a job's",
+        "leaves the cgroups that a job made in its own",
         (
             Edit(
                 "cgroup.py",
@@ -540,12 +540,12 @@ _LIFECYCLE: Final = (
         "limits.thousand-jobs",
     ),
     Mutation(
-        "does not reclaim leftovers",
+        "does not remove the cgroups that a killed server left",
         (Edit("worker.py", "            _reclaim(hierarchy)\n", ""),),
         "limits.leftovers",
     ),
     Mutation(
-        "removes leftovers only where no process is left",
+        "removes the cgroups that a killed server left only if they are empty",
         (
             Edit(
                 "worker.py",
@@ -556,7 +556,7 @@ _LIFECYCLE: Final = (
         "limits.leftovers",
     ),
     Mutation(
-        "takes every cgroup in its root for a leftover",
+        "removes every cgroup in its root at its start",
         (
             Edit(
                 "cgroup.py",
@@ -567,7 +567,7 @@ _LIFECYCLE: Final = (
         "limits.foreign-cgroup",
     ),
     Mutation(
-        "kills the pid of a job that has ended",
+        "kills the pid of an ended job",
         (
             Edit(
                 "job.py",
@@ -585,4 +585,4 @@ _LIFECYCLE: Final = (
     ),
 )
 
-MUTANTS: Final = (*_ENFORCED, *_DISK, *_ASKED, *_LIFECYCLE)
+MUTANTS: Final = (*_ENFORCED, *_DISK, *_VALIDATION, *_LIFECYCLE)
