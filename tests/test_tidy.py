@@ -141,20 +141,21 @@ DOORS = [
         "clock.poll_until, or an event",
     ),
     Door(
-        r"subprocess\.(run|call|check)", OUTSIDE, frozenset({"harness/cli/vm.py"}),
+        r"subprocess\.(run|call|check)", OUTSIDE, frozenset(),
         "host.processes.run",
     ),
     Door(
         r"subprocess\.Popen\(", OUTSIDE,
         frozenset({
-            "harness/host/processes.py", "harness/vm/machine.py", "harness/vm/guest.py",
-            "harness/vm/persistent_vm.py", "harness/targets/local.py",
-            "harness/drive/streamers.py", "loadtests/generator.py",
+            "harness/host/processes.py", "harness/host/piped_program.py",
+            "harness/vm/machine.py", "harness/vm/persistent_vm.py", "harness/targets/local.py",
+            "harness/drive/streamers.py",
         }),
         "a context manager of vm, targets.local or streamers.Crowd",
     ),
     Door(
-        r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE, frozenset(),
+        r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,
+        frozenset({"harness/drive/client.py", "harness/checks/identity/handshakes.py"}),
         "drive.client, or loadtests.reader_process",
     ),
 ]  # fmt: skip

@@ -105,7 +105,8 @@ def run_interactively(command: Sequence[str | Path]) -> int:
     """Run a program on this terminal without a time limit, and return its exit code."""
     words = [str(word) for word in command]
     logger.debug("$ %s", shlex.join(words))
-    return subprocess.run(words, check=False).returncode
+    with subprocess.Popen(words) as process:
+        return process.wait()
 
 
 class _HeldInterrupts:
