@@ -1,0 +1,167 @@
+"""The pages are true: links resolve, commands parse, tables name what exists.
+
+Each command of a page is parsed by the program that it calls, up to the point where it would run.
+`make` targets exist. Not covered: what a command prints; CI runs the README's.
+"""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from harness.__main__ import main as harness_command
+from harness.mutation import check_mutants
+from loadtests.__main__ import main as loadtests_command
+from tests.test_tidy import HARNESS_LAYERS, ROOT, tracked
+
+PAGES = tracked("*.md")
+README = ROOT / "README.md"
+DECISIONS = ROOT / "docs" / "decisions"
+PROGRAMS = {"harness": harness_command, "loadtests": loadtests_command}
+# Of a page's text, not of the code in it.
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+SHELL_FENCE = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?:\.venv/bin/)?python -m (?:harness|loadtests) [^\n`|]*")
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_resolve_inside_the_repository(page: Path) -> None:
+    known = {path.resolve() for path in tracked()}
+    folders = {parent for path in known for parent in path.parents}
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        assert not link.startswith(("http:", "https:")), f"{page_name(page)} links to {link}"
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target in known | folders, f"{page_name(page)}: {link} is not in the repository"
+        if anchor:
+            assert anchor in anchors(target), f"{page_name(page)}: {file} has no heading #{anchor}"
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each command of the harness or of the load tests."""
+    text = page.read_text()
+    text = text.replace("\\\n", " ")
+    for found in COMMAND.findall(text):
+        try:
+            words = shlex.split(found, comments=True)
+        except ValueError:  # goes on in the next line
+            continue
+        yield words[2:] if words[1] == "-m" else words
+
+
+def parse(program: click.Command, words: list[str]) -> None:
+    """Parse a command line as the program would, without running it.
+
+    Raises:
+        click.ClickException: the program would refuse it.
+    """
+    while isinstance(program, click.Group):
+        words = [word for index, word in enumerate(words) if index or not word.startswith("-")]
+        if not words:
+            return
+        name, *words = words
+        if name not in program.commands:
+            raise click.UsageError(f"no command {name!r}")
+        program = program.commands[name]
+    program.make_context("program", words)
+
+
+COMMANDS = sorted(
+    {(page_name(page), shlex.join(words)) for page in PAGES for words in commands(page)}
+)
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_command_of_a_page_parses(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A page names files that its reader makes.
+    monkeypatch.setattr(click.Path, "convert", lambda _self, value, _param, _context: value)
+    program, *words = shlex.split(command)
+    try:
+        parse(PROGRAMS[program], words)
+    except click.ClickException as error:
+        pytest.fail(f"{page}: python -m {command}: {error.format_message()}")
+
+
+def test_selftest_commands_of_the_readme_name_a_mutant() -> None:
+    keywords = re.findall(r"selftest -k '([^']+)'", README.read_text())
+    assert len(keywords) > 10
+    for keyword in keywords:
+        names = [f"{mutant.caught_by} {mutant.name}" for mutant in check_mutants.ALL]
+        assert any(re.search(keyword, name) for name in names), f"no mutant fits {keyword!r}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *tracked(".github/*.yml", ".ci/*")], ids=page_name)
+def test_make_targets_of_a_page_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    text = page.read_text()
+    named = set(re.findall(r"^ *(?:- run: )?(?:sudo )?make ([a-z-]+)", text, flags=re.MULTILINE))
+    named |= set(re.findall(r"`(?:sudo )?make ([a-z-]+)", text))
+    if page.name != "CHANGELOG.md":  # which also names targets of older versions
+        assert named <= targets, f"{page_name(page)}: {sorted(named - targets)}"
+
+
+def test_workflow_runs_the_two_commands_of_the_readme_and_only_official_actions() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "\t" not in workflow
+    ran = set(re.findall(r"make ([a-z-]+)", workflow))
+    assert {"demo", "test", "verify", "vm-test", "load"} <= ran
+    used = re.findall(r"uses: (\S+)", workflow)
+    assert used
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", each) for each in used)
+    assert not re.search(r"https?://", workflow)
+
+
+def test_each_decision_is_in_the_index_with_its_title() -> None:
+    pages = sorted(path for path in DECISIONS.glob("*.md") if path.name != "README.md")
+    index = re.findall(
+        r"^(\d+)\. \[(.+)\]\((.+)\)$", (DECISIONS / "README.md").read_text(), re.MULTILINE
+    )
+    assert [name for _, _, name in index] == [path.name for path in pages]
+    for (number, title, name), path in zip(index, pages, strict=True):
+        text = path.read_text()
+        assert text.startswith(f"# {number}. {title}\n"), name
+        assert int(name[:4]) == int(number)
+        headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+        assert headings in (
+            ["Context", "Decision", "Rejected", "Consequences"],
+            ["Context", "Decision", "Consequences"],
+        ), name
+
+
+def test_design_shows_the_layers_of_the_harness() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| .+ \| (.+) \|$", (ROOT / "DESIGN.md").read_text(), re.MULTILINE
+    )
+    shown = {folder: set(re.findall(r"`(\w+)`", imports)) for folder, imports in rows}
+    layers = {name: may for name, may in HARNESS_LAYERS.items() if not name.startswith("__")}
+    assert {folder: shown[folder] for folder in layers} == layers
+
+
+def test_design_gives_the_reason_of_each_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    named = {
+        re.split(r"[<>=]", requirement)[0]
+        for requirement in project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    }
+    # Stubs and build tools belong to what they are for.
+    named = {name for name in named if not name.startswith(("types-", "grpcio-tools", "hatchling"))}
+    table = (ROOT / "DESIGN.md").read_text().partition("## Dependencies")[2].lower()
+    assert {name for name in named if name.removesuffix("-bin") not in table} == set()
