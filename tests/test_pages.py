@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -16,17 +17,27 @@ import pytest
 from harness.__main__ import main as harness_command
 from harness.mutation import check_mutants
 from loadtests.__main__ import main as loadtests_command
+from tests.races.planted import PLANTED
 from tests.test_tidy import HARNESS_LAYERS, ROOT, tracked
+from worker_service.cli import main as service_command
 
 PAGES = tracked("*.md")
 README = ROOT / "README.md"
 DECISIONS = ROOT / "docs" / "decisions"
-PROGRAMS = {"harness": harness_command, "loadtests": loadtests_command}
+PROGRAMS = {
+    "harness": harness_command,
+    "loadtests": loadtests_command,
+    "worker-service": service_command,
+}
 # Of a page's text, not of the code in it.
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-SHELL_FENCE = re.compile(r"^```(?:sh|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"(?:\.venv/bin/)?python -m (?:harness|loadtests) [^\n`|]*")
+COMMAND = re.compile(
+    r"python -m ((?:harness|loadtests) [^\n`|]*)|^\$ (worker-service .*)", re.MULTILINE
+)
+# The README's tables leave the program out.
+SHORT = re.compile(r"`((?:check|recheck|selftest|start|stream|query|serve) [^`\n]*)`")
+SERVICE_COMMANDS = {"start", "stream", "query", "serve"}
 
 
 def page_name(page: Path) -> str:
@@ -55,15 +66,16 @@ def test_links_resolve_inside_the_repository(page: Path) -> None:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Yield the words of each command of the harness or of the load tests."""
-    text = page.read_text()
-    text = text.replace("\\\n", " ")
-    for found in COMMAND.findall(text):
-        try:
-            words = shlex.split(found, comments=True)
-        except ValueError:  # goes on in the next line
-            continue
-        yield words[2:] if words[1] == "-m" else words
+    """Yield the words of each command on a page, its program first."""
+    text = page.read_text().replace("\\\n", " ")
+    found = [module or service for module, service in COMMAND.findall(text)]
+    if page == README:
+        for short in SHORT.findall(text):
+            program = "worker-service" if short.split()[0] in SERVICE_COMMANDS else "harness"
+            found.append(f"{program} {short}")
+    for line in found:
+        with suppress(ValueError):  # a quotation that goes on in the next line
+            yield shlex.split(line, comments=True)
 
 
 def parse(program: click.Command, words: list[str]) -> None:
@@ -95,16 +107,28 @@ def test_command_of_a_page_parses(page: str, command: str, monkeypatch: pytest.M
     program, *words = shlex.split(command)
     try:
         parse(PROGRAMS[program], words)
+    except click.exceptions.Exit:  # --help
+        return
     except click.ClickException as error:
         pytest.fail(f"{page}: python -m {command}: {error.format_message()}")
 
 
-def test_selftest_commands_of_the_readme_name_a_mutant() -> None:
-    keywords = re.findall(r"selftest -k '([^']+)'", README.read_text())
-    assert len(keywords) > 10
-    for keyword in keywords:
-        names = [f"{mutant.caught_by} {mutant.name}" for mutant in check_mutants.ALL]
-        assert any(re.search(keyword, name) for name in names), f"no mutant fits {keyword!r}"
+def test_commands_that_repeat_a_bug_name_the_mutant_of_their_check() -> None:
+    rows = re.findall(
+        r"^\| .+ \| `(.+)` \| `python -m harness selftest -k '(.+)'` \|$",
+        README.read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) > 10
+    for check, keyword in rows:
+        caught_by = {
+            mutant.caught_by
+            for mutant in check_mutants.ALL
+            if re.search(keyword, f"{mutant.caught_by} {mutant.name}")
+        }
+        assert caught_by == {check}, f"selftest -k {keyword!r} breaks what {caught_by} catch"
+    for keyword in re.findall(r"races prove -k '(.+?)'", README.read_text()):
+        assert any(keyword in race.name for race in PLANTED), f"no planted race fits {keyword!r}"
 
 
 @pytest.mark.parametrize("page", [*PAGES, *tracked(".github/*.yml", ".ci/*")], ids=page_name)
