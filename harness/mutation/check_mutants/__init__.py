@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from harness.mutation.check_mutants import abuse, identity, lifecycle, limits, streams
+from harness.mutation.check_mutants import abuse, cgroups, identity, lifecycle, limits, streams
 from harness.mutation.mutation import Mutation
 
 LOCAL: Final[tuple[Mutation, ...]] = (
@@ -12,5 +12,5 @@ LOCAL: Final[tuple[Mutation, ...]] = (
     *abuse.MUTANTS,
 )
 # Their checks need a cgroup v2, so they are run in a guest.
-GUEST: Final[tuple[Mutation, ...]] = limits.MUTANTS
+GUEST: Final[tuple[Mutation, ...]] = (*limits.MUTANTS, *cgroups.MUTANTS)
 ALL: Final[tuple[Mutation, ...]] = (*LOCAL, *GUEST)
