@@ -1,8 +1,16 @@
 """Calls as HTTP/2 messages, for the checks that speak below gRPC."""
 
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.common import UNKNOWN_ID
+from harness.drive.identities import CertFiles
+from harness.drive.net.http2 import CallEnd, CallOutcome, Http2, RawHttp2
+from harness.drive.net.tls_client import TlsConnection, client_context
+from harness.record.verdict import Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 
 QUERY_PATH: Final = "/jobworker.v1.JobWorker/QueryJob"
@@ -10,3 +18,73 @@ STREAM_PATH: Final = "/jobworker.v1.JobWorker/StreamLogs"
 UNKNOWN_QUERY: Final = pb.QueryJobRequest(job_id=UNKNOWN_ID).SerializeToString()
 GREET_TIMEOUT_S: Final = 20.0
 ANSWER_TIMEOUT_S: Final = 20.0
+CALL_TIMEOUT_S: Final = 60.0  # an emulated guest under load
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """How a query on a connection of its own ended.
+
+    Attributes:
+        outcome: of the call; NOT_FOUND shows that the caller was admitted.
+        resumed: whether the handshake resumed a session.
+        session: the newest session ticket; None: the server sent none.
+    """
+
+    outcome: CallOutcome
+    resumed: bool = False
+    session: ssl.SSLSession | None = None
+
+
+def query_unknown_job(
+    address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> RawAnswer:
+    """Query a job that does not exist, on a new connection."""
+    try:
+        with TlsConnection(address, context, session=session) as connection:
+            outcome = Http2(connection).call(QUERY_PATH, UNKNOWN_QUERY, CALL_TIMEOUT_S)
+            return RawAnswer(outcome, connection.resumed, connection.session)
+    except OSError as error:
+        return RawAnswer(CallOutcome(CallEnd.UNCONNECTED, type(error).__name__))
+
+
+def must_connect(address: str, context: ssl.SSLContext) -> TlsConnection:
+    """Connect to a server that accepts connections.
+
+    Raises:
+        UnmetError: it does not.
+    """
+    try:
+        return TlsConnection(address, context)
+    except OSError as error:
+        got = f"{type(error).__name__}: {error}"
+        promise = "the server accepts new connections"
+        raise UnmetError(Finding(Verdict.FAIL, promise, got)) from error
+
+
+@contextmanager
+def open_http2(
+    address: str, files: CertFiles, *, window_bytes: int | None = None
+) -> Iterator[Http2]:
+    """Connect and exchange settings; the connection closes with the context.
+
+    Raises:
+        UnmetError: the server does not accept the connection.
+    """
+    with must_connect(address, client_context(files)) as connection:
+        http2 = Http2(connection, window_bytes=window_bytes)
+        http2.greet(GREET_TIMEOUT_S)
+        yield http2
+
+
+@contextmanager
+def open_raw_http2(address: str, files: CertFiles) -> Iterator[RawHttp2]:
+    """Connect and exchange settings, to send any bytes; the connection closes with the context.
+
+    Raises:
+        UnmetError: the server does not accept the connection.
+    """
+    with must_connect(address, client_context(files)) as connection:
+        http2 = RawHttp2(connection)
+        http2.greet(GREET_TIMEOUT_S)
+        yield http2

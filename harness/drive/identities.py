@@ -1,10 +1,10 @@
-"""Certificates of the harness's own: an authority with every knob, a table of good and bad clients.
+"""The harness's own certificates: a configurable authority, a table of valid and invalid clients.
 
-`make_identities` writes a directory with all of them: its `ca.crt`, `server.crt` and `server.key`
-are what a server is to be started with, the others are what the harness calls it with. A new good
-or bad client is one row of `CASES`.
+`make_identities` writes a directory with all of them: a server is started with its `ca.crt`,
+`server.crt` and `server.key`; the harness calls it with the others. A new client certificate is one
+row of `CASES`.
 
-RSA keys of 2048 bits, made once a process: their making is what takes time.
+RSA keys of 2048 bits are generated once a process, since generating them is slow.
 """
 
 import datetime as dt
@@ -36,7 +36,7 @@ FOREVER: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC) - dt.datetime.now(dt.U
 
 CA_CERT: Final = "ca.crt"
 CA_KEY: Final = "ca.key"
-# What a server is started with, and who calls it; the cases come beside them.
+# The server's files, and those of an admin and a user; the cases are beside them.
 ROOT_FILES: Final = (
     CA_CERT, CA_KEY, "server.crt", "server.key", "admin.crt", "admin.key", "user.crt", "user.key"
 )  # fmt: skip
@@ -44,14 +44,14 @@ ROOT_FILES: Final = (
 
 @functools.cache
 def rsa_key(bits: int = 2048, number: int = 0) -> rsa.RSAPrivateKey:
-    """Return a key of some size; the same one for the same arguments."""
+    """Return an RSA key; the same one for the same arguments."""
     del number
     return rsa.generate_private_key(65537, bits)
 
 
 @dataclass(frozen=True)
 class CertFiles:
-    """Paths of a CA's certificate, a certificate and its key."""
+    """Paths of a CA certificate, a certificate and its key."""
 
     ca: Path
     cert: Path
@@ -66,7 +66,7 @@ def serial_number(certificate: CertFiles | str) -> str:
 
 @dataclass(frozen=True)
 class Role:
-    """A role extension, as it will stand in the certificate."""
+    """A role extension of a certificate."""
 
     oid: str
     der: bytes
@@ -78,8 +78,8 @@ USER: Final = Role(USER_OID, USER_TEXT)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a certificate shall be; the defaults make a good client without a role."""
+class CertificateSpec:
+    """The contents of a certificate; the defaults make a valid client without a role."""
 
     roles: Sequence[Role] = ()
     usages: Sequence[x509.ObjectIdentifier] = (CLIENT,)
@@ -93,7 +93,7 @@ class Wanted:
 
 
 def write_key(path: Path, key: PrivateKey) -> None:
-    """Write a key that nobody else can read, not even for a moment."""
+    """Write a key that no other user can read, not even for a moment."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     path.write_bytes(
@@ -106,7 +106,7 @@ def write_key(path: Path, key: PrivateKey) -> None:
 
 
 class Authority:
-    """A certificate authority, made now."""
+    """A new certificate authority."""
 
     def __init__(self, common_name: str = "test CA", number: int = 0) -> None:
         self.key = rsa_key(2048, 100 + number)
@@ -126,10 +126,10 @@ class Authority:
 
     @classmethod
     def load(cls, directory: Path) -> "Authority":
-        """Take up the authority that `make_identities` wrote to a directory.
+        """Load the authority that `make_identities` wrote to a directory.
 
         Raises:
-            UnsupportedError: its key is not there.
+            UnsupportedError: its key is missing.
         """
         try:
             key = serialization.load_pem_private_key((directory / CA_KEY).read_bytes(), None)
@@ -143,16 +143,16 @@ class Authority:
         authority.name = certificate.subject
         return authority
 
-    def write(self, directory: Path, name: str, wanted: Wanted) -> CertFiles:
-        """Make a certificate and write it with its key, and the CA's, as `certs/out` has them."""
+    def write(self, directory: Path, name: str, spec: CertificateSpec) -> CertFiles:
+        """Make a certificate; write it, its key and the CA's certificate, as in `certs/out`."""
         (directory / CA_CERT).write_bytes(self._pem(self.certificate))
-        return self.write_pair(directory, name, wanted)
+        return self.write_pair(directory, name, spec)
 
-    def write_pair(self, directory: Path, name: str, wanted: Wanted) -> CertFiles:
-        """Make a certificate and write it with its key; the CA's stays as it is."""
-        key = wanted.key()
+    def write_pair(self, directory: Path, name: str, spec: CertificateSpec) -> CertFiles:
+        """Make a certificate; write it and its key. The CA's certificate is not written."""
+        key = spec.key()
         files = CertFiles(directory / CA_CERT, directory / f"{name}.crt", directory / f"{name}.key")
-        files.cert.write_bytes(self._pem(self._sign(key, wanted)))
+        files.cert.write_bytes(self._pem(self._sign(key, spec)))
         write_key(files.key, key)
         return files
 
@@ -160,34 +160,34 @@ class Authority:
     def _pem(certificate: x509.Certificate) -> bytes:
         return certificate.public_bytes(serialization.Encoding.PEM)
 
-    def _sign(self, key: PrivateKey, wanted: Wanted) -> x509.Certificate:
+    def _sign(self, key: PrivateKey, spec: CertificateSpec) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        subject = _name(wanted.common_name)
+        subject = _name(spec.common_name)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(subject if wanted.self_signed else self.name)
+            .issuer_name(subject if spec.self_signed else self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now + wanted.starts)
-            .not_valid_after(now + wanted.ends)
+            .not_valid_before(now + spec.starts)
+            .not_valid_after(now + spec.ends)
         )
-        if wanted.usages:
-            builder = builder.add_extension(x509.ExtendedKeyUsage(wanted.usages), critical=False)
-        if wanted.names:
-            alternatives = [_alternative(name) for name in wanted.names]
+        if spec.usages:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(spec.usages), critical=False)
+        if spec.names:
+            alternatives = [_alternative(name) for name in spec.names]
             builder = builder.add_extension(
                 x509.SubjectAlternativeName(alternatives), critical=False
             )
-        for role in wanted.roles:
+        for role in spec.roles:
             extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(role.oid), role.der)
             builder = builder.add_extension(extension, critical=role.critical)
-        if wanted.padding_bytes:
+        if spec.padding_bytes:
             padding = x509.UnrecognizedExtension(
-                x509.ObjectIdentifier("1.3.6.1.4.1.12345.9"), bytes(wanted.padding_bytes)
+                x509.ObjectIdentifier("1.3.6.1.4.1.12345.9"), bytes(spec.padding_bytes)
             )
             builder = builder.add_extension(padding, critical=False)
-        if wanted.self_signed:
+        if spec.self_signed:
             algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
             return builder.sign(key, algorithm)
         return builder.sign(self.key, hashes.SHA256())
@@ -204,47 +204,49 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def server_wanted(names: Sequence[str] = ("localhost", "127.0.0.1")) -> Wanted:
-    """Return what a server's certificate shall be."""
-    return Wanted(usages=(SERVER,), common_name="server", names=names, key=lambda: rsa_key(2048, 2))
+def server_spec(names: Sequence[str] = ("localhost", "127.0.0.1")) -> CertificateSpec:
+    """Return the contents of a server's certificate."""
+    return CertificateSpec(
+        usages=(SERVER,), common_name="server", names=names, key=lambda: rsa_key(2048, 2)
+    )
 
 
 @dataclass(frozen=True)
 class Case:
-    """A client certificate and the status that a call with it must get.
+    """A client certificate, and the status that a call with it must get.
 
-    `number` is the case's in the catalogue of what a server must refuse. `authority` signs it: the
-    server's own ("ours"), a stranger ("other"), or a stranger with our CA's name ("namesake").
+    `number` is that of the case in the catalogue. `authority` is who signs: the server's CA
+    ("ours"), another CA ("other"), or another CA of the same subject ("namesake").
     """
 
     number: int
     name: str
     expected: str
-    wanted: Wanted
+    spec: CertificateSpec
     authority: str = "ours"
 
     @property
     def file_name(self) -> str:
-        """What its files are called."""
+        """Its files' name without the extension."""
         return f"case-{self.number}-{re.sub('[^a-z0-9]+', '-', self.name.lower())}"
 
 
-def _client(**changes: object) -> Wanted:
-    return Wanted(**({"roles": (ADMIN,)} | changes))  # type: ignore[arg-type]
+def _client(**changes: object) -> CertificateSpec:
+    return CertificateSpec(**({"roles": (ADMIN,)} | changes))  # type: ignore[arg-type]
 
 
 CASES: Final = (
     Case(0, "admin", "OK", _client()),
     Case(0, "user", "OK", _client(roles=(USER,))),
     Case(0, "elliptic curve", "OK", _client(key=lambda: ec.generate_private_key(ec.SECP256R1()))),
-    # RFC 5280 4.1.2.5: a certificate without a well-defined end is valid to the year 9999.
-    Case(0, "without an end", "OK", _client(ends=FOREVER)),
+    # RFC 5280, 4.1.2.5: a certificate without an expiry date is valid until the year 9999.
+    Case(0, "no expiry date", "OK", _client(ends=FOREVER)),
     Case(2, "expired", "UNAVAILABLE", _client(starts=-2 * DAY, ends=-DAY)),
     Case(3, "not yet valid", "UNAVAILABLE", _client(starts=DAY)),
     Case(4, "another CA", "UNAVAILABLE", _client(), "other"),
     Case(5, "another CA with the same subject", "UNAVAILABLE", _client(), "namesake"),
     Case(6, "self-signed", "UNAVAILABLE", _client(self_signed=True)),
-    Case(7, "a server's key usage", "UNAVAILABLE", _client(usages=(SERVER,))),
+    Case(7, "server key usage", "UNAVAILABLE", _client(usages=(SERVER,))),
     Case(
         8,
         "any key usage",
@@ -264,35 +266,35 @@ CASES: Final = (
     Case(19, "both roles", "PERMISSION_DENIED", _client(roles=(ADMIN, USER))),
     Case(20, "empty role", "PERMISSION_DENIED", _client(roles=(Role(ADMIN_OID, b""),))),
     Case(
-        20, "empty text", "PERMISSION_DENIED", _client(roles=(Role(ADMIN_OID, b"\x0c\x00"),))
+        20, "empty role text", "PERMISSION_DENIED", _client(roles=(Role(ADMIN_OID, b"\x0c\x00"),))
     ),
     Case(
-        20, "role that is no text", "PERMISSION_DENIED",
+        20, "role of the wrong type", "PERMISSION_DENIED",
         _client(roles=(Role(ADMIN_OID, b"\x02\x01\x01"),)),
     ),
     Case(
-        20, "role cut short", "PERMISSION_DENIED",
+        20, "truncated role", "PERMISSION_DENIED",
         _client(roles=(Role(ADMIN_OID, b"\x0c\x09Admin"),)),
     ),
     Case(21, "extension of 100 KB", "OK", _client(padding_bytes=100_000)),
     Case(
-        22, "admin in the name, no role", "PERMISSION_DENIED",
+        22, "admin in the common name, no role", "PERMISSION_DENIED",
         _client(roles=(), common_name="admin\0Admin"),
     ),
 )  # fmt: skip
 
 
 class IdentityStore:
-    """A directory of certificates, by name."""
+    """A directory of certificates by name."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def files(self, name: str) -> CertFiles:
-        """Return one's files: `server`, `admin`, `user`, or a case's `file_name`.
+        """Return the files of `server`, `admin`, `user`, or a case's `file_name`.
 
         Raises:
-            UnsupportedError: there is none of that name.
+            UnsupportedError: a file is missing.
         """
         files = CertFiles(
             self.directory / CA_CERT, self.directory / f"{name}.crt", self.directory / f"{name}.key"
@@ -302,42 +304,42 @@ class IdentityStore:
                 raise UnsupportedError(f"the certificate {path} (harness identities DIR makes it)")
         return files
 
-    def sign(self, name: str, wanted: Wanted) -> CertFiles:
-        """Make one more certificate of the same authority.
+    def sign(self, name: str, spec: CertificateSpec) -> CertFiles:
+        """Make another certificate of the same authority.
 
         Raises:
-            UnsupportedError: the authority's key is not there.
+            UnsupportedError: the authority's key is missing.
         """
-        return Authority.load(self.directory).write_pair(self.directory, name, wanted)
+        return Authority.load(self.directory).write_pair(self.directory, name, spec)
 
     def has_authority(self) -> bool:
-        """Tell whether more certificates can be made."""
+        """Return whether more certificates can be made."""
         return (self.directory / CA_KEY).is_file()
 
 
 def make_identities(directory: Path, server_names: Sequence[str] = ()) -> IdentityStore:
-    """Write an authority, a server's pair, an admin's, a user's, and every case's.
+    """Write an authority, and certificates and keys of a server, an admin, a user and every case.
 
     Args:
-        directory: made if it is not there; other files in it stay.
-        server_names: names and addresses of the server, besides localhost and loopback's.
+        directory: created if missing; other files in it stay.
+        server_names: names and addresses of the server, besides localhost and the loopback's.
 
     Raises:
-        BrokenError: it cannot be written.
+        BrokenError: the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         ours = Authority()
         names = ("localhost", "127.0.0.1", "::1", *server_names)
-        ours.write(directory, "server", server_wanted(names))
+        ours.write(directory, "server", server_spec(names))
         write_key(directory / CA_KEY, ours.key)
-        ours.write_pair(directory, "admin", Wanted(roles=(ADMIN,), common_name="admin"))
-        ours.write_pair(directory, "user", Wanted(roles=(USER,), common_name="user"))
+        ours.write_pair(directory, "admin", CertificateSpec(roles=(ADMIN,), common_name="admin"))
+        ours.write_pair(directory, "user", CertificateSpec(roles=(USER,), common_name="user"))
         authorities = {
             "ours": ours, "other": Authority("other CA", 1), "namesake": Authority("test CA", 2)
         }  # fmt: skip
         for case in CASES:
-            authorities[case.authority].write_pair(directory, case.file_name, case.wanted)
+            authorities[case.authority].write_pair(directory, case.file_name, case.spec)
     except OSError as error:
         raise BrokenError(f"{directory}: {error.strerror}; name a directory to write to") from error
     return IdentityStore(directory)

@@ -1,10 +1,9 @@
 """The table of security cases in `docs/security.md`: case, expected, observed, mutant.
 
-The rows stand here, each with the check that judges it; what was observed comes from a run's
-report. `python -m harness security RUN --write` puts the table into the document, and `--hold` says
-where a run saw other than the document does. A test holds the document against these rows, and sees
-that each was observed and passed; it makes no run, so that what was observed is as old as the last
-`--write`.
+Each row names the check that judges the case; what was observed comes from a run's report.
+`python -m harness security RUN --write` writes the table into the document, and `--hold` prints
+where a run observed something else. A test compares the document with these rows, and requires that
+each was observed and passed; it makes no run, so the observations are those of the last `--write`.
 """
 
 import re
@@ -37,14 +36,14 @@ class Row:
 
     Attributes:
         case: its number in the catalogue, or a requirement's id.
-        what: what is tried.
-        expected: what must come of it.
-        judge: the check, or the test (its path), that judges it.
-        promise: what the findings' promises have in them that judge it (a regular expression);
+        what: what the check or test does.
+        expected: the required result.
+        judge: the check, or the test (its path), that judges the case.
+        promise: a regular expression that matches the promises of the findings that judge it;
             empty for a test.
-        mutants: names of servers broken on purpose that this very row notices: of the harness's
-            where a check judges it, of the tests' own (`tests/mutants/`) where a test does.
-        unproven: why there is none.
+        mutants: names of the mutants that exactly this row detects: the harness's if a check judges
+            it, those of `tests/mutants/` if a test does.
+        unproven: why no mutant exists.
     """
 
     case: str
@@ -57,37 +56,37 @@ class Row:
 
     @property
     def is_test(self) -> bool:
-        """Whether a test of the project's judges it, not a check of any server."""
+        """Whether a test of this project judges it, not a check of any server."""
         return "/" in self.judge
 
 
-LET_IN: Final = "a refusal would show by itself"
-CLIENT: Final = "the client's, here Python's TLS"
-NO_CONTROL: Final = "gRPC's own, and no control: the probe was never shown a server that has it"
+ACCEPTED: Final = "a refusal would fail the check"
+CLIENT: Final = "kept by the client, here Python's TLS"
+NO_CONTROL: Final = "kept by gRPC; no control: the probe has not seen a server that fails it"
 
-_TLS: Final = ("looks at nobody's certificate",)
+_TLS: Final = ("does not verify client certificates",)
 _OF_CERTIFICATE: Final = {
-    "elliptic curve": ("refuses elliptic curves",),
-    "RSA of 1024 bits": ("takes weak keys",),
-    "no key usage": ("takes certificates that are for nothing",),
-    "no role": ("makes everybody without a role a user",),
-    "both roles": ("takes the first of two roles",),
-    "empty role": ("takes a role without a text",),
-    "empty text": ("takes a role without a text",),
-    "role that is no text": ("takes a role without a text",),
-    "role cut short": ("takes a role without a text",),
-    "without an end": ("breaks the streams of certificates that have no end",),
-    "admin in the name, no role": ("makes everybody without a role a user",),
+    "elliptic curve": ("refuses keys on the curve P-256",),
+    "RSA of 1024 bits": ("accepts RSA keys of 1024 bits",),
+    "no key usage": ("accepts certificates without an extended key usage",),
+    "no role": ("treats callers without a role as users",),
+    "both roles": ("accepts a certificate with two roles",),
+    "empty role": ("accepts a role with an empty or malformed text",),
+    "empty role text": ("accepts a role with an empty or malformed text",),
+    "role of the wrong type": ("accepts a role with an empty or malformed text",),
+    "truncated role": ("accepts a role with an empty or malformed text",),
+    "no expiry date": ("fails streams of certificates without an expiry date",),
+    "admin in the common name, no role": ("treats callers without a role as users",),
 }
 _CERTIFICATES: Final = tuple(
     Row(
         str(case.number) if case.number else "-",
-        f"a client's certificate: {case.name}",
-        "let in" if case.expected == "OK" else case.expected,
+        f"client certificate: {case.name}",
+        "accepted" if case.expected == "OK" else case.expected,
         "identity.certificates",
         rf": {re.escape(case.name)}(?: \(case \d+\))?$",
         _OF_CERTIFICATE.get(case.name, () if case.expected == "OK" else _TLS),
-        LET_IN if case.expected == "OK" and case.name not in _OF_CERTIFICATE else "",
+        ACCEPTED if case.expected == "OK" and case.name not in _OF_CERTIFICATE else "",
     )
     for case in CASES
 )
@@ -95,120 +94,122 @@ _TESTS: Final = "tests/integration"
 
 ROWS: Final = (
     Row("1", "no client certificate", "refused", "identity.strangers",
-        "stranger with no certificate", ("asks nobody for a certificate",)),
+        "client without certificate", ("requires no client certificate",)),
     *_CERTIFICATES,
     Row("11", "plaintext to the TLS port", "refused", "identity.strangers",
-        "stranger with no TLS", unproven="gRPC's own; a server without TLS would fail every check"),
-    Row("12", "a server of another name", "the client refuses", "identity.strangers",
-        "taken for another", unproven=CLIENT),
-    Row("13", "a client that trusts another CA", "the client refuses", "identity.strangers",
-        "authority that is not trusted", unproven=CLIENT),
-    Row("R-TLS-1", "our client, and a server that speaks TLS 1.2 alone", "the client refuses",
+        "client without TLS", unproven="kept by gRPC; a server without TLS would fail every check"),
+    Row("12", "a server of another name", "refused by the client", "identity.strangers",
+        "server of another name", unproven=CLIENT),
+    Row("13", "a client that trusts another CA", "refused by the client", "identity.strangers",
+        "server of an untrusted authority", unproven=CLIENT),
+    Row("R-TLS-1", "this project's client, with a server of TLS 1.2 alone", "refused by the client",
         f"{_TESTS}/test_interop.py::test_our_client_speaks_tls_13_alone",
         unproven="the same test sees a server of TLS 1.3 accepted"),
     Row("14", "TLS 1.0, 1.1, 1.2, by Python's TLS", "refused", "identity.versions",
-        r"TLSv1(\.[12])? is refused", ("speaks TLS 1.2",)),
+        r"TLSv1(\.[12])? is refused", ("accepts TLS 1.2",)),
     Row("14", "TLS 1.0, 1.1, 1.2, by openssl", "refused", "identity.openssl",
-        r"TLSv1(\.[12])? is refused", ("speaks TLS 1.2 with an old cipher",)),
-    Row("14", "each cipher of TLS 1.2 alone, by openssl", "none taken", "identity.openssl",
-        "ciphers of TLS 1.2 that are taken", ("speaks TLS 1.2 with an old cipher",)),
-    Row("15", "no ALPN, and ALPN of HTTP/1.1", "hung up", "identity.strangers",
-        "gets no answer", unproven="gRPC's own; a server that answers is seen to"),
-    Row("23", "each rpc, by an admin", "let in", "identity.roles", "may (?!not).*: admin$",
-        unproven=LET_IN),
-    Row("23", "query and stream, by a user", "let in", "identity.roles", "may (?!not).*: user$",
-        ("refuses users their streams",)),
+        r"TLSv1(\.[12])? is refused", ("accepts TLS 1.2 with a CBC cipher",)),
+    Row("14", "each cipher of TLS 1.2 alone, by openssl", "none accepted", "identity.openssl",
+        "accepted ciphers of TLS 1.2", ("accepts TLS 1.2 with a CBC cipher",)),
+    Row("15", "no ALPN, and ALPN of HTTP/1.1", "closed", "identity.strangers",
+        "closed without an answer",
+        unproven="kept by gRPC; a test shows the probe a server that accepts both"),
+    Row("23", "each rpc, by an admin", "allowed", "identity.roles", "is allowed: admin$",
+        unproven=ACCEPTED),
+    Row("23", "query and stream, by a user", "allowed", "identity.roles", "is allowed: user$",
+        ("refuses users StreamLogs",)),
     Row("23", "each rpc for admins, by a user", "PERMISSION_DENIED", "identity.roles",
-        "may not .*: user$", ("lets users do everything", "lets users start jobs")),
-    Row("23", "each rpc, by who has no role, no purpose or a weak key", "refused",
-        "identity.roles", "may not .*: (?!user$)",
-        ("lets everybody without a role list the jobs",)),
+        "is refused: user$", ("allows users every rpc", "allows users StartJob")),
+    Row("23", "each rpc, by a certificate without a role, a purpose or a strong key", "refused",
+        "identity.roles", "is refused: (?!user$)",
+        ("allows callers without a role ListJobs",)),
     Row("23", "an rpc that does not exist", "UNIMPLEMENTED", "identity.roles",
-        "an rpc that does not exist", ("says NOT_FOUND of an rpc that does not exist",)),
-    Row("23", "an rpc that is added tomorrow", "PERMISSION_DENIED to everybody",
+        "an rpc that does not exist", ("returns NOT_FOUND for an unknown rpc",)),
+    Row("23", "a new rpc that is missing from the permissions", "PERMISSION_DENIED for every role",
         f"{_TESTS}/test_audit.py::test_an_rpc_added_tomorrow_is_refused_to_everybody_until_it_is_listed",
-        mutants=("an rpc that nobody listed is open",)),
+        mutants=("an rpc missing from the permissions is allowed",)),
     Row("24", "a TLS session resumed after the certificate's end", "UNAUTHENTICATED",
         "identity.resumption", "is refused once the certificate has expired",
-        ("leaves a certificate's dates to the handshake",)),
-    Row("25", "a certificate that expires inside a stream",
+        ("checks a certificate's validity only in the handshake",)),
+    Row("25", "a certificate that expires during a stream",
         "UNAUTHENTICATED, not before and within 10 s", "identity.expiry",
-        "its stream ends as|from the certificate's end",
-        ("lets streams outlive their certificate",
-         "ends streams a second before their certificate")),
-    Row("25", "the same, of a client who reads nothing", "its slot is free within 10 s",
-        "identity.stalled", "certificate is expired",
-        ("waits for clients who read nothing, whatever becomes of them",)),
-    Row("26", "certificates renewed under a running server", "used; streams live on",
-        "identity.rotation", "uses the new certificate|lives on", ("reads its certificates once",)),
-    Row("26", "a renewed key that does not fit", "the old pair stays", "identity.rotation",
-        "does not fit", ("reads its certificates once",)),
-    Row("27", "early data (0-RTT): what a ticket allows, by openssl", "0 bytes",
+        "the stream ends when|from the certificate's end",
+        ("does not end streams when their certificate expires",
+         "ends streams a second before their certificate expires")),
+    Row("25", "the same, of a client that reads nothing", "its slot is free within 10 s",
+        "identity.stalled", "certificate is expired", ("does not cancel stalled streams",)),
+    Row("26", "certificates renewed under a running server", "used; streams continue",
+        "identity.rotation", "uses the new certificate|continues",
+        ("does not reload renewed certificates",)),
+    Row("26", "a renewed key that does not match", "the old pair stays", "identity.rotation",
+        "mismatched key", ("does not reload renewed certificates",)),
+    Row("27", "early data (0-RTT) allowed by a ticket, by openssl", "0 bytes",
         "identity.openssl", "bytes of early data",
-        unproven="gRPC's own; openssl's server, which allows it, is seen to"),
-    Row("27", "renegotiation, by sslyze", "not there", "identity.scanner", "renegotiation",
+        unproven="kept by gRPC; the check shows the probe openssl's server, which allows it"),
+    Row("27", "renegotiation, by sslyze", "not offered", "identity.scanner", "renegotiation",
         unproven=NO_CONTROL),
-    Row("28", "every version, every cipher, by sslyze", "TLS 1.3, strong ciphers alone",
-        "identity.scanner", "cipher suite", ("speaks TLS 1.2 without forward secrecy",)),
-    Row("28", "compression, Heartbleed, CCS injection, by sslyze", "not there",
+    Row("28", "every version, every cipher, by sslyze", "TLS 1.3 with strong ciphers alone",
+        "identity.scanner", "cipher suite", ("accepts TLS 1.2 without forward secrecy",)),
+    Row("28", "compression, Heartbleed, CCS injection, by sslyze", "not found",
         "identity.scanner", "compression|Heartbleed|CCS", unproven=NO_CONTROL),
-    Row("29", "a key that others may read", "no start, and why", "identity.start",
-        "does not start with a key that (its group|everybody)",
-        ("starts with a key that its group may read",)),
-    Row("29", "a key that is not the certificate's", "no start, and why", "identity.start",
-        "with the key of another", ("uses a key that is not its certificate's",)),
-    Row("29", "a CA's certificate that everybody may replace", "no start, and why",
+    Row("29", "a key that others can read", "no start; the fault is named", "identity.start",
+        "does not start with a key that (its group|everyone)",
+        ("starts with a key that its group can read",)),
+    Row("29", "a key that does not match the certificate", "no start; the fault is named",
+        "identity.start", "the key of another",
+        ("starts with a key that does not match its certificate",)),
+    Row("29", "a CA's certificate that everyone can write", "no start; the fault is named",
         "identity.start", "does not start with an authority",
-        ("starts with an authority that everybody may replace",)),
-    Row("30", "what `make certs` makes", "RSA 4096, SHA-256, 365/365/45 days, usages, roles",
-        "tests/certs/test_make_certs.py", unproven="it reads what was made"),
+        ("starts with an authority that everyone can write",)),
+    Row("30", "the certificates of `make certs`",
+        "RSA 4096, SHA-256, 365/365/45 days, usages, roles",
+        "tests/certs/test_make_certs.py", unproven="the test reads the certificates themselves"),
     Row("R-AUTHZ-1", "a certificate that is put on the deny list",
-        "UNAUTHENTICATED, in streams within 2 s (and 3 of a busy machine's)", "identity.denied",
-        "denied caller is|stream says why|from the denial",
-        ("lets the streams of the denied go on", "reads its deny list once",
-         "lets everybody in when its deny list is bad")),
-    Row("R-AUTHZ-1", "the same, of a client who reads nothing", "its slot is free, as above",
-        "identity.stalled", "certificate is denied",
-        ("waits for clients who read nothing, whatever becomes of them",)),
-    Row("R-AUTHZ-1", "the audit: who, what, result, of every call", "one line each",
+        "UNAUTHENTICATED, in streams within 2 s (plus 3 s for a busy machine)", "identity.denied",
+        "denied client is|status gives the reason|from the denial",
+        ("does not end the streams of denied clients", "does not reload the deny list",
+         "denies no client when its deny list is invalid")),
+    Row("R-AUTHZ-1", "the same, of a client that reads nothing", "its slot is free, as above",
+        "identity.stalled", "certificate is denied", ("does not cancel stalled streams",)),
+    Row("R-AUTHZ-1", "the audit log: caller, rpc and status of every call", "one line each",
         f"{_TESTS}/test_audit.py::test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
-        mutants=("the audit forgets what a call was about",
-                 "the audit quotes what a client says as it is")),
-    Row("43", "a secret in the server's environment", "no job sees it", "lifecycle.inheritance",
+        mutants=("the audit line omits a call's job",
+                 "the audit line does not escape a client's text")),
+    Row("43", "a secret in the server's environment", "absent from jobs", "lifecycle.inheritance",
         "server's secrets", ("gives jobs its own environment",)),
     Row("79", "more calls on a connection than announced", "reset", "abuse.streams",
-        "they are refused|announces", ("allows any number of calls on a connection",)),
-    Row("80", "10,000 idle connections", "work goes on, nothing is left", "abuse.idle",
+        "over the maximum are refused|announces", ("allows any number of calls on a connection",)),
+    Row("80", "10,000 idle connections", "other clients are served; nothing is left", "abuse.idle",
         "idle connections|meanwhile|of the server afterwards",
-        ("leaves a descriptor open for one connection in four",)),
-    Row("80", "no descriptor left", "said; all well afterwards", "abuse.descriptors",
-        "meanwhile succeeds|let in again|start again",
-        ("says nothing of what is lacking",)),
+        ("leaks a descriptor for every fourth connection",)),
+    Row("80", "no descriptor left", "reported; served again afterwards", "abuse.descriptors",
+        "meanwhile succeeds|accepted again|start again",
+        ("does not report that no descriptor is left",)),
     Row("81", "silent TCP, a handshake byte by byte", "closed in time", "abuse.handshakes",
         "does not finish its handshake", ("waits ten minutes for a handshake",)),
     Row("82", "10,000 calls that are reset", "nothing is left", "abuse.resets",
-        "lost nothing|of the server afterwards", ("leaves a descriptor open for each stream",)),
+        "lost nothing|of the server afterwards", ("leaks a descriptor per stream",)),
     Row("82", "a flood of pings", "the connection is ended", "abuse.pings",
-        "nothing but pings", ("bears any number of pings",)),
+        "only sends pings", ("accepts any number of pings",)),
     Row("82", "a request of 8 MiB", "RESOURCE_EXHAUSTED", "abuse.oversized",
-        "for its size", ("takes requests of any size",)),
+        "for its size", ("accepts requests of any size",)),
     Row("82", "metadata of 64 KiB", "refused", "abuse.oversized", "large metadata",
-        ("takes metadata of any size",)),
-    Row("82", "a length that lies, headers without end, headers that unpack", "refused",
-        "abuse.oversized", "a length that lies|headers", unproven=NO_CONTROL),
-    Row("82", "2,000 calls without their message, by who has no role",
+        ("accepts metadata of any size",)),
+    Row("82", "a false length, endless headers, compressed headers that expand", "refused",
+        "abuse.oversized", "false message length|headers", unproven=NO_CONTROL),
+    Row("82", "2,000 calls without their message, by a client without a role",
         "an admin's start, query and stop are answered, within 5 s", "abuse.half-sent",
         "beside the half-sent calls of: no role",
-        ("asks who calls only when the request is there",)),
+        ("authenticates a call only after its message",)),
     Row("82", "the same, by a user", "the same, within 6 s", "abuse.half-sent",
-        "beside the half-sent calls of: user", ("waits an hour for a request",)),
-    Row("82", "streams whose client allows no byte", "others are not hurt", "abuse.windows",
-        "a reader beside|are free", ("sends one message at a time",)),
+        "beside the half-sent calls of: user", ("waits an hour for a call's message",)),
+    Row("82", "streams whose client grants no window", "other clients are unharmed",
+        "abuse.windows", "a reader beside|are free", ("sends output to one stream at a time",)),
 )  # fmt: skip
 
 
 def observed(row: Row, results: Sequence[CheckResult]) -> str:
-    """Return what a run saw of a row, without what differs from run to run."""
+    """Return what a run observed of a row, without what varies between runs."""
     if row.is_test:
         return "as expected, or the build fails"
     result = next((each for each in results if each.name == row.judge), None)
@@ -219,17 +220,17 @@ def observed(row: Row, results: Sequence[CheckResult]) -> str:
     found = [each for each in result.findings if re.search(row.promise, each.promise)]
     if not found:
         raise BrokenError(f"{row.judge} has no finding on {row.promise!r} (case {row.case})")
-    return "; ".join(dict.fromkeys(map(_told, found)))
+    return "; ".join(dict.fromkeys(map(_observation, found)))
 
 
-def _told(finding: Finding) -> str:
+def _observation(finding: Finding) -> str:
     got = " ".join(finding.got.replace("|", "/").split())
     if finding.verdict is not Verdict.PASS:
         return f"{finding.verdict}: {got[:_OBSERVED_CHARACTERS]}"
     if finding.tolerance or (re.fullmatch(r"[\d.e+-]+", got) and not got.isdigit()):
         return WITHIN
-    got = re.sub(r"^([A-Z]+_?[A-Z_]+): .*", r"\1", got)  # a status speaks for itself
-    got = re.sub(r"^(refused|closed): \w+$", r"\1", got)  # by which error, TLS libraries differ
+    got = re.sub(r"^([A-Z]+_?[A-Z_]+): .*", r"\1", got)  # without a status's detail
+    got = re.sub(r"^(refused|closed): \w+$", r"\1", got)  # the error depends on the TLS library
     return got[:_OBSERVED_CHARACTERS].strip()
 
 
@@ -248,7 +249,7 @@ def documented(text: str) -> list[str]:
     """Return the table's lines in the document.
 
     Raises:
-        BrokenError: it has none.
+        BrokenError: the document has no table.
     """
     begin, end = text.find(BEGIN), text.find(END)
     if begin < 0 or end < begin:
@@ -260,24 +261,24 @@ def with_table(text: str, lines: Sequence[str]) -> str:
     """Return the document with another table.
 
     Raises:
-        BrokenError: it has no place for one.
+        BrokenError: the document has no place for a table.
     """
     documented(text)
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}"
 
 
-def differing(told: Sequence[str], seen: Sequence[str]) -> list[str]:
-    """Return what a run saw and the document does not tell so; what was not run or skipped is not.
+def find_differences(documented_lines: Sequence[str], run_lines: Sequence[str]) -> list[str]:
+    """Return the rows that a run observed otherwise than documented; not run or skipped are equal.
 
-    A row that is in one of them alone is told as such.
+    A row that only one of them has is a difference.
     """
     unseen = (f"| {NOT_RUN} |", f"| {Verdict.SKIPPED}: ")
-    of_rows = {_row_of(line): line for line in told}
-    lines = [line for line in seen if not any(mark in line for mark in unseen)]
-    untrue = [f"seen:  {line}" for line in lines if of_rows.get(_row_of(line)) != line]
-    rows = {_row_of(line) for line in seen}
-    return untrue + [f"told:  {line}" for row, line in of_rows.items() if row not in rows]
+    of_rows = {_row_of(line): line for line in documented_lines}
+    lines = [line for line in run_lines if not any(mark in line for mark in unseen)]
+    untrue = [f"run:      {line}" for line in lines if of_rows.get(_row_of(line)) != line]
+    rows = {_row_of(line) for line in run_lines}
+    return untrue + [f"document: {line}" for row, line in of_rows.items() if row not in rows]
 
 
 def _row_of(line: str) -> tuple[str, ...]:

@@ -1,49 +1,79 @@
-"""Abuse that did not come about is no proof that it was borne."""
+"""Abuse below its load floor is BROKEN, whatever the server did."""
 
 import contextlib
 from collections.abc import Iterable
 
 import pytest
 
-from harness.checks.abuse.connections import judge_idle
-from harness.checks.abuse.half_sent_calls import judge_half_sent
-from harness.record.history import Fact, History, Json
+from harness.checks.abuse.concurrent_victim import (
+    ConcurrentVictim,
+    CountsAfterAbuse,
+    ServerCounts,
+    judge_victim,
+)
+from harness.checks.abuse.connections import IdleConnections, judge_idle
+from harness.checks.abuse.half_sent_calls import AdminWork, HalfSentCalls, judge_half_sent
+from harness.record.history import Call, History, Outcome, Stream
 from harness.record.verdict import BrokenError, Finding, Verdict
 
 
-def told(findings: Iterable[Finding]) -> dict[str, Verdict]:
-    """What a judge says until it lacks a record."""
-    said: dict[str, Verdict] = {}
+def verdicts(findings: Iterable[Finding]) -> dict[str, Verdict]:
+    """Return a judge's verdicts by promise, until it lacks a record."""
+    judged: dict[str, Verdict] = {}
     with contextlib.suppress(BrokenError):
         for finding in findings:
-            said[finding.promise] = finding.verdict
-    return said
-
-
-def history(**facts: Json) -> History:
-    return History([Fact(label.replace("_", " "), value) for label, value in facts.items()])
+            judged[finding.promise] = finding.verdict
+    return judged
 
 
 @pytest.mark.parametrize(
-    ("wanted", "idle", "verdict"),
+    ("wanted", "alive", "verdict"),
     [
         (10_000, 10_000, Verdict.PASS),
         (10_000, 9_999, Verdict.BROKEN),
         (0, 0, Verdict.BROKEN),
     ],
 )
-def test_idle_connections_that_were_hung_up_on_are_no_load(
-    wanted: int, idle: int, verdict: Verdict
-) -> None:
-    said = told(judge_idle(history(wanted=wanted, idle=idle)))
-    assert said["load floor: idle connections that still answer at the end"] is verdict
-    assert said["assumption: no connection was refused"] is Verdict.PASS
-    refused = told(judge_idle(history(wanted=wanted, idle=idle, refused="after 12: too many")))
-    assert refused["assumption: no connection was refused"] is Verdict.BROKEN
+def test_idle_connections_below_floor_are_broken(wanted: int, alive: int, verdict: Verdict) -> None:
+    seen = IdleConnections(wanted, "", alive, "meanwhile\n")
+    judged = verdicts(judge_idle(History([seen])))
+    assert judged["load floor: idle connections that answer a ping at the end"] is verdict
+    assert judged["assumption: no connection was refused"] is Verdict.PASS
+    refused = IdleConnections(wanted, "after 12: too many", alive, "meanwhile\n")
+    judged = verdicts(judge_idle(History([refused])))
+    assert judged["assumption: no connection was refused"] is Verdict.BROKEN
 
 
 @pytest.mark.parametrize(("sent", "verdict"), [(2000, Verdict.PASS), (1999, Verdict.BROKEN)])
-def test_calls_that_were_not_sent_are_no_load(sent: int, verdict: Verdict) -> None:
-    facts = {"wanted: user": 2000, "half-sent: user": sent}
-    records = History([Fact(label, value) for label, value in facts.items()])
-    assert told(judge_half_sent(records))["load floor: calls half-sent by user"] is verdict
+def test_half_sent_calls_below_floor_are_broken(sent: int, verdict: Verdict) -> None:
+    seen = HalfSentCalls("user", 2000, sent, AdminWork(1.0), AdminWork(1.0))
+    judged = verdicts(judge_half_sent(History([seen])))
+    assert judged["load floor: calls half-sent by user"] is verdict
+
+
+def test_admin_that_was_never_answered_fails_with_last_answer() -> None:
+    never = AdminWork(None, "StopJob: UNAVAILABLE full")
+    seen = HalfSentCalls("user", 2000, 2000, never, AdminWork(1.0))
+    beside = next(
+        finding for finding in judge_half_sent(History([seen])) if " beside " in finding.promise
+    )
+    assert beside.verdict is Verdict.FAIL
+    assert beside.got == "never; the last answer to StopJob: UNAVAILABLE full"
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [(6, Verdict.PASS), (7, Verdict.FAIL)])
+def test_descriptors_beyond_spare_fail_victim(kept: int, verdict: Verdict) -> None:
+    before, after = ServerCounts(10, 20), ServerCounts(10, 20 + kept)
+    counts = CountsAfterAbuse(before, after, spare=ServerCounts(20, 6))
+    newcomer = Call("newcomer", "QueryJob", Outcome.OK, "OK", "", 1.0, 1.1)
+    stream = Stream("victim", "id", Outcome.OK, "OK", "", 5, "", 0.0, 2.0)
+    judged = verdicts(
+        judge_victim(
+            History(
+                [ConcurrentVictim(joined=True, written_bytes=5, counts=counts), newcomer, stream]
+            )
+        )
+    )
+    assert judged["descriptors of the server afterwards"] is verdict
+    assert judged["threads of the server afterwards"] is Verdict.PASS
+    assert judged["the stream beside the abuse lost nothing"] is Verdict.PASS

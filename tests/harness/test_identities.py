@@ -1,4 +1,4 @@
-"""The judge's own certificates: complete, private, and what each row says that they are."""
+"""The harness's own certificates: complete, private, and valid for their purpose."""
 
 import stat
 import subprocess
@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from harness.drive.identities import CASES, ROOT_FILES, IdentityStore, Wanted, make_identities
+from harness.drive.identities import (
+    CASES,
+    ROOT_FILES,
+    CertificateSpec,
+    IdentityStore,
+    make_identities,
+)
 from harness.record.verdict import BrokenError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_command_makes_what_a_server_and_the_judge_need(tmp_path: Path) -> None:
+def test_identities_command_writes_private_keys_and_valid_server_certificate(
+    tmp_path: Path,
+) -> None:
     directory = tmp_path / "made"
     done = subprocess.run(
         [sys.executable, "-m", "harness", "identities", str(directory), "--name", "example.org"],
@@ -33,23 +41,23 @@ def test_the_command_makes_what_a_server_and_the_judge_need(tmp_path: Path) -> N
     assert verified.returncode == 0, verified.stderr
 
 
-def test_more_are_signed_by_the_same_authority_later(tmp_path: Path) -> None:
+def test_store_signs_later_certificates_by_same_authority(tmp_path: Path) -> None:
     make_identities(tmp_path)
     store = IdentityStore(tmp_path)
     assert store.has_authority()
-    files = store.sign("later", Wanted(common_name="later"))
+    files = store.sign("later", CertificateSpec(common_name="later"))
     certificate = x509.load_pem_x509_certificate(files.cert.read_bytes())
     authority = x509.load_pem_x509_certificate(files.ca.read_bytes())
     certificate.verify_directly_issued_by(authority)
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_store_names_missing_files_and_the_command_that_makes_them(tmp_path: Path) -> None:
     store = IdentityStore(tmp_path)
     assert not store.has_authority()
     with pytest.raises(UnsupportedError, match="harness identities DIR makes it"):
         store.files("admin")
     with pytest.raises(UnsupportedError, match="the authority's key"):
-        store.sign("x", Wanted())
+        store.sign("x", CertificateSpec())
     (tmp_path / "file").touch()
     with pytest.raises(BrokenError, match="name a directory to write to"):
         make_identities(tmp_path / "file")

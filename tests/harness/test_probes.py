@@ -1,4 +1,4 @@
-"""The probes see what they look for: versions, protocols, tickets, calls, and how a call ends."""
+"""The TLS and HTTP/2 probes detect what they probe for, and how a call ends."""
 
 import shutil
 import socket
@@ -8,35 +8,44 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.checks.identity.access import (
+from harness.checks.identity.expiry import ResumedCall, SessionResumption, judge_resumption
+from harness.checks.identity.handshakes import (
+    UNPROVEN,
     VERSIONS,
-    call_over,
+    VersionProbe,
+    VersionProbes,
     judge_versions,
 )
-from harness.checks.identity.openssl import REFUSED, _negotiated
-from harness.checks.identity.validity import judge_resumption
-from harness.checks.raw_calls import QUERY_PATH, UNKNOWN_QUERY
+from harness.checks.identity.openssl import negotiate
+from harness.checks.raw_calls import QUERY_PATH, UNKNOWN_QUERY, query_unknown_job
 from harness.drive.net.http2 import (
     PING,
     SETTINGS,
+    CallEnd,
+    CallOutcome,
+    Http2,
     RawHttp2,
     frame,
     grpc_headers,
     grpc_message,
     header_block,
 )
-from harness.drive.net.http2 import Http2 as Http2Client
-from harness.drive.net.permissive_tls_server import LaxServer, lax_server
-from harness.drive.net.tls_client import TlsLine, client_context, handshake
-from harness.record.history import Fact, History, Json
+from harness.drive.net.permissive_tls_server import PermissiveTlsServer, permissive_tls_server
+from harness.drive.net.tls_client import (
+    HandshakeResult,
+    TlsConnection,
+    client_context,
+    handshake,
+)
+from harness.record.history import History
 from harness.record.verdict import Verdict, merge
 from tests.support.service import Certificates, running_server
 from worker_service.server import Server
 
 
 @pytest.fixture(scope="module")
-def lax() -> Iterator[LaxServer]:
-    with lax_server() as running:
+def permissive() -> Iterator[PermissiveTlsServer]:
+    with permissive_tls_server() as running:
         yield running
 
 
@@ -51,77 +60,82 @@ def server(certificates: Certificates) -> Iterator[Server]:
         yield running
 
 
-def test_a_server_that_accepts_old_versions_is_seen_to(lax: LaxServer) -> None:
+def test_handshake_reports_version_that_server_accepts(permissive: PermissiveTlsServer) -> None:
     for name in ("TLSv1.2", "TLSv1.3"):
-        context = client_context(lax.client, version=VERSIONS[name])
-        assert handshake(lax.address, context) == name
+        context = client_context(permissive.client, version=VERSIONS[name])
+        assert handshake(permissive.address, context) == HandshakeResult(name)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-def test_openssl_sees_ciphers_that_are_taken_and_ones_that_are_not(lax: LaxServer) -> None:
+def test_openssl_probe_distinguishes_accepted_from_refused_cipher(
+    permissive: PermissiveTlsServer,
+) -> None:
     old = ("-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0")
-    assert _negotiated(lax.address, lax.client, *old).endswith(" AES128-SHA")
-    # The server's key is RSA: it has nothing to offer for this one.
-    none = ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
-    assert _negotiated(lax.address, lax.client, *none) == REFUSED
+    assert negotiate(permissive.address, permissive.client, *old).cipher == "AES128-SHA"
+    # The server's key is RSA: it cannot use this one.
+    unusable = ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
+    assert negotiate(permissive.address, permissive.client, *unusable).refused
 
 
-def test_a_server_that_answers_without_alpn_would_be_seen(lax: LaxServer) -> None:
-    # The connection itself comes about: what refuses is what is said on it.
-    with TlsLine(lax.address, client_context(lax.client, protocols=())) as line:
-        assert (line.version, line.protocol, line.closed) == ("TLSv1.3", "", "")
+def test_connection_without_alpn_is_established_by_tls(permissive: PermissiveTlsServer) -> None:
+    # So a check that sees it closed sees the server refuse it, not TLS.
+    context = client_context(permissive.client, protocols=())
+    with TlsConnection(permissive.address, context) as connection:
+        seen = (connection.version, connection.protocol, connection.closed)
+    assert seen == ("TLSv1.3", "", "")
 
 
-def test_a_name_and_an_authority_are_checked_by_the_client(
-    lax: LaxServer, certificates: Certificates
+def test_client_refuses_server_of_other_name_or_authority(
+    permissive: PermissiveTlsServer, certificates: Certificates
 ) -> None:
-    context = client_context(lax.client)
-    unproven = "refused: SSLCertVerificationError"
-    assert handshake(lax.address, context, "another.example") == unproven
-    trusting = client_context(lax.client, ca=certificates.admin.ca)
-    assert handshake(lax.address, trusting) == unproven
+    context = client_context(permissive.client)
+    assert handshake(permissive.address, context, "another.example") == UNPROVEN
+    other_trust = client_context(permissive.client, ca=certificates.admin.ca)
+    assert handshake(permissive.address, other_trust) == UNPROVEN
 
 
-def test_a_call_by_hand_gets_its_status_and_is_resumed_with_a_ticket(
+def test_raw_call_returns_status_and_ticket_resumes_its_session(
     server: Server, certificates: Certificates
 ) -> None:
     context = client_context(certificates.user)
-    with TlsLine(server.address, context) as line:
-        http2 = Http2Client(line)
-        assert http2.call(QUERY_PATH, UNKNOWN_QUERY, 20) == "NOT_FOUND"
-        assert http2.call("/jobworker.v1.JobWorker/Nothing", b"", 20) == "UNIMPLEMENTED"
+    with TlsConnection(server.address, context) as connection:
+        http2 = Http2(connection)
+        assert http2.call(QUERY_PATH, UNKNOWN_QUERY, 20).is_status("NOT_FOUND")
+        unknown = http2.call("/jobworker.v1.JobWorker/Nothing", b"", 20)
+        assert unknown == CallOutcome(CallEnd.STATUS, "UNIMPLEMENTED")
         assert http2.streams_allowed == 1000
-        assert not line.resumed
-        session = line.session
+        assert not connection.resumed
+        session = connection.session
     assert isinstance(session, ssl.SSLSession)
-    with TlsLine(server.address, context, session=session) as line:
-        assert Http2Client(line).call(QUERY_PATH, UNKNOWN_QUERY, 20) == "NOT_FOUND"
-        # Really resumed, so what is judged of resumption is no second full handshake.
-        assert line.resumed
+    again = query_unknown_job(server.address, context, session)
+    assert again.outcome.is_status("NOT_FOUND")
+    # Resumed indeed: otherwise the check of resumption would judge a second full handshake.
+    assert again.resumed
 
 
-def test_a_call_that_is_cut_off_is_told_from_one_that_is_not_answered(
+def test_raw_connection_distinguishes_ended_from_unanswered(
     server: Server, certificates: Certificates
 ) -> None:
     context = client_context(certificates.user)
-    with TlsLine(server.address, context) as line:
-        http2 = RawHttp2(line)
+    with TlsConnection(server.address, context) as connection:
+        http2 = RawHttp2(connection)
         assert http2.greet(20)
-        http2.send(frame(SETTINGS, 0, 0, b"five."), 20)  # no multiple of six bytes
+        http2.send(frame(SETTINGS, 0, 0, b"five."), 20)  # not a multiple of six bytes
         assert http2.wait_ended(20)
-        assert http2.ended
-    with TlsLine(server.address, context) as line:
-        http2 = RawHttp2(line)
+        assert http2.outcome.end in {CallEnd.GOAWAY, CallEnd.CLOSED}
+    with TlsConnection(server.address, context) as connection:
+        http2 = RawHttp2(connection)
         assert http2.greet(20)
         assert http2.send(frame(PING, 0, 0, b"12345678"), 20)
         assert not http2.wait_ended(0.2)
-        assert http2.ended == ""
+        assert http2.outcome.end is CallEnd.UNANSWERED
         call = frame(1, 4, 1, header_block(grpc_headers(QUERY_PATH)))
         http2.send(call + frame(0, 1, 1, grpc_message(UNKNOWN_QUERY)), 20)
         assert http2.wait_answer(20)
+        assert http2.outcome == CallOutcome(CallEnd.ANSWERED)
 
 
-def test_a_server_that_says_nothing_gives_no_answer() -> None:
+def test_query_of_server_that_closes_the_connection_is_unconnected() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as pool:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
 
@@ -130,42 +144,64 @@ def test_a_server_that_says_nothing_gives_no_answer() -> None:
             connection.close()
 
         hanging_up = pool.submit(hang_up)
-        assert call_over(address, client_context(None)).startswith("refused: ")
+        answer = query_unknown_job(address, client_context(None))
+        assert answer.outcome.end is CallEnd.UNCONNECTED
         hanging_up.result(10)
 
 
-def test_a_version_that_this_machine_cannot_try_is_not_passed_off_as_refused() -> None:
-    def facts(control: str, server: str) -> History:
-        told = [Fact(f"control {name}", name) for name in VERSIONS if name != "TLSv1"]
-        told += [Fact(f"server {name}", "refused: SSLError") for name in ("TLSv1.1", "TLSv1.2")]
-        told += [Fact("server TLSv1.3", "TLSv1.3")]
-        return History([*told, Fact("control TLSv1", control), Fact("server TLSv1", server)])
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [
+        (CallOutcome(CallEnd.STATUS, "NOT_FOUND"), "NOT_FOUND"),
+        (CallOutcome(CallEnd.RESET, "REFUSED_STREAM"), "RESET REFUSED_STREAM"),
+        (CallOutcome(CallEnd.CLOSED, "end"), "closed: end"),
+        (CallOutcome(CallEnd.UNANSWERED), "no answer"),
+    ],
+)
+def test_call_outcome_is_shown_by_end_and_detail(outcome: CallOutcome, text: str) -> None:
+    assert str(outcome) == text
 
-    refused = "refused: SSLError"
-    assert merge(judge_versions(facts("TLSv1", refused))) is Verdict.PASS
-    assert merge(judge_versions(facts("TLSv1", "TLSv1"))) is Verdict.FAIL
-    # The control failed too: then nothing can be said.
-    assert merge(judge_versions(facts(refused, refused))) is Verdict.SKIPPED
+
+def test_version_that_control_cannot_negotiate_is_skipped() -> None:
+    refused = HandshakeResult("", "SSLError")
+
+    def judged(control: HandshakeResult, server: HandshakeResult) -> Verdict:
+        probes: dict[str, VersionProbe | None] = {
+            name: VersionProbe(HandshakeResult(name), refused) for name in VERSIONS
+        }
+        probes["TLSv1.3"] = VersionProbe(HandshakeResult("TLSv1.3"), HandshakeResult("TLSv1.3"))
+        probes["TLSv1"] = VersionProbe(control, server)
+        return merge(judge_versions(History([VersionProbes(probes)])))
+
+    accepted = HandshakeResult("TLSv1")
+    assert judged(accepted, refused) is Verdict.PASS
+    assert judged(accepted, accepted) is Verdict.FAIL
+    # The control was refused too, so the server's refusal proves nothing.
+    assert judged(refused, refused) is Verdict.SKIPPED
+
+
+ADMITTED = CallOutcome(CallEnd.STATUS, "NOT_FOUND")
 
 
 @pytest.mark.parametrize(
-    ("after_the_end", "verdict"),
+    ("expired", "verdict"),
     [
-        (["UNAUTHENTICATED", True], Verdict.PASS),
-        (["refused: SSLError", False], Verdict.PASS),  # the ticket is no longer taken: as good
-        (["NOT_FOUND", True], Verdict.FAIL),
-        (["no answer", True], Verdict.FAIL),
+        (ResumedCall(CallOutcome(CallEnd.STATUS, "UNAUTHENTICATED"), resumed=True), Verdict.PASS),
+        # The server no longer accepts the ticket and refuses the handshake.
+        (ResumedCall(CallOutcome(CallEnd.UNCONNECTED, "SSLError"), resumed=False), Verdict.PASS),
+        (ResumedCall(ADMITTED, resumed=True), Verdict.FAIL),
+        (ResumedCall(CallOutcome(CallEnd.UNANSWERED), resumed=True), Verdict.FAIL),
     ],
 )
-def test_a_resumed_session_is_judged_only_if_resuming_worked_before(
-    after_the_end: list[Json], verdict: Verdict
+def test_resumption_is_judged_only_if_it_worked_before_expiry(
+    expired: ResumedCall, verdict: Verdict
 ) -> None:
-    def facts(in_time: list[Json]) -> History:
-        return History([
-            Fact("full handshake", "NOT_FOUND"), Fact("resumed in time", in_time),
-            Fact("full handshake refused after", 1.0), Fact("resumed after the end", after_the_end),
-        ])  # fmt: skip
+    def judged(*, resumed_in_time: bool, refused_after_s: float | None = 1.0) -> Verdict:
+        in_time = ResumedCall(ADMITTED, resumed_in_time)
+        seen = SessionResumption(ADMITTED, in_time, refused_after_s, expired)
+        return merge(judge_resumption(History([seen])))
 
-    assert merge(judge_resumption(facts(["NOT_FOUND", True]))) is verdict
-    # A ticket that was never taken proves nothing, whatever came afterwards.
-    assert merge(judge_resumption(facts(["NOT_FOUND", False]))) in {Verdict.BROKEN, Verdict.FAIL}
+    assert judged(resumed_in_time=True) is verdict
+    # A ticket that was never accepted proves nothing, whatever came afterwards.
+    assert judged(resumed_in_time=False) in {Verdict.BROKEN, Verdict.FAIL}
+    assert judged(resumed_in_time=True, refused_after_s=None) in {Verdict.BROKEN, Verdict.FAIL}

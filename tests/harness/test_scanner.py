@@ -1,4 +1,4 @@
-"""The scanner's report is read as what it says, and what it did not scan is not taken for clean."""
+"""sslyze's report is read as it is; what was not scanned is unknown, not clean."""
 
 import json
 from pathlib import Path
@@ -24,19 +24,19 @@ def report(**changes: object) -> str:
     return json.dumps({"sslyze_version": "6", "server_scan_results": [server]})
 
 
-def test_what_was_accepted_and_what_was_found_is_read() -> None:
+def test_report_yields_suites_and_weaknesses() -> None:
     heartbleed = {"status": "COMPLETED", "result": {"is_vulnerable_to_heartbleed": True}}
-    found = scan.read(report(heartbleed=heartbleed))
-    assert found.version == "6"
-    assert found.suites["TLS 1.3"] == ["TLS_AES_128_GCM_SHA256"]
-    assert found.suites["TLS 1.2"] == []
+    found = scan.read_report(report(heartbleed=heartbleed))
+    assert found.scanner_version == "6"
+    assert found.suites["TLS 1.3"] == ("TLS_AES_128_GCM_SHA256",)
+    assert found.suites["TLS 1.2"] == ()
     assert found.weaknesses["Heartbleed"] is True
     assert found.weaknesses["compression (CRIME)"] is False
 
 
-def test_what_failed_or_was_not_scanned_is_unknown_not_clean() -> None:
+def test_failed_scan_is_unknown_not_clean() -> None:
     failed = {"status": "ERROR", "result": None}
-    found = scan.read(report(tls_1_2_cipher_suites=failed, heartbleed=failed))
+    found = scan.read_report(report(tls_1_2_cipher_suites=failed, heartbleed=failed))
     assert found.suites["TLS 1.2"] is None
     assert found.weaknesses["Heartbleed"] is None
 
@@ -49,23 +49,23 @@ def test_what_failed_or_was_not_scanned_is_unknown_not_clean() -> None:
             {"scan_status": "ERROR_NO_CONNECTIVITY", "connectivity_error_trace": "no way"}]}),
     ],
 )  # fmt: skip
-def test_what_is_no_report_is_broken(text: str) -> None:
+def test_text_that_is_not_a_report_is_broken(text: str) -> None:
     with pytest.raises(BrokenError):
-        scan.read(text)
+        scan.read_report(text)
 
 
-def test_without_a_package_index_it_is_told_what_to_do(
+def test_missing_package_index_is_unsupported_with_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOBWORKER_CACHE", str(tmp_path))
     monkeypatch.setattr(environment, "run", lambda *_: Done(2, "", "no route to the index"))
-    with pytest.raises(UnsupportedError, match="a package index must be reached once") as told:
+    with pytest.raises(UnsupportedError, match="a package index must be reachable once") as raised:
         environment.scanner_program()
-    assert "no route to the index" in str(told.value)
+    assert "no route to the index" in str(raised.value)
     assert list((tmp_path / "scanner").iterdir()) == []
 
 
-def test_every_package_of_its_environment_is_pinned_with_hashes() -> None:
+def test_every_locked_package_is_pinned_with_hashes() -> None:
     lock = Path(environment.__file__).with_name(environment.LOCK_FILE).read_text()
     entries = lock.replace(" \\\n", " ").splitlines()
     assert any(entry.startswith("sslyze==") for entry in entries)

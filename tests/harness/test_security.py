@@ -1,4 +1,4 @@
-"""The table of security cases is whole, and the document says what the rows say."""
+"""The table of security cases is complete, and the document agrees with its rows."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,8 @@ from harness.project.security_table import (
     ROWS,
     WITHIN,
     Row,
-    differing,
     documented,
+    find_differences,
     observed,
     table,
     with_table,
@@ -37,7 +37,7 @@ def without_observed(line: str) -> list[str]:
     return cells[:OBSERVED_COLUMN] + cells[OBSERVED_COLUMN + 1 :]
 
 
-def test_the_document_has_the_rows_of_the_table_and_something_observed_for_each() -> None:
+def test_document_has_each_row_with_a_passing_observation() -> None:
     lines = documented((ROOT / DOCUMENT).read_text())
     assert list(map(without_observed, lines)) == list(map(without_observed, table([])))
     for line in lines[2:]:
@@ -46,12 +46,12 @@ def test_the_document_has_the_rows_of_the_table_and_something_observed_for_each(
         assert not re.match("FAIL|BROKEN|SKIPPED", seen), line
 
 
-def test_every_case_of_the_catalogue_has_a_row() -> None:
+def test_each_case_of_the_catalogue_has_a_row() -> None:
     assert {row.case for row in ROWS} >= CATALOGUE
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.case}-{row.what}")
-def test_a_row_names_what_judges_it_and_mutants_that_this_catches(row: Row) -> None:
+def test_row_names_its_judge_and_mutants_that_the_judge_catches(row: Row) -> None:
     if row.is_test:
         path, _, name = row.judge.partition("::")
         assert f"def {name}" in (ROOT / path).read_text()
@@ -61,26 +61,27 @@ def test_a_row_names_what_judges_it_and_mutants_that_this_catches(row: Row) -> N
     # A test's mutant may name one of its parameters.
     judges = {caught_by.get(name, "").partition("[")[0] for name in row.mutants}
     assert judges <= {row.judge}
-    assert bool(row.mutants) != bool(row.unproven), "either a mutant, or why there is none"
+    assert bool(row.mutants) != bool(row.unproven), "either a mutant, or why none exists"
     assert "|" not in row.what + row.expected
 
 
-def test_a_mutant_that_a_row_names_is_one_of_the_very_checks_or_tests_that_judge_it() -> None:
+def test_each_named_mutant_exists_and_few_rows_have_none() -> None:
     named = {name for row in ROWS for name in row.mutants}
     assert named <= {*CAUGHT_BY, *CAUGHT_BY_A_TEST}
     without = [row.what for row in ROWS if not row.mutants]
     assert len(without) <= UNPROVEN_MAX, without
 
 
-def test_what_a_run_saw_is_held_against_what_is_told() -> None:
-    told = ["| 1 | a | refused | OK | `x` | m |", "| 2 | b | refused | OK | `x` | m |"]
-    assert differing(told, told) == []
-    seen = [told[0], told[1].replace("OK", "INTERNAL")]
-    assert differing(told, seen) == [f"seen:  {seen[1]}"]
-    assert differing(told, [told[0], told[1].replace("OK", NOT_RUN)]) == []
-    assert differing(told, [told[0], told[1].replace("OK", "SKIPPED: no wing")]) == []
-    assert differing(told, [told[0]]) == [f"told:  {told[1]}"]
-    assert differing([told[0]], told) == [f"seen:  {told[1]}"]
+def test_differences_are_rows_observed_otherwise_than_documented() -> None:
+    first, second = "| 1 | a | refused | OK | `x` | m |", "| 2 | b | refused | OK | `x` | m |"
+    both = [first, second]
+    assert find_differences(both, both) == []
+    other = second.replace("OK", "INTERNAL")
+    assert find_differences(both, [first, other]) == [f"run:      {other}"]
+    assert find_differences(both, [first, second.replace("OK", NOT_RUN)]) == []
+    assert find_differences(both, [first, second.replace("OK", "SKIPPED: no wing")]) == []
+    assert find_differences(both, [first]) == [f"document: {second}"]
+    assert find_differences([first], both) == [f"run:      {second}"]
 
 
 def result(verdict: Verdict, *findings: Finding) -> CheckResult:
@@ -98,12 +99,12 @@ def result(verdict: Verdict, *findings: Finding) -> CheckResult:
         ([Finding(Verdict.FAIL, "a user may not stop", "OK")], "FAIL: OK"),
     ],
 )  # fmt: skip
-def test_what_was_observed_is_what_the_findings_got(findings: list[Finding], seen: str) -> None:
+def test_observation_is_what_the_findings_got(findings: list[Finding], seen: str) -> None:
     row = Row("23", "", "", "identity.roles", "a user may not")
     assert observed(row, [result(Verdict.PASS, *findings)]) == seen
 
 
-def test_what_was_not_judged_is_not_passed_off_as_observed() -> None:
+def test_unjudged_row_is_not_observed() -> None:
     row = Row("23", "", "", "identity.roles", "a user may not")
     assert observed(row, []) == NOT_RUN
     skipped = result(Verdict.SKIPPED, Finding(Verdict.SKIPPED, "the target lacks a wing"))
@@ -112,6 +113,6 @@ def test_what_was_not_judged_is_not_passed_off_as_observed() -> None:
         observed(row, [result(Verdict.PASS, Finding(Verdict.PASS, "something else"))])
 
 
-def test_a_document_without_a_place_for_the_table_is_refused() -> None:
+def test_document_without_table_markers_is_broken() -> None:
     with pytest.raises(BrokenError, match="lacks the lines"):
         with_table("no table here", [])

@@ -1,4 +1,4 @@
-"""A real server for a test, in this process or as a program of its own, and clients for it."""
+"""A real server for a test, in this process or as a separate program, and clients for it."""
 
 import os
 import re
@@ -6,34 +6,38 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from harness.drive.identities import ADMIN, USER, Authority, CertFiles, Wanted, server_wanted
+import grpc
+import pytest
+
+from harness.drive.identities import ADMIN, USER, Authority, CertFiles, CertificateSpec, server_spec
+from harness.host.clock import poll_until
 from worker_service.client import Client, ClientOptions
 from worker_service.config import Settings
 from worker_service.server import Server
-from worker_service.tls import CertificateFiles
+from worker_service.tls import CertificateFiles, channel_credentials
 
 START_TIMEOUT_S: Final = 30.0
 COMMAND: Final = str(Path(sys.executable).with_name("worker-service"))
 
 
 class Certificates:
-    """A CA and the certificates that a test needs, written to a directory as `certs/` has them."""
+    """A CA and the certificates that a test needs, in a directory laid out like `certs/out`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.authority = Authority()
-        self.server = self.authority.write(directory, "server", server_wanted())
-        self.admin = self.authority.write(directory, "admin", Wanted(roles=(ADMIN,)))
-        self.user = self.authority.write(directory, "user", Wanted(roles=(USER,)))
+        self.server = self.authority.write(directory, "server", server_spec())
+        self.admin = self.authority.write(directory, "admin", CertificateSpec(roles=(ADMIN,)))
+        self.user = self.authority.write(directory, "user", CertificateSpec(roles=(USER,)))
 
     def settings(self) -> Settings:
-        """Return settings for a server on any port, without limits."""
+        """Return settings for a server on a free port, without limits."""
         return Settings(
             listen="127.0.0.1:0",
             ca=self.server.ca,
@@ -45,7 +49,7 @@ class Certificates:
 
 
 def client_for(address: str, files: CertFiles, timeout_s: float = 20.0) -> Client:
-    """Return a client with some certificate."""
+    """Return a client with a certificate."""
     return Client(
         ClientOptions(
             address, CertificateFiles(files.ca, files.cert, files.key), timeout_s=timeout_s
@@ -53,9 +57,40 @@ def client_for(address: str, files: CertFiles, timeout_s: float = 20.0) -> Clien
     )
 
 
+def channel_for(address: str, files: CertFiles) -> grpc.Channel:
+    """Return a gRPC channel with a certificate."""
+    return grpc.secure_channel(
+        address, channel_credentials(CertificateFiles(files.ca, files.cert, files.key))
+    )
+
+
+def audit_lines(caplog: pytest.LogCaptureFixture, rpc: str, count: int = 1) -> list[str]:
+    """Wait for the audit lines of an rpc: a call's line is written after its response."""
+
+    def found() -> list[str] | None:
+        lines = [
+            record.getMessage()
+            for record in caplog.records
+            if record.name == "worker_service.audit"
+            and re.match(rf"rpc={re.escape(rpc)}\s", record.getMessage())
+        ]
+        return lines if len(lines) >= count else None
+
+    return poll_until(found, 10, f"{count} audit lines of {rpc}")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        BrokenError: it timed out.
+    """
+    poll_until(lambda: condition() or None, 10, what)
+
+
 @contextmanager
 def running_server(certificates: Certificates, **changes: object) -> Iterator[Server]:
-    """Run a server in this process; jobs that are left are killed at the end."""
+    """Run a server in this process; remaining jobs are killed at the end."""
     with Server(replace(certificates.settings(), **changes)) as server:  # type: ignore[arg-type]
         yield server
 
@@ -64,7 +99,7 @@ def running_server(certificates: Certificates, **changes: object) -> Iterator[Se
 def launched_server(
     certificates: Certificates, *arguments: str, program: Sequence[str] = (COMMAND,)
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `worker-service serve`, or another program like it; yield it and its address."""
+    """Run `worker-service serve`, or a similar program; yield the process and its address."""
     files = certificates.server
     command = [*program, "serve", "--no-limits", "--listen", "127.0.0.1:0"]
     command += ["--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key)]

@@ -1,7 +1,25 @@
-"""Clients that misuse the connection, and a concurrent victim that must not notice."""
+"""Clients that abuse connections and calls, beside a concurrent victim that must not be harmed."""
 
 from typing import Final
 
-from harness.checks.abuse import connections, half_sent_calls, http2_floods
+from harness.checks.abuse.connections import (
+    HANDSHAKES,
+    IDLE_CONNECTIONS,
+    NO_DESCRIPTOR,
+    WINDOWS,
+)
+from harness.checks.abuse.half_sent_calls import HALF_SENT_CALLS
+from harness.checks.abuse.http2_floods import CALL_MAXIMUM, CALL_RESETS, PINGS
+from harness.checks.abuse.oversized_calls import OVERSIZED
 
-CHECKS: Final = (*http2_floods.CHECKS, *connections.CHECKS, *half_sent_calls.CHECKS)
+CHECKS: Final = (
+    CALL_RESETS,
+    PINGS,
+    OVERSIZED,
+    CALL_MAXIMUM,
+    HANDSHAKES,
+    IDLE_CONNECTIONS,
+    WINDOWS,
+    NO_DESCRIPTOR,
+    HALF_SENT_CALLS,
+)

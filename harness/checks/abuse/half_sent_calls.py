@@ -1,158 +1,180 @@
-"""Calls that begin and never go on: headers without the message that must follow.
+"""Calls that begin and never continue: headers without the message that must follow.
 
 Each is a call that the server has accepted and cannot answer. As many are left open as a server may
-reasonably admit, by a client without a role, who may call nothing at all, and by a user.
+reasonably admit: by a client without a role, which may call no rpc at all, and by a user.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Final
 
-from harness.checks.abuse.concurrent_victim import NEEDS, abused, unharmed
+from harness.checks.abuse.concurrent_victim import NEEDS, judge_victim, run_abuse
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import UNKNOWN_ID
-from harness.checks.raw_calls import GREET_TIMEOUT_S, QUERY_PATH, STREAM_PATH
-from harness.drive.client import Client
+from harness.checks.raw_calls import GREET_TIMEOUT_S, QUERY_PATH, STREAM_PATH, open_http2
+from harness.drive.client import Client, Reply
 from harness.drive.identities import CASES
-from harness.drive.net.http2 import Http2
-from harness.drive.net.tls_client import TlsLine, client_context
-from harness.host.clock import came_true
+from harness.host.clock import seconds_until
 from harness.judge.promises import floor, holds
-from harness.record.history import History
-from harness.record.verdict import Finding, UnmetError, Verdict
+from harness.record.history import History, Observation
+from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
 
 HALF_SENT: Final = 2000  # more than our server has threads for calls
 HALF_SENT_SMALL: Final = 100
 CONNECTIONS_MAX: Final = 40
-A_CONNECTION: Final = 500  # where the server announces no maximum, or a larger one
-WAITED_S: Final = 20.0  # to tell how late the answer is
+CALLS_PER_CONNECTION: Final = 500  # where the server announces no maximum, or a larger one
+WAIT_S: Final = 20.0  # to measure how late the answer is
 RECOVERED_S: Final = 10.0
-# Who may call nothing can be refused by the headers alone. Whoever may call is waited for, which
-# holds a thread a call; whether that comes to an end is what is judged.
+RECOVERED_WHY: Final = "the server notices the end of connections after a moment"
+# A caller without a role can be refused by the headers alone. The server waits for the message of
+# one that may call, which holds a thread per call; the check judges that this wait is bounded.
 ANSWERED_S: Final = {"no role": 5.0, "user": 6.0}
 ANSWERED_WHY: Final = {
     "no role": "a busy machine takes its time to refuse 2,000 calls",
-    "user": "a crowd's messages are waited for, 1 s, since a network may be slow; then as above",
+    "user": "the server waits 1 s for the messages, as a network may be slow; then as above",
 }
-# Threads that a pool keeps: a leak would leave one a call, of both clients.
+# Threads that a pool keeps: a leak would leave one per call, of both clients.
 POOL_THREADS: Final = 1500
 NO_ROLE: Final = next(case.file_name for case in CASES if case.name == "no role")
 CALLERS: Final = {"no role": NO_ROLE, "user": "user"}
 PATHS: Final = (QUERY_PATH, STREAM_PATH)
 
 
+@dataclass(frozen=True, slots=True)
+class AdminWork:
+    """How an admin started, queried and stopped a job.
+
+    Attributes:
+        took_s: seconds for all three; None: one did not succeed in time.
+        failure: the last answer to that one.
+    """
+
+    took_s: float | None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HalfSentCalls(Observation):
+    """Calls that one caller left half-sent, and an admin's work beside and after them."""
+
+    caller: str
+    wanted: int
+    sent: int
+    beside: AdminWork
+    after: AdminWork
+
+
 def run_half_sent(stage: Stage) -> None:
-    """Half-sent calls, and an admin who works beside them and after them."""
+    """Leave calls half-sent; let an admin work beside them and after them."""
     with (
-        abused(stage, pool_threads=POOL_THREADS) as server,
+        run_abuse(stage, pool_threads=POOL_THREADS) as server,
         stage.client(server=server) as client,
     ):
-        for caller, file_name in CALLERS.items():
+        for caller in CALLERS:
             if caller == "user" or stage.target_has(Need.IDENTITIES):
-                _beside(stage, server, client, caller, file_name)
+                _leave_half_sent(stage, server, client, caller)
 
 
-def _beside(
-    stage: Stage, server: RunningServer, client: Client, caller: str, file_name: str
-) -> None:
+def _leave_half_sent(stage: Stage, server: RunningServer, client: Client, caller: str) -> None:
     wanted = stage.pick(full=HALF_SENT, small=HALF_SENT_SMALL)
     with ExitStack() as stack:
-        stage.fact(f"half-sent: {caller}", _half_send(stage, server, file_name, wanted, stack))
-        stage.fact(f"wanted: {caller}", wanted)
-        stage.fact(f"answered: {caller}", _worked_after(client, f"beside {caller}", WAITED_S))
-    # What was left open ends with its connections, which takes the server a moment.
-    stage.fact(f"recovered: {caller}", _worked_after(client, f"after {caller}", RECOVERED_S))
+        sent = _half_send(stage, server, CALLERS[caller], wanted, stack)
+        beside = _work(client, f"beside {caller}", WAIT_S)
+    # The calls end with their connections, which the server notices after a moment.
+    after = _work(client, f"after {caller}", RECOVERED_S)
+    stage.record(HalfSentCalls(caller, wanted, sent, beside, after))
 
 
-def _worked_after(client: Client, when: str, timeout_s: float) -> float:
-    """Start, query and stop a job, each again until it is done; return the seconds of all three.
+def _work(client: Client, when: str, timeout_s: float) -> AdminWork:
+    """Start, query and stop a job.
 
-    Calls that are refused come again, since a server may be full of the others for a while, and
-    just before is not. -1: one was not done in time.
+    Each call is repeated until it succeeds, since a server may refuse calls while it is full.
     """
     job_id = UNKNOWN_ID
 
-    def start() -> bool:
+    def start() -> Reply:
         nonlocal job_id
         reply = client.start("sh", ["-c", "exec sleep 100"], label=f"start {when}")
         job_id = reply.message.job_id if reply.ok else UNKNOWN_ID
-        return reply.ok
+        return reply
 
-    def query() -> bool:
-        return client.query(job_id, label=f"query {when}").ok
+    def query() -> Reply:
+        return client.query(job_id, label=f"query {when}")
 
-    def stop() -> bool:
-        return client.stop(job_id, label=f"stop {when}").ok
+    def stop() -> Reply:
+        return client.stop(job_id, label=f"stop {when}")
 
     took_s = 0.0
     for step in (start, query, stop):
-        step_s = came_true(step, timeout_s)
+        step_s, failure = _repeat_until_ok(step, timeout_s)
         if step_s is None:
-            return -1
+            return AdminWork(None, failure)
         took_s += step_s
-    return took_s
+    return AdminWork(took_s)
+
+
+def _repeat_until_ok(call: Callable[[], Reply], timeout_s: float) -> tuple[float | None, str]:
+    """Repeat a call; return after how many seconds it succeeded (None: never), and its failure."""
+    failure = ""
+
+    def succeeds() -> bool:
+        nonlocal failure
+        reply = call()
+        failure = f"{reply.call.rpc}: {reply.call.code} {reply.call.detail}".strip()
+        return reply.ok
+
+    return seconds_until(succeeds, timeout_s), failure
 
 
 def _half_send(
     stage: Stage, server: RunningServer, file_name: str, wanted: int, stack: ExitStack
 ) -> int:
-    """Begin calls on a few connections, which stay; return how many were sent.
+    """Begin calls on a few connections, which stay open; return how many were sent.
 
     Raises:
-        UnmetError: the server does not take a connection.
+        UnmetError: the server does not accept a connection.
     """
-    context = client_context(stage.target.identities.files(file_name))
+    files = stage.target.identities.files(file_name)
     sent = 0
     for _ in range(CONNECTIONS_MAX):
         if sent >= wanted:
             break
-        try:
-            line = stack.enter_context(TlsLine(server.address, context))
-        except OSError as error:
-            got = f"{type(error).__name__}: {error}"
-            raise UnmetError(Finding(Verdict.FAIL, "new connections are taken", got)) from error
-        http2 = Http2(line)
-        http2.greet(GREET_TIMEOUT_S)
-        count = min(http2.streams_allowed or A_CONNECTION, A_CONNECTION, wanted - sent)
+        http2 = stack.enter_context(open_http2(server.address, files))
+        allowed = http2.streams_allowed or CALLS_PER_CONNECTION
+        count = min(allowed, CALLS_PER_CONNECTION, wanted - sent)
         calls = [http2.open_half(PATHS[number % len(PATHS)]) for number in range(count)]
         sent += len(calls) if http2.flush(GREET_TIMEOUT_S) else 0
     return sent
 
 
 def judge_half_sent(history: History) -> Iterator[Finding]:
-    """Others are answered beside them, soon, and they are gone with their connections."""
-    callers = [fact.label.partition(": ")[2] for fact in history.facts("wanted: ")]
-    yield floor("clients who left calls half-sent", len(callers), 1)
-    for caller in callers:
-        sent = history.number(f"half-sent: {caller}")
-        yield floor(f"calls half-sent by {caller}", sent, history.number(f"wanted: {caller}"))
-        for when, fact, bound_s, why in (
-            ("beside", "answered", ANSWERED_S[caller], ANSWERED_WHY[caller]),
-            ("after", "recovered", RECOVERED_S, "the end of connections takes its time"),
-        ):
-            took_s = history.number(f"{fact}: {caller}")
-            yield holds(
-                f"an admin starts, queries and stops a job {when} the half-sent calls of: {caller} "
-                "(seconds)",
-                kept=0 <= took_s <= bound_s, got=_last_words(history, f"{when} {caller}", took_s),
-                want=f"within {bound_s:g}", tolerance=why,
-            )  # fmt: skip
-    yield from unharmed(history)
+    """Other clients are answered soon, beside the calls and after them."""
+    crowds = history.all(HalfSentCalls)
+    yield floor("clients that left calls half-sent", len(crowds), 1)
+    for crowd in crowds:
+        yield floor(f"calls half-sent by {crowd.caller}", crowd.sent, crowd.wanted)
+        bound_s, why = ANSWERED_S[crowd.caller], ANSWERED_WHY[crowd.caller]
+        yield _in_time(crowd, "beside", crowd.beside, bound_s, why)
+        yield _in_time(crowd, "after", crowd.after, RECOVERED_S, RECOVERED_WHY)
+    yield from judge_victim(history)
 
 
-def _last_words(history: History, when: str, took_s: float) -> float | str:
-    if took_s >= 0:
-        return took_s
-    last = [call for call in history.calls() if call.label.endswith(when)][-1]
-    return f"never; at last {last.rpc}: {last.code} {last.detail}".strip()
+def _in_time(crowd: HalfSentCalls, when: str, work: AdminWork, bound_s: float, why: str) -> Finding:
+    never = f"never; the last answer to {work.failure}"
+    return holds(
+        f"an admin starts, queries and stops a job {when} the half-sent calls of: {crowd.caller} "
+        "(seconds)",
+        kept=work.took_s is not None and work.took_s <= bound_s,
+        got=never if work.took_s is None else work.took_s, want=f"within {bound_s:g}",
+        tolerance=why,
+    )  # fmt: skip
 
 
-CHECKS: Final = (
-    Check(
-        "abuse.half-sent",
-        "Two thousand calls that never send their message keep nobody else waiting for long.",
-        run_half_sent, judge_half_sent, NEEDS, ("82", "R-STREAM-4"), 180,
-        alone=True,  # a server that others use is full for a while
-    ),
+HALF_SENT_CALLS: Final = Check(
+    "abuse.half-sent",
+    "Two thousand calls that never send their message delay other clients only briefly.",
+    run_half_sent, judge_half_sent, NEEDS, ("82", "R-STREAM-4"), 180,
+    alone=True,  # the shared server is full for a while
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A server's certificates on its own machine, in files that a check may change under its feet."""
+"""A server's certificates on its own machine, in files that a check may change at runtime."""
 
 import secrets
 import shlex
@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from harness.checks.check import Stage
+from harness.checks.check import Need, Stage
 from harness.drive.identities import CertFiles
 
+# What a check needs that starts a server with such files.
+OWN_FILES: Final = frozenset({Need.LAUNCH, Need.HOST, Need.IDENTITIES, Need.NATIVE})
 _NAMES: Final = ("ca.crt", "server.crt", "server.key")
 
 
 class HostFiles:
-    """A directory on the server's machine; made by `host_files`."""
+    """A directory on the server's machine; made by `make_host_files`."""
 
     def __init__(self, stage: Stage, directory: str) -> None:
         self._stage = stage
@@ -22,16 +24,16 @@ class HostFiles:
 
     @property
     def certificates(self) -> CertFiles:
-        """Where they are, for a server's command line."""
+        """Their paths, for a server's command line."""
         ca, cert, key = (Path(self.directory) / name for name in _NAMES)
         return CertFiles(ca, cert, key)
 
     def path(self, name: str) -> str:
-        """Return where a file is."""
+        """Return the path of a file."""
         return f"{self.directory}/{name}"
 
     def put(self, name: str, text: str, mode: str = "600") -> None:
-        """Write a file; it appears complete, by a rename, in the place of an older one."""
+        """Write a file, which atomically replaces an older one."""
         path = shlex.quote(self.path(name))
         self.run(
             f"umask 077 && printf %s {shlex.quote(text)} > {path}.new && "
@@ -39,7 +41,7 @@ class HostFiles:
         )
 
     def put_pair(self, files: CertFiles) -> None:
-        """Write an authority's certificate and a server's pair."""
+        """Write an authority's certificate, and a server's certificate and key."""
         for name, path in zip(_NAMES, (files.ca, files.cert, files.key), strict=True):
             self.put(name, path.read_text())
 
@@ -49,14 +51,14 @@ class HostFiles:
 
 
 @contextmanager
-def host_files(stage: Stage) -> Iterator[HostFiles]:
-    """Make a directory with the server's certificates, and remove it in the end.
+def make_host_files(stage: Stage) -> Iterator[HostFiles]:
+    """Make a directory with the server's certificates; the end of the context removes it.
 
     Raises:
-        UnsupportedError: nobody can look into the server's machine, or there is no pair for it.
+        UnsupportedError: the harness has no access to the server's machine, or lacks the files.
     """
     files = stage.target.identities.files("server")
-    # Not of the seed: the same run may go on twice on one machine.
+    # Not derived from the seed: a run may be repeated on the same machine.
     made = HostFiles(stage, f"/tmp/jobworker-files-{secrets.token_hex(8)}")  # noqa: S108 - its machine
     made.run(f"mkdir -m 700 {made.directory}")
     try:

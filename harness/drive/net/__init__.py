@@ -1,1 +1,1 @@
-"""HTTP/2 and TLS below gRPC, for what a well-behaved client never does."""
+"""HTTP/2 and TLS below gRPC, for what no well-behaved client does."""

@@ -1,8 +1,8 @@
-"""A TLS server that accepts what none should: the positive control of the probes.
+"""A TLS server that accepts what no server should: the positive control of the probes.
 
-A probe that finds nothing accepted may be one that cannot see. So each is first held against this
-server, which speaks every version that this host's OpenSSL has, with every cipher, with ALPN or
-without, and asks nobody for a certificate.
+A probe that reports "refused" may be a probe that cannot detect acceptance. So each one first runs
+against this server, which speaks every version and cipher of this host's OpenSSL, with ALPN or
+without, and requires no client certificate.
 """
 
 import contextlib
@@ -17,40 +17,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.drive.identities import ADMIN, Authority, CertFiles, Wanted, server_wanted
+from harness.drive.identities import ADMIN, Authority, CertFiles, CertificateSpec, server_spec
 
 _STEP_S: Final = 0.2
 _CONNECTION_S: Final = 3.0
 _AT_ONCE: Final = 16  # a scanner leaves connections open
-_AUTHORITY_NUMBER: Final = 9  # its own key: nobody else's certificates are good here
+_AUTHORITY_NUMBER: Final = 9  # its own key: no other certificate is valid here
 
 
 @dataclass(frozen=True, slots=True)
-class LaxServer:
-    """Where it listens, and a client's certificate that goes with its own."""
+class PermissiveTlsServer:
+    """Its address, and a client certificate of the same authority."""
 
     address: str
     client: CertFiles
 
 
 @contextmanager
-def lax_server() -> Iterator[LaxServer]:
-    """Run it for as long as the context lasts."""
-    with tempfile.TemporaryDirectory(prefix="jobworker-lax-") as name:
+def permissive_tls_server() -> Iterator[PermissiveTlsServer]:
+    """Run the server for as long as the context lasts."""
+    with tempfile.TemporaryDirectory(prefix="jobworker-permissive-") as name:
         directory = Path(name)
-        authority = Authority("lax CA", _AUTHORITY_NUMBER)
-        files = authority.write(directory, "server", server_wanted())
-        client = authority.write_pair(directory, "client", Wanted(roles=(ADMIN,)))
+        authority = Authority("permissive CA", _AUTHORITY_NUMBER)
+        files = authority.write(directory, "server", server_spec())
+        client = authority.write_pair(directory, "client", CertificateSpec(roles=(ADMIN,)))
         stopped = threading.Event()
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
-            ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="lax") as pool,
+            ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="permissive-tls") as pool,
         ):
             listener.settimeout(_STEP_S)
             for _ in range(_AT_ONCE):
                 pool.submit(_serve, listener, _context(files), stopped)
             try:
-                yield LaxServer(f"127.0.0.1:{listener.getsockname()[1]}", client)
+                yield PermissiveTlsServer(f"127.0.0.1:{listener.getsockname()[1]}", client)
             finally:
                 stopped.set()
 
@@ -65,9 +65,9 @@ def _context(files: CertFiles) -> ssl.SSLContext:
 
 
 def _serve(listener: socket.socket, context: ssl.SSLContext, stopped: threading.Event) -> None:
-    """Take connections, finish their handshake, and wait until they have gone."""
+    """Accept connections, finish each handshake, and wait until the client disconnects."""
     while not stopped.is_set():
-        with contextlib.suppress(OSError):  # a client that gives up, or nobody came for a while
+        with contextlib.suppress(OSError):  # a client gave up, or none connected for a step
             raw, _ = listener.accept()
             raw.settimeout(_CONNECTION_S)
             with context.wrap_socket(raw, server_side=True) as connection:

@@ -1,7 +1,7 @@
-"""TLS connections as any stranger may make them: of any version, with any protocol, with a ticket.
+"""TLS connections of any version, with any ALPN protocol, with or without a session ticket.
 
-Python's own TLS (OpenSSL), so that what is found out does not rest on gRPC on both sides. A
-connection reads while it writes, as a flood needs it: a peer that is not read from stops reading.
+Python's own TLS (OpenSSL), so that no result rests on gRPC on both sides. A connection reads while
+it writes, as a flood needs it: a peer that is not read from stops reading.
 
 Leaves out: early data, which Python's TLS cannot send.
 """
@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,13 +29,13 @@ def client_context(
     version: ssl.TLSVersion | None = None,
     protocols: Sequence[str] = ("h2",),
 ) -> ssl.SSLContext:
-    """Return how to connect.
+    """Return a client's TLS settings.
 
     Args:
         files: the client's certificate, and the authority to trust; None shows no certificate.
-        ca: another authority to trust; None and no files trusts anybody.
-        version: the only one to speak; None is TLS 1.3 alone.
-        protocols: for ALPN; none sends no ALPN at all.
+        ca: another authority to trust; with neither, any server is trusted.
+        version: the only version to offer; None: TLS 1.3.
+        protocols: for ALPN; without any, no ALPN is sent.
     """
     trusted = ca or (files.ca if files is not None else None)
     context = ssl.create_default_context(cafile=None if trusted is None else str(trusted))
@@ -59,16 +60,16 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-class TlsLine:
+class TlsConnection:
     """One connection; a context manager. One thread at a time.
 
     Attributes:
         version: of TLS.
-        protocol: what ALPN came to; empty for nothing.
+        protocol: negotiated by ALPN; empty: none.
         closed: how the other side ended it; empty while it is open.
 
     Raises:
-        OSError: there is no connection, or no handshake; an ssl.SSLError is one of those.
+        OSError: the connection or the handshake failed; an ssl.SSLError is one of those.
     """
 
     def __init__(
@@ -101,17 +102,17 @@ class TlsLine:
         self.close()
 
     def close(self) -> None:
-        """Hang up, without a word of TLS."""
+        """Close the socket without a TLS close_notify."""
         self._socket.close()
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """The newest ticket that the server gave: it comes after the handshake."""
+        """The newest session ticket from the server: it comes after the handshake."""
         return self._socket.session
 
     @property
     def resumed(self) -> bool:
-        """Whether the handshake was one with a ticket."""
+        """Whether the handshake resumed a session."""
         return bool(self._socket.session_reused)
 
     def exchange(
@@ -121,12 +122,12 @@ class TlsLine:
         done: Callable[[], bool],
         timeout_s: float,
     ) -> bool:
-        """Send all of `data` and read meanwhile, until `done`; tell whether it came to that.
+        """Send all of `data` and read meanwhile, until `done`; return whether that was reached.
 
         Args:
             data: to send.
-            take: gets what comes, as it comes, and returns what to answer.
-            done: looked at whenever something has come, and when all is sent.
+            take: is given received bytes as they come, and returns what to answer.
+            done: evaluated whenever bytes were received, and once everything is sent.
             timeout_s: bound.
         """
         deadline = Deadline(timeout_s)
@@ -168,10 +169,28 @@ class TlsLine:
         poll.poll(timeout_s * 1000)
 
 
-def handshake(address: str, context: ssl.SSLContext, server_name: str | None = None) -> str:
-    """Return the version that a handshake came to, or how it was refused."""
+@dataclass(frozen=True, slots=True)
+class HandshakeResult:
+    """How a TLS handshake ended.
+
+    Attributes:
+        version: the negotiated one; empty if the handshake failed.
+        error: the name of the exception; empty if it did not fail.
+    """
+
+    version: str
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"refused: {self.error}" if self.error else self.version
+
+
+def handshake(
+    address: str, context: ssl.SSLContext, server_name: str | None = None
+) -> HandshakeResult:
+    """Connect, finish the handshake and close."""
     try:
-        with TlsLine(address, context, server_name=server_name) as line:
-            return line.version
+        with TlsConnection(address, context, server_name=server_name) as connection:
+            return HandshakeResult(connection.version)
     except OSError as error:
-        return f"refused: {type(error).__name__}"
+        return HandshakeResult("", type(error).__name__)

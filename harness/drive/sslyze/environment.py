@@ -1,7 +1,7 @@
-"""Makes the scanner's environment: once, in the cache, by the hash of its lock file.
+"""Makes the scanner's environment: once, in the cache, keyed by the hash of its lock file.
 
-It is built in a directory of its own that is renamed when it is complete: a build that is killed
-leaves nothing that could be taken for one, and of two at once one is thrown away.
+It is built in a temporary directory that is renamed when complete: a killed build leaves nothing
+that could be mistaken for an environment, and of two concurrent builds one is discarded.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ def cache_directory() -> Path:
 
 
 def scanner_program() -> Path:
-    """Return the path of the scanner, installed if it was not.
+    """Return the path of the scanner, after installing it if necessary.
 
     Raises:
-        UnsupportedError: it cannot be installed; says why and what to do.
+        UnsupportedError: it cannot be installed; the message says why and what to do.
     """
     with resources.as_file(resources.files(__package__) / LOCK_FILE) as lock:
         key = hashlib.sha256(lock.read_bytes() + platform.python_version().encode()).hexdigest()
@@ -52,18 +52,18 @@ def _make(made: Path, lock: Path) -> None:
         half.rename(made)
     except BrokenError as error:
         raise UnsupportedError(
-            "an installed sslyze: a package index must be reached once, then it is kept in "
-            f"{made.parent} (JOBWORKER_CACHE names another place); it could not be: {error}"
+            "an installed sslyze: a package index must be reachable once; the installation is then "
+            f"cached in {made.parent} (JOBWORKER_CACHE names another directory): {error}"
         ) from error
     except OSError:
-        if not made.exists():  # else another run was quicker, and that one is as good
+        if not made.exists():  # else a concurrent run was faster, and its environment is the same
             raise
     finally:
         shutil.rmtree(half, ignore_errors=True)
 
 
 def _install(directory: Path, lock: Path) -> None:
-    """Install what the lock file pins, every hash checked.
+    """Install what the lock file pins, with every hash checked.
 
     Raises:
         BrokenError: it could not be installed.
@@ -72,11 +72,11 @@ def _install(directory: Path, lock: Path) -> None:
     if builder is None:
         raise BrokenError(f"{lock} has no setuptools")
     pip = ["pip", "install", "--require-hashes", "--python", str(directory / "bin" / "python")]
-    # sslyze comes as source alone. What builds it is put there first, pinned and hashed as well:
-    # an isolated build would fetch whatever is newest.
+    # sslyze is published as source only. Its build requirement is installed first, pinned and
+    # hashed as well: an isolated build would fetch the newest.
     first = ["--only-binary", ":all:", "--constraint", str(lock), builder[0]]
     rest = ["--no-build-isolation", "-r", str(lock)]
-    # Relocatable: the programs in it must not name the directory that it is made in.
+    # Relocatable: its programs must not name the temporary directory.
     venv = ["venv", "--relocatable", "--clear", "--python", sys.executable, str(directory)]
     for words in (venv, [*pip, *first], [*pip, *rest]):
         command = [sys.executable, "-m", "uv", "--quiet", *words]

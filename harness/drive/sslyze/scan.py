@@ -1,4 +1,4 @@
-"""Runs sslyze against a server and reads what it found."""
+"""Runs sslyze against a server and reads its report."""
 
 import json
 import tempfile
@@ -14,7 +14,7 @@ from harness.record.verdict import BrokenError
 
 SCAN_TIMEOUT_S: Final = 100.0
 COMPLETED: Final = "COMPLETED"
-# The scanner's name of each version's scan, in the order of age.
+# The scan of each version, by sslyze's name; oldest first.
 VERSIONS: Final = {
     "SSL 2.0": "ssl_2_0_cipher_suites",
     "SSL 3.0": "ssl_3_0_cipher_suites",
@@ -23,16 +23,16 @@ VERSIONS: Final = {
     "TLS 1.2": "tls_1_2_cipher_suites",
     "TLS 1.3": "tls_1_3_cipher_suites",
 }
-# What else it looks for: its name of the scan, and the field that is true when it found it.
+# Each weakness: sslyze's name of the scan, and the field that is true if the server has it.
 WEAKNESSES: Final = {
     "compression (CRIME)": ("tls_compression", "supports_compression"),
     "Heartbleed": ("heartbleed", "is_vulnerable_to_heartbleed"),
     "CCS injection": ("openssl_ccs_injection", "is_vulnerable_to_ccs_injection"),
-    "renegotiation by the client": (
+    "client-initiated renegotiation": (
         "session_renegotiation", "is_vulnerable_to_client_renegotiation_dos",
     ),
 }  # fmt: skip
-# Not --early_data: it waits for an answer of HTTP/1.1, and crashes without one.
+# Not --early_data: it waits for an HTTP/1.1 response, and crashes without one.
 EVERYTHING: Final = (
     "--sslv2", "--sslv3", "--tlsv1", "--tlsv1_1", "--tlsv1_2", "--tlsv1_3", "--compression",
     "--heartbleed", "--openssl_ccs", "--reneg",
@@ -41,16 +41,16 @@ EVERYTHING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What it found.
+    """The report on one server.
 
     Attributes:
-        version: the scanner's own.
-        suites: the cipher suites that were accepted, by version; None where nothing can be said.
-        weaknesses: whether each is there; None where nothing can be said.
+        scanner_version: of sslyze.
+        suites: the accepted cipher suites, by TLS version; None: not scanned.
+        weaknesses: whether the server has each; None: not scanned.
     """
 
-    version: str
-    suites: Mapping[str, list[str] | None]
+    scanner_version: str
+    suites: Mapping[str, tuple[str, ...] | None]
     weaknesses: Mapping[str, bool | None]
 
 
@@ -60,11 +60,11 @@ def scan(address: str, files: CertFiles, options: Sequence[str] = EVERYTHING) ->
     Args:
         address: HOST:PORT.
         files: the client's certificate.
-        options: what to look for, as the program has it.
+        options: what to scan for, as options of sslyze.
 
     Raises:
         UnsupportedError: the scanner cannot be installed.
-        BrokenError: it did not come to its end, or could not connect.
+        BrokenError: sslyze failed, timed out or could not connect.
     """
     with tempfile.TemporaryDirectory(prefix="jobworker-scan-") as directory:
         found = Path(directory) / "found.json"
@@ -72,17 +72,17 @@ def scan(address: str, files: CertFiles, options: Sequence[str] = EVERYTHING) ->
         words += [f"--json_out={found}", "--cert", files.cert, "--key", files.key, *options]
         done = run([*words, address], SCAN_TIMEOUT_S)
         try:
-            return read(found.read_text())
+            return read_report(found.read_text())
         except OSError as error:
             said = (done.stdout + done.stderr)[-2000:]
-            raise BrokenError(f"sslyze found nothing (exit {done.exit_code}): {said}") from error
+            raise BrokenError(f"sslyze wrote no report (exit {done.exit_code}): {said}") from error
 
 
-def read(text: str) -> Scan:
-    """Read the scanner's report on one server.
+def read_report(text: str) -> Scan:
+    """Read sslyze's report on one server.
 
     Raises:
-        BrokenError: it is none, or of a server that it could not connect to.
+        BrokenError: the text is not a report, or sslyze could not connect to the server.
     """
     try:
         report = json.loads(text)
@@ -91,21 +91,21 @@ def read(text: str) -> Scan:
             raise BrokenError(f"sslyze could not scan: {server['connectivity_error_trace']}")
         results = server["scan_result"]
         return Scan(
-            version=str(report["sslyze_version"]),
+            scanner_version=str(report["sslyze_version"]),
             suites={version: _suites(results[name]) for version, name in VERSIONS.items()},
             weaknesses={
                 what: _weakness(results[name], field) for what, (name, field) in WEAKNESSES.items()
             },
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BrokenError(f"no report of sslyze: {error!r}: {text[:500]}") from error
+        raise BrokenError(f"not a report of sslyze: {error!r}: {text[:500]}") from error
 
 
-def _suites(attempt: Mapping[str, Any]) -> list[str] | None:
+def _suites(attempt: Mapping[str, Any]) -> tuple[str, ...] | None:
     if attempt["status"] != COMPLETED:
         return None
     accepted = attempt["result"]["accepted_cipher_suites"]
-    return [str(each["cipher_suite"]["name"]) for each in accepted]
+    return tuple(str(each["cipher_suite"]["name"]) for each in accepted)
 
 
 def _weakness(attempt: Mapping[str, Any], field: str) -> bool | None:

@@ -1,4 +1,4 @@
-"""Servers that let themselves be worn out."""
+"""Faults in the defence against abuse, and the abuse check that catches each."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ READ_FIRST: Final = "            requests = iter([next(requests)])\n"
 
 MUTANTS: Final = (
     Mutation(
-        "leaves a descriptor open for each stream",
+        "leaks a descriptor per stream",
         (
             Edit(
                 "service.py",
@@ -20,7 +20,7 @@ MUTANTS: Final = (
         "abuse.resets",
     ),
     Mutation(
-        "bears any number of pings",
+        "accepts any number of pings",
         (
             Edit(
                 "server.py",
@@ -31,7 +31,7 @@ MUTANTS: Final = (
         "abuse.pings",
     ),
     Mutation(
-        "takes requests of any size",
+        "accepts requests of any size",
         (
             Edit(
                 "server.py",
@@ -42,7 +42,7 @@ MUTANTS: Final = (
         "abuse.oversized",
     ),
     Mutation(
-        "takes metadata of any size",
+        "accepts metadata of any size",
         (
             Edit(
                 "server.py",
@@ -70,8 +70,8 @@ MUTANTS: Final = (
         "abuse.handshakes",
     ),
     Mutation(
-        # Not each: it is to have room for all ten thousand, and to leave what is left of them.
-        "leaves a descriptor open for one connection in four",
+        # Not every connection: the server needs descriptors for all ten thousand, and to keep some.
+        "leaks a descriptor for every fourth connection",
         (
             Edit(
                 "tls.py",
@@ -84,7 +84,7 @@ MUTANTS: Final = (
         "abuse.idle",
     ),
     Mutation(
-        "sends one message at a time",
+        "sends output to one stream at a time",
         (
             Edit(
                 "service.py",
@@ -103,7 +103,7 @@ _ONE_AT_A_TIME = __import__("threading").Lock()
         "abuse.windows",
     ),
     Mutation(
-        "waits an hour for a request",
+        "waits an hour for a call's message",
         (
             Edit(
                 "service.py",
@@ -114,7 +114,7 @@ _ONE_AT_A_TIME = __import__("threading").Lock()
         "abuse.half-sent",
     ),
     Mutation(
-        "asks who calls only when the request is there",
+        "authenticates a call only after its message",
         (
             Edit(
                 "service.py",
@@ -130,7 +130,7 @@ _ONE_AT_A_TIME = __import__("threading").Lock()
         "abuse.half-sent",
     ),
     Mutation(
-        "says nothing of what is lacking",
+        "does not report that no descriptor is left",
         (Edit("worker.py", 'raise HostExhaustedError(f"a pipe', 'raise RuntimeError(f"a pipe'),),
         "abuse.descriptors",
     ),

@@ -1,4 +1,4 @@
-"""Servers that let in, or let do, whom they must not."""
+"""Faults in authentication and authorization, and the identity check that catches each."""
 
 from typing import Final
 
@@ -7,21 +7,21 @@ from harness.mutation.mutation import Edit, Mutation
 REFUSAL: Final = """\
         raise NotAuthenticatedError("no client certificate was presented; one is required")
 """
-NOBODY: Final = """\
+ANONYMOUS_ADMIN: Final = """\
         now = dt.datetime.now(dt.UTC)
         return Identity(0, now, now + dt.timedelta(days=1), Role.ADMIN)
 """
-# The second layer: a server that finds itself speaking TLS 1.2 does not start.
+# The second layer: a server that detects that it accepts TLS 1.2 does not start.
 NO_SELF_CHECK: Final = Edit(
     "tls.py",
     '    host, _, port = address.rpartition(":")\n    context',
     '    return\n    host, _, port = address.rpartition(":")\n    context',
 )
-NO_TLS12: Final = 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"'
+NO_TLS12_SUITES: Final = 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"'
 
 MUTANTS: Final = (
     Mutation(
-        "lets users do everything",
+        "allows users every rpc",
         (
             Edit(
                 "identity.py",
@@ -32,12 +32,12 @@ MUTANTS: Final = (
         "identity.roles",
     ),
     Mutation(
-        "lets users start jobs",
+        "allows users StartJob",
         (Edit("identity.py", 'JobWorker/StartJob": _ADMINS', 'JobWorker/StartJob": _EVERYBODY'),),
         "identity.roles",
     ),
     Mutation(
-        "lets everybody without a role list the jobs",
+        "allows callers without a role ListJobs",
         (
             Edit(
                 "identity.py",
@@ -50,7 +50,7 @@ MUTANTS: Final = (
         "identity.roles",
     ),
     Mutation(
-        "refuses users their streams",
+        "refuses users StreamLogs",
         (
             Edit(
                 "identity.py", 'JobWorker/StreamLogs": _EVERYBODY', 'JobWorker/StreamLogs": _ADMINS'
@@ -60,22 +60,22 @@ MUTANTS: Final = (
         ("streams.after-end",),
     ),
     Mutation(
-        "takes the first of two roles",
+        "accepts a certificate with two roles",
         (Edit("identity.py", "if len(found) > 1:", "if len(found) > 9:"),),
         "identity.certificates",
     ),
     Mutation(
-        "takes a role without a text",
+        "accepts a role with an empty or malformed text",
         (Edit("identity.py", "or not _is_text(value.value):", "or value.value is None:"),),
         "identity.certificates",
     ),
     Mutation(
-        "takes weak keys",
+        "accepts RSA keys of 1024 bits",
         (Edit("identity.py", "key.key_size >= RSA_MIN_BITS", "key.key_size >= RSA_MIN_BITS // 2"),),
         "identity.certificates",
     ),
     Mutation(
-        "takes certificates that are for nothing",
+        "accepts certificates without an extended key usage",
         (
             Edit(
                 "identity.py",
@@ -86,12 +86,12 @@ MUTANTS: Final = (
         "identity.certificates",
     ),
     Mutation(
-        "breaks the streams of certificates that have no end",
+        "fails streams of certificates without an expiry date",
         (Edit("follow.py", "lease_s = min(lease(), threading.TIMEOUT_MAX)", "lease_s = lease()"),),
         "identity.certificates",
     ),
     Mutation(
-        "makes everybody without a role a user",
+        "treats callers without a role as users",
         (
             Edit(
                 "identity.py",
@@ -102,7 +102,7 @@ MUTANTS: Final = (
         "identity.certificates",
     ),
     Mutation(
-        "asks nobody for a certificate",
+        "requires no client certificate",
         (
             Edit(
                 "tls.py",
@@ -112,25 +112,25 @@ MUTANTS: Final = (
             Edit(
                 "identity.py",
                 REFUSAL,
-                NOBODY,
+                ANONYMOUS_ADMIN,
             ),
         ),
         "identity.strangers",
     ),
     Mutation(
-        "looks at nobody's certificate",
+        "does not verify client certificates",
         (
             Edit(
                 "tls.py",
                 "require_client_authentication=True",
                 "require_client_authentication=False",
             ),
-            Edit("identity.py", REFUSAL, NOBODY),
+            Edit("identity.py", REFUSAL, ANONYMOUS_ADMIN),
         ),
         "identity.certificates",
     ),
     Mutation(
-        "says NOT_FOUND of an rpc that does not exist",
+        "returns NOT_FOUND for an unknown rpc",
         (
             Edit(
                 "service.py",
@@ -141,38 +141,42 @@ MUTANTS: Final = (
         "identity.roles",
     ),
     Mutation(
-        "refuses elliptic curves",
+        "refuses keys on the curve P-256",
         (Edit("identity.py", "key.key_size >= EC_MIN_BITS", "key.key_size > EC_MIN_BITS"),),
         "identity.certificates",
     ),
     Mutation(
-        "speaks TLS 1.2",
+        "accepts TLS 1.2",
         (
             Edit(
-                "__init__.py", NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-GCM-SHA256"'
+                "__init__.py",
+                NO_TLS12_SUITES,
+                'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-GCM-SHA256"',
             ),
             NO_SELF_CHECK,
         ),
         "identity.versions",
     ),
     Mutation(
-        "speaks TLS 1.2 with an old cipher",
+        "accepts TLS 1.2 with a CBC cipher",
         (
-            Edit("__init__.py", NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-SHA"'),
+            Edit(
+                "__init__.py", NO_TLS12_SUITES, 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-RSA-AES128-SHA"'
+            ),
             NO_SELF_CHECK,
         ),
         "identity.openssl",
     ),
     Mutation(
-        "speaks TLS 1.2 without forward secrecy",
+        "accepts TLS 1.2 without forward secrecy",
         (
-            Edit("__init__.py", NO_TLS12, 'TLS13_ONLY_CIPHER_SUITES = "AES128-GCM-SHA256"'),
+            Edit("__init__.py", NO_TLS12_SUITES, 'TLS13_ONLY_CIPHER_SUITES = "AES128-GCM-SHA256"'),
             NO_SELF_CHECK,
         ),
         "identity.scanner",
     ),
     Mutation(
-        "leaves a certificate's dates to the handshake",
+        "checks a certificate's validity only in the handshake",
         (
             Edit(
                 "identity.py",
@@ -183,7 +187,7 @@ MUTANTS: Final = (
         "identity.resumption",
     ),
     Mutation(
-        "lets streams outlive their certificate",
+        "does not end streams when their certificate expires",
         (
             Edit(
                 "service.py",
@@ -194,7 +198,7 @@ MUTANTS: Final = (
         "identity.expiry",
     ),
     Mutation(
-        "ends streams a second before their certificate",
+        "ends streams a second before their certificate expires",
         (
             Edit(
                 "identity.py",
@@ -210,7 +214,7 @@ MUTANTS: Final = (
         "identity.expiry",
     ),
     Mutation(
-        "waits for clients who read nothing, whatever becomes of them",
+        "does not cancel stalled streams",
         (
             Edit(
                 "service.py",
@@ -221,12 +225,12 @@ MUTANTS: Final = (
         "identity.stalled",
     ),
     Mutation(
-        "reads its certificates once",
+        "does not reload renewed certificates",
         (Edit("tls.py", "if stamp in (self._seen, self._refused):", "if stamp is not None:"),),
         "identity.rotation",
     ),
     Mutation(
-        "uses a key that is not its certificate's",
+        "starts with a key that does not match its certificate",
         (
             Edit(
                 "tls.py",
@@ -237,22 +241,22 @@ MUTANTS: Final = (
         "identity.start",
     ),
     Mutation(
-        "starts with a key that its group may read",
+        "starts with a key that its group can read",
         (Edit("tls.py", "if mode & 0o077:", "if mode & 0o007:"),),
         "identity.start",
     ),
     Mutation(
-        "starts with an authority that everybody may replace",
+        "starts with an authority that everyone can write",
         (Edit("tls.py", "if mode & stat.S_IWOTH:  #", "if mode & stat.S_ISVTX:  #"),),
         "identity.start",
     ),
     Mutation(
-        "lets the streams of the denied go on",
+        "does not end the streams of denied clients",
         (Edit("service.py", "return min(valid_for_s, DENY_LOOK_S)", "return valid_for_s"),),
         "identity.denied",
     ),
     Mutation(
-        "reads its deny list once",
+        "does not reload the deny list",
         (
             Edit(
                 "deny.py",
@@ -263,13 +267,13 @@ MUTANTS: Final = (
         "identity.denied",
     ),
     Mutation(
-        "lets everybody in when its deny list is bad",
+        "denies no client when its deny list is invalid",
         (
             Edit(
                 "deny.py",
-                "            level, told = logging.WARNING",
+                "            level, text = logging.WARNING",
                 "            self._serials = frozenset()\n"
-                "            level, told = logging.WARNING",
+                "            level, text = logging.WARNING",
             ),
         ),
         "identity.denied",
