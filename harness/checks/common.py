@@ -1,5 +1,6 @@
-"""What several checks do the same way: writers that wait at a gate, and looks at the server."""
+"""Shared by several checks: jobs that write a known pattern, gates, and looks at the server."""
 
+import dataclasses
 import json
 import secrets
 from collections.abc import Sequence
@@ -10,29 +11,47 @@ from harness.checks.check import Stage
 from harness.drive.client import Client
 from harness.payloads import payload
 from harness.payloads.burst_writer import Pattern
+from harness.record.history import Observation
 from harness.targets.target import RunningServer
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-WriterStep = dict[str, int | str]
-
-# What a writer writes before its gate: enough for a reader to know that it has joined.
+# What a gated writer writes before its gate: enough for a reader to know that it has joined.
 HELLO_BYTES: Final = 64
 
-# An id that no server has given.
+# A well-formed id of a job that no server has.
 UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 
 
 @dataclass(frozen=True, slots=True)
-class WriterJob:
-    """A job that writes a known pattern.
+class WriterStep:
+    """One step of a writer's plan, as `harness/payloads/burst_writer.py` reads it.
+
+    Attributes:
+        size_bytes: how much it writes, each time.
+        write_bytes: in writes of at most this size; 0: in one write.
+        pause_ms: how long it then sleeps, each time.
+        repeat: how many times it writes and sleeps.
+        gate: path of a FIFO at which it first waits; empty: it does not wait.
+    """
+
+    size_bytes: int = 0
+    write_bytes: int = 0
+    pause_ms: int = 0
+    repeat: int = 1
+    gate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterJob(Observation):
+    """A job that writes a known pattern; `start_writer` records it.
 
     Attributes:
         job_id: the job.
         seed: of its pattern.
-        total_bytes: what it writes in all.
-        gate: path of the FIFO at which it waits; empty when there is none.
+        total_bytes: how much it writes in all.
+        gate: path of the FIFO at which it waits; empty: it does not wait.
     """
 
     job_id: str
@@ -47,42 +66,49 @@ class WriterJob:
 
 
 def total_bytes(steps: Sequence[WriterStep]) -> int:
-    """Return how much a plan writes."""
-    return sum(int(step.get("bytes", 0)) * int(step.get("repeat", 1)) for step in steps)
+    """Return how many bytes a plan writes."""
+    return sum(step.size_bytes * step.repeat for step in steps)
+
+
+def plan_text(steps: Sequence[WriterStep]) -> str:
+    """Return a plan as the writer's argument."""
+    return json.dumps([dataclasses.asdict(step) for step in steps])
 
 
 def start_writer(
     stage: Stage, client: Client, steps: Sequence[WriterStep], *, gated: bool = False
 ) -> WriterJob:
-    """Start a writer; a gated one says hello and then waits for `open_gate`."""
+    """Start a writer and record it; a gated one writes HELLO_BYTES, then waits for `open_gate`."""
     seed = stage.nonce()
     gate = new_gate() if gated else ""
     plan = list(steps)
     if gated:
-        plan = [{"bytes": HELLO_BYTES}, {"gate": gate}, *plan]
-    job_id = client.must_start(*payload("burst_writer", seed, json.dumps(plan)))
-    return WriterJob(job_id, seed, total_bytes(plan), gate)
+        plan = [WriterStep(HELLO_BYTES), WriterStep(gate=gate), *plan]
+    job_id = client.must_start(*payload("burst_writer", seed, plan_text(plan)))
+    writer = WriterJob(job_id, seed, total_bytes(plan), gate)
+    stage.record(writer)
+    return writer
 
 
 def new_gate() -> str:
-    """Return the path of a FIFO on the server's machine that nobody else has."""
-    # Not of the seed: the same run may go on twice on one machine.
-    return f"/tmp/jobworker-gate-{secrets.token_hex(8)}"  # noqa: S108 - as said
+    """Return an unused path for a FIFO on the server's machine."""
+    # Not derived from the seed: a run may be repeated on the same machine.
+    return f"/tmp/jobworker-gate-{secrets.token_hex(8)}"  # noqa: S108 - random, so unpredictable
 
 
 def open_gate(client: Client, writer: WriterJob) -> None:
-    """Let a gated writer go on."""
+    """Let a gated writer continue."""
     open_gate_at(client, writer.gate)
 
 
 def open_gate_at(client: Client, gate: str) -> None:
-    """Let the writer that waits at a gate go on, by a job that writes into its FIFO."""
+    """Let the writer that waits at a gate continue, by a job that writes into its FIFO."""
     script = f"until [ -p {gate} ]; do sleep 0.02; done; echo > {gate}"
     client.must_start("sh", ["-c", script], label="open the gate")
 
 
 def server_memory_bytes(stage: Stage, server: RunningServer) -> int:
-    """Return a server's own memory and that of its memfds, which no RSS shows."""
+    """Return a server's resident memory plus that of its memfds, which RSS does not include."""
     script = (
         f"awk '/^VmRSS/ {{print $2 * 1024}}' /proc/{server.pid}/status; "
         f"for fd in /proc/{server.pid}/fd/*; do case $(readlink $fd) in /memfd:*) "
@@ -93,7 +119,7 @@ def server_memory_bytes(stage: Stage, server: RunningServer) -> int:
 
 
 def server_count(stage: Stage, server: RunningServer, what: str) -> int:
-    """Return a server's number of `threads`, `fds` or `children` (zombies count as those)."""
+    """Return a server's number of `threads`, `fds` or `children` (zombies count as children)."""
     scripts = {
         "threads": f"ls /proc/{server.pid}/task | wc -l",
         "fds": f"ls /proc/{server.pid}/fd | wc -l",

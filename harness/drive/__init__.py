@@ -1,1 +1,1 @@
-"""Drives a server: clients, readers, certificates, and a proxy that disturbs the network."""
+"""Drives a server: clients, concurrent readers, certificates, and a proxy with network faults."""

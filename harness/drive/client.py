@@ -1,12 +1,12 @@
-"""The recording client: every call becomes a record, OK, ERROR or UNKNOWN; nothing hangs.
+"""The recording client: every call has a deadline and becomes a record: OK, ERROR or UNKNOWN.
 
-It knows the API from `proto/` alone, asks every call with a deadline, and never repeats one.
+It knows the API from `proto/` alone, and never retries a call.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict, Unpack
 
 import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -20,24 +20,25 @@ from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 
 CALL_TIMEOUT_S: Final = 20.0
-SLOW_FACTOR: Final = 4.0  # an emulated processor's deadlines are longer
+SLOW_FACTOR: Final = 4.0  # deadlines are so much longer on an emulated processor
 STOP_MARGIN_S: Final = 20.0
 MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
-# gRPC's words for a connection that never came about; its status is that of one that broke.
+# gRPC's messages for a connection that was never established. Its status, UNAVAILABLE, is also that
+# of a connection that broke.
 _NEVER_CONNECTED: Final = ("failed to connect to all addresses", "DNS resolution failed")
 
 
 def open_channel(
     address: str, files: CertFiles, options: Sequence[tuple[str, int | str]] = ()
 ) -> grpc.Channel:
-    """Return a connection of its own, shared with no other channel."""
+    """Return a channel with its own connection, which no other channel shares."""
     credentials = grpc.ssl_channel_credentials(
         files.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes()
     )
     settings: list[tuple[str, int | str]] = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
-        # A server that went away and came back is to be found again soon.
+        # Reconnect soon to a server that was restarted.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1000),
         *options,
@@ -47,14 +48,14 @@ def open_channel(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A call's record, and the message that came back (None unless it was OK)."""
+    """A call's record, and its response (None unless it was OK)."""
 
     call: Call
     message: Any
 
     @property
     def ok(self) -> bool:
-        """Whether it was OK."""
+        """Whether the call ended OK."""
         return self.call.outcome is Outcome.OK
 
 
@@ -64,6 +65,15 @@ def message_of[Kind: Message](call: Call, kind: type[Kind]) -> Kind:
     Fields that the message does not have are ignored; of a call that was refused, it is empty.
     """
     return ParseDict(dict(call.response), kind(), ignore_unknown_fields=True)
+
+
+class StartOptions(TypedDict, total=False):
+    """Options of a start: the label of its record, and optional fields of the request."""
+
+    label: str
+    limits: pb.ResourceLimits | None
+    environment: Mapping[str, str] | None
+    working_directory: str
 
 
 class Client:
@@ -86,54 +96,34 @@ class Client:
         self.channel.close()
 
     def start(
-        self,
-        command: str,
-        arguments: Sequence[str] = (),
-        *,
-        label: str = "start",
-        limits: pb.ResourceLimits | None = None,
-        environment: Mapping[str, str] | None = None,
-        working_directory: str = "",
+        self, command: str, arguments: Sequence[str] = (), **options: Unpack[StartOptions]
     ) -> Reply:
-        """Start a job."""
+        """Start a job; the record's label is "start" by default."""
         request = pb.StartJobRequest(
             command_name=command,
             command_args=arguments,
-            limits=limits,
-            environment=environment,
-            working_directory=working_directory,
+            limits=options.get("limits"),
+            environment=options.get("environment"),
+            working_directory=options.get("working_directory", ""),
         )
+        label = options.get("label", "start")
         return self.call(label, "StartJob", self._stub.StartJob, request)
 
     def must_start(
-        self,
-        command: str,
-        arguments: Sequence[str] = (),
-        *,
-        label: str = "start",
-        limits: pb.ResourceLimits | None = None,
-        environment: Mapping[str, str] | None = None,
-        working_directory: str = "",
+        self, command: str, arguments: Sequence[str] = (), **options: Unpack[StartOptions]
     ) -> str:
-        """Start a job that every server can run, and return its id.
+        """Start a job and return its id.
 
         Raises:
             UnmetError: the server did not start it.
-            BrokenError: it cannot be reached.
+            BrokenError: the server cannot be reached.
         """
-        reply = self.start(
-            command,
-            arguments,
-            label=label,
-            limits=limits,
-            environment=environment,
-            working_directory=working_directory,
-        )
+        reply = self.start(command, arguments, **options)
         job_id: str = self.require(reply, f"a job of {command!r} starts").job_id
         return job_id
 
     def stop(self, job_id: str, *, label: str = "stop", grace_s: float | None = None) -> Reply:
-        """Stop a job; a grace period only where the server knows that field."""
+        """Stop a job; a grace period needs a server that knows the field."""
         request = pb.StopJobRequest(
             job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
         )
@@ -144,8 +134,8 @@ class Client:
         """Stop a job.
 
         Raises:
-            UnmetError: the server did not.
-            BrokenError: it cannot be reached.
+            UnmetError: the server did not stop it.
+            BrokenError: the server cannot be reached.
         """
         self.require(self.stop(job_id, label=label, grace_s=grace_s), "a running job stops")
 
@@ -154,11 +144,11 @@ class Client:
         return self.call(label, "QueryJob", self._stub.QueryJob, pb.QueryJobRequest(job_id=job_id))
 
     def must_query(self, job_id: str, *, label: str = "query") -> pb.QueryJobResponse:
-        """Query a job that is there.
+        """Query a job that exists.
 
         Raises:
-            UnmetError: the server does not tell.
-            BrokenError: it cannot be reached.
+            UnmetError: the server did not answer the query.
+            BrokenError: the server cannot be reached.
         """
         message: pb.QueryJobResponse = self.require(
             self.query(job_id, label=label), "a job can be queried"
@@ -172,23 +162,23 @@ class Client:
     def stream(
         self, job_id: str, plan: StreamPlan | None = None, *, label: str = "stream"
     ) -> Stream:
-        """Stream a job's output to its end, or as the plan has it, on this thread.
+        """Stream a job's output on this thread, to its end or as the plan says.
 
         Raises:
-            UnmetError: it did not come to an end in time.
+            UnmetError: the stream did not end in time.
         """
         plan = plan or StreamPlan()
         stream = self.receiver(job_id, plan, label=label).run()
         if stream.outcome is Outcome.UNKNOWN and not plan.may_time_out:
-            got = f"{stream.received_bytes} bytes and no end in {plan.timeout_s:.0f} s ({label})"
+            got = f"{stream.received_bytes} bytes, no end after {plan.timeout_s:.0f} s ({label})"
             raise UnmetError(Finding(Verdict.FAIL, "a stream ends with its job", got))
         return stream
 
     def output(self, job_id: str, *, label: str = "output") -> str:
-        """Return a job's whole small output, as Latin-1, once the job has ended.
+        """Return a job's output (at most 1 MiB) as Latin-1, once the job has ended.
 
         Raises:
-            UnmetError: the stream did not end well in time.
+            UnmetError: the stream did not end with OK in time.
         """
         stream = self.stream(job_id, StreamPlan(keep_bytes=1 << 20), label=label)
         if stream.outcome is not Outcome.OK:
@@ -199,18 +189,18 @@ class Client:
     def receiver(
         self, job_id: str, plan: StreamPlan | None = None, *, label: str = "stream"
     ) -> Receiver:
-        """Return what receives a stream, for a thread that wants more hold on it."""
+        """Return a receiver of a stream: its `run` receives, its `cancel` cancels."""
         recorder = self._recorder
         plan = plan or StreamPlan()
         if not plan.may_time_out:
             plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
         return Receiver(self._stub, job_id, plan, label, recorder.now_s, recorder.add)
 
-    def require(self, reply: Reply, promise: str) -> Any:  # noqa: ANN401 - whichever message
+    def require(self, reply: Reply, promise: str) -> Any:  # noqa: ANN401 - any message
         """Return a reply's message.
 
         Raises:
-            UnmetError: it was refused, or cut off by a server that had been reached.
+            UnmetError: the call failed, at a server that was reached before or by this call.
             BrokenError: the server cannot be reached.
         """
         if reply.ok:
@@ -224,7 +214,7 @@ class Client:
         raise UnmetError(Finding(Verdict.FAIL, promise, got, "OK"))
 
     def _was_reached(self, call: Call) -> bool:
-        """Tell whether there was a server behind a call that came to UNAVAILABLE."""
+        """Return whether a call that ended UNAVAILABLE had reached a server."""
         return self._was_answered or not any(text in call.detail for text in _NEVER_CONNECTED)
 
     def call(
@@ -246,7 +236,7 @@ class Client:
             )
         except grpc.RpcError as error:
             outcome, code, detail = outcome_of(error)
-        except ValueError as error:  # grpc's own check of the arguments, before anything is sent
+        except ValueError as error:  # grpc rejects the arguments before it sends anything
             raise BrokenError(f"{rpc} could not be sent: {error}") from error
         if code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
             self._was_answered = True

@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback that does to a connection what networks do.
+"""A TCP proxy on loopback that injects network faults: delays, cuts, half-closes, blackholes.
 
-Threads: one accepts, two a connection pump. Shared state and its guard: `_sockets`, `_threads`
+Threads: one accepts, two pump each connection. Shared state and its guard: `_sockets`, `_threads`
 under `_lock`; `_stopped` and `_blackhole` are events; `_silenced` is one reference, written once.
 """
 
@@ -19,17 +19,20 @@ _ACCEPT_STEP_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class NetworkFault:
-    """What happens to what the server sends; the cuts happen once, to the first connection.
+    """A fault in the direction from server to client.
+
+    The `..._after_bytes` faults count what was passed on; one happens once, to the first connection
+    that gets there.
 
     Attributes:
-        latency_s: each piece is late by this.
-        bytes_per_s: no faster than this.
-        slice_bytes: passed on in pieces of this size.
+        latency_s: delay of each piece.
+        bytes_per_s: bandwidth; None: unlimited.
+        slice_bytes: pieces have at most this size.
         reset_after_bytes: then the client's connection is reset.
-        half_close_after_bytes: then the client sees the end of what the server sends.
-        client_half_close_after_bytes: then the server sees the end of what the client sends, and
-            what it still sends is passed on.
-        blackhole_after_bytes: then nothing passes any more, and nobody is told.
+        half_close_after_bytes: then the client reads the end of the server's stream.
+        client_half_close_after_bytes: then the server reads the end of the client's stream; what
+            the server still sends is passed on.
+        blackhole_after_bytes: then nothing passes any longer, and neither side is notified.
     """
 
     latency_s: float = 0.0
@@ -42,7 +45,7 @@ class NetworkFault:
 
 
 class FaultProxy:
-    """Passes connections on to a server, with faults; a context manager."""
+    """Forwards connections to a server, with a fault; a context manager."""
 
     def __init__(self, server: str, fault: NetworkFault) -> None:
         host, _, port = server.rpartition(":")
@@ -54,7 +57,9 @@ class FaultProxy:
         self._stopped = threading.Event()
         self._blackhole = threading.Event()
         self._cut = threading.Event()
-        self._silenced: socket.socket | None = None  # to a server that hears no more of its client
+        self._silenced: socket.socket | None = (
+            None  # to a server that has read the end of its client's stream
+        )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(_ACCEPT_STEP_S)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -65,7 +70,7 @@ class FaultProxy:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        # First the one that accepts: what it is still about to add must be in the list.
+        # The thread that accepts must end first: it may still add a socket to the list.
         self._threads[0].join(_END_TIMEOUT_S)
         with self._lock:
             sockets = list(self._sockets)
@@ -80,7 +85,7 @@ class FaultProxy:
             each.close()
 
     def blackhole(self) -> None:
-        """From now on pass nothing in either direction, and tell nobody."""
+        """From now on pass nothing in either direction, without closing any connection."""
         self._blackhole.set()
 
     def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
@@ -108,10 +113,10 @@ class FaultProxy:
             self._spawn(self._pump_down, server, client)
 
     def _pump_up(self, client: socket.socket, server: socket.socket) -> None:
-        """Pass on what the client sends, as it is."""
+        """Forward what the client sends, unchanged."""
         try:
             while data := client.recv(_PIECE_BYTES):
-                if self._is_swallowed():
+                if self._wait_if_blackhole():
                     return
                 if server is not self._silenced:
                     server.sendall(data)
@@ -121,23 +126,23 @@ class FaultProxy:
                 _hang_up(server)
 
     def _pump_down(self, server: socket.socket, client: socket.socket) -> None:
-        """Pass on what the server sends, and let happen what shall happen."""
+        """Forward what the server sends, with the fault."""
         passed_bytes = 0
         try:
             while data := server.recv(self._fault.slice_bytes):
                 self._delay(len(data))
-                if self._is_swallowed():
+                if self._wait_if_blackhole():
                     return
                 client.sendall(data)
                 passed_bytes += len(data)
-                if self._cuts(passed_bytes, server, client):
+                if self._cut_if_due(passed_bytes, server, client):
                     return
             client.shutdown(socket.SHUT_WR)
         except OSError:
             _hang_up(client)
 
-    def _is_swallowed(self) -> bool:
-        """Wait for the proxy's end if nothing passes any more."""
+    def _wait_if_blackhole(self) -> bool:
+        """Return whether the proxy is a blackhole, and if so not before the proxy's end."""
         if not self._blackhole.is_set():
             return False
         self._stopped.wait()
@@ -150,16 +155,16 @@ class FaultProxy:
         if seconds:
             self._stopped.wait(seconds)
 
-    def _cuts(self, passed_bytes: int, server: socket.socket, client: socket.socket) -> bool:
-        """Do what is due after so many bytes; tell whether the pump is to end."""
+    def _cut_if_due(self, passed_bytes: int, server: socket.socket, client: socket.socket) -> bool:
+        """Inject the fault that is due after so many bytes; return whether the pump must end."""
         fault = self._fault
         if self._cut.is_set():
             return False
         if fault.reset_after_bytes is not None and passed_bytes >= fault.reset_after_bytes:
             self._cut.set()
-            # Linger 0: the close sends a reset instead of an orderly end.
+            # With a linger time of 0, close() sends RST instead of FIN: socket(7).
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            # Wakes the other pump: the reset goes out when nobody uses the socket any more.
+            # Wakes the other pump: the RST is sent only once no thread uses the socket.
             client.shutdown(socket.SHUT_RD)
             client.close()
             return True

@@ -1,8 +1,9 @@
-"""Receives one stream as its plan says, compares every byte at its offset, and records it.
+"""Receives one stream as planned, compares every byte at its offset, and records the stream.
 
 Threads: `run` belongs to one thread; `cancel` may come from any other.
 """
 
+import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ _TIMELINE_POINTS_MAX: Final = 400
 
 
 class StreamLogsStub(Protocol):
-    """The one method of the stub that is used here."""
+    """The one method of the stub that a receiver calls."""
 
     StreamLogs: Callable[..., Any]
 
@@ -30,15 +31,15 @@ class StreamPlan:
     """How a reader reads.
 
     Attributes:
-        pattern: what the job writes, to compare every byte with; None: nobody knows.
+        pattern: what the job writes, to compare every byte with; None: unknown.
         from_offset, tail_bytes, tail_lines, no_follow: as in the API; None and False: absent.
         keep_bytes: how much of the output to keep in the record.
         timeout_s: the deadline of the call; a slow target gets more.
-        may_time_out: whether to run into it is what the check is about, and not a broken promise.
-        stop_after_bytes: leave (cancel) when so much was received; None: never.
-        bytes_per_s: read no faster than this on average; None: as fast as it comes.
-        skip_bytes: begin to count and to compare only after so many bytes: how to resume where the
-            server knows no offsets.
+        may_time_out: whether the check expects the deadline; otherwise it is a broken promise.
+        stop_after_bytes: cancel when so much was received; None: never.
+        bytes_per_s: read at most this fast on average; None: unlimited.
+        skip_bytes: count and compare only what comes after so many bytes: how to resume a stream of
+            a server that knows no offsets.
     """
 
     pattern: Pattern | None = None
@@ -52,6 +53,15 @@ class StreamPlan:
     stop_after_bytes: int | None = None
     bytes_per_s: float | None = None
     skip_bytes: int = 0
+
+    def resumed_at(self, offset: int, *, offsets: bool) -> "StreamPlan":
+        """Return a plan for the rest from an offset on, of a server that knows offsets or not."""
+        return dataclasses.replace(
+            self,
+            stop_after_bytes=None,
+            from_offset=offset if offsets else None,
+            skip_bytes=0 if offsets else offset,
+        )
 
     def request(self, job_id: str) -> pb.StreamLogsRequest:
         """Return the request."""
@@ -74,7 +84,7 @@ def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str]:
 class Receiver:
     """One reader of one stream."""
 
-    def __init__(  # noqa: PLR0917 - each is a thing of its own
+    def __init__(  # noqa: PLR0917 - independent values
         self,
         stub: StreamLogsStub,
         job_id: str,
@@ -111,7 +121,7 @@ class Receiver:
         self._timeline_step_s = _TIMELINE_STEP_S
 
     def run(self) -> Stream:
-        """Receive until the stream ends or the plan is done; record and return what was seen."""
+        """Receive until the stream ends or the plan is done; record and return the stream."""
         started_s = self._now_s()
         outcome, code, detail = Outcome.OK, "OK", ""
         try:
@@ -137,7 +147,7 @@ class Receiver:
         return stream
 
     def cancel(self) -> None:
-        """Leave, from any thread."""
+        """Cancel the stream; any thread may call this."""
         self._cancelled.set()
         call = self._call
         if call is not None:
@@ -149,17 +159,21 @@ class Receiver:
 
     def _take(self, message: pb.StreamLogsResponse) -> None:
         data = message.message
-        told = message.HasField("offset")
-        self._offsets_told = self._offsets_told or told
+        has_offset = message.HasField("offset")
+        self._offsets_told = self._offsets_told or has_offset
         self._missed_bytes += message.missed_bytes
         if self._next_offset is None:
-            self._begin(message.offset if told else None)
-        elif told and message.offset != self._next_offset + message.missed_bytes and not self._gap:
+            self._begin(message.offset if has_offset else None)
+        elif (
+            has_offset
+            and message.offset != self._next_offset + message.missed_bytes
+            and not self._gap
+        ):
             self._gap = (
                 f"offset {message.offset} after {self._next_offset} with "
                 f"{message.missed_bytes} bytes missed"
             )
-        if told:
+        if has_offset:
             self._next_offset = message.offset
         if self._skip_bytes:
             dropped = min(self._skip_bytes, len(data))
@@ -168,10 +182,10 @@ class Receiver:
         if data:
             self._compare(data)
 
-    def _begin(self, told_offset: int | None) -> None:
-        """Note where the stream starts, by its first message."""
-        if told_offset is not None:
-            self._start_offset = self._next_offset = told_offset
+    def _begin(self, reported_offset: int | None) -> None:
+        """Take the offset at which the stream starts from its first message."""
+        if reported_offset is not None:
+            self._start_offset = self._next_offset = reported_offset
             self._skip_bytes = 0
         else:
             self._next_offset = self._start_offset
@@ -204,7 +218,7 @@ class Receiver:
         if rate is None:
             return
         due_s = started_s + self.received_bytes / rate
-        # The pace of a slow reader is the load itself; a cancel ends it at once.
+        # This wait is the load, not synchronisation; `cancel` ends it at once.
         self._cancelled.wait(max(0.0, due_s - self._now_s()))
 
     def _stream(self, outcome: Outcome, code: str, detail: str, started_s: float) -> Stream:

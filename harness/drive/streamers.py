@@ -1,22 +1,22 @@
-"""Many real readers at once: processes of their own, a connection each, every byte compared.
+"""Concurrent readers: in processes of their own, a connection each, every byte compared.
 
-A `Crowd` is one group of readers with one fate. Its processes are started by the harness, tell when
-each reader has its first byte, begin their late joiners on `go`, and hand back a record for each
-stream. A crowd can be stopped dead (SIGSTOP), killed (SIGKILL) or told to leave.
+`ConcurrentReaders` is one group that is paused (SIGSTOP), killed (SIGKILL) or ended together. Its
+processes (`streamer_process`) report each reader's first byte, start the timers of late joiners on
+`go`, and return a record for each stream.
 
-Threads: one for each process, which reads what it says. The processes are `streamer_process`.
+Threads: one for each process, which reads its output.
 """
 
-import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
+
+import msgspec
 
 from harness.drive.identities import CertFiles
 from harness.record.history import Recorder, from_json
@@ -34,11 +34,12 @@ class Reader:
         label: of its record; a resumed stream's is `LABEL resumed`.
         job_id: the job.
         seed: of the pattern that the job writes.
-        late_s: joins so long after `go`; None joins at once.
-        bytes_per_s: reads no faster; None: as fast as it comes.
-        cut_after_bytes: leaves after so much, and comes back on a new connection for the rest.
-        offsets: whether the server knows offsets; else a resumed stream skips what it has.
-        timeout_s: of each stream.
+        late_s: joins so long after `go`; None: at once.
+        bytes_per_s: reads at most this fast on average; None: unlimited.
+        cut_after_bytes: cancels after so much, and resumes on a new connection.
+        offsets: whether the server knows offsets; otherwise a resumed stream starts at 0 and skips
+            the bytes that it has.
+        timeout_s: the deadline of each stream.
     """
 
     label: str
@@ -51,11 +52,28 @@ class Reader:
     timeout_s: float = 120.0
 
 
-class Crowd:
-    """Some readers in processes of their own; a context manager, gone at its end.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a process of readers is to do: the first line of its standard input, as JSON.
 
-    Shared state and its guard: `_joined` and `_left` under `_changed`; written by the threads that
-    read the processes' output.
+    Attributes:
+        address: the server, HOST:PORT.
+        files: paths of the CA's certificate, the client's certificate and its key.
+        zero_s: the start of the run, on the monotonic clock.
+        readers: its readers.
+    """
+
+    address: str
+    files: tuple[str, str, str]
+    zero_s: float
+    readers: tuple[Reader, ...]
+
+
+class ConcurrentReaders:
+    """Readers in processes of their own; a context manager that kills what is left at its end.
+
+    Shared state and its guard: `_joined` and `_ended_processes` under `_changed`; written by the
+    threads that read the processes' output.
     """
 
     def __init__(
@@ -69,10 +87,10 @@ class Crowd:
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._joined: set[str] = set()
-        self._left = 0
+        self._ended_processes = 0
 
     def __enter__(self) -> Self:
-        """Start the processes; their early readers begin at once."""
+        """Start the processes; the readers that are not late join at once."""
         count = -(-len(self._readers) // READERS_PER_PROCESS)
         try:
             for number in range(count):
@@ -95,48 +113,53 @@ class Crowd:
                     _close_quietly(pipe.close)
 
     def wait_joined(self, timeout_s: float) -> int:
-        """Wait until every early reader has its first byte, or time is up; return how many have."""
+        """Wait until every reader that is not late has its first byte; return how many have."""
         early = sum(reader.late_s is None for reader in self._readers)
         with self._changed:
             self._changed.wait_for(
-                lambda: len(self._joined) >= early or self._left == len(self._processes), timeout_s
+                lambda: len(self._joined) >= early or self._have_ended(), timeout_s
             )
             return len(self._joined)
 
     def go(self) -> None:
-        """Let the late joiners' time begin."""
+        """Start the timers of the late joiners."""
         for process in self._processes:
             self._say(process, "go")
 
     def pause(self) -> None:
-        """Stop all processes dead: their connections stay open and nothing is read any more."""
+        """Pause all processes with SIGSTOP: connections stay open, but nothing is read."""
         self._signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """Kill all processes."""
         self._signal(signal.SIGKILL)
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         """Make every reader cancel its stream."""
         for process in self._processes:
-            self._say(process, "leave")
+            self._say(process, "cancel")
 
     def wait_done(self, timeout_s: float) -> bool:
-        """Wait until every reader has come to its end; tell whether that came true in time."""
+        """Wait until every reader has ended; return whether that was in time."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._left == len(self._processes), timeout_s)
+            return self._changed.wait_for(self._have_ended, timeout_s)
+
+    def _have_ended(self) -> bool:
+        return self._ended_processes == len(self._processes)
 
     def require_done(self, timeout_s: float) -> None:
-        """Wait for the end; readers that do not come to it leave, and their records say so.
+        """Wait until every reader has ended; after the timeout, cancel those that have not.
+
+        Their records then say that they were cancelled.
 
         Raises:
-            BrokenError: the readers' processes do not even do that.
+            BrokenError: the readers' processes do not end even then.
         """
         if self.wait_done(timeout_s):
             return
-        self.leave()
+        self.cancel()
         if not self.wait_done(_END_TIMEOUT_S):
-            raise BrokenError("readers did not end, although they were told to")
+            raise BrokenError("the readers did not end, although they were cancelled")
 
     def _start(self, readers: Sequence[Reader]) -> None:
         process = subprocess.Popen(
@@ -146,14 +169,10 @@ class Crowd:
             text=True,
         )
         self._processes.append(process)
-        order = {
-            "address": self._address,
-            "files": [str(path) for path in dataclasses.astuple(self._files)],
-            "zero_s": self._recorder.zero_s,
-            "readers": [dataclasses.asdict(reader) for reader in readers],
-        }
-        self._say(process, json.dumps(order))
-        thread = threading.Thread(target=self._listen, args=(process,), name="crowd")
+        files = (str(self._files.ca), str(self._files.cert), str(self._files.key))
+        order = Order(self._address, files, self._recorder.zero_s, tuple(readers))
+        self._say(process, msgspec.json.encode(order).decode())
+        thread = threading.Thread(target=self._listen, args=(process,), name="readers")
         self._threads.append(thread)
         thread.start()
 
@@ -165,7 +184,7 @@ class Crowd:
             process.stdin.write(line + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            return  # it has ended; `wait_done` tells
+            return  # it has ended; `wait_done` notices
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         for line in process.stdout or ():
@@ -180,7 +199,7 @@ class Crowd:
             else:
                 self._recorder.add(from_json(line))
         with self._changed:
-            self._left += 1
+            self._ended_processes += 1
             self._changed.notify_all()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -192,13 +211,4 @@ def _close_quietly(close: Callable[[], None]) -> None:
     try:
         close()
     except BrokenPipeError:
-        return  # what was buffered for a killed process is of no use to anybody
-
-
-@contextmanager
-def crowd(
-    address: str, files: CertFiles, readers: Sequence[Reader], recorder: Recorder
-) -> Iterator[Crowd]:
-    """Run readers until the context ends."""
-    with Crowd(address, files, readers, recorder) as running:
-        yield running
+        return  # the process was killed: what was buffered for it is of no use

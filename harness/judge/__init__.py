@@ -1,1 +1,1 @@
-"""Judging is pure: records in, findings out. No clock, no network, no target."""
+"""Pure judgement: records in, findings out. No clock, no network, no target."""

@@ -1,4 +1,4 @@
-"""The few ways to hold what was seen against what was promised."""
+"""Compares what was recorded with what was promised: each comparison is one finding."""
 
 from collections.abc import Collection
 
@@ -18,7 +18,7 @@ def _text(value: object) -> str:
 
 
 def holds(promise: str, *, kept: bool, got: object, want: object, tolerance: str = "") -> Finding:
-    """Return PASS when a promise was kept, FAIL when not."""
+    """Return PASS if a promise was kept, otherwise FAIL."""
     verdict = Verdict.PASS if kept else Verdict.FAIL
     return Finding(verdict, promise, _text(got), _text(want), tolerance)
 
@@ -29,13 +29,13 @@ def equal(promise: str, got: object, want: object) -> Finding:
 
 
 def one_of(promise: str, got: object, allowed: Collection[object]) -> Finding:
-    """Promise one of a few values."""
+    """Promise one of several values."""
     names = " or ".join(sorted(map(str, allowed)))
     return holds(promise, kept=got in allowed, got=got, want=names)
 
 
 def within(promise: str, got: float, want: float, share: float, why: str) -> Finding:
-    """Promise a value up to a share of it; `why` gives the tolerance's reason."""
+    """Promise a value, with a tolerance of a share of it; `why` gives the tolerance's reason."""
     kept = abs(got - want) <= share * want
     return holds(promise, kept=kept, got=got, want=want, tolerance=f"±{share:.0%}: {why}")
 
@@ -51,24 +51,26 @@ def at_least(promise: str, got: float, limit: float, why: str = "") -> Finding:
 
 
 def floor(what: str, got: float, least: float) -> Finding:
-    """Require that the harness itself did what the check is worth nothing without."""
+    """Require that the harness made enough load; with less the check is inconclusive: BROKEN."""
     verdict = Verdict.PASS if got >= least else Verdict.BROKEN
     return Finding(verdict, f"load floor: {what}", _text(got), f">= {least:g}")
 
 
 def assumed(what: str, *, true: bool, got: object, want: object = "") -> Finding:
-    """Require something of the set-up: untrue, nothing can be said of the server."""
+    """Require something of the set-up; if it is untrue the check is inconclusive: BROKEN."""
     verdict = Verdict.PASS if true else Verdict.BROKEN
     return Finding(verdict, f"assumption: {what}", _text(got), _text(want) if want else "")
 
 
 def unseen(promise: str, why: str) -> Finding:
-    """Say that a promise was not judged, among others of a check that were."""
-    return Finding(Verdict.SKIPPED, f"{promise}: not judged, since {why}; the rest was")
+    """Report that one promise was not judged, in a check whose other promises were."""
+    return Finding(
+        Verdict.SKIPPED, f"{promise}: not judged, because {why}; the other promises were"
+    )
 
 
 def answered(promise: str, call: Call, *codes: str) -> Finding:
-    """Promise that a call ends with one of some statuses (by default OK)."""
+    """Promise that a call ends with one of these statuses (by default OK)."""
     wanted = codes or ("OK",)
     got = f"{call.code}: {call.detail}" if call.detail else call.code
     if call.outcome is Outcome.UNKNOWN and call.code not in wanted:

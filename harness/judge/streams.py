@@ -1,4 +1,4 @@
-"""Judges streams: every byte, in order, to everybody."""
+"""Judges streams: every reader gets every byte, in order."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from harness.record.verdict import Finding
 
 
 def fault_of(stream: Stream, end_offset: int, start_offset: int | None = 0) -> str:
-    """Return what is wrong with a stream that must have everything between two offsets, or ''.
+    """Return what is wrong with a stream that must have all bytes between two offsets, or ''.
 
-    None as its start leaves that to another promise.
+    With None as its start, any start is right: another promise is about that.
     """
     if start_offset is not None and stream.received_bytes and stream.start_offset != start_offset:
         return f"{stream.label}: begins at offset {stream.start_offset}"
@@ -31,7 +31,7 @@ def fault_of(stream: Stream, end_offset: int, start_offset: int | None = 0) -> s
 def all_exact(
     promise: str, streams: Sequence[Stream], end_offset: int, start_offset: int | None = 0
 ) -> Finding:
-    """Promise that each of many streams is byte-exact, without a gap, from a start to an end."""
+    """Promise that each stream is byte-exact, without a gap, from a start to an end."""
     faults = [fault for each in streams if (fault := fault_of(each, end_offset, start_offset))]
     got = f"{len(streams) - len(faults)} of {len(streams)}"
     if faults:
@@ -41,14 +41,14 @@ def all_exact(
 
 
 def identical(promise: str, streams: Sequence[Stream]) -> Finding:
-    """Promise that many streams received the same bytes."""
+    """Promise that all streams received the same bytes."""
     digests = Counter(stream.sha256 for stream in streams)
     got = ", ".join(f"{count} x {digest[:12]}" for digest, count in digests.most_common(4))
     return holds(promise, kept=len(digests) == 1, got=got or "no stream", want="one SHA-256")
 
 
 def most_at_once(streams: Sequence[Stream]) -> int:
-    """Return how many streams were open, each with a byte received, at one moment."""
+    """Return the largest number of streams that were open at once, from first byte to end."""
     moments: list[tuple[float, int]] = []
     for stream in streams:
         if stream.first_byte_s is not None:
@@ -61,6 +61,6 @@ def most_at_once(streams: Sequence[Stream]) -> int:
 
 
 def by_job(streams: Sequence[Stream]) -> Iterator[tuple[str, list[Stream]]]:
-    """Group streams by their job, in the order of its first."""
+    """Group streams by job, in the order of each job's first stream."""
     for job_id in dict.fromkeys(stream.job_id for stream in streams):
         yield job_id, [stream for stream in streams if stream.job_id == job_id]

@@ -1,10 +1,13 @@
-"""Writes bytes that everybody can compute, in bursts: arguments are a seed and a plan in JSON.
+"""Writes a reproducible pattern to standard output, in bursts: arguments are a seed and a plan.
 
-The plan is a list of steps, each an object:
-  {"bytes": N, "write": W, "pause_ms": P, "repeat": R}   R times: N bytes in writes of W, a pause
-  {"gate": PATH}                                          make a FIFO there, and wait for its writer
-  {"exit": CODE}                                          end at once
-The harness imports `Pattern` from here to compare what was received.
+The plan is a JSON list of steps, each an object with all of these fields:
+  gate         path: create a FIFO there and wait until another process opens it for writing;
+               empty: do not wait
+  size_bytes   then write so many bytes ...
+  write_bytes  ... in writes of at most this size (0: one write) ...
+  pause_ms     ... and sleep so long ...
+  repeat       ... so many times
+The harness imports `Pattern` from here to compare the received bytes.
 """
 
 import hashlib
@@ -21,7 +24,7 @@ GATE_TIMEOUT_S = 900
 
 
 class Pattern:
-    """An endless sequence of bytes, the same for the same seed, different at every offset."""
+    """An endless sequence of bytes: determined by the seed, different at every offset."""
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
@@ -56,24 +59,24 @@ class Pattern:
 
 
 def write_all(data: bytes, write_bytes: int) -> None:
-    """Write to standard output in writes of a size, whatever part of each is taken."""
+    """Write to standard output in writes of at most a size; a short write is continued."""
     view = memoryview(data)
     while view:
         view = view[os.write(1, view[:write_bytes]) :]
 
 
-def too_late(_number: int, _frame: object) -> None:
-    """End a wait whose gate nobody opens: its harness has gone."""
-    raise TimeoutError(f"nobody opened the gate in {GATE_TIMEOUT_S} s")
+def time_out(_number: int, _frame: object) -> None:
+    """End the wait at a gate that stays closed: the harness has gone."""
+    raise TimeoutError(f"the gate was not opened in {GATE_TIMEOUT_S} s")
 
 
 def wait_at_gate(path: str) -> None:
-    """Make a FIFO, wait until somebody has opened it for writing, and remove it."""
+    """Create a FIFO, wait until another process has opened it for writing, and remove it."""
     os.mkfifo(path, 0o600)
-    signal.signal(signal.SIGALRM, too_late)
+    signal.signal(signal.SIGALRM, time_out)
     signal.alarm(GATE_TIMEOUT_S)
     try:
-        with open(path, "rb"):  # noqa: PTH123 - blocks until a writer comes; that is the gate
+        with open(path, "rb"):  # noqa: PTH123 - blocks until a writer opens it
             os.unlink(path)  # noqa: PTH108 - pathlib would double the start-up time
     except OSError:
         os.unlink(path)  # noqa: PTH108 - as above
@@ -81,21 +84,18 @@ def wait_at_gate(path: str) -> None:
     signal.alarm(0)
 
 
-def run(pattern: Pattern, steps: "list[dict[str, object]]") -> None:
+def run(pattern: Pattern, plan: str) -> None:
     """Run a plan."""
     offset = 0
-    for step in steps:
-        if "gate" in step:
-            wait_at_gate(str(step["gate"]))
-        elif "exit" in step:
-            os._exit(int(str(step["exit"])))
-        else:
-            size = int(str(step["bytes"]))
-            for _ in range(int(str(step.get("repeat", 1)))):
-                write_all(pattern.read(offset, size), int(str(step.get("write", size))))
-                offset += size
-                time.sleep(float(str(step.get("pause_ms", 0))) / 1000)
+    for step in json.loads(plan):
+        if step["gate"]:
+            wait_at_gate(step["gate"])
+        size_bytes = step["size_bytes"]
+        for _ in range(step["repeat"]):
+            write_all(pattern.read(offset, size_bytes), step["write_bytes"] or size_bytes)
+            offset += size_bytes
+            time.sleep(step["pause_ms"] / 1000)
 
 
 if __name__ == "__main__":
-    run(Pattern(sys.argv[1]), json.loads(sys.argv[2]))
+    run(Pattern(sys.argv[1]), sys.argv[2])

@@ -1,4 +1,4 @@
-"""The faulty network does what it is told, and nothing else."""
+"""The proxy injects the given network fault, and nothing else."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ DATA = bytes(range(256)) * 400
 
 @contextmanager
 def echo_server() -> Iterator[str]:
-    """Send back what comes, until its end."""
+    """Send back what is received."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.1)
         stopped = threading.Event()
@@ -91,7 +91,7 @@ def _send(connection: socket.socket) -> None:
         (NetworkFault(half_close_after_bytes=50_000), "end"),
     ],
 )
-def test_a_fault_ends_a_connection_as_told_and_the_next_one_passes(
+def test_a_fault_ends_the_first_connection_and_the_next_one_passes(
     fault: NetworkFault, end: str
 ) -> None:
     with echo_server() as server, FaultProxy(server, fault) as proxy:
@@ -102,7 +102,7 @@ def test_a_fault_ends_a_connection_as_told_and_the_next_one_passes(
             assert talk(proxy.address) == (DATA, "all")
 
 
-def test_a_server_sees_the_end_of_what_its_client_sends() -> None:
+def test_client_half_close_ends_the_clients_stream_at_the_server() -> None:
     fault = NetworkFault(client_half_close_after_bytes=50_000)
     with echo_server() as server, FaultProxy(server, fault) as proxy:
         host, _, port = proxy.address.rpartition(":")
@@ -116,7 +116,7 @@ def test_a_server_sees_the_end_of_what_its_client_sends() -> None:
         assert talk(proxy.address) == (DATA, "all")
 
 
-def test_a_blackhole_passes_nothing_and_tells_nobody() -> None:
+def test_a_blackhole_passes_nothing_and_closes_nothing() -> None:
     fault = NetworkFault(blackhole_after_bytes=50_000)
     with echo_server() as server, FaultProxy(server, fault) as proxy:
         received, how = talk(proxy.address, timeout_s=0.5)

@@ -1,12 +1,24 @@
-"""Every byte of a job's output, in order, to every reader."""
+"""Checks of streams: every reader gets every byte of a job's output, in order, and in time."""
 
 from typing import Final
 
-from harness.checks.streams import concurrent_readers, delivery, networks, slots, soak
+from harness.checks.streams import (
+    concurrent_readers,
+    delivery,
+    networks,
+    pauses,
+    replay,
+    retention,
+    slots,
+    soak,
+)
 
 CHECKS: Final = (
-    *delivery.CHECKS,
     *concurrent_readers.CHECKS,
+    *replay.CHECKS,
+    *delivery.CHECKS,
+    *pauses.CHECKS,
+    *retention.CHECKS,
     *slots.CHECKS,
     *soak.CHECKS,
     *networks.CHECKS,
