@@ -113,6 +113,12 @@ def test_command_of_a_page_parses(page: str, command: str, monkeypatch: pytest.M
         pytest.fail(f"{page}: python -m {command}: {error.format_message()}")
 
 
+def test_readme_counts_the_mutants() -> None:
+    counted = re.search(r"more than (\d+)\s+ways", README.read_text())
+    assert counted is not None
+    assert int(counted[1]) <= len(check_mutants.ALL)
+
+
 def test_commands_that_repeat_a_bug_name_the_mutant_of_their_check() -> None:
     rows = re.findall(
         r"^\| .+ \| `(.+)` \| `python -m harness selftest -k '(.+)'` \|$",

@@ -29,9 +29,9 @@ def expanded(cited: str) -> list[str]:
 
 
 def citing_checks() -> dict[str, list[str]]:
-    """Return the names of the checks that cite each id, in the order of the checks' table."""
+    """Return the names of the checks that cite each id, in alphabetical order."""
     citing: dict[str, list[str]] = {}
-    for check in ALL:
+    for check in sorted(ALL, key=lambda check: check.name):
         for cited in dict.fromkeys(each for text in check.cites for each in expanded(text)):
             citing.setdefault(cited, []).append(check.name)
     return citing
