@@ -52,17 +52,19 @@ def anchors(page: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_links_resolve_inside_the_repository(page: Path) -> None:
+def test_links_resolve_inside_the_repository() -> None:
     known = {path.resolve() for path in tracked()}
-    folders = {parent for path in known for parent in path.parents}
-    for link in LINK.findall(FENCE.sub("", page.read_text())):
-        assert not link.startswith(("http:", "https:")), f"{page_name(page)} links to {link}"
-        file, _, anchor = link.partition("#")
-        target = (page.parent / file).resolve() if file else page
-        assert target in known | folders, f"{page_name(page)}: {link} is not in the repository"
-        if anchor:
-            assert anchor in anchors(target), f"{page_name(page)}: {file} has no heading #{anchor}"
+    known |= {parent for path in known for parent in path.parents}
+    faults = []
+    for page in PAGES:
+        for link in LINK.findall(FENCE.sub("", page.read_text())):
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            if target not in known:
+                faults.append(f"{page_name(page)}: {link} is not in the repository")
+            elif anchor and anchor not in anchors(target):
+                faults.append(f"{page_name(page)}: {file} has no heading #{anchor}")
+    assert not faults, "\n".join(faults)
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -95,22 +97,19 @@ def parse(program: click.Command, words: list[str]) -> None:
     program.make_context("program", words)
 
 
-COMMANDS = sorted(
-    {(page_name(page), shlex.join(words)) for page in PAGES for words in commands(page)}
-)
-
-
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_command_of_a_page_parses(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=page_name)
+def test_commands_of_a_page_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A page names files that its reader makes.
     monkeypatch.setattr(click.Path, "convert", lambda _self, value, _param, _context: value)
-    program, *words = shlex.split(command)
-    try:
-        parse(PROGRAMS[program], words)
-    except click.exceptions.Exit:  # --help
-        return
-    except click.ClickException as error:
-        pytest.fail(f"{page}: python -m {command}: {error.format_message()}")
+    faults = []
+    for program, *words in commands(page):
+        try:
+            parse(PROGRAMS[program], words)
+        except click.exceptions.Exit:  # --help
+            continue
+        except click.ClickException as error:
+            faults.append(f"{program} {shlex.join(words)}: {error.format_message()}")
+    assert not faults, "\n".join(faults)
 
 
 def test_readme_counts_the_mutants() -> None:
@@ -137,15 +136,18 @@ def test_commands_that_repeat_a_bug_name_the_mutant_of_their_check() -> None:
         assert any(keyword in race.name for race in PLANTED), f"no planted race fits {keyword!r}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, *tracked(".github/*.yml", ".ci/*")], ids=page_name)
-def test_make_targets_of_a_page_exist(page: Path) -> None:
+def test_make_targets_of_the_pages_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    text = page.read_text()
-    named = set(re.findall(r"^ *(?:- run: )?(?:sudo )?make ([a-z-]+)", text, flags=re.MULTILINE))
-    named |= set(re.findall(r"`(?:sudo )?make ([a-z-]+)", text))
-    if page.name != "CHANGELOG.md":  # which also names targets of older versions
-        assert named <= targets, f"{page_name(page)}: {sorted(named - targets)}"
+    faults = []
+    # Not the change log, which also names targets of older versions.
+    for page in (*PAGES, *tracked(".github/*.yml", ".ci/*")):
+        text = page.read_text()
+        named = re.findall(r"^(?:\$ | *- run: | *)(?:sudo )?make ([a-z-]+)", text, re.MULTILINE)
+        named += re.findall(r"`(?:sudo )?make ([a-z-]+)", text)
+        if page.name != "CHANGELOG.md" and set(named) - targets:
+            faults.append(f"{page_name(page)}: {sorted(set(named) - targets)}")
+    assert not faults, "\n".join(faults)
 
 
 def test_workflow_runs_the_two_commands_of_the_readme_and_only_official_actions() -> None:
