@@ -32,7 +32,7 @@ FUTURE_MAX: Final = dt.timedelta(days=1)
 @click.option(
     "--requirements",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Pinned and hashed requirements [default: requirements.lock and what is installed].",
+    help="Pinned and hashed requirements [default: requirements.lock, and installed packages].",
 )
 @click.option(
     "--offline",
@@ -96,10 +96,10 @@ def _check(
 
 
 def _chosen_pins(path: Path | None, extra: tuple[str, ...]) -> tuple[list[Pin], str]:
-    """Return what is to be audited, and how many of it is from where.
+    """Return the pins to audit, and a clause that counts them by source.
 
-    Of the project's own lock file, the environment that it was installed into is audited too: what
-    runs is what counts.
+    With the project's own lock file the installed packages are audited too, since they are what
+    runs.
     """
     lock = path or ROOT / "requirements.lock"
     read = read_pins(lock)

@@ -1,4 +1,4 @@
-"""Runs `pip-audit`, and believes only the answers that it shows."""
+"""Runs `pip-audit` and accepts its result only with proof of what it audited."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from harness.record.verdict import BrokenError
 from harness.vulncheck.pins import Pin, read_pins
 
 AUDIT_TIMEOUT_S: Final = 300.0
-OWN_PACKAGE: Final = "jobworker"  # this project itself, which no index has
-# pip-audit requires hashes; no file is fetched, so they need not be real.
+OWN_PACKAGE: Final = "jobworker"  # this project, which is on no index
+# pip-audit requires hashes. Nothing is downloaded, so they need not be real.
 _HASH: Final = f"--hash=sha256:{'0' * 64}"
 _SHOWN_MAX: Final = 5
 
@@ -37,7 +37,7 @@ class AuditOutcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Vulnerability:
-    """One finding: the package as it is pinned, the advisory, and the versions without it."""
+    """One vulnerability: the pinned package, the advisory, and the versions that fix it."""
 
     package: str
     version: str
@@ -47,12 +47,12 @@ class Vulnerability:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What `pip-audit` showed.
+    """What `pip-audit` reported.
 
     Attributes:
-        audited: the packages that it returned, normalized, each with its version.
-        skipped: packages that it did not audit, and why.
-        vulnerabilities: what it found.
+        audited: the audited packages, normalized, each with its version.
+        skipped: the packages that it did not audit, with the reason.
+        vulnerabilities: the vulnerabilities that it found.
     """
 
     audited: frozenset[tuple[str, Version]]
@@ -61,15 +61,15 @@ class Audit:
 
 
 def audit(pins: Sequence[Pin], osv_url: str | None) -> Audit:
-    """Run `pip-audit` on pins; on several versions of a package in as many runs.
+    """Run `pip-audit` on pins; one run for each version of a package.
 
     Args:
-        pins: what to audit. Their names and versions are passed on normalized, so that nothing
-            depends on how a second parser would read them.
-        osv_url: the service; None is OSV's own.
+        pins: the pins to audit. Names and versions are passed on normalized, so that the result
+            does not depend on a second parser.
+        osv_url: the query URL of the advisory service; None is the live OSV service.
 
     Raises:
-        BrokenError: it gave no answer that can be read.
+        BrokenError: `pip-audit` failed, or its output is invalid.
     """
     results = [_run(batch, osv_url) for batch in _batches(pins)]
     return Audit(
@@ -94,7 +94,7 @@ def _run(pins: Sequence[Pin], osv_url: str | None) -> Audit:
         path.write_text("".join(f"{pin} {_HASH}\n" for pin in pins))
         command = [sys.executable, "-m", "pip_audit", f"--requirement={path}", "--require-hashes"]
         command += ["--disable-pip", "--strict", "--progress-spinner=off", "--format=json"]
-        # A cache of its own: an old one could answer for a service that is unreachable.
+        # A new cache: an old one could answer for a service that is unreachable.
         command += [f"--cache-dir={directory}/cache", "--vulnerability-service=osv"]
         if osv_url is not None:
             command.append(f"--osv-url={osv_url}")
@@ -106,14 +106,14 @@ def _run(pins: Sequence[Pin], osv_url: str | None) -> Audit:
     except (ValueError, InvalidVersion) as error:
         last = (done.stderr or done.stdout).strip().rpartition("\n")[2][:500]
         proxies = [] if osv_url is not None else _proxies()
-        through = f"; it was asked through {', '.join(proxies)}" if proxies else ""
+        through = f"; queried through {', '.join(proxies)}" if proxies else ""
         raise BrokenError(
-            f"pip-audit gave no answer (exit code {done.exit_code}): {last or error}{through}"
+            f"pip-audit failed (exit code {done.exit_code}): {last or error}{through}"
         ) from error
 
 
 def _proxies() -> list[str]:
-    """Return the variables of the environment that send calls to the service through a proxy."""
+    """Return the environment variables that route queries through a proxy."""
     names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
     return [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
 
@@ -138,10 +138,10 @@ class _Answer:
 
 
 def _read(text: str) -> Audit:
-    """Return what `pip-audit --format=json` printed.
+    """Parse the output of `pip-audit --format=json`.
 
     Raises:
-        ValueError: it is of another form.
+        ValueError: it has another form.
     """
     audited: set[tuple[str, Version]] = set()
     skipped: dict[str, str] = {}
@@ -163,7 +163,7 @@ def require_complete(result: Audit, pins: Iterable[Pin]) -> None:
     """Require that every pin was audited, at its version.
 
     Raises:
-        BrokenError: some were not, or there are no pins.
+        BrokenError: packages were skipped or are missing from the result, or `pins` is empty.
     """
     if result.skipped:
         shown = "; ".join(f"{name}: {why}" for name, why in sorted(result.skipped.items()))
@@ -178,10 +178,10 @@ def require_complete(result: Audit, pins: Iterable[Pin]) -> None:
 
 
 def installed_pins() -> tuple[Pin, ...]:
-    """Return the packages that are installed beside this program, but for this project itself.
+    """Return the packages installed in this environment, without this project.
 
     Raises:
-        BrokenError: one has no name or a version that is not PEP 440's.
+        BrokenError: a package has no name, or its version does not follow PEP 440.
     """
     pins = []
     for each in metadata.distributions():
@@ -197,13 +197,13 @@ def installed_pins() -> tuple[Pin, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A known-bad pin, in a form in which one could be overlooked.
+    """A known-bad pin, in a form that a parser could overlook.
 
     Attributes:
         kind: the form.
-        pin: as NAME==VERSION; vulnerable by any database of the last years.
-        lines: a requirements file; "{nested}" is the path of one with the second text.
-        nested: that second text.
+        pin: NAME==VERSION; vulnerable in every database since 2019.
+        lines: a requirements file; "{nested}" is replaced by the path of a second one.
+        nested: the content of that second file.
     """
 
     kind: str
@@ -222,11 +222,11 @@ CANARIES: Final = (
 
 
 def require_canaries(osv_url: str | None) -> dict[Canary, int]:
-    """Require that each canary is read and flagged; return by how many advisories.
+    """Require that each canary is read and flagged; return the number of its advisories.
 
     Raises:
-        BrokenError: one is not: this check would overlook a package of its form, or the service
-            knows no vulnerabilities.
+        BrokenError: one is not flagged: pins of its form would be overlooked, or the service does
+            not know vulnerabilities.
     """
     pins: dict[Canary, Pin] = {}
     with tempfile.TemporaryDirectory(prefix="jobworker-canaries-") as directory:
@@ -243,7 +243,7 @@ def require_canaries(osv_url: str | None) -> dict[Canary, int]:
     for canary, count in flagged.items():
         if not count:
             raise BrokenError(
-                f"the canary {canary.pin} ({canary.kind}), known to be vulnerable, was not "
-                "flagged: the service does not know vulnerabilities"
+                f"the canary {canary.pin} ({canary.kind}) has known vulnerabilities and was not "
+                "flagged; use an advisory service or dump that covers PyPI"
             )
     return flagged

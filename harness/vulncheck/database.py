@@ -1,7 +1,7 @@
-"""A dump of advisories in OSV's format (`all.zip`: one JSON file a record), and its answers.
+"""A dump of advisories in OSV's format (`all.zip`, one JSON file per record), and queries on it.
 
-Closed by default: a record that cannot be read could be about any package, so it makes the whole
-dump unusable. What cannot apply to a Python package is skipped and counted.
+Fails closed: an invalid record could be about any package, so it makes the whole dump invalid.
+Records that cannot apply to a Python package are skipped and counted.
 
 Source: https://ossf.github.io/osv-schema/ ("affected", "evaluation").
 """
@@ -21,12 +21,12 @@ from packaging.version import InvalidVersion, Version
 
 from harness.record.verdict import BrokenError
 
-# Variables that stand for `vulncheck --offline` and `--allow-stale`.
+# Environment variables for `vulncheck --offline` and `--allow-stale`.
 ADVISORIES: Final = "JOBWORKER_ADVISORIES"
 ALLOW_STALE: Final = "JOBWORKER_ALLOW_STALE"
 ECOSYSTEM: Final = "PyPI"
 RECORDS_MAX: Final = 200_000
-# The PyPA's own database, a part of OSV's, had 2,651 in October 2024: with fewer, some are missing.
+# The PyPA's own database, a part of OSV's, had 2,651 in October 2024: a smaller dump lacks some.
 RECORDS_MIN: Final = 2_500
 RECORD_MAX_BYTES: Final = 4 * 1024 * 1024
 _COMPARABLE_RANGES: Final = frozenset({"ECOSYSTEM", "SEMVER"})
@@ -41,13 +41,13 @@ class Package:
 
     @property
     def is_python(self) -> bool:
-        """Whether it is one of PyPI's; a suffix behind a colon names an index."""
+        """Whether it is a PyPI package; a suffix after a colon names another index."""
         return self.ecosystem.partition(":")[0] == ECOSYSTEM
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Versions between events, in the types of `_COMPARABLE_RANGES`; GIT has commits."""
+    """Versions between events if the type is in `_COMPARABLE_RANGES`; commits if it is GIT."""
 
     type: str
     events: tuple[dict[str, str], ...] = ()
@@ -55,17 +55,17 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """A package and its versions that an advisory is about."""
+    """A package, and its versions that an advisory affects."""
 
     package: Package | None = None
     versions: tuple[str, ...] | None = None
     ranges: tuple[Range, ...] | None = None
 
     def includes(self, version: Version) -> bool:
-        """Return whether a version is listed, or lies in one of the ranges.
+        """Return whether a version is listed, or is in one of the ranges.
 
-        Versions are compared as PEP 440 means them: 1.01 is 1.1. An entry that names neither
-        versions nor a range of versions includes every version: it could be about this one.
+        Versions are compared by PEP 440: 1.01 equals 1.1. An entry with neither versions nor a
+        range of versions includes every version, since it could be about this one.
         """
         ranges = [each for each in self.ranges or () if each.type in _COMPARABLE_RANGES]
         if not self.versions and not ranges:
@@ -102,7 +102,7 @@ class Database:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def query(self, name: str, version: Version) -> list[Mapping[str, Any]]:
-        """Return the records whose affected versions include one of a package."""
+        """Return the records that affect a version of a package."""
         found = {
             record["id"]: record
             for record, affected in self.by_name.get(canonicalize_name(name), ())
@@ -115,7 +115,7 @@ def load_database(path: Path) -> Database:
     """Read a dump.
 
     Raises:
-        BrokenError: it does not exist, is not a dump, or has a record that cannot be read.
+        BrokenError: it is missing, is not a dump, or has an invalid record.
     """
     by_name: dict[str, list[tuple[Mapping[str, Any], Affected]]] = defaultdict(list)
     skipped: Counter[str] = Counter()
@@ -126,7 +126,7 @@ def load_database(path: Path) -> Database:
             newest = max(newest, _instant(advisory.modified))
         except ValueError as error:
             raise BrokenError(
-                f"{path}: record {name} cannot be read, and could be about any package ({error}); "
+                f"{path}: record {name} is invalid and could be about any package ({error}); "
                 "fetch OSV's all.zip of PyPI again"
             ) from error
         reason = _why_skipped(advisory)
@@ -158,7 +158,7 @@ def _members(path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _instant(text: str) -> dt.datetime:
-    """Return an ISO 8601 time; one without a zone is UTC, as the schema has it."""
+    """Parse an ISO 8601 time; without a zone it is UTC, as in the schema."""
     instant = dt.datetime.fromisoformat(text)
     return instant if instant.tzinfo else instant.replace(tzinfo=dt.UTC)
 
@@ -179,7 +179,7 @@ def _of_python(advisory: Advisory) -> Iterator[tuple[str, Affected]]:
 
 
 def _served(values: Any, name: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
-    """Return a record with what is about one package: pip-audit cannot read some other entries."""
+    """Return a record with the entries of one package; pip-audit fails on some other entries."""
     return {
         **values,
         "affected": [
@@ -193,7 +193,7 @@ def _served(values: Any, name: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
 
 
 def _is_same(text: str, version: Version) -> bool:
-    """Return whether a listed version is this one; a text that is not a version is no release."""
+    """Return whether a listed version equals this one; an invalid one equals none."""
     try:
         return Version(text) == version
     except InvalidVersion:
@@ -203,7 +203,7 @@ def _is_same(text: str, version: Version) -> bool:
 def _is_in_range(events: Sequence[Mapping[str, str]], version: Version) -> bool:
     """Return whether a range includes a version.
 
-    A range that cannot be read includes every version: a false alarm is better than a miss.
+    An invalid range includes every version: a false positive is better than a miss.
     """
     try:
         return _walk(events, version)
@@ -212,7 +212,7 @@ def _is_in_range(events: Sequence[Mapping[str, str]], version: Version) -> bool:
 
 
 def _walk(events: Sequence[Mapping[str, str]], version: Version) -> bool:
-    """Walk the events in the order of their versions: in after `introduced`, out at `fixed`."""
+    """Return whether a version is affected after all events: `introduced` begins, `fixed` ends."""
     inside = False
     for event in sorted(events, key=_event_version):
         [(kind, text)] = list(event.items())[:1]
@@ -226,5 +226,5 @@ def _walk(events: Sequence[Mapping[str, str]], version: Version) -> bool:
 
 def _event_version(event: Mapping[str, str]) -> tuple[Version, bool]:
     [(kind, text)] = list(event.items())[:1]
-    # "0" is before the first version; a fix at a version comes before what is introduced by it.
+    # "0" is before the first version; a fix at a version sorts before an introduction at it.
     return (Version("0.dev0") if text == "0" else Version(text), kind == "introduced")

@@ -1,10 +1,10 @@
 """The pins of a requirements file, read as the installer reads it.
 
-Closed by default: a line that is not a pin with a hash, a nested file or an option that cannot
-change what is installed is refused, since a skipped line is a package that is not audited.
+Fails closed: a line must be a pin with a hash, a nested file, or an option that cannot change what
+is installed. Any other line is refused, since a skipped line is a package that is not audited.
 
-Parsing is pip's own, as the library `pip-requirements-parser` keeps it: continuation lines,
-comments, a byte order mark, indentation and spellings of options are as pip takes them.
+The library `pip-requirements-parser` has pip's own parser: continuation lines, comments, a byte
+order mark, indentation and spellings of options are read as pip reads them.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from pip_requirements_parser import InstallRequirement, RequirementLine, Require
 
 from harness.record.verdict import BrokenError
 
-# Options that leave name, version and source of a package as they are.
+# Options that change neither name, version nor source of a package.
 _HARMLESS_OPTIONS: Final = frozenset({
     "no_binary", "only_binary", "prefer_binary", "require_hashes",
 })  # fmt: skip
@@ -34,7 +34,7 @@ class Pin:
         name: normalized (PEP 503).
         version: normalized (PEP 440).
         applies: whether its marker holds on this machine.
-        origin: the file and line that it is from.
+        origin: its file and line.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Pin:
 
 
 def read_pins(path: Path) -> tuple[Pin, ...]:
-    """Return all pins of a requirements file, and of the files that it names by `-r`.
+    """Return all pins of a requirements file and of the files that it includes by `-r`.
 
     Raises:
-        BrokenError: the file cannot be read, or has something else than pins; the message quotes
-            the line and says what is required.
+        BrokenError: the file cannot be read, or a line is not a pin; the message quotes the line
+            and lists what is allowed.
     """
     pins = tuple(_read(path, []))
     if not pins:
@@ -61,10 +61,10 @@ def read_pins(path: Path) -> tuple[Pin, ...]:
 
 
 def parse_pin(text: str) -> Pin:
-    """Return the pin of a text NAME==VERSION.
+    """Parse a text NAME==VERSION.
 
     Raises:
-        BrokenError: it is something else.
+        BrokenError: the text is not a pin.
     """
     try:
         return _pin(Requirement(text), applies=True, origin=repr(text))
@@ -80,7 +80,7 @@ def _read(path: Path, outer: list[Path]) -> Iterator[Pin]:
     try:
         file = RequirementsFile.from_file(str(path), include_nested=False)
     except Exception as error:
-        # The library's errors have no common base, and a traceback says nothing of the file.
+        # The library's errors have no common base, and their tracebacks do not name the file.
         reason = str(error) or type(error).__name__
         raise BrokenError(f"{path} cannot be read as a requirements file: {reason}") from error
     for bad in file.invalid_lines:
@@ -103,10 +103,10 @@ def _installed(requirement: InstallRequirement, origin: str) -> Pin:
     """Return the pin of a parsed line.
 
     Raises:
-        ValueError: it is something else, or has no hash.
+        ValueError: it is not a pin, or has no hash.
     """
     if requirement.is_editable or requirement.link is not None or requirement.req is None:
-        raise ValueError("it is a path or an address")
+        raise ValueError("it is a path or a URL")
     if not requirement.hash_options:
         raise ValueError("it has no --hash")
     applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
@@ -121,20 +121,19 @@ def _pin(requirement: Requirement, *, applies: bool, origin: str) -> Pin:
     """
     specifiers = list(requirement.specifier)
     if requirement.url is not None:
-        raise ValueError("it is a path or an address")
+        raise ValueError("it is a path or a URL")
     if len(specifiers) != 1 or specifiers[0].operator not in {"==", "==="}:
-        raise ValueError("its version is not pinned by ==")
+        raise ValueError("its version is not pinned with ==")
     try:
         version = Version(specifiers[0].version)
     except InvalidVersion as error:
-        raise ValueError(f"{specifiers[0].version!r} is not one version (PEP 440)") from error
+        raise ValueError(f"{specifiers[0].version!r} is not a version (PEP 440)") from error
     return Pin(canonicalize_name(requirement.name), version, applies, origin)
 
 
 def _refusal(path: Path, line: RequirementLine, reason: str) -> BrokenError:
     shown = " ".join(line.line.split())[:120]
     return BrokenError(
-        f"{path}:{line.line_number}: {shown!r}: {' '.join(reason.split())[:200]}; required are "
-        "lines NAME==VERSION --hash=..., comments, -r FILE, and options that leave packages as "
-        "they are"
+        f"{path}:{line.line_number}: {shown!r}: {' '.join(reason.split())[:200]}; allowed are "
+        "NAME==VERSION --hash=..., comments, -r FILE, and options that do not change packages"
     )

@@ -1,4 +1,4 @@
-"""Pins: read as the installer reads them, and everything else is refused by name."""
+"""Pins are read as the installer reads them; any other line is refused."""
 
 from pathlib import Path
 
@@ -58,10 +58,10 @@ def test_pin_for_another_machine_is_kept_and_does_not_apply(tmp_path: Path) -> N
     [
         ("-c limits.txt", "--constraints can change"),
         ("--constraint=limits.txt", "--constraints can change"),
-        ("-e .", "a path or an address"),
-        ("./package", "a path or an address"),
-        ("package @ https://example.org/package.tar.gz", "a path or an address"),
-        ("https://example.org/package-1.0.tar.gz", "a path or an address"),
+        ("-e .", "a path or a URL"),
+        ("./package", "a path or a URL"),
+        ("package @ https://example.org/package.tar.gz", "a path or a URL"),
+        ("https://example.org/package-1.0.tar.gz", "a path or a URL"),
         ("--index-url https://example.org/simple", "--index-url can change"),
         ("-i https://example.org/simple", "--index-url can change"),
         ("--extra-index-url=https://example.org", "can change"),
@@ -69,7 +69,7 @@ def test_pin_for_another_machine_is_kept_and_does_not_apply(tmp_path: Path) -> N
         ("--pre", "--pre can change"),
         (f"package>=1.0 {HASH}", "not pinned"),
         (f"package==1.0,!=2.0 {HASH}", "not pinned"),
-        (f"package==1.* {HASH}", "not one version"),
+        (f"package==1.* {HASH}", "is not a version"),
         (f"package {HASH}", "not pinned"),
         ("package==1.0", "no --hash"),
         ("!!", "Invalid requirement"),
@@ -83,7 +83,7 @@ def test_line_that_is_not_pin_is_refused_with_its_place(
     (tmp_path / "limits.txt").write_text("six<2\n")
     path = tmp_path / "lock.txt"
     path.write_text(f"# a comment\nsix==1.17.0 {HASH}\n{line}\n")
-    with pytest.raises(BrokenError, match=r"lock\.txt:3: .*required are lines") as caught:
+    with pytest.raises(BrokenError, match=r"lock\.txt:3: .*allowed are NAME") as caught:
         read_pins(path)
     assert reason in str(caught.value)
 

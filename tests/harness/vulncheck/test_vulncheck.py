@@ -47,8 +47,8 @@ def record(name: str, *events: dict[str, str], **more: Any) -> dict[str, Any]:
 
 
 CANARY_RECORDS = [
-    record(canary.pin.partition("==")[0], {"introduced": "0"}, {"fixed": "99"})
-    for canary in CANARIES
+    record(pin.name, {"introduced": "0"}, {"last_affected": str(pin.version)})
+    for pin in (parse_pin(canary.pin) for canary in CANARIES)
 ]
 PLANTED = record("planted", {"introduced": "1.0"}, {"fixed": "1.6"})
 
@@ -191,12 +191,12 @@ def test_skipped_or_missing_packages_are_not_audited() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"dependencies": [{"name": 1}]}'])
 def test_answer_of_another_form_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         _read(text)
 
 
 def test_own_lock_file_and_environment_are_audited_together(tmp_path: Path) -> None:
-    """The environment has what the lock file names; a package beside it would be named."""
+    """Every installed package is in the lock file; any other would be listed."""
     done = vulncheck(None, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS)))
     assert done.returncode == 0, done.stdout + done.stderr
     count = len(installed_pins())
@@ -217,7 +217,7 @@ def test_own_lock_file_and_environment_are_audited_together(tmp_path: Path) -> N
         f"\ufeff  planted==1.5 \\\n  {HASH}\n",
     ],
 )
-def test_vulnerable_package_is_found_in_every_form(lines: str, tmp_path: Path) -> None:
+def test_vulnerable_pin_is_found_in_every_form(lines: str, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text(f"planted==1.5 {HASH}\n")
     lock = tmp_path / "lock.txt"
     lock.write_text(lines.replace("{directory}", str(tmp_path)))
@@ -230,17 +230,17 @@ def test_vulnerable_package_is_found_in_every_form(lines: str, tmp_path: Path) -
 def test_own_endpoint_is_never_queried_through_proxy(
     proxy: str, lock: Path, tmp_path: Path
 ) -> None:
-    away = {proxy: f"http://127.0.0.1:{free_port()}"}
+    unreachable = {proxy: f"http://127.0.0.1:{free_port()}"}
     path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS))
-    done = vulncheck(lock, "--offline", path, environment=away)
+    done = vulncheck(lock, "--offline", path, environment=unreachable)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_failure_through_proxy_names_the_variable(lock: Path) -> None:
-    away = {"https_proxy": f"http://127.0.0.1:{free_port()}"}
-    done = vulncheck(lock, environment=away)
+    unreachable = {"https_proxy": f"http://127.0.0.1:{free_port()}"}
+    done = vulncheck(lock, environment=unreachable)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert f"through https_proxy={away['https_proxy']}" in done.stderr
+    assert f"through https_proxy={unreachable['https_proxy']}" in done.stderr
 
 
 @pytest.mark.parametrize(
