@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify selftest vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock bench load clean
+.PHONY: help setup demo test verify selftest vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock load clean
 
 BIN := .venv/bin
 
@@ -54,9 +54,6 @@ certs: ## Make or renew the certificates in certs/out, and say when each expires
 
 serve: setup certs ## Serve on localhost:50051 until Ctrl-C (cgroup v2 and root, or SERVE=--no-limits)
 	@$(BIN)/worker-service serve $(SERVE)
-
-bench: setup certs ## Measure streaming beside a plain grpcio server (2 minutes, 2 GiB of memory)
-	@$(BIN)/python -m loadtests.bench $(ARGS)
 
 load: setup ## Measure streaming under ten loads, with a report (a minute and a half)
 	@$(BIN)/python -m loadtests run $(ARGS)

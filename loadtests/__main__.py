@@ -1,19 +1,17 @@
 """The command `python -m loadtests`: measures how a job worker streams, under loads of many kinds.
 
-Exit codes as the harness's: 0 reached and kept, 1 a promise or a limit was broken, 2 nothing can be
-said.
+Exit codes, as the harness's: 0 all loads reached and all limits kept, 1 a promise or a limit was
+broken, 2 inconclusive: a load was not reached, or the machine or the generator failed.
 """
 
 import logging
 import sys
-from typing import Final
 
 import click
 
-from harness.record.verdict import BrokenError
+from harness.record.results import EXIT_CODES
+from harness.record.verdict import BrokenError, Verdict
 from loadtests.commands import COMMANDS
-
-EXIT_BROKEN: Final = 2
 
 
 @click.group(commands=list(COMMANDS))
@@ -24,12 +22,12 @@ def main(*, verbose: bool) -> None:
 
 
 def run() -> None:
-    """Run the command line; what is broken ends in one clear text and exit code 2."""
+    """Run the command line; a `BrokenError` ends as one message and exit code 2."""
     try:
         main()
     except BrokenError as error:
         click.echo(f"BROKEN: {error}", err=True)
-        sys.exit(EXIT_BROKEN)
+        sys.exit(EXIT_CODES[Verdict.BROKEN])
 
 
 if __name__ == "__main__":

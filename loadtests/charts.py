@@ -1,57 +1,36 @@
-"""Pictures of loads, as SVG to stand inside the report and as PNG for other pages.
+"""Pictures of loads: SVG inside the report, PNG for other pages.
 
-In the look of the harness's report: its palette (told apart by colour-blind people), its CSS
-variables. Times and latencies have their unit at the axis; where values span decades the axis is
-logarithmic, and says so by its ticks.
+They share the theme of the harness's report (`harness.report.theme`). Each axis has its unit; an
+axis whose values span a decade is logarithmic, with its ticks labelled.
 """
 
-import io
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from matplotlib.typing import RcKeyType
 
 from harness.report.charts import Chart
+from harness.report.theme import FAINT, SERIES, SIZE_INCHES, blank, drawing_style, svg
 from loadtests.metrics import BEGUN, BUCKETS, PLANNED, Numbers, Recorded, percentile
 from loadtests.results import LoadResult
 
-_SIZE_INCHES: Final = (6.2, 3.1)
-_INK, _FAINT = "#1f2329", "#d8dce1"
-SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_VARIABLES: Final = {
-    _INK: "var(--chart-ink, #1f2329)",
-    _FAINT: "var(--chart-grid, #d8dce1)",
-    **{colour: f"var(--series-{n}, {colour})" for n, colour in enumerate(SERIES, 1)},
-}
-_RC: Final[dict[RcKeyType, object]] = {
-    "axes.edgecolor": _INK, "axes.facecolor": "none", "axes.grid": True, "axes.labelcolor": _INK,
-    "axes.linewidth": 0.8, "axes.spines.right": False, "axes.spines.top": False,
-    "axes.xmargin": 0.02, "figure.facecolor": "none", "font.family": "DejaVu Sans",
-    "font.size": 10, "grid.color": _FAINT, "grid.linewidth": 0.7, "legend.frameon": False,
-    "svg.fonttype": "none", "svg.hashsalt": "jobworker", "text.color": _INK,
-    "text.parse_math": False, "xtick.color": _INK, "ytick.color": _INK,
-}  # fmt: skip
-# Beyond these the picture of a distribution has no points to draw.
+# Labelled percentiles of a distribution.
 _NINES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
-_GROUP_WIDTH: Final = 0.8  # of a group of bars; the rest is between two groups
+_GROUP_WIDTH: Final = 0.8  # of a group of bars; the rest separates two groups
 _DECADES_MIN: Final = 10.0
-_DECADES_FULL: Final = 2.5  # of more than these only the powers of ten are labelled
+_DECADES_FULL: Final = 2.5  # beyond this many decades only the powers of ten are labelled
 
 type Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure, and what stands below it."""
+    """A picture and its texts."""
 
     title: str
     caption: str
@@ -60,38 +39,21 @@ class Drawing:
 
 def of_load(recorded: Recorded, id_prefix: str) -> list[Chart]:
     """Return the pictures of one load; the prefix must differ between the loads of a page."""
-    with _style():
+    with drawing_style():
         drawings = [each for make in LOAD_MAKERS for each in make(recorded)]
         return [_chart(each, f"{id_prefix}-{number}-") for number, each in enumerate(drawings)]
 
 
 def charts(drawings: Sequence[Callable[[], Drawing]], id_prefix: str) -> list[Chart]:
-    """Return pictures that others draw."""
-    with _style():
+    """Return drawings as pictures of a page."""
+    with drawing_style():
         return [_chart(draw(), f"{id_prefix}-{number}-") for number, draw in enumerate(drawings)]
 
 
 def write_png(draw: Callable[[], Drawing], path: Path) -> None:
-    """Write a picture for a page that takes no SVG, on white."""
-    with _style(), mpl.rc_context({"figure.facecolor": "white"}):
+    """Write a drawing as PNG, on white."""
+    with drawing_style("white"):
         draw().figure.savefig(path, dpi=160)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    # The settings are read when a figure is made and again when it is written.
-    with mpl.rc_context(_RC):
-        yield
-
-
-def blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """Return an empty picture."""
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _plain(value: float, _position: object = None) -> str:
@@ -99,7 +61,7 @@ def _plain(value: float, _position: object = None) -> str:
 
 
 def logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Make the y axis logarithmic where the values span a decade; else let it begin at 0."""
+    """Make the y axis logarithmic if the values span a decade; else let it begin at 0."""
     positive = [value for value in values if value > 0]
     if positive and max(positive) / min(positive) >= _DECADES_MIN:
         axes.set_yscale("log")
@@ -113,7 +75,7 @@ def logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _distribution(recorded: Recorded) -> Iterator[Drawing]:
-    """Latency by percentile, the x axis stretched towards the tail as HdrHistogram's plots are."""
+    """Latency by percentile, the x axis stretched towards the tail as in HdrHistogram's plots."""
     latencies_ns = recorded.latencies_ns(PLANNED)
     if not len(latencies_ns):
         return
@@ -142,7 +104,7 @@ def _distribution(recorded: Recorded) -> Iterator[Drawing]:
 
 
 def _tail(values_ns: Numbers) -> list[tuple[float, float]]:
-    """Return points of (1 / share beyond, ms), as far as there are values for them."""
+    """Return points of (1 / share beyond, ms), as many as the values allow."""
     ordered = np.sort(values_ns)
     count = max(1, len(ordered))
     stretched = np.geomspace(1, count, 80)
@@ -175,8 +137,8 @@ def _latency_over_time(recorded: Recorded) -> Iterator[Drawing]:
     axes.legend(loc="best", ncols=3)
     worst_s = at_s[int(latencies_ns.argmax())]
     caption = (
-        f"In steps of {edges[1] - edges[0]:.2g} s, by the instant at which each message was due; "
-        f"the slowest was due at {worst_s:.2f} s."
+        f"In steps of {edges[1] - edges[0]:.2g} s, by the planned instant of each message; the "
+        f"slowest was due at {worst_s:.2f} s."
     )
     yield Drawing("Latency over time", caption, figure)
 
@@ -212,11 +174,11 @@ def _memory(recorded: Recorded) -> Iterator[Drawing]:
     logs = [sample.memfd_bytes / 2**20 for sample in load.samples]
     axes.stackplot(
         at_s, rss, logs, colors=[SERIES[0], SERIES[5]], alpha=0.55,
-        labels=["the server's own", "logs"],
+        labels=["resident", "logs"],
     )  # fmt: skip
     axes.axhline(
         load.before.rss_bytes / 2**20, color=SERIES[1], linestyle="--", linewidth=1.2,
-        label="its own before the streamers",
+        label="resident before the streamers",
     )  # fmt: skip
     axes.set_ylim(bottom=0, top=max(a + b for a, b in zip(rss, logs, strict=True)) * 1.3)
     axes.legend(loc="upper left", ncols=3, fontsize=8)
@@ -241,14 +203,14 @@ def _processors(recorded: Recorded) -> Iterator[Drawing]:
     for name, values, colour in (
         ("server", [sample.cpu_s for sample in load.samples], SERIES[0]),
         ("its jobs", [sample.jobs_cpu_s for sample in load.samples], SERIES[2]),
-        ("the machine, all in all", [s.machine_busy_s for s in load.samples], SERIES[3]),
+        ("the whole machine", [s.machine_busy_s for s in load.samples], SERIES[3]),
     ):
         axes.plot(at_s[1:], cores(values), color=colour, linewidth=1.4, label=name)
-    axes.axhline(load.cores, color=SERIES[1], linestyle="--", linewidth=1.2, label="all there are")
+    axes.axhline(load.cores, color=SERIES[1], linestyle="--", linewidth=1.2, label="all cores")
     axes.set_ylim(bottom=0, top=load.cores * 1.35)
     axes.legend(loc="upper left", ncols=4, fontsize=8)
-    caption = "Processor time per second, of this machine; what is not the server's or its jobs' "
-    yield Drawing("Processors", caption + "is the generator's and others'.", figure)
+    caption = "Processor time per second; the rest of the machine's is the generator's and others'."
+    yield Drawing("Processors", caption, figure)
 
 
 def _fairness(recorded: Recorded) -> Iterator[Drawing]:
@@ -274,18 +236,24 @@ LOAD_MAKERS: Final[tuple[Callable[[Recorded], Iterator[Drawing]], ...]] = (
 
 
 def shares(results: Sequence[LoadResult], limits: Mapping[str, float]) -> Drawing:
-    """Draw the rates of the loads that nothing but the machine limits, beside its limits."""
-    bars = [(name, rate, _FAINT) for name, rate in limits.items()]
-    bars += [(each.name, each.figures["rate_mb_per_s"], SERIES[0]) for each in results]
+    """Draw the rates of unpaced loads beside the limits of the machine."""
+    bars = [(name, rate, FAINT) for name, rate in limits.items()]
+    bars += [
+        (each.name, rate, SERIES[0])
+        for each in results
+        if (rate := each.unpaced_mb_per_s) is not None
+    ]
     figure, axes = blank("MB/s", "")
-    figure.set_size_inches(_SIZE_INCHES[0], 0.8 + 0.36 * len(bars))
+    figure.set_size_inches(SIZE_INCHES[0], 0.8 + 0.36 * len(bars))
     names = [name for name, _, _ in bars][::-1]
     values = [rate for _, rate, _ in bars][::-1]
     drawn = axes.barh(names, values, color=[colour for *_, colour in bars][::-1], height=0.62)
     axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=4, fontsize=9)
     axes.set_xlim(0, max(values) * 1.14)
     axes.grid(visible=False, axis="y")
-    caption = "What this machine carries over loopback in 1 MiB pieces, and what the server does."
+    caption = (
+        "Rates over loopback: of the machine in 1 MiB pieces, and of the server under each load."
+    )
     return Drawing("Beside the limits of this machine", caption, figure)
 
 
@@ -294,9 +262,9 @@ def curves(
     *, levels: Mapping[str, float] | None = None, log_x: bool = True,
     ticks: Mapping[float, str] | None = None,
 ) -> Drawing:  # fmt: skip
-    """Draw lines over an axis that a sweep varies, and levels as dashed lines.
+    """Draw lines over the axis of a sweep, and levels as dashed lines.
 
-    The places of `ticks` alone are labelled, with its texts.
+    With `ticks` only its positions are labelled, with its texts.
     """
     figure, axes = blank(x_label, y_label)
     for number, (name, points) in enumerate(lines.items()):
@@ -308,7 +276,7 @@ def curves(
     places = {x for points in lines.values() for x, _ in points}
     if log_x and min(places) > 0:
         axes.set_xscale("log")
-    elif log_x:  # a 0 has its place too
+    elif log_x:  # with a 0, which a logarithmic axis cannot have
         least = min(place for place in places if place > 0)
         axes.set_xscale("symlog", linthresh=least)
         axes.set_xlim(left=min(0.0, *places) - least / 10)
@@ -336,7 +304,7 @@ def bars(
         )  # fmt: skip
         axes.bar_label(drawn, [f"{y:.3g}" for _, y in points], padding=2, fontsize=8)
     every = [value for points in lines.values() for _, value in points]
-    # From 0, whatever they span: a bar's length is what is read.
+    # From 0, whatever they span: readers compare the lengths of bars.
     axes.set_ylim(bottom=0, top=max([*every, *_levels(axes, levels), 1e-9]) * 1.3)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
@@ -354,15 +322,4 @@ def _levels(axes: Axes, levels: Mapping[str, float] | None) -> list[float]:
 
 
 def _chart(drawing: Drawing, id_prefix: str) -> Chart:
-    """Return a figure as an `<svg>` that does nothing to the page around it."""
-    file = io.StringIO()
-    drawing.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    text = text[text.find("<svg") :]
-    text = re.sub(r"<(metadata|style)\b.*?</\1>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r'^<svg (.*?)width="\S+" height="\S+" ', r'<svg role="img" \1', text)
-    text = text.replace(f"font-family: '{_RC['font.family']}'; ", "")
-    text = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{id_prefix}", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(f": {colour}", f": {variable}")
-    return Chart(drawing.title, drawing.caption, text.strip())
+    return Chart(drawing.title, drawing.caption, svg(drawing.figure, id_prefix))

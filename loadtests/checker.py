@@ -1,7 +1,7 @@
-"""Checks every byte of a load's stream as it comes, and takes the instants out of it.
+"""Checks every byte of a load's stream on arrival, and reads the instants in it.
 
-Messages have one size, so the offset of a byte tells which message it belongs to: a stream may
-begin anywhere, be cut anywhere and taken up again, or miss what retention has dropped.
+All messages have the same size, so an offset identifies the message: a stream may begin anywhere,
+be interrupted anywhere and resumed, or miss what retention has dropped.
 """
 
 import functools
@@ -15,13 +15,13 @@ _bodies = functools.lru_cache(maxsize=8)(bodies)
 
 
 class Checker:
-    """One stream's way through a job's output.
+    """One stream's progress through a job's output.
 
     Attributes:
         offset: of the next byte.
-        checked_bytes: how many bytes were compared and found right.
-        missed_bytes: how many the server said that it dropped.
-        wrong: what was not as the job wrote it; empty when nothing was.
+        checked_bytes: bytes that were compared and correct.
+        missed_bytes: bytes that the server dropped, as it reported.
+        wrong: the first difference from what the job wrote; empty if there is no difference.
         rows: per whole message `number, planned_ns, begun_ns, ready_ns, received_ns`, flat.
     """
 
@@ -33,10 +33,10 @@ class Checker:
         self.rows = array("q")
         self._size = message_bytes
         self._bodies = _bodies(seed, message_bytes)
-        self._kept = b""  # the begin of a message whose end has not come yet
+        self._kept = b""  # the begin of a message whose end has not arrived
 
     def miss(self, missed_bytes: int) -> None:
-        """Go on after bytes that the server dropped, as it said."""
+        """Continue after bytes that the server reported as dropped."""
         self.missed_bytes += missed_bytes
         self.offset += missed_bytes
         self._kept = b""
@@ -47,7 +47,7 @@ class Checker:
         if self._kept:
             data = self._kept + data
         position = 0
-        if begin % self._size:  # after a gap: a message of which only the end is here
+        if begin % self._size:  # after a gap: only the end of this message arrived
             position = self._take_end(data, begin)
         end = len(data)
         number = (begin + position) // self._size
@@ -59,40 +59,40 @@ class Checker:
         self._kept = data[position:]
 
     def finish(self) -> None:
-        """Check what is left of a message that was cut off."""
+        """Check the begin of a message whose end never arrived."""
         if self._kept and self.offset % self._size:
             self._compare_body_part(self._kept, self.offset - len(self._kept))
 
     def _take_message(self, data: bytes, position: int, number: int, received_ns: int) -> None:
         fields = FIELDS.unpack_from(data, position)
-        magic, size, said, planned_ns, begun_ns, ready_ns = fields
+        magic, size, claimed, planned_ns, begun_ns, ready_ns = fields
         (crc,) = CRC.unpack_from(data, position + FIELDS.size)
         right = (
             magic == MAGIC
             and size == self._size
-            and said == number
+            and claimed == number
             and crc == zlib.crc32(data[position : position + FIELDS.size])
             and data.startswith(self._bodies[number % PHASES], position + HEAD_BYTES)
         )
         if not right:
-            self._blame(number, f"message {said} of {size} bytes with magic {magic!r}")
+            self._blame(number, f"message {claimed} of {size} bytes with magic {magic!r}")
             return
         self.checked_bytes += self._size
         self.rows.extend((number, planned_ns, begun_ns, ready_ns, received_ns))
 
     def _take_end(self, data: bytes, begin: int) -> int:
-        """Check the end of a message whose head is not here; return how long it is."""
+        """Check the end of a message whose head did not arrive; return its length."""
         rest = min(len(data), self._size - begin % self._size)
         self._compare_body_part(data[:rest], begin)
         return rest
 
     def _compare_body_part(self, part: bytes, begin: int) -> None:
-        """Compare a part of one message; what of it is in the head cannot be known."""
+        """Compare a part of one message, without the head, whose instants are unknown."""
         number, at = divmod(begin, self._size)
         known = part[max(0, HEAD_BYTES - at) :]
         start = max(0, at - HEAD_BYTES)
         if known and not self._bodies[number % PHASES].startswith(known, start):
-            self._blame(number, "a part with other bytes")
+            self._blame(number, "other bytes in a part of it")
             return
         self.checked_bytes += len(part)
 

@@ -1,7 +1,6 @@
 """The commands of `python -m loadtests`."""
 
 import dataclasses
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,17 +9,17 @@ from typing import Any, Final
 import click
 
 from harness.record.verdict import BrokenError
-from harness.run.run_directory import new_run_directory
+from harness.run.run_directory import fill_seed, new_run_directory
 from loadtests import compare as comparison
 from loadtests import overview
 from loadtests import sweep as sweeps
 from loadtests.charts import write_png
+from loadtests.figures import LIMITS, figure_named
 from loadtests.judge import Strictness
-from loadtests.metrics import FIGURES
-from loadtests.profiles import LIMITS, Profile, load_profiles, named
-from loadtests.report import tell_end, tell_result, write_all
-from loadtests.results import FOLDER, LoadReport, about, load_report
-from loadtests.session import Point, ServerChoice, Session, folded
+from loadtests.profiles import Profile, load_profiles, named
+from loadtests.report import print_report, print_result, write_all
+from loadtests.results import FOLDER, Comparison, LoadReport, about, load_report
+from loadtests.session import Point, ServerChoice, Session, fold_and_judge
 from loadtests.statistics import PAIRS_MAX, PAIRS_MIN
 
 Command = Callable[..., None]
@@ -35,25 +34,25 @@ _SERVER: Final = (
     click.option(
         "--launch", default="",
         help="Command that starts another server than ours; {listen} {ca} {cert} {key} are "
-        "filled in.",
+        "replaced.",
     ),
     click.option("--flags", default="", help="Words added to the launch command."),
 )  # fmt: skip
 _COMMON: Final = (
     click.option(
         "--identities", type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="Certificates made by `python -m harness identities`; default: new ones.",
+        help="Certificates created by `python -m harness identities`; default: new ones.",
     ),
-    click.option("--profiles", type=_PATH, help="TOML file with profiles of your own."),
+    click.option("--profiles", type=_PATH, help="TOML file with your own profiles."),
     click.option(
         "--limit", "limits", multiple=True,
-        help="FIGURE=NUMBER that must be kept, for every load; repeatable. A load without that "
-        "figure is BROKEN. "
+        help="FIGURE=NUMBER: a bound for every load; repeatable. A load that lacks the figure is "
+        "BROKEN. "
         f"FIGURE is one of {', '.join(LIMITS)}.",
     ),
     click.option(
         "--noisy", is_flag=True,
-        help="The machine is busy with something else: disturbed loads are SKIPPED, not BROKEN.",
+        help="Other programs keep the machine busy: disturbed loads are SKIPPED, not BROKEN.",
     ),
     click.option("--out", type=_PATH, help="Directory for records and report; default: a new one "
                  "in results/load/."),
@@ -74,13 +73,9 @@ def _strictness(limits: tuple[str, ...], *, noisy: bool) -> Strictness:
     for text in limits:
         name, _, value = text.partition("=")
         try:
-            found[name] = float(value)
-        except ValueError:
-            name = ""
-        if name not in LIMITS:
-            raise BrokenError(
-                f"--limit {text!r}; write FIGURE=NUMBER with one of {', '.join(LIMITS)}"
-            )
+            found[figure_named(name, LIMITS).name] = float(value)
+        except (ValueError, BrokenError) as error:
+            raise BrokenError(f"--limit {text!r}: {error}; write FIGURE=NUMBER") from error
     return Strictness(found, noisy=noisy)
 
 
@@ -97,18 +92,18 @@ def _own(profiles: Path | None) -> tuple[Profile, ...]:
 
 def _finish(report: LoadReport, directory: Path) -> None:
     write_all(report, directory)
-    tell_end(report, directory)
+    print_report(report, directory)
     sys.exit(report.exit_code)
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[PROFILE]...")
-@click.option("--list", "listing", is_flag=True, help="Print the profiles, and run nothing.")
+@click.option("--list", "listing", is_flag=True, help="List the profiles and exit.")
 @click.option("--client", multiple=True, help="gRPC option NAME=VALUE of the readers' connections.")
 @_with(_SERVER)
 @_with(_COMMON)
 def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401 - click's own types
-    """Run loads. Exit code 0: reached and kept, 1: something broke or is too slow, 2: broken."""
+    """Run loads. Exit code 0: reached and kept, 1: a promise or limit was broken, 2: BROKEN."""
     profiles = named(names, _own(chosen["profiles"]))
     if listing:
         for profile in profiles:
@@ -118,9 +113,9 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     directory = new_run_directory(chosen["out"], FOLDER)
     facts = about(server.describe())
-    _tell_about(facts)
+    _print_about(facts)
     with server.store() as store:
-        session = Session(server, store, directory, strictness, tell_result)
+        session = Session(server, store, directory, strictness, print_result)
         limits = session.measure_limits()
         session.run_all([Point(profile, options=_options(client)) for profile in profiles])
     report = LoadReport("run", facts, limits, tuple(session.results), strictness=strictness)
@@ -129,15 +124,19 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
 
 @click.command()
 @click.argument("name", required=False, metavar="[SWEEP]")
-@click.option("--list", "listing", is_flag=True, help="Print the sweeps, and run nothing.")
-@click.option("--profile", default="", help="Vary this profile, over the axes of --over.")
-@click.option("--over", multiple=True, help="NAME=VALUE,VALUE,...; see `loadtests/sweep.py`.")
-@click.option("--rounds", default=1, show_default=True, help="How often each point is run.")
-@click.option("--seed", default="", help="Repeat an order of chance.")
+@click.option("--list", "listing", is_flag=True, help="List the sweeps and exit.")
+@click.option("--profile", default="", help="Vary this profile over the axes of --over.")
+@click.option(
+    "--over",
+    multiple=True,
+    help="NAME=VALUE,VALUE,...: an axis; repeatable. See loadtests/sweep.py.",
+)
+@click.option("--rounds", default=1, show_default=True, help="Runs of each point.")
+@click.option("--seed", default="", help="Seed of the random order; default: a new one.")
 @_with(_SERVER)
 @_with(_COMMON)
 def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: ANN401 - as above
-    """Run one load again and again, one thing changed at a time, and draw what it changes."""
+    """Run one load repeatedly, changing one thing at a time, and draw the effects."""
     if listing:
         for each in sweeps.SWEEPS:
             click.echo(f"{each.name:16} {each.about}")
@@ -145,13 +144,13 @@ def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: A
     chosen_sweep = _sweep(name, chosen)
     server = ServerChoice(chosen["target"], chosen["launch"], chosen["flags"], chosen["identities"])
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
-    seed = chosen["seed"] or secrets.token_hex(4)
+    seed = fill_seed(chosen["seed"])
     points = sweeps.points(chosen_sweep, chosen["rounds"], seed)
     directory = new_run_directory(chosen["out"], FOLDER)
     facts = {"sweep": chosen_sweep.name, "seed": seed, **about(server.describe())}
-    _tell_about(facts)
+    _print_about(facts)
     with server.store() as store:
-        session = Session(server, store, directory, strictness, tell_result)
+        session = Session(server, store, directory, strictness, print_result)
         limits = session.measure_limits()
         session.run_all(points)
     report = LoadReport("sweep", facts, limits, tuple(session.results), strictness=strictness)
@@ -164,7 +163,7 @@ def _sweep(name: str | None, chosen: Mapping[str, Any]) -> sweeps.Sweep:
         found = sweeps.named(name)
         return dataclasses.replace(found, axes=axes) if axes else found
     if not (chosen["profile"] and axes):
-        raise BrokenError("name a sweep (--list shows them), or give --profile and --over")
+        raise BrokenError("give a sweep (--list shows them), or --profile and --over")
     [profile] = named((chosen["profile"],), _own(chosen["profiles"]))
     return sweeps.Sweep(profile.name, profile.about, profile, axes)
 
@@ -173,34 +172,32 @@ def _sweep(name: str | None, chosen: Mapping[str, Any]) -> sweeps.Sweep:
 @click.argument("a")
 @click.argument("b")
 @click.option("--profile", default="replay", show_default=True, help="The load.")
-@click.option("--figure", default="rate_mb_per_s", show_default=True, help="What is compared.")
-# With 12 a single run that was disturbed decides nothing; with 10 it can.
+@click.option("--figure", default="rate_mb_per_s", show_default=True, help="The figure to compare.")
+# With 12 a single disturbed run cannot decide the result; with 10 it can.
 @click.option(
     "--pairs",
     type=click.IntRange(PAIRS_MIN, PAIRS_MAX),
     default=12,
     show_default=True,
-    help="Of runs; as many for the control.",
+    help="Number of A/B pairs; the A/A control runs the same number.",
 )
 @click.option(
-    "--allow", "allowed", default=5.0, show_default=True, help="Percent that B may be worse."
+    "--allow", "allowed", default=5.0, show_default=True, help="Percentage by which B may be worse."
 )
-@click.option("--seed", default="", help="Repeat an order of chance.")
+@click.option("--seed", default="", help="Seed of the random order; default: a new one.")
 @_with(_COMMON)
 def compare(a: str, b: str, *, allowed: float, **chosen: Any) -> None:  # noqa: ANN401 - as above
     """Compare servers A and B, each `ours`, `ours FLAGS`, a launch command or HOST:PORT.
 
-    First A against itself. Exit code 0: B is not worse, 1: it is, 2: this machine cannot tell.
+    First A against itself (control). Exit code 0: B is not worse, 1: B is worse, 2: inconclusive.
     """
-    if chosen["figure"] not in FIGURES:
-        raise BrokenError(f"no figure {chosen['figure']!r}; there are {', '.join(FIGURES)}")
     [profile] = named((chosen["profile"],), _own(chosen["profiles"]))
-    seed = chosen["seed"] or secrets.token_hex(4)
+    seed = fill_seed(chosen["seed"])
     question = comparison.Question(
         _choice(a, chosen["identities"]),
         _choice(b, chosen["identities"]),
         dataclasses.replace(profile, limits={}),
-        chosen["figure"],
+        figure_named(chosen["figure"]),
         chosen["pairs"],
         allowed / 100,
         seed,
@@ -208,9 +205,9 @@ def compare(a: str, b: str, *, allowed: float, **chosen: Any) -> None:  # noqa: 
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     directory = new_run_directory(chosen["out"], FOLDER)
     facts = {"A": question.a.describe(), "B": question.b.describe(), "seed": seed, **about("A, B")}
-    _tell_about(facts)
+    _print_about(facts)
     with question.a.store() as store:
-        session = Session(question.a, store, directory, strictness, tell_result)
+        session = Session(question.a, store, directory, strictness, print_result)
         found, conclusions = comparison.run_comparison(session, question)
     report = LoadReport(
         "compare", facts, {}, tuple(session.results), found, tuple(conclusions), strictness
@@ -229,45 +226,46 @@ def _choice(text: str, identities: Path | None) -> ServerChoice:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--png", type=_PATH, help="Also write the run's overall pictures here, as PNG.")
+@click.option(
+    "--png", type=_PATH, help="Also write the run's overall pictures to this directory, as PNG."
+)
 @_with(_COMMON[2:4])
 def report(directory: Path, *, png: Path | None, limits: tuple[str, ...], noisy: bool) -> None:
     """Fold, judge and report a recorded run again, without a server.
 
-    It is judged as it was: by the limits that it was given and as noisy as it was said to be, and
-    by what is said here besides.
+    It is judged with its original --limit and --noisy options, and those given here.
     """
     saved = load_report(directory)
     strictness = _strictness(limits, noisy=noisy or saved.strictness.noisy)
     strictness = Strictness({**saved.strictness.limits, **strictness.limits}, strictness.noisy)
     results = []
     for result in saved.results:
-        if not result.figures:
-            results.append(result)  # nothing was recorded, and its findings say why
+        if result.figures.is_empty:
+            results.append(result)  # it was not recorded, and its findings give the reason
             continue
-        figures, findings, histogram = folded(directory / result.directory, strictness)
+        figures, findings, histogram = fold_and_judge(directory / result.directory, strictness)
         results.append(
             dataclasses.replace(
                 result, figures=figures, findings=tuple(findings), histogram=histogram
             )
         )
-        tell_result(results[-1])
+        print_result(results[-1])
     again = dataclasses.replace(saved, results=tuple(results), strictness=strictness)
-    if saved.kind == "compare":
-        again = _compared_again(again)
+    if again.comparison is not None:
+        again = _compare_again(again, again.comparison)
     if png is not None:
         _write_pngs(again, png)
     _finish(again, directory)
 
 
-def _compared_again(of: LoadReport) -> LoadReport:
+def _compare_again(of: LoadReport, saved: Comparison) -> LoadReport:
     """Return a comparison with its pairs made from its results, as these are judged now."""
     try:
-        question = comparison.asked_again(of.comparison)
+        question = comparison.question_of(saved)
     except BrokenError as error:
-        click.echo(f"what it came to is kept as it was: {error}")
+        click.echo(f"the saved conclusion is kept: {error}")
         return of
-    found, conclusions = comparison.concluded(question, of.results)
+    found, conclusions = comparison.conclude(question, of.results)
     return dataclasses.replace(of, comparison=found, conclusions=tuple(conclusions))
 
 
@@ -278,7 +276,7 @@ def _write_pngs(of: LoadReport, directory: Path) -> None:
         write_png(draw, directory / f"load-{name}-{number}.png")
 
 
-def _tell_about(facts: Mapping[str, str]) -> None:
+def _print_about(facts: Mapping[str, str]) -> None:
     for name, value in facts.items():
         click.echo(click.style(f"{name:12}", dim=True) + value)
     click.echo()

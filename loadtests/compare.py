@@ -1,10 +1,10 @@
-"""Compares two servers honestly: pairs of runs side by side, in random order, a control first.
+"""Compares two servers: pairs of runs beside each other, in random order, a control first.
 
-First A is compared with itself. When that shows a difference the machine is too restless, and the
-comparison is BROKEN. Then B is compared with A in the same way. It FAILs when B is worse by more
-than is allowed and the interval leaves out "no difference".
+The control compares A with itself. If it shows a difference, the machine varies too much, and the
+comparison is BROKEN. The trial compares B with A in the same way. It FAILs if B is worse by more
+than the allowed share and the interval excludes "no difference".
 
-Running leaves results with labels; what they say is a fold over these (`concluded`), now or later.
+The runs leave labelled results; the conclusion is a fold over these (`conclude`), now or later.
 """
 
 import dataclasses
@@ -12,22 +12,23 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from harness.record.verdict import BrokenError, Finding, Verdict
-from loadtests.profiles import LIMITS, PROFILES, Profile
-from loadtests.results import LoadResult
+from loadtests.figures import Figure, Limit, figure_named
+from loadtests.profiles import PROFILES, Profile
+from loadtests.results import Comparison, LoadResult, PairRatio, PairsEffect
 from loadtests.session import Point, ServerChoice, Session
 from loadtests.statistics import PAIRS_MIN, Effect, effect
 
-# A pair that was disturbed is left out, and another one run for it.
+# A disturbed pair is left out, and replaced by another one.
 ATTEMPTS_PER_PAIR: Final = 2
-# A control known no better than this sees a slowdown of a fifth in 19 of 20 trials (simulated with
-# the noise that gives this width; at 20 % it is two of three, and a fifth is found by luck).
+# With a control of this half-width a slowdown of a fifth is found in 19 of 20 trials (simulated
+# with the noise that gives this width); at 20 % it is found in two of three.
 WIDEST: Final = 0.13
 CONTROL: Final = "A and A"
 TRIAL: Final = "A and B"
-# Of a pair's labels: the two runs of A in a control are told apart, for whoever reads them again.
+# The labels of a pair's two runs. Those of a control differ too, so that saved runs can be paired.
 SIDES: Final[Mapping[str, tuple[str, str]]] = {CONTROL: ("A", "A again"), TRIAL: ("A", "B")}
 
 
@@ -38,16 +39,16 @@ class Question:
     Attributes:
         a, b: the servers.
         profile: the load.
-        figure: by its name in `metrics.FIGURES`.
-        pairs: of runs, for the control and for the trial.
+        figure: the compared figure.
+        pairs: number of pairs of the trial; the control runs the same number.
         allowed: how much worse B may be, as a share.
-        seed: of the order in which a pair runs.
+        seed: of the random order in which a pair runs.
     """
 
     a: ServerChoice
     b: ServerChoice
     profile: Profile
-    figure: str
+    figure: Figure
     pairs: int
     allowed: float
     seed: str
@@ -55,7 +56,7 @@ class Question:
     @property
     def more_is_better(self) -> bool:
         """Whether a larger figure is a better one."""
-        return LIMITS.get(self.figure, False)
+        return self.figure.limit is Limit.AT_LEAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,14 @@ class Pairs:
 
 
 def run_pairs(session: Session, question: Question, name: str) -> None:
-    """Run pairs of A and A, or of A and B, until enough gave a figure or too many gave none."""
+    """Run pairs of A and A, or of A and B, until enough are usable or too many were run."""
     chance = random.Random(f"{question.seed} {name}")  # noqa: S311 - an order, no secret
     order: list[str] = []
     servers = dict(zip(SIDES[name], (question.a, question.b), strict=True))
     if name == CONTROL:
         servers = dict.fromkeys(SIDES[name], question.a)
     for number in range(ATTEMPTS_PER_PAIR * question.pairs):
-        # Both orders equally often: what favours the first or the second of a pair cancels out.
+        # Both orders equally often: an advantage of the first or the second run cancels out.
         order = chance.sample(sorted(servers), 2) if number % 2 == 0 else order[::-1]
         for side in order:
             labels = {"pairs": name, "pair": str(number + 1), "side": side}
@@ -87,17 +88,17 @@ def run_pairs(session: Session, question: Question, name: str) -> None:
 def usable(
     results: Sequence[LoadResult], question: Question, name: str
 ) -> Sequence[tuple[float, float]]:
-    """Return the figures of the pairs of which both sides gave one, at most as many as were asked.
+    """Return the figures of the pairs of which both runs have one; at most `question.pairs`.
 
     Raises:
-        BrokenError: the sides of a pair are not told apart, as in runs of before that was recorded.
+        BrokenError: the two runs of a pair have the same label, as in runs of older versions.
     """
     pairs: dict[str, dict[str, float | None]] = {}
     for result in results:
         if result.labels.get("pairs") == name:
             pair = pairs.setdefault(result.labels["pair"], {})
             if result.labels["side"] in pair:
-                raise BrokenError(f"{name}: the two sides of a pair have one name; run it again")
+                raise BrokenError(f"{name}: both runs of a pair have one label; run it again")
             pair[result.labels["side"]] = _value(result, question.figure)
     first, second = SIDES[name]
     found = [(pair.get(first), pair.get(second)) for pair in pairs.values()]
@@ -105,55 +106,53 @@ def usable(
 
 
 def pairs_of(results: Sequence[LoadResult], question: Question, name: str) -> Pairs:
-    """Return what can be compared.
+    """Return the usable pairs.
 
     Raises:
-        BrokenError: too many pairs came to nothing.
+        BrokenError: they are too few.
     """
     found = usable(results, question, name)
     if len(found) < PAIRS_MIN:
         raise BrokenError(
-            f"{name}: {len(found)} of {question.pairs} pairs gave a figure; at least {PAIRS_MIN} "
-            "must"
+            f"{name}: {len(found)} of {question.pairs} pairs have the figure; at least {PAIRS_MIN} "
+            "are required"
         )
     return Pairs(name, tuple(a for a, _ in found), tuple(b for _, b in found))
 
 
-def _value(result: LoadResult, figure: str) -> float | None:
+def _value(result: LoadResult, figure: Figure) -> float | None:
     if result.verdict in {Verdict.BROKEN, Verdict.FAIL}:
         return None
-    value = result.figures.get(figure)
+    value = figure.of(result.figures)
     return value if value and value > 0 else None
 
 
-def conclude(question: Question, *done: Pairs) -> dict[str, Any]:
-    """Return what pairs came to, as it stands in `results.json`."""
-    effects = []
-    ratios = []
+def summarize(question: Question, *done: Pairs) -> Comparison:
+    """Return the effects and ratios of pairs, for `results.json`."""
+    effects, ratios = [], []
     for pairs in done:
         found = effect(pairs.a, pairs.b)
         effects.append(
-            {
-                "name": pairs.name,
-                "median_a": sorted(pairs.a)[len(pairs.a) // 2],
-                "median_b": sorted(pairs.b)[len(pairs.b) // 2],
+            PairsEffect(
+                pairs.name,
+                sorted(pairs.a)[len(pairs.a) // 2],
+                sorted(pairs.b)[len(pairs.b) // 2],
                 **dataclasses.asdict(found),
-                "says": says(question, found),
-            }
+                says=in_words(question, found),
+            )
         )
         ratios += [
-            {"name": pairs.name, "pair": number, "ratio": right / left}
+            PairRatio(pairs.name, number, right / left)
             for number, (left, right) in enumerate(zip(pairs.a, pairs.b, strict=True))
         ]
-    return {
-        "figure": question.figure, "profile": question.profile.name, "seed": question.seed,
-        "allowed": question.allowed, "asked_pairs": question.pairs, "effects": effects,
-        "ratios": ratios,
-    }  # fmt: skip
+    return Comparison(
+        question.figure.name, question.profile.name, question.seed, question.allowed,
+        question.pairs, tuple(effects), tuple(ratios),
+    )  # fmt: skip
 
 
-def says(question: Question, found: Effect) -> str:
-    """Return a finding in words."""
+def in_words(question: Question, found: Effect) -> str:
+    """Return an effect in words."""
     if not found.differs:
         return "no difference found"
     better = (found.ratio > 1) == question.more_is_better
@@ -161,16 +160,16 @@ def says(question: Question, found: Effect) -> str:
 
 
 def judge_control(question: Question, control: Pairs) -> Finding:
-    """Judge whether this machine can compare at all."""
+    """Judge whether this machine is steady enough to compare on."""
     found = effect(control.a, control.b)
-    restless = found.differs and abs(found.ratio - 1) > question.allowed
+    varies = found.differs and abs(found.ratio - 1) > question.allowed
     half_width = math.sqrt(found.high / found.low) - 1
     return Finding(
-        Verdict.BROKEN if restless or half_width > WIDEST else Verdict.PASS,
-        f"A does not differ from itself in {question.figure}, and a fifth would be seen in 19 of "
-        "20 trials",
+        Verdict.BROKEN if varies or half_width > WIDEST else Verdict.PASS,
+        f"A does not differ from itself in {question.figure.name}, and a fifth would be found in "
+        "19 of 20 trials",
         f"{_interval(found)}: known to {half_width:.0%}",
-        f"1, or no further from it than {question.allowed:.0%}; known to {WIDEST:.0%}",
+        f"1, or at most {question.allowed:.0%} from it; known to {WIDEST:.0%}",
     )
 
 
@@ -181,8 +180,8 @@ def judge_trial(question: Question, trial: Pairs) -> Finding:
     fails = found.differs and worse and abs(found.ratio - 1) > question.allowed
     return Finding(
         Verdict.FAIL if fails else Verdict.PASS,
-        f"B is not worse than A in {question.figure}",
-        f"{_interval(found)}: {says(question, found)}",
+        f"B is not worse than A in {question.figure.name}",
+        f"{_interval(found)}: {in_words(question, found)}",
         f"at most {question.allowed:.0%} worse",
     )
 
@@ -194,23 +193,21 @@ def _interval(found: Effect) -> str:
     )
 
 
-def run_comparison(
-    session: Session, question: Question
-) -> tuple[Mapping[str, Any], Sequence[Finding]]:
-    """Run the control, and if it is quiet the trial; return what was found, and what it says."""
+def run_comparison(session: Session, question: Question) -> tuple[Comparison, Sequence[Finding]]:
+    """Run the control, and if it passes the trial; return the comparison and its findings."""
     run_pairs(session, question, CONTROL)
     control = usable(session.results, question, CONTROL)
     if len(control) >= PAIRS_MIN:
         pairs = pairs_of(session.results, question, CONTROL)
         if judge_control(question, pairs).verdict is Verdict.PASS:
             run_pairs(session, question, TRIAL)
-    return concluded(question, session.results)
+    return conclude(question, session.results)
 
 
-def concluded(
+def conclude(
     question: Question, results: Sequence[LoadResult]
-) -> tuple[Mapping[str, Any], Sequence[Finding]]:
-    """Return what the results of a comparison come to, and what that says; a pure fold."""
+) -> tuple[Comparison, Sequence[Finding]]:
+    """Return the comparison that results make, and its findings; a pure fold."""
     findings = []
     done: list[Pairs] = []
     try:
@@ -221,20 +218,18 @@ def concluded(
             findings.append(judge_trial(question, done[1]))
     except BrokenError as error:
         findings.append(Finding(Verdict.BROKEN, "enough pairs can be run", str(error)))
-    return conclude(question, *done), findings
+    return summarize(question, *done), findings
 
 
-def asked_again(saved: Mapping[str, Any]) -> Question:
-    """Return the question of a saved comparison, for `concluded`; its servers are not needed.
+def question_of(saved: Comparison) -> Question:
+    """Return the question of a saved comparison, for `conclude`; its servers are not needed.
 
     Raises:
-        BrokenError: it does not say what was asked, as runs of before did not.
+        BrokenError: it lacks the question, as in runs of older versions.
     """
-    try:
-        return Question(
-            ServerChoice(), ServerChoice(),
-            dataclasses.replace(PROFILES[0], name=saved["profile"]),
-            saved["figure"], saved["asked_pairs"], saved["allowed"], saved["seed"],
-        )  # fmt: skip
-    except KeyError as error:
-        raise BrokenError(f"this comparison does not say what it asked ({error})") from error
+    if not saved.asked_pairs:
+        raise BrokenError("this comparison was saved without its question")
+    return Question(
+        ServerChoice(), ServerChoice(), dataclasses.replace(PROFILES[0], name=saved.profile),
+        figure_named(saved.figure), saved.asked_pairs, saved.allowed, saved.seed,
+    )  # fmt: skip

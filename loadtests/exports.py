@@ -1,16 +1,16 @@
 """A run for other programs: CSV, and Prometheus's text format.
 
-In Prometheus's each series stands once: loads that share profile and labels get a label `repeat`.
+Each Prometheus series is unique: loads with the same profile and labels get a label `repeat`.
 """
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from loadtests.metrics import FIGURES
+from loadtests.figures import FIGURES
 from loadtests.results import SHARE, LoadReport, LoadResult
 
 CSV_FILE: Final = "results.csv"
@@ -18,7 +18,7 @@ PROMETHEUS_FILE: Final = "results.prom"
 
 
 def write_csv(report: LoadReport, directory: Path) -> None:
-    """Write a row a load; a figure that a load has not is empty."""
+    """Write a row per load; a figure that the load lacks is empty."""
     labels = sorted({key for result in report.results for key in result.labels})
     with (directory / CSV_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
@@ -30,7 +30,7 @@ def write_csv(report: LoadReport, directory: Path) -> None:
                     *(result.labels.get(key, "") for key in labels),
                     result.verdict,
                     f"{result.seconds:.3f}",
-                    *(result.figures.get(name, "") for name in FIGURES),
+                    *("" if value is None else value for value in _values(result)),
                     result.share(report.limits) or "",
                 ]
             )
@@ -50,18 +50,16 @@ def prometheus(report: LoadReport) -> str:
     loads = list(zip(report.results, _series(report.results), strict=True))
     for result, labels in loads:
         lines.append(f"jobworker_load_passed{labels} {int(result.verdict == 'PASS')}")
-    for name, (_, about) in FIGURES.items():
+    for name, figure in FIGURES.items():
         lines += _gauge(
-            name, about,
-            [(labels, each.figures[name]) for each, labels in loads if name in each.figures],
-        )  # fmt: skip
-    shares = [(labels, each.share(report.limits)) for each, labels in loads]
+            name, figure.about, [(labels, figure.of(each.figures)) for each, labels in loads]
+        )
     lines += _gauge(
         SHARE, "rate, as a share of plain grpcio's in the same run",
-        [(labels, share) for labels, share in shares if share is not None],
+        [(labels, each.share(report.limits)) for each, labels in loads],
     )  # fmt: skip
     if report.limits:
-        lines += ["# HELP jobworker_load_limit_mb_per_s what this machine carries over loopback"]
+        lines += ["# HELP jobworker_load_limit_mb_per_s rate of this machine over loopback"]
         lines += ["# TYPE jobworker_load_limit_mb_per_s gauge"]
         lines += [
             f'jobworker_load_limit_mb_per_s{{of="{_escaped(name)}"}} {rate:g}'
@@ -70,15 +68,20 @@ def prometheus(report: LoadReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _gauge(name: str, about: str, samples: Sequence[tuple[str, float]]) -> list[str]:
-    if not samples:
+def _values(result: LoadResult) -> Iterator[float | None]:
+    return (figure.of(result.figures) for figure in FIGURES.values())
+
+
+def _gauge(name: str, about: str, samples: Sequence[tuple[str, float | None]]) -> list[str]:
+    known = [(labels, value) for labels, value in samples if value is not None]
+    if not known:
         return []
     head = [f"# HELP jobworker_load_{name} {about}", f"# TYPE jobworker_load_{name} gauge"]
-    return [*head, *(f"jobworker_load_{name}{labels} {value:g}" for labels, value in samples)]
+    return [*head, *(f"jobworker_load_{name}{labels} {value:g}" for labels, value in known)]
 
 
 def _series(results: Sequence[LoadResult]) -> list[str]:
-    """Return the labels of each load, in Prometheus's syntax; no two are the same."""
+    """Return the labels of each load, in Prometheus's syntax; all are distinct."""
     plain = [_labels(each.name, each.labels) for each in results]
     often, seen = Counter(plain), Counter[str]()
     found = []

@@ -1,19 +1,17 @@
 """Drives one load against one server and records it: nothing is judged here.
 
-A `Load` is what a run leaves: `load.json`, and a file of instants for each process of the
-generator, in one directory. `metrics` folds them, then or later.
+It leaves a `Load` in `load.json`, and a file of instants for each process of the generator, in one
+directory. `metrics` folds them, now or later.
 
 The readers are processes of their own, of `STREAMERS_PER_PROCESS` streams each: one thread carries
-so many with little processor time (measured, docs/load.md); how many processes are best was not
-measured. The writer is a job of the server, so that all of it, the job's pipe included, is on the
-way that is measured.
+that many with little processor time (measured, docs/load.md); the best number of processes was not
+measured. The writer is a job of the server, so the measured path is the whole one, including the
+job's pipe.
 """
 
 import dataclasses
-import json
 import os
 import secrets
-import subprocess
 import sys
 import threading
 import time
@@ -21,109 +19,96 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
+
+import msgspec
 
 from harness.drive.client import Client
 from harness.drive.identities import CertFiles
 from harness.host.clock import Deadline, poll_until
+from harness.host.piped_program import PipedProgram
 from harness.record.history import Recorder
 from harness.record.verdict import BrokenError
 from harness.targets.target import RunningServer
-from loadtests.emitter import MONOTONIC
-from loadtests.jobs import LoadWriter, clock_of, new_gate, open_gate
+from loadtests.emitter import MONOTONIC, WritePlan
+from loadtests.jobs import clock_of, new_gate, open_gate, writer_command
 from loadtests.observe import Sampler
 from loadtests.pacer import steady
 from loadtests.profiles import Profile
 from loadtests.reader_process import ReaderOrder, StreamOrder
 from loadtests.record import EARLY, LATE, SLOW, GeneratorProcess, Load, StreamEnd, save_load
 from loadtests.storm_process import StormOrder
+from loadtests.worker_message import WorkerMessage, WorkerReport
 
 STREAMERS_PER_PROCESS: Final = 125
 PROCESSES_MAX: Final = 4
 _JOIN_TIMEOUT_S: Final = 90.0
 _JOIN_TIMEOUT_PER_STREAMER_S: Final = 0.2
-_FLOOD_BYTES_PER_S: Final = 5e6  # slower than this a flood is given up
+_FLOOD_BYTES_PER_S: Final = 5e6  # a slower flood times out
 _END_MARGIN_S: Final = 60.0
 _SETTLE_S: Final = 0.3  # after the joins, so that the baseline is a quiet one
 
 
 class GeneratorWorker:
-    """A process of the generator; a context manager, gone at its end.
+    """A process of the generator; a context manager, killed at its end.
 
-    Shared state and its guard: all attributes that say what it said, under `_changed`.
+    Shared state and its guard: what the process reported (`joined`, `lost`, `ready`, `ended`,
+    `report`), under `_changed`.
     """
 
     def __init__(self, module: str, order: object) -> None:
-        self._order = json.dumps(order)
-        self._module = module
+        self._order = msgspec.json.encode(order).decode()
+        self._program = PipedProgram([sys.executable, "-m", module])
         self._changed = threading.Condition()
         self.joined: set[int] = set()
         self.lost: set[int] = set()
         self.ready = False
         self.ended = False
-        self.report: dict[str, Any] | None = None
+        self.report: WorkerReport | None = None
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        self._program.__enter__()
         self._thread = threading.Thread(target=self._listen, name="load worker")
         self._thread.start()
         self.say(self._order)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        self._program.kill()
         self._thread.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                _close_quietly(pipe.close)
+        self._program.__exit__()
 
     def say(self, line: str) -> None:
-        """Send it a line; one that has ended does not mind."""
-        if self._process.stdin is None:
-            return
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return
+        """Send it a line; ignored if it has ended."""
+        self._program.say(line)
 
     def wait(self, what: Callable[["GeneratorWorker"], bool], deadline: Deadline) -> bool:
-        """Wait until something is true of it, or it has ended; tell whether it is true."""
+        """Wait until something is true of it, or it has ended; return whether it is true."""
         with self._changed:
             self._changed.wait_for(lambda: what(self) or self.ended, deadline.left_s())
             return what(self)
 
     def _listen(self) -> None:
-        for line in self._process.stdout or ():
-            values = json.loads(line) if line.startswith("{") and line.endswith("}\n") else {}
+        for line in self._program.lines():
+            if not (line.startswith("{") and line.endswith("}\n")):
+                continue  # cut off by its end, or not a message
+            message = msgspec.json.decode(line, type=WorkerMessage)
             with self._changed:
-                if "joined" in values:
-                    self.joined.add(values["joined"])
-                if "lost" in values:
-                    self.lost.add(values["lost"])
-                self.ready = self.ready or "ready" in values
-                self.report = values.get("report", self.report)
+                if message.joined is not None:
+                    self.joined.add(message.joined)
+                if message.lost is not None:
+                    self.lost.add(message.lost)
+                self.ready = self.ready or message.ready
+                self.report = message.report or self.report
                 self._changed.notify_all()
         with self._changed:
             self.ended = True
             self._changed.notify_all()
 
 
-def _close_quietly(close: Callable[[], None]) -> None:
-    try:
-        close()
-    except BrokenPipeError:
-        return
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a load runs against, and where it leaves its records."""
+    """The server of a load, and the directory of its records."""
 
     server: RunningServer
     files: CertFiles
@@ -133,7 +118,7 @@ class Setting:
 
 
 class Generator:
-    """Runs one load. `during` is called, on a thread of its own, when the load has begun."""
+    """Runs one load. `during` is called once the load has begun, on a thread of its own."""
 
     def __init__(
         self, profile: Profile, setting: Setting, during: Callable[[], None] | None = None
@@ -145,12 +130,12 @@ class Generator:
         self._gate = "" if profile.replay or profile.pace is None else new_gate()
 
     def run(self) -> Load:
-        """Run it, and write down what happened.
+        """Run and record it.
 
         Raises:
-            BrokenError: it could not be driven: the server is not reached, a process died, time
-                ran out.
-            UnmetError: the server did not even start the jobs.
+            BrokenError: it could not be driven: the server is unreachable, a process died, or it
+                timed out.
+            UnmetError: the server did not start the jobs.
         """
         setting = self._setting
         setting.directory.mkdir(parents=True, exist_ok=True)
@@ -200,13 +185,13 @@ class Generator:
         profile = self._profile
         if profile.pace is None:
             return ""
-        writer = LoadWriter(profile.pace, profile.message_bytes, self._seed, self._gate, clock)
-        job_id = client.must_start(*writer.command(), label="writer")
+        plan = WritePlan(profile.pace, profile.message_bytes, self._seed, self._gate, clock)
+        job_id = client.must_start(*writer_command(plan), label="writer")
         if profile.replay:
             poll_until(
                 lambda: client.must_query(job_id).status != "running" or None,
                 profile.size_bytes / _FLOOD_BYTES_PER_S + _END_MARGIN_S,
-                "the end of the job whose output is to be replayed",
+                "the end of the job whose output the readers will replay",
             )
         return job_id
 
@@ -215,19 +200,17 @@ class Generator:
         if not job_id:
             return []
         orders = [self._stream_order(number, job_id) for number in range(profile.streamers)]
-        # At least two, where there is something to divide: a process has one interpreter lock.
+        # At least two, if there are two streams: a process has one interpreter lock.
         least = min(2, profile.streamers)
         count = max(least, min(PROCESSES_MAX, -(-profile.streamers // STREAMERS_PER_PROCESS)))
         return [
-            GeneratorWorker("loadtests.reader_process", dataclasses.asdict(
-                ReaderOrder(
-                    self._setting.server.address,
-                    self._files(),
-                    clock,
-                    str(self._setting.directory / f"readers-{number}.npz"),
-                    self._setting.options,
-                    tuple(orders[number::count]),
-                )
+            GeneratorWorker("loadtests.reader_process", ReaderOrder(
+                self._setting.server.address,
+                self._files(),
+                clock,
+                str(self._setting.directory / f"readers-{number}.npz"),
+                self._setting.options,
+                tuple(orders[number::count]),
             ))
             for number in range(count)
         ]  # fmt: skip
@@ -257,17 +240,17 @@ class Generator:
             self._files(),
             clock,
             str(self._setting.directory / "storm.npz"),
-            (pace.count, pace.burst, pace.interval_ns),
+            pace,
             storm.callers,
         )
-        return [GeneratorWorker("loadtests.storm_process", dataclasses.asdict(order))]
+        return [GeneratorWorker("loadtests.storm_process", order)]
 
     def _files(self) -> tuple[str, str, str]:
         files = self._setting.files
         return str(files.ca), str(files.cert), str(files.key)
 
     def _timeout_s(self) -> float:
-        """Return the time that a stream may take in all."""
+        """Return the timeout of a stream, from its first connection to its end."""
         join_s = _JOIN_TIMEOUT_S + _JOIN_TIMEOUT_PER_STREAMER_S * self._profile.streamers
         size_bytes = self._profile.size_bytes * self._profile.streamers
         return join_s + self._profile.duration_s + size_bytes / _FLOOD_BYTES_PER_S + _END_MARGIN_S
@@ -280,13 +263,13 @@ class Generator:
         early = profile.streamers - late if profile.pace else 0
         for worker in workers:
             if not worker.wait(lambda each: each.ready, deadline):
-                raise BrokenError("a process of the generator did not get ready; see above")
-        while (told := _told(workers)) < early and not deadline.passed():
+                raise BrokenError("a process of the generator is not ready; see its error above")
+        while (known := _known(workers)) < early and not deadline.passed():
             if any(worker.ended for worker in workers):
                 break
             step = Deadline(min(1.0, deadline.left_s()))
             for worker in workers:
-                worker.wait(lambda _: _told(workers) > told, step)
+                worker.wait(lambda _: _known(workers) > known, step)
         if not profile.replay:
             threading.Event().wait(_SETTLE_S)
         return sum(len(worker.joined) for worker in workers)
@@ -304,7 +287,7 @@ class Generator:
     def _leave_slow(
         self, readers: Sequence[GeneratorWorker], go_ns: int, now_ns: Callable[[], int]
     ) -> None:
-        """Let the slow readers leave a second after the load's end, as planned."""
+        """Let the slow readers disconnect a second after the load's planned end."""
         if self._profile.slow:
             left_s = self._profile.duration_s + 1 - (now_ns() - go_ns) / 1e9
             threading.Event().wait(max(0.0, left_s))
@@ -315,7 +298,7 @@ class Generator:
         deadline = Deadline(self._timeout_s() + _END_MARGIN_S)
         for worker in workers:
             if not worker.wait(lambda each: each.report is not None, deadline):
-                raise BrokenError("a process of the generator ended without a report; see above")
+                raise BrokenError("a process of the generator has no report; see its error above")
 
     def _exit_code(self, client: Client, job_id: str) -> int | None:
         if not job_id:
@@ -324,24 +307,25 @@ class Generator:
         return job.exit_code if job.status == "exited" else None
 
 
-def _told(workers: Sequence[GeneratorWorker]) -> int:
-    """Return of how many streams it is known whether they have begun."""
+def _known(workers: Sequence[GeneratorWorker]) -> int:
+    """Return the number of streams that have begun, or ended without a byte."""
     return sum(len(worker.joined) + len(worker.lost) for worker in workers)
 
 
 def _processes(
     readers: Sequence[GeneratorWorker], storms: Sequence[GeneratorWorker]
 ) -> tuple[GeneratorProcess, ...]:
-    found = []
-    for kind, workers in (("readers", readers), ("storm", storms)):
-        for worker in workers:
-            report = worker.report or {}
-            failures = report.get("failures", {})
-            file = Path(report["file"]).name
-            found.append(GeneratorProcess(kind, file, report["cpu_s"], report["wall_s"], failures))
-    return tuple(found)
+    return tuple(
+        GeneratorProcess(kind, Path(report.file).name, report.cpu_s, report.wall_s, report.failures)
+        for kind, workers in (("readers", readers), ("storm", storms))
+        for report in _reports(workers)
+    )
 
 
 def _streams(readers: Sequence[GeneratorWorker]) -> tuple[StreamEnd, ...]:
-    ends = [StreamEnd(**each) for worker in readers for each in (worker.report or {})["streams"]]
+    ends = [end for report in _reports(readers) for end in report.streams]
     return tuple(sorted(ends, key=lambda end: end.number))
+
+
+def _reports(workers: Sequence[GeneratorWorker]) -> list[WorkerReport]:
+    return [worker.report for worker in workers if worker.report is not None]

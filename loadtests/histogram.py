@@ -21,7 +21,7 @@ type Nanoseconds = npt.NDArray[np.int64]
 
 
 def histogram(values_ns: Nanoseconds) -> Any:  # noqa: ANN401 - the package has no types
-    """Return an HdrHistogram of values; what is below a microsecond counts as one."""
+    """Return an HdrHistogram of values; less than a microsecond counts as one."""
     made = HdrHistogram(_LEAST_US, _MOST_US, _DIGITS)
     microseconds = np.clip(values_ns // 1000, _LEAST_US, _MOST_US)
     for value, count in zip(*np.unique(microseconds, return_counts=True), strict=True):

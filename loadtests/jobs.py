@@ -1,56 +1,31 @@
 """The jobs of a load: the writer, the gate that it waits at, the question which clock it has."""
 
+import dataclasses
 import json
 import secrets
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from harness.drive.client import Client
 from harness.record.verdict import BrokenError
-from loadtests.emitter import MONOTONIC
-from loadtests.pacer import Pace
+from loadtests.emitter import MONOTONIC, WritePlan
 
 REALTIME: Final = "realtime"
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadWriter:
-    """A job that writes a load.
-
-    Attributes:
-        pace, message_bytes: what it writes, and when.
-        seed: of its bytes.
-        gate: path of the FIFO on the server's machine that it waits at; empty: it does not wait.
-        clock: MONOTONIC or REALTIME.
-    """
-
-    pace: Pace
-    message_bytes: int
-    seed: str
-    gate: str
-    clock: str
-
-    def command(self) -> tuple[str, list[str]]:
-        """Return the program and its arguments; the program travels as one of them."""
-        folder = resources.files("loadtests")
-        source = "\n".join(
-            (folder / f"{name}.py").read_text(encoding="utf-8") for name in ("pacer", "emitter")
-        )
-        plan = {
-            "pace": [self.pace.count, self.pace.burst, self.pace.interval_ns],
-            "message_bytes": self.message_bytes,
-            "seed": self.seed,
-            "gate": self.gate,
-            "clock": self.clock,
-        }
-        return "python3", ["-I", "-S", "-c", source, json.dumps(plan)]
+def writer_command(plan: WritePlan) -> tuple[str, list[str]]:
+    """Return the program that writes a load and its arguments; its text is one of them."""
+    folder = resources.files("loadtests")
+    source = "\n".join(
+        (folder / f"{name}.py").read_text(encoding="utf-8") for name in ("pacer", "emitter")
+    )
+    return "python3", ["-I", "-S", "-c", source, json.dumps(dataclasses.asdict(plan))]
 
 
 def new_gate() -> str:
-    """Return the path of a gate that nobody else has."""
+    """Return a path for a gate that is unique on the server's machine."""
     return f"/tmp/jobworker-load-{secrets.token_hex(8)}"  # noqa: S108 - on the server's machine
 
 
@@ -66,9 +41,9 @@ def open_gate(client: Client, gate: str) -> None:
 
 
 def clock_of(client: Client) -> str:
-    """Return the clock for instants that two machines are to compare; MONOTONIC if it is one.
+    """Return the clock that both machines share; MONOTONIC if they are one machine.
 
-    Asks a job for the boot id of its kernel: processes of one boot share CLOCK_MONOTONIC.
+    A job reads its kernel's boot id: processes of one boot share CLOCK_MONOTONIC.
 
     Raises:
         UnmetError, BrokenError: the job could not be run.

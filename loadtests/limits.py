@@ -1,24 +1,20 @@
 """What this machine can carry, measured in the same run: raw TCP, Python's ssl, plain grpcio.
 
-Each sends 1 MiB pieces over loopback between two processes, in one stream; both that encrypt, with
-TLS 1.3, ask for the client's certificate, as a job worker does. Python's ssl module is slower than
-grpcio's BoringSSL: it is a limit of what is written with it, and none of TLS. A server's rate is
-shown as a share of plain grpcio's: the share is what to compare, absolute rates vary with the
-machine.
-
-`serve_grpc` is also what `bench` measures beside a server.
+Each sends 1 MiB pieces over loopback between two processes, in one stream. Both encrypted ones use
+TLS 1.3 and require the client's certificate, as a job worker does. Python's ssl module is slower
+than grpcio's BoringSSL: it limits what uses that module, not TLS. A server's rate is shown as a
+share of plain grpcio's: compare the shares, since absolute rates vary with the machine.
 """
 
 import argparse
 import socket
 import ssl
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +22,7 @@ import grpc
 
 from harness.drive.client import open_channel
 from harness.drive.identities import CertFiles
+from harness.host.piped_program import PipedProgram
 from harness.record.verdict import BrokenError
 
 MIB: Final = 1024 * 1024
@@ -33,31 +30,18 @@ PLAIN_SERVICE: Final = "plain.Plain"
 PYTHON_SSL: Final = "Python ssl, one stream"
 START_TIMEOUT_S: Final = 60.0
 _PIECE: Final = bytes(range(256)) * 4096
-_ENDLESS: Final = 1 << 62
 
 
 @contextmanager
-def _serving(kind: str, files: CertFiles, size_mib: int) -> Iterator[str]:
+def _serving(kind: str, files: CertFiles) -> Iterator[str]:
     """Run one of the servers below; yield its address."""
-    words = [sys.executable, "-m", "loadtests.limits", kind, str(size_mib)]
-    words += [str(files.ca), str(files.cert), str(files.key)]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    timer = threading.Timer(START_TIMEOUT_S, process.kill)
-    timer.start()
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-        timer.cancel()
+    command = [sys.executable, "-m", "loadtests.limits", kind]
+    command += [str(files.ca), str(files.cert), str(files.key)]
+    with PipedProgram(command) as server:
+        line = server.first_line(START_TIMEOUT_S)
         if not line.startswith("listening on "):
             raise BrokenError(f"the server that measures {kind} did not start; see above")
         yield line.split()[-1]
-    finally:
-        timer.cancel()
-        timer.join()
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 def _socket_rate(address: str, context: ssl.SSLContext | None, seconds: float) -> float:
@@ -82,7 +66,7 @@ def _grpc_rate(address: str, files: CertFiles, seconds: float) -> float:
 
 
 def _rate(receive: Callable[[], int], seconds: float) -> float:
-    """Return the MB/s of receiving again and again for a time."""
+    """Return the MB/s of receiving repeatedly for some seconds."""
     begun_s = now_s = time.perf_counter()
     received = 0
     while now_s - begun_s < seconds:
@@ -106,15 +90,15 @@ def measure(server: CertFiles, client: CertFiles, seconds: float = 1.0) -> dict[
     """Return the limits by name, in MB/s.
 
     Raises:
-        BrokenError: one could not be measured.
+        BrokenError: one of them could not be measured.
     """
     found = {}
     try:
-        with _serving("tcp", server, _ENDLESS) as address:
+        with _serving("tcp", server) as address:
             found["raw TCP"] = _socket_rate(address, None, seconds)
-        with _serving("tls", server, _ENDLESS) as address:
+        with _serving("tls", server) as address:
             found[PYTHON_SSL] = _socket_rate(address, _client_context(client), seconds)
-        with _serving("grpc", server, _ENDLESS) as address:
+        with _serving("grpc", server) as address:
             found["plain grpcio"] = _grpc_rate(address, client, seconds)
     except (OSError, grpc.RpcError, StopIteration) as error:
         raise BrokenError(f"the limits of this machine could not be measured: {error}") from error
@@ -122,7 +106,7 @@ def measure(server: CertFiles, client: CertFiles, seconds: float = 1.0) -> dict[
 
 
 def serve_sockets(files: CertFiles, *, tls: bool) -> None:
-    """Send pieces to everybody who connects, one after the other."""
+    """Send pieces to every client that connects, one client at a time."""
     context = _tls_1_3(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
     context.verify_mode = ssl.CERT_REQUIRED
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -134,15 +118,13 @@ def serve_sockets(files: CertFiles, *, tls: bool) -> None:
                     while True:
                         connection.sendall(_PIECE)
             except OSError:
-                continue  # it has left, which is how each one ends
+                continue  # the client disconnected, as each one does
 
 
-def serve_grpc(files: CertFiles, size_mib: int) -> None:
-    """Be a plain grpcio server: the most that it gives with 1 MiB messages."""
+def serve_grpc(files: CertFiles) -> None:
+    """Serve pieces over plain grpcio: its highest rate with 1 MiB messages."""
     handlers: dict[str, Any] = {
-        "Get": grpc.unary_stream_rpc_method_handler(
-            lambda _request, _context: (_PIECE for _ in range(size_mib))
-        )
+        "Get": grpc.unary_stream_rpc_method_handler(lambda _request, _context: repeat(_PIECE))
     }
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers(
@@ -160,20 +142,19 @@ def serve_grpc(files: CertFiles, size_mib: int) -> None:
 
 
 def _announce(port: int) -> None:
-    print(f"listening on 127.0.0.1:{port}", flush=True)  # noqa: T201 - to who started it
+    print(f"listening on 127.0.0.1:{port}", flush=True)  # noqa: T201 - to the process that started it
 
 
 def main() -> None:
-    """Be one of the servers."""
+    """Run one of the servers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("kind", choices=["tcp", "tls", "grpc"])
-    parser.add_argument("size_mib", type=int)
     for name in ("ca", "cert", "key"):
         parser.add_argument(name, type=Path)
     options = parser.parse_args()
     files = CertFiles(options.ca, options.cert, options.key)
     if options.kind == "grpc":
-        serve_grpc(files, options.size_mib)
+        serve_grpc(files)
     serve_sockets(files, tls=options.kind == "tls")
 
 

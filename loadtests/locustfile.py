@@ -1,28 +1,27 @@
 """Streams for Locust: the same writer, checker and instants, driven by Locust's master and workers.
 
-For load from more machines than one, and for Locust's web page, charts and CSV. Each worker starts
-a writing job, and each of its users follows that on a connection of its own. As in `generator` the
-load begins when all users are there and follow; it ends with its jobs, or when Locust is told to.
-Every message is a Locust request: `stream latency` counts from its planned instant, `stream
-observed` from its write. A stream's first byte and its end are requests too; wrong bytes and bad
-ends are failures.
+For load from several machines, and for Locust's web page, charts and CSV. Each worker starts a
+writing job, and each of its users follows that on a connection of its own. As in `generator`, the
+load begins when all users follow; it ends with its jobs, or when Locust stops. Every message is a
+Locust request: `stream latency` counts from its planned instant, `stream observed` from its write.
+A stream's first byte and its end are requests too; wrong bytes and bad ends are failures.
 
 Settings come from the environment: JOBWORKER_TARGET (HOST:PORT), JOBWORKER_IDENTITIES (a directory
-as `python -m harness identities` makes it), and the load: JOBWORKER_PROFILE (a name of `python -m
-loadtests run --list`; with JOBWORKER_PROFILES one of a file of one's own), or JOBWORKER_RATE
-(messages a second), JOBWORKER_MESSAGE_BYTES, JOBWORKER_SECONDS (how long a worker's job writes).
+created by `python -m harness identities`), and the load: JOBWORKER_PROFILE (a name of `python -m
+loadtests run --list`, or of the TOML file JOBWORKER_PROFILES), or JOBWORKER_RATE (messages per
+second), JOBWORKER_MESSAGE_BYTES, JOBWORKER_SECONDS (how long a worker's job writes).
 
-Of a profile come the messages, their pace, and what share of the streamers joins late; how many
-there are is Locust's own `-u`. Not carried, and refused: replays, slow readers, connections that
-are cut and storms of jobs. A flood's messages have no latency; `stream flood` is its time from the
-begin to the last byte, with its size.
+A profile gives the messages, their pace, and the share of streamers that join late; Locust's `-u`
+gives the number of streamers. Refused are replays, slow readers, reconnections and storms of jobs.
+A flood's messages have no latency; `stream flood` is its time from the begin to the last byte, with
+its size.
 
     locust -f loadtests/locustfile.py --master --headless -u 10 -r 10 -t 20s --expect-workers 2
     locust -f loadtests/locustfile.py --worker       # as many as there are cores, on any machine
 
-Not for rates: gevent runs all streams of a worker in one thread. Where the server is on another
-machine, latency counts from the fastest message so far. How far it agrees with `python -m
-loadtests` stands in docs/load.md.
+Not for rates: gevent runs all streams of a worker in one thread. If the server is on another
+machine, latency counts from the fastest message so far. docs/load.md compares it with `python -m
+loadtests`.
 """
 
 # mypy: disable-error-code="import-untyped, untyped-decorator"
@@ -37,7 +36,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-# Locust patches the standard library for gevent, and must come before everything that uses it.
+# Locust patches the standard library for gevent, and must be imported before what uses that.
 from locust import User, events, stats, task
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
@@ -48,21 +47,22 @@ import gevent.event  # isort: skip
 import grpc.experimental.gevent as grpc_gevent  # isort: skip
 
 grpc_gevent.init_gevent()
-# Each stream that waits for its next message holds a thread of this pool. With gevent's ten, more
-# streams than that wait for each other instead.
+# Each stream that waits for its next message holds a thread of this pool. With gevent's default of
+# ten, more streams than that wait for each other.
 gevent.get_hub().threadpool.maxsize = 4096
 
-import grpc  # noqa: E402 - as said above
+import grpc  # noqa: E402 - after the patching
 
 from harness.drive.client import Client, open_channel  # noqa: E402
 from harness.drive.identities import CertFiles, IdentityStore  # noqa: E402
 from harness.record.history import Recorder  # noqa: E402
-from harness.record.verdict import BrokenError, UnmetError  # noqa: E402
+from harness.record.results import EXIT_CODES  # noqa: E402
+from harness.record.verdict import BrokenError, UnmetError, Verdict  # noqa: E402
 from jobworker.v1 import jobworker_pb2 as pb  # noqa: E402
 from jobworker.v1 import jobworker_pb2_grpc  # noqa: E402
 from loadtests.checker import Checker  # noqa: E402
-from loadtests.emitter import MONOTONIC  # noqa: E402
-from loadtests.jobs import LoadWriter, clock_of, new_gate, open_gate  # noqa: E402
+from loadtests.emitter import MONOTONIC, WritePlan  # noqa: E402
+from loadtests.jobs import clock_of, new_gate, open_gate, writer_command  # noqa: E402
 from loadtests.metrics import BEGUN, NUMBER, PLANNED, RECEIVED  # noqa: E402
 from loadtests.pacer import steady  # noqa: E402
 from loadtests.profiles import Profile, load_profiles, named  # noqa: E402
@@ -70,19 +70,19 @@ from loadtests.record import MESSAGE_COLUMNS  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-EXIT_BROKEN: Final = 2
+EXIT_BROKEN: Final = EXIT_CODES[Verdict.BROKEN]
 TARGET: Final = os.environ.get("JOBWORKER_TARGET", "localhost:50051")
 IDENTITIES: Final = Path(os.environ.get("JOBWORKER_IDENTITIES", "certs/out"))
-_JOIN_TIMEOUT_S: Final = 600.0  # until all users are there; Locust starts them one by one
-_FLOOD_TIMEOUT_S: Final = 600.0  # a flood takes as long as it takes, but not for ever
+_JOIN_TIMEOUT_S: Final = 600.0  # until all users follow; Locust starts them one by one
+_FLOOD_TIMEOUT_S: Final = 600.0  # a flood has no planned end
 STREAMS_ENDED: Final = "streams_ended"
 
 
 def profile_of(environment: Mapping[str, str]) -> Profile:
-    """Return the load that the environment asks for.
+    """Return the load of the environment.
 
     Raises:
-        BrokenError: there is no such profile, or it is one that Locust's users do not carry.
+        BrokenError: the profile does not exist, or Locust's users do not support it.
     """
     name = environment.get("JOBWORKER_PROFILE")
     if not name:
@@ -93,19 +93,19 @@ def profile_of(environment: Mapping[str, str]) -> Profile:
     own = environment.get("JOBWORKER_PROFILES")
     [profile] = named((name,), load_profiles(Path(own)) if own else ())
     for what, has in (
-        ("replays a job that has ended", profile.replay), ("has slow readers", profile.slow),
-        ("cuts connections", profile.cut_every_bytes), ("starts and stops jobs", profile.storm),
+        ("replays an ended job", profile.replay), ("has slow readers", profile.slow),
+        ("reconnects", profile.cut_every_bytes), ("starts and stops jobs", profile.storm),
     ):  # fmt: skip
         if has:
             raise BrokenError(
-                f"JOBWORKER_PROFILE={name} {what}, which Locust's users do not; use `python -m "
-                f"loadtests run {name}`"
+                f"JOBWORKER_PROFILE={name} {what}, which Locust's users do not support; use "
+                f"`python -m loadtests run {name}`"
             )
     return profile
 
 
 def joins_late(number: int, profile: Profile) -> bool:
-    """Whether a worker's user joins meanwhile: a profile's share of them, and not the first one."""
+    """Return whether a user joins late: the profile's share of a worker's, not the first one."""
     early = profile.streamers - profile.late
     return number * early % profile.streamers >= early
 
@@ -121,20 +121,20 @@ _STREAM_TIMEOUT_S: Final = (
 
 
 class Job:
-    """The job that this worker's users follow, and how far they are.
+    """The job that this worker's users follow, and their progress.
 
     Attributes:
-        are_all_here: whether Locust has started as many users as were asked for.
-        users: of this worker.
+        has_all_users: whether Locust has started all requested users.
+        users: number of this worker's.
         late: those of them that join after the begin.
-        settled: those that have their first byte, or have ended without one, or are late ones.
+        settled: those that have their first byte, or ended without one, or join late.
         ended: those whose stream has ended.
         begun: set when the load begins, at `begun_ns`.
-        is_ending: whether the run is about to be ended.
+        is_ending: whether the run is about to end.
     """
 
     def __init__(self) -> None:
-        self.are_all_here = self.is_ending = False
+        self.has_all_users = self.is_ending = False
         self.users = self.late = self.settled = self.ended = 0
         self.begun, self.begun_ns = gevent.event.Event(), 0
         self.job_id = ""
@@ -148,9 +148,9 @@ class Job:
         """Start it; it writes one message and waits at its gate.
 
         Raises:
-            UnmetError, BrokenError: the server did not, or is not there.
+            UnmetError, BrokenError: the server did not start it, or is unreachable.
         """
-        self.are_all_here = False
+        self.has_all_users = False
         self.users = self.late = self.settled = self.ended = 0
         self.begun, self.begun_ns = gevent.event.Event(), 0
         self.files = IdentityStore(IDENTITIES).files("admin")
@@ -162,12 +162,12 @@ class Job:
             if PROFILE.pace is None:
                 raise BrokenError(f"{PROFILE.name} has no messages to follow")
             size_bytes = PROFILE.message_bytes
-            writer = LoadWriter(PROFILE.pace, size_bytes, self.seed, self._gate, clock)
-            self.job_id = client.must_start(*writer.command())
+            plan = WritePlan(PROFILE.pace, size_bytes, self.seed, self._gate, clock)
+            self.job_id = client.must_start(*writer_command(plan))
 
     def begin_when_all_follow(self) -> None:
         """Open the gate, once."""
-        if not self._gate or not self.are_all_here or self.settled < self.users or not self.files:
+        if not self._gate or not self.has_all_users or self.settled < self.users or not self.files:
             return
         gate, self._gate = self._gate, ""
         self.begun_ns = self.now_ns()
@@ -176,7 +176,7 @@ class Job:
             open_gate(client, gate)
 
     def apart_ns(self, travel_ns: int) -> int:
-        """Return how far two clocks seem apart: a message's way from its write, if none was faster.
+        """Return the estimated difference of two clocks: the fastest message's time from its write.
 
         See `metrics.Recorded.offset_ns`; 0 on one machine.
         """
@@ -189,7 +189,7 @@ class Job:
     @property
     def has_ended(self) -> bool:
         """Whether all of its streams have ended."""
-        return self.are_all_here and self.ended >= self.users
+        return self.has_all_users and self.ended >= self.users
 
     def stop(self) -> None:
         """Stop it; its streams end."""
@@ -203,31 +203,31 @@ JOB: Final = Job()
 
 @events.report_to_master.add_listener
 def report_end(data: dict[str, Any], **_: object) -> None:
-    """Say beside this worker's last figures that they are the last: its streams have ended."""
+    """Report, beside this worker's figures, whether its streams have ended."""
     data[STREAMS_ENDED] = JOB.has_ended
 
 
 @events.init.add_listener
-def hear_of_ends(environment: Any, **_: object) -> None:  # noqa: ANN401 - Locust's own
+def watch_ends(environment: Any, **_: object) -> None:  # noqa: ANN401 - Locust's own
     """Let the master end the run when the streams of all workers have ended."""
     ended = set()
 
     @events.worker_report.add_listener
-    def hear(client_id: str, data: dict[str, Any], **_: object) -> None:
+    def note_end(client_id: str, data: dict[str, Any], **_: object) -> None:
         if data.get(STREAMS_ENDED):
             ended.add(client_id)
             if len(ended) >= environment.runner.worker_count:
                 ended.clear()
-                # On a greenlet of its own: to quit ends the one that hears.
+                # On a greenlet of its own: to quit ends the one that listens.
                 gevent.spawn(end_run, environment)
 
 
 def end_run(environment: Any) -> None:  # noqa: ANN401 - as above
-    """End a run, once: Locust too, unless its web page waits for another one."""
+    """End a run, once; and Locust too, unless its web page can start another one."""
     if JOB.is_ending:
         return
     JOB.is_ending = True
-    # Locust writes its CSV from time to time, and when it quits not once more.
+    # Locust writes its CSV periodically, but not once more before it quits.
     gevent.sleep(2 * stats.CSV_STATS_INTERVAL_SEC)
     if environment.web_ui is None:
         environment.runner.quit()
@@ -238,22 +238,22 @@ def end_run(environment: Any) -> None:  # noqa: ANN401 - as above
 
 @events.test_start.add_listener
 def start_job(environment: Any, **_: object) -> None:  # noqa: ANN401 - as above
-    """Start this worker's job; the master has none."""
+    """Start this worker's job; the master does not have one."""
     if isinstance(environment.runner, MasterRunner):
         return
     try:
         JOB.start()
     except (BrokenError, UnmetError) as error:
-        # Locust would only log it, and go on without a job.
-        logger.error("BROKEN: %s", error)  # noqa: TRY400 - its text says all
+        # Locust would only log it, and continue without a job.
+        logger.error("BROKEN: %s", error)  # noqa: TRY400 - the message is complete
         environment.process_exit_code = EXIT_BROKEN
         environment.runner.quit()
 
 
 @events.spawning_complete.add_listener
 def count_users(**_: object) -> None:
-    """Begin, if all users follow already."""
-    JOB.are_all_here = True
+    """Begin if all users follow already."""
+    JOB.has_all_users = True
     JOB.begin_when_all_follow()
 
 
@@ -268,7 +268,7 @@ class Streamer(User):
     """Follows the job until it ends or the test does."""
 
     def on_start(self) -> None:
-        """Be counted."""
+        """Count this user, and decide whether it joins late."""
         self.is_late = joins_late(JOB.users, PROFILE)
         self.late_number = JOB.late
         JOB.users += 1
@@ -279,7 +279,7 @@ class Streamer(User):
         """Follow one stream; each message is a request."""
         checker = Checker(JOB.seed, PROFILE.message_bytes)
         due_ns = self._wait_to_join()
-        began_ns, first, told = JOB.now_ns(), True, 0
+        began_ns, first, reported = JOB.now_ns(), True, 0
         failure: Exception | None = None
         channel = open_channel(TARGET, JOB.files or IdentityStore(IDENTITIES).files("admin"))
         try:
@@ -289,11 +289,11 @@ class Streamer(User):
                 received_ns = JOB.now_ns()
                 checker.take(message.message, received_ns)
                 if first:
-                    self._tell("first byte", received_ns - due_ns, len(message.message))
+                    self._report("first byte", received_ns - due_ns, len(message.message))
                     first = False
                     if not self.is_late:
                         self._settle()
-                told = self._tell_messages(checker, began_ns, told)
+                reported = self._report_messages(checker, began_ns, reported)
         except grpc.RpcError as error:
             failure = error
         finally:
@@ -301,9 +301,9 @@ class Streamer(User):
         if checker.wrong:
             failure = ValueError(checker.wrong)
         ended_ns = JOB.now_ns()
-        self._tell("whole stream", ended_ns - began_ns, checker.checked_bytes, failure)
+        self._report("whole stream", ended_ns - began_ns, checker.checked_bytes, failure)
         if not PROFILE.is_timed:
-            self._tell("flood", ended_ns - JOB.begun_ns, checker.checked_bytes, failure)
+            self._report("flood", ended_ns - JOB.begun_ns, checker.checked_bytes, failure)
         if first and not self.is_late:
             self._settle()
         JOB.ended += 1
@@ -313,10 +313,10 @@ class Streamer(User):
         raise StopUser
 
     def _wait_to_join(self) -> int:
-        """Wait, if it joins late, until it is to; return when that was: now for all others.
+        """Wait for the planned join of a late joiner; return its instant, now for the others.
 
-        As in `generator` late joiners come evenly over the load's time. How many there are is known
-        when it begins.
+        As in `generator`, late joiners join evenly over the load's time. Their number is known when
+        the load begins.
         """
         if not self.is_late:
             return JOB.now_ns()
@@ -331,20 +331,20 @@ class Streamer(User):
         JOB.settled += 1
         JOB.begin_when_all_follow()
 
-    def _tell_messages(self, checker: Checker, began_ns: int, told: int) -> int:
-        """Tell Locust of the messages that came since; return up to where it was told."""
+    def _report_messages(self, checker: Checker, began_ns: int, reported: int) -> int:
+        """Report the messages after position `reported` to Locust; return the new position."""
         width = len(MESSAGE_COLUMNS)
-        for at in range(told, len(checker.rows), width):
+        for at in range(reported, len(checker.rows), width):
             row = checker.rows[at : at + width]
             apart_ns = JOB.apart_ns(row[RECEIVED] - row[BEGUN])
-            # What was due before this user came is old, not slow.
+            # A message due before this user joined is old, not slow.
             if PROFILE.is_timed and row[NUMBER] and row[PLANNED] + apart_ns >= began_ns:
                 size_bytes = PROFILE.message_bytes
-                self._tell("latency", row[RECEIVED] - row[PLANNED] - apart_ns, size_bytes)
-                self._tell("observed", row[RECEIVED] - row[BEGUN] - apart_ns, size_bytes)
+                self._report("latency", row[RECEIVED] - row[PLANNED] - apart_ns, size_bytes)
+                self._report("observed", row[RECEIVED] - row[BEGUN] - apart_ns, size_bytes)
         return len(checker.rows)
 
-    def _tell(
+    def _report(
         self, name: str, took_ns: int, size_bytes: int, failure: Exception | None = None
     ) -> None:
         self.environment.events.request.fire(

@@ -1,8 +1,8 @@
-"""Looks at processes and at the machine while a load goes on: the server's, and our own lateness.
+"""Samples the server and the machine during a load, and measures the generator's own lateness.
 
-`Hiccups` stand in each process of the generator: something beside the readers wants to wake at
-planned instants, and notes how late it does. What delays it (other streams' work, the interpreter
-lock, a busy machine, a hypervisor) delays them, so its figures bound what a latency means.
+Each process of the generator has `Hiccups`: beside the readers, something wakes at planned instants
+and notes how late it is. Whatever delays it (other streams' work, the interpreter lock, a busy
+machine, a hypervisor) delays the readers too, so a latency below its figures is not the server's.
 """
 
 import asyncio
@@ -23,31 +23,30 @@ _MEMFD_BLOCK_BYTES: Final = 512
 
 
 class Hiccups:
-    """How late something woke that wanted to wake at planned instants, in nanoseconds."""
+    """How late wake-ups at planned instants were, in nanoseconds."""
 
     def __init__(self) -> None:
         self.lateness_ns = array("q")
         self._due_ns = 0
 
     def plan_s(self) -> float:
-        """Plan the next instant; return how long to sleep until it."""
+        """Plan the next instant; return the seconds until it."""
         self._due_ns = time.monotonic_ns() + _HICCUP_EVERY_NS
         return _HICCUP_EVERY_NS / 1e9
 
     def note(self) -> None:
         """Note how late it is now."""
         late_ns = time.monotonic_ns() - self._due_ns
-        # Instants that were slept through were late too: leaving them out would be the very
-        # omission that this harness is to avoid.
+        # Instants missed meanwhile were late too: to leave them out would be coordinated omission.
         while late_ns > 0:
             self.lateness_ns.append(late_ns)
             late_ns -= _HICCUP_EVERY_NS
 
 
 class HiccupMeter:
-    """Measures from a thread of its own; a context manager.
+    """Measures in a thread of its own; a context manager.
 
-    Shared state: `hiccups`, written by the meter's thread alone, read when that has ended.
+    Shared state: `hiccups`, written by the meter's thread alone, read once that has ended.
     """
 
     def __init__(self) -> None:
@@ -76,9 +75,9 @@ async def measure_loop(hiccups: Hiccups) -> None:
 
 
 class Sampler:
-    """Takes samples from a thread of its own until the context ends.
+    """Takes samples in a thread of its own until the context ends.
 
-    Shared state: `samples`, written by the sampler's thread alone, read when that has ended.
+    Shared state: `samples`, written by the sampler's thread alone, read once that has ended.
     """
 
     def __init__(self, pid: int | None, now_ns: Callable[[], int]) -> None:
@@ -104,7 +103,7 @@ class Sampler:
             self.samples.append(self.sample())
 
     def sample(self) -> Sample:
-        """Return how things are now."""
+        """Return a sample of this instant."""
         times = psutil.cpu_times()
         busy_s = sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
         server = self._server_values()
@@ -139,7 +138,7 @@ class Sampler:
 
 
 def memfds(pid: int) -> tuple[int, int]:
-    """Return the memory of a process's memfds, in bytes, and how many descriptors it has."""
+    """Return the memory of a process's memfds, in bytes, and the number of its descriptors."""
     blocks: dict[int, int] = {}
     count = 0
     for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -149,5 +148,5 @@ def memfds(pid: int) -> tuple[int, int]:
                 status = fd.stat()
                 blocks[status.st_ino] = status.st_blocks * _MEMFD_BLOCK_BYTES
         except OSError:
-            continue  # closed meanwhile
+            continue  # it was just closed
     return sum(blocks.values()), count

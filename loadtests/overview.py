@@ -5,17 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from harness.report.charts import Chart
 from loadtests.charts import Drawing, Points, bars, charts, curves, shares
-from loadtests.results import RATE, LoadReport, LoadResult
+from loadtests.figures import Read
+from loadtests.results import Comparison, LoadReport, LoadResult
 
 AXIS: Final = "axis"
 VALUE: Final = "value"
 BY_RATE: Final = "rate_per_s"
 
-# What a value of an axis may end in: its worth in bytes or seconds, as our server's flags have it.
+# The suffixes of an axis's values: factor and kind, as our server's flags have them.
 _UNITS: Final[Mapping[str, tuple[float, str]]] = {
     "": (1.0, ""),
     "B": (1.0, "bytes"), "KiB": (2.0**10, "bytes"), "MiB": (2.0**20, "bytes"),
@@ -25,31 +26,76 @@ _UNITS: Final[Mapping[str, tuple[float, str]]] = {
 }  # fmt: skip
 _QUANTITY: Final = re.compile(rf"(-?\d+(?:\.\d+)?(?:e-?\d+)?)({'|'.join(_UNITS)})")
 
-# A sweep's pictures: title, axis label, and the figures in one picture with their names and scales.
-_CURVES: Final[tuple[tuple[str, str, Mapping[str, tuple[str, float]]], ...]] = (
-    ("Rate", "MB/s", {"all streamers together": (RATE, 1.0)}),
-    ("Messages", "1/s", {
-        "asked of the job": ("asked_per_s", 1.0), "written by it": ("achieved_per_s", 1.0),
-    }),
-    ("Latency", "ms", {
-        "largest": ("latency_max_ms", 1.0), "p99": ("latency_p99_ms", 1.0),
-        "p50": ("latency_p50_ms", 1.0), "generator's own lag, p99": ("generator_lag_p99_ms", 1.0),
-    }),
-    ("Memory of the server", "MiB", {
-        "resident, at most": ("server_rss_peak_bytes", 2.0**20),
-        "logs": ("log_memory_peak_bytes", 2.0**20),
-    }),
-    ("Memory of a streamer", "KiB", {
-        "resident memory grown by, for each": ("memory_per_streamer_bytes", 1024.0),
-    }),
-    ("Processor time", "s/GB", {"of the server": ("server_cpu_s_per_gb", 1.0)}),
-    ("Fairness", "Jain's index", {"1 is equal": ("fairness", 1.0)}),
+
+class Curve(NamedTuple):
+    """A line of a picture: its name, the figure, and what the figure is divided by."""
+
+    name: str
+    read: Read
+    divisor: float = 1.0
+
+
+class CurvePicture(NamedTuple):
+    """A picture of a sweep: title, label of the y axis, lines."""
+
+    title: str
+    y_label: str
+    curves: tuple[Curve, ...]
+
+
+_RATE: Final = CurvePicture(
+    "Rate", "MB/s", (Curve("all streamers together", lambda figures: figures.rates.mb_per_s),)
+)
+_MESSAGES: Final = CurvePicture(
+    "Messages", "1/s",
+    (
+        Curve("requested of the job", lambda figures: figures.rates.asked_per_s),
+        Curve("written by it", lambda figures: figures.rates.achieved_per_s),
+    ),
+)  # fmt: skip
+_LATENCY: Final = CurvePicture(
+    "Latency", "ms",
+    (
+        Curve("largest", lambda figures: figures.latency.max_ms),
+        Curve("p99", lambda figures: figures.latency.p99_ms),
+        Curve("p50", lambda figures: figures.latency.p50_ms),
+        Curve("generator's own lag, p99", lambda figures: figures.generator.lag_p99_ms),
+    ),
+)  # fmt: skip
+_SWEEP_PICTURES: Final = (
+    _RATE,
+    _MESSAGES,
+    _LATENCY,
+    CurvePicture(
+        "Memory of the server", "MiB",
+        (
+            Curve("resident, at most", lambda figures: figures.server.rss_peak_bytes, 2.0**20),
+            Curve("logs", lambda figures: figures.server.log_memory_peak_bytes, 2.0**20),
+        ),
+    ),
+    CurvePicture(
+        "Memory per streamer", "KiB",
+        (
+            Curve(
+                "growth of resident memory per streamer",
+                lambda figures: figures.server.memory_per_streamer_bytes, 1024.0,
+            ),
+        ),
+    ),
+    CurvePicture(
+        "Processor time", "s/GB",
+        (Curve("of the server", lambda figures: figures.server.cpu_s_per_gb),),
+    ),
+    CurvePicture(
+        "Fairness", "Jain's index",
+        (Curve("1: equal", lambda figures: figures.streams.fairness),),
+    ),
 )  # fmt: skip
 
 
 def pictures(report: LoadReport) -> tuple[str, list[Chart]]:
-    """Return what stands above a run's pictures, and these."""
-    titles = {"sweep": "What changes with what", "run": "Rates", "compare": "Pairs"}
+    """Return the heading of a run's pictures, and the pictures."""
+    titles = {"sweep": "Effect of each axis", "run": "Rates", "compare": "Pairs"}
     return titles.get(report.kind, ""), charts(drawings(report), report.kind)
 
 
@@ -57,58 +103,66 @@ def drawings(report: LoadReport) -> list[Callable[[], Drawing]]:
     """Return the pictures of a whole run."""
     if report.kind == "sweep":
         return sweep_drawings(report)
-    unpaced = [each for each in report.results if each.is_unpaced]
+    unpaced = [each for each in report.results if each.unpaced_mb_per_s is not None]
     if report.kind == "run" and unpaced:
         return [partial(shares, unpaced, report.limits)]
-    if report.comparison.get("ratios"):
-        return [partial(_pairs, report)]
+    if report.comparison is not None and report.comparison.ratios:
+        return [partial(_pairs, report.comparison)]
     return []
 
 
 def sweep_drawings(report: LoadReport) -> list[Callable[[], Drawing]]:
     """Return the pictures of a sweep: for each axis, each figure that it changes.
 
-    Over numbers, sizes and times these are lines; over words, or over quantities of two kinds (a 0
-    beside sizes stands for "no bound"), bars.
+    An axis of numbers, sizes or times is drawn as lines. An axis of words, or of two kinds of
+    quantities (a 0 beside sizes means "no bound"), is drawn as bars.
     """
     found: list[Callable[[], Drawing]] = []
     for axis, points in by_axis(report).items():
-        if len(points) < 2:  # noqa: PLR2004 - nothing to see the difference of
+        if len(points) < 2:  # noqa: PLR2004 - no difference to show
             continue
         quantities = _quantities(list(points))
-        for title, y_label, figures in _CURVES:
+        is_paced = any(_latency_p50_ms(each) for results in points.values() for each in results)
+        for picture in _SWEEP_PICTURES:
             lines = {
-                name: line
-                for name, (figure, scale) in figures.items()
-                if (line := _line(points, quantities, figure, scale))
+                curve.name: line
+                for curve in picture.curves
+                if (line := _line(points, quantities, curve))
             }
-            if not lines or (title == "Latency" and "p50" not in lines):
+            if not lines or not _is_telling(picture, axis, is_paced=is_paced):
                 continue
-            if title == "Messages" and axis != BY_RATE:
-                continue  # as many as ever
-            levels = report.limits if title == "Rate" and _all_unpaced(points) else {}
-            paced = "latency_p50_ms" in _any_figures(points)
-            if title == "Rate" and paced and axis != BY_RATE:
-                continue  # a paced load's rate is what was asked for
-            caption = (
-                f"By {axis}, all else as it was; medians where a point was run more than once."
-            )
+            levels = report.limits if picture is _RATE and _all_unpaced(points) else {}
+            caption = f"By {axis}, all else equal; medians of the points with several runs."
             if quantities is None:
                 found.append(partial(
-                    bars, title, caption, axis, y_label, lines, names=list(points), levels=levels
+                    bars, picture.title, caption, axis, picture.y_label, lines,
+                    names=list(points), levels=levels,
                 ))  # fmt: skip
             else:
                 named = dict(zip(quantities, points, strict=True))
                 found.append(partial(
-                    curves, title, caption, axis, y_label, lines, levels=levels,
+                    curves, picture.title, caption, axis, picture.y_label, lines, levels=levels,
                     log_x=_spans_decades(quantities),
                     ticks={} if all(_is_number(value) for value in points) else named,
                 ))  # fmt: skip
     return found
 
 
+def _is_telling(picture: CurvePicture, axis: str, *, is_paced: bool) -> bool:
+    """Return whether an axis may change a picture's figures: a pace sets the rate."""
+    if picture is _LATENCY:
+        return is_paced
+    if picture is _MESSAGES:
+        return axis == BY_RATE
+    return picture is not _RATE or not is_paced or axis == BY_RATE
+
+
+def _latency_p50_ms(result: LoadResult) -> float | None:
+    return result.figures.latency.p50_ms
+
+
 def by_axis(report: LoadReport) -> dict[str, dict[str, list[LoadResult]]]:
-    """Return a sweep's results by axis and value, in the order in which they were asked for."""
+    """Return a sweep's results by axis and value, in the order in which they were run."""
     found: dict[str, dict[str, list[LoadResult]]] = {}
     for result in report.results:
         if AXIS in result.labels:
@@ -118,7 +172,7 @@ def by_axis(report: LoadReport) -> dict[str, dict[str, list[LoadResult]]]:
 
 
 def in_order(report: LoadReport) -> list[LoadResult]:
-    """Return results as they are best read: a sweep's by axis and value, others as they came."""
+    """Return results in the order to show: a sweep's by axis and value, others as they were run."""
     axes = list(by_axis(report))
 
     def place(result: LoadResult) -> tuple[int, float, str]:
@@ -131,7 +185,7 @@ def in_order(report: LoadReport) -> list[LoadResult]:
 
 
 def quantity(text: str) -> tuple[float, str] | None:
-    """Return a number and of what kind it is: a plain one, bytes or seconds; None for a word."""
+    """Return a number and its kind: plain, bytes or seconds; None for a word."""
     found = _QUANTITY.fullmatch(text.strip())
     if found is None:
         return None
@@ -140,7 +194,7 @@ def quantity(text: str) -> tuple[float, str] | None:
 
 
 def _quantities(texts: Sequence[str]) -> list[float] | None:
-    """Return the values of an axis, if they are numbers of one kind and no two are the same."""
+    """Return the values of an axis if they are distinct numbers of one kind; else None."""
     found = [each for each in map(quantity, texts) if each is not None]
     values = [value for value, _ in found]
     kinds = {kind for _, kind in found}
@@ -154,24 +208,25 @@ def _is_number(text: str) -> bool:
 
 
 def _line(
-    points: Mapping[str, list[LoadResult]], quantities: Sequence[float] | None, figure: str,
-    scale: float,
-) -> Points:  # fmt: skip
-    """Return a line over an axis's values, or over its values' places in the order asked for."""
+    points: Mapping[str, list[LoadResult]], quantities: Sequence[float] | None, curve: Curve
+) -> Points:
+    """Return a line over an axis's values, or over their positions in the order of the runs."""
     line = []
     for at, results in zip(quantities or range(len(points)), points.values(), strict=True):
-        found = [each.figures[figure] / scale for each in results if figure in each.figures]
+        values = (curve.read(each.figures) for each in results)
+        found = [value / curve.divisor for value in values if value is not None]
         if found:
             line.append((float(at), median(found)))
     return sorted(line)
 
 
 def _all_unpaced(points: Mapping[str, list[LoadResult]]) -> bool:
-    return all(each.is_unpaced for results in points.values() for each in results if each.figures)
-
-
-def _any_figures(points: Mapping[str, list[LoadResult]]) -> Mapping[str, float]:
-    return next((r.figures for results in points.values() for r in results if r.figures), {})
+    return all(
+        each.unpaced_mb_per_s is not None
+        for results in points.values()
+        for each in results
+        if not each.figures.is_empty
+    )
 
 
 def _spans_decades(values: Sequence[float]) -> bool:
@@ -181,22 +236,24 @@ def _spans_decades(values: Sequence[float]) -> bool:
 
 def comparison_rows(report: LoadReport) -> list[dict[str, Any]]:
     """Return a comparison as rows of a table."""
+    if report.comparison is None:
+        return []
     return [
         {
-            "name": each["name"], "pairs": each["pairs"], "a": f"{each['median_a']:.4g}",
-            "b": f"{each['median_b']:.4g}", "ratio": f"{each['ratio']:.3f}",
-            "interval": f"{each['low']:.3f} to {each['high']:.3f}", "p": f"{each['p']:.4f}",
-            "says": each["says"],
+            "name": each.name, "pairs": each.pairs, "a": f"{each.median_a:.4g}",
+            "b": f"{each.median_b:.4g}", "ratio": f"{each.ratio:.3f}",
+            "interval": f"{each.low:.3f} to {each.high:.3f}", "p": f"{each.p:.4f}",
+            "says": each.says,
         }
-        for each in report.comparison.get("effects", [])
+        for each in report.comparison.effects
     ]  # fmt: skip
 
 
-def _pairs(report: LoadReport) -> Drawing:
+def _pairs(comparison: Comparison) -> Drawing:
     lines: dict[str, Points] = {}
-    for name, group in groupby(report.comparison["ratios"], key=lambda each: each["name"]):
-        lines[name] = [(each["pair"] + 1, each["ratio"]) for each in group]
+    for name, group in groupby(comparison.ratios, key=lambda each: each.name):
+        lines[name] = [(each.pair + 1, each.ratio) for each in group]
     return curves(
-        "Each pair", f"{report.comparison['figure']} of B, divided by that of A right beside it.",
+        "Each pair", f"{comparison.figure} of B, divided by that of the A run beside it.",
         "pair", "B / A", lines, levels={"equal": 1.0}, log_x=False,
     )  # fmt: skip

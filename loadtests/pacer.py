@@ -1,8 +1,8 @@
 """When each message of a load is due: arithmetic without a clock, so that a table can test it.
 
-The model is open: what is due depends on the plan alone, never on how the server does. Who falls
-behind sends the next message at once and skips none, so that a slow server is seen as latency and
-not as a smaller load. Standard library only: this text also runs as part of a job (`emitter`).
+The model is open: what is due depends on the plan alone, never on the server. A late writer sends
+the next message at once and skips none, so a slow server shows as latency and not as a smaller
+load. Standard library only: this text also runs as part of a job (`emitter`).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ NS_PER_S = 1_000_000_000
 
 @dataclass(frozen=True)
 class Pace:
-    """So many messages, in groups of `burst` at one instant, a group every `interval_ns`.
+    """`count` messages, in groups of `burst` at one instant, a group every `interval_ns`.
 
-    An interval of 0 is a flood: every message is due at once, and is sent as fast as it is taken.
+    An interval of 0 is a flood: all messages are due at once, and sent as fast as the pipe takes
+    them.
     """
 
     count: int
@@ -22,10 +23,10 @@ class Pace:
     interval_ns: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is no plan.
+        """Refuse an invalid plan.
 
         Raises:
-            ValueError: says which value is wrong, and what is allowed.
+            ValueError: names the wrong value and the allowed ones.
         """
         for name, least in (("count", 1), ("burst", 1), ("interval_ns", 0)):
             if getattr(self, name) < least:
@@ -41,17 +42,17 @@ class Pace:
 
     @property
     def is_flood(self) -> bool:
-        """Whether nothing but the taker sets the pace."""
+        """Whether only the pipe's reader sets the pace."""
         return self.interval_ns == 0
 
     @property
     def duration_ns(self) -> int:
-        """How long the plan takes: to the end of the last group's interval."""
+        """The duration of the plan, to the end of the last group's interval."""
         return -(-self.count // self.burst) * self.interval_ns
 
     @property
     def rate_per_s(self) -> float:
-        """The asked messages per second; infinite for a flood."""
+        """The requested messages per second; infinite for a flood."""
         return float("inf") if self.is_flood else self.burst * NS_PER_S / self.interval_ns
 
 
@@ -61,11 +62,11 @@ def steady(rate_per_s: float, duration_s: float) -> Pace:
 
 
 def bursts(burst: int, every_s: float, duration_s: float) -> Pace:
-    """Return a plan of so many messages at once, every so often."""
+    """Return a plan of `burst` messages at once, every `every_s`."""
     groups = max(1, round(duration_s / every_s))
     return Pace(groups * burst, burst, round(every_s * NS_PER_S))
 
 
 def flood(count: int) -> Pace:
-    """Return a plan that sends as fast as it is taken."""
+    """Return a plan that sends as fast as the pipe takes it."""
     return Pace(count)

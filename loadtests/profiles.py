@@ -1,7 +1,7 @@
-"""The loads: each one frozen value in one table, and those of one's own from a TOML file.
+"""The loads: each is one frozen value in one table, or one table in a TOML file of the user's.
 
-A profile says what is asked (`pace`, `streamers`, ...), what must come true for the run to be worth
-anything (`floor`: else it is BROKEN), and what a server must keep (`limits`: else it FAILs).
+A profile has the requested load (`pace`, `streamers`, ...), the conditions for trusting the run
+(`floor`: else it is BROKEN), and what a server must keep (`limits`: else it FAILs).
 A new profile is one entry in `PROFILES`, or one table in a file:
 
     [my-lines]
@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from harness.record.verdict import BrokenError
 from loadtests.emitter import HEAD_BYTES
+from loadtests.figures import LIMITS, figure_named
 from loadtests.pacer import Pace, bursts, flood, steady
 
 MESSAGE_MIN_BYTES: Final = HEAD_BYTES + 2
@@ -31,37 +32,23 @@ DURATION_MAX_S: Final = 3600.0
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
-# Figures that a profile may limit: their names in a run's results, and whether more is better.
-LIMITS: Final[Mapping[str, bool]] = {
-    "latency_p50_ms": False,
-    "latency_p99_ms": False,
-    "latency_max_ms": False,
-    "first_byte_p99_ms": False,
-    "start_p99_ms": False,
-    "stop_p99_ms": False,
-    "server_cpu_s_per_gb": False,
-    "memory_per_streamer_bytes": False,
-    "rate_mb_per_s": True,
-    "fairness": True,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What makes a run worth reading.
+    """The conditions for trusting a run; one that misses them is BROKEN.
 
     Attributes:
-        rate_share: of the asked messages per second that must have been written.
-        generator_lag_p99_ms: how late the readers' processes may be; their machine's and their own.
-        writer_lag_p99_ms: how late the job may write, when the server did not hold it up.
-        others_cores: how much processor time a second others on this machine may take.
-        busy_share: how busy all processors may be under a load of planned instants. In kept runs of
-            all profiles a quiet machine of two cores was 8 to 25 % busy, with half a core taken by
-            others up to 49 %; at 75 % and more latencies were the machine's.
-        steal_cores: how much processor time a second the hypervisor may give to others: in more
-            than a hundred kept loads it was at most 0.004.
-        lag_share: how much of a latency that is told the readers' or the job's own lateness may be,
-            at the same percentile. In kept runs on a quiet machine it was at most 0.45.
+        rate_share: least share of the requested messages and starts per second.
+        generator_lag_p99_ms: how late the readers' processes may wake.
+        writer_lag_p99_ms: how late the job may write although the server did not block it.
+        others_cores: processor time per second that other programs may use.
+        busy_share: how busy all processors may be under a load with planned instants. In kept runs
+            of all profiles a quiet machine of two cores was 8 to 25 % busy, up to 49 % with half a
+            core used by others; at 75 % and more the latencies were the machine's.
+        steal_cores: processor time per second that the hypervisor may give to other machines: in
+            more than a hundred kept loads it was at most 0.004.
+        lag_share: largest share of a latency that the readers' or the job's own lag may be, at the
+            same percentile. In kept runs on a quiet machine it was at most 0.45.
     """
 
     rate_share: float = 0.9
@@ -75,7 +62,7 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """Jobs that are started and stopped at planned instants, beside the streams or alone."""
+    """Jobs that are started and stopped at planned instants, with or without streams beside."""
 
     starts_per_s: float
     duration_s: float
@@ -87,19 +74,19 @@ class Profile:
     """One load.
 
     Attributes:
-        name: as the command line says it.
+        name: for the command line.
         about: the load, in words.
         message_bytes: of each message; messages are numbered, stamped, and checked byte by byte.
-        pace: when each message is due; None when only `storm` is the load.
-        streamers: how many follow, each on a connection of its own.
-        replay: whether the job has ended before the first one comes.
-        late: so many of them join while the load goes on, evenly over its time.
-        slow: so many of them read no faster than `slow_bytes_per_s`, and leave at the load's end.
+        pace: when each message is due; None if `storm` is the whole load.
+        streamers: number of followers, each on a connection of its own.
+        replay: whether the job ends before the first one joins.
+        late: number of them that join during the load, evenly over its time.
+        slow: number of them that read at most `slow_bytes_per_s`, and leave at the load's end.
         slow_bytes_per_s: see `slow`.
-        cut_every_bytes: each one leaves after so many bytes and comes back where it was; 0: never.
+        cut_every_bytes: each one disconnects after this many bytes and resumes there; 0: never.
         storm: see `Storm`.
         floor: see `Floor`.
-        limits: figures that must be kept, by their names in `LIMITS`.
+        limits: bounds of figures, by their names in `figures.LIMITS`.
     """
 
     name: str
@@ -117,18 +104,22 @@ class Profile:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run.
+        """Refuse a load that cannot be run.
 
         Raises:
-            BrokenError: says what is wrong, and what is allowed.
+            BrokenError: names the wrong value and the allowed ones.
         """
         for what, wrong in self._faults():
             if wrong:
                 raise BrokenError(f"profile {self.name!r}: {what}")
+        try:
+            for name in self.limits:
+                figure_named(name, LIMITS)
+        except BrokenError as error:
+            raise BrokenError(f"profile {self.name!r}: limits: {error}") from error
 
     def _faults(self) -> list[tuple[str, bool]]:
         messages = self.pace.count if self.pace else 0
-        unknown = sorted(set(self.limits) - set(LIMITS))
         return [
             ("it has neither messages nor a storm", self.pace is None and self.storm is None),
             (
@@ -149,26 +140,22 @@ class Profile:
                 not 0 <= self.late + self.slow <= self.streamers or min(self.late, self.slow) < 0,
             ),
             ("slow readers need slow_bytes_per_s", self.slow > 0 and self.slow_bytes_per_s <= 0),
-            (
-                f"limits has {', '.join(unknown)}; known are {', '.join(LIMITS)}",
-                bool(unknown),
-            ),
         ]
 
     @property
     def duration_s(self) -> float:
-        """How long the load takes as planned; 0 for a flood."""
+        """The planned duration; 0 for a flood."""
         streams_s = self.pace.duration_ns / 1e9 if self.pace else 0.0
         return max(streams_s, self.storm.duration_s if self.storm else 0.0)
 
     @property
     def is_timed(self) -> bool:
-        """Whether messages have planned instants, so that latency means something."""
+        """Whether messages have planned instants, so that there is a latency."""
         return self.pace is not None and not self.pace.is_flood and not self.replay
 
     @property
     def is_planned(self) -> bool:
-        """Whether anything has a planned instant: messages, or starts and stops."""
+        """Whether messages, or starts and stops, have planned instants."""
         return self.is_timed or self.storm is not None
 
     @property
@@ -192,28 +179,28 @@ PROFILES: Final = (
         message_bytes=64 * KIB, pace=flood(6144), limits={"rate_mb_per_s": 20},
     ),
     Profile(
-        # One reader of the generator's is as often the limit as the server is.
-        "replay", "a finished job's 192 MiB, to 2 readers at once",
+        # A single reader of the generator's is the bottleneck as often as the server is.
+        "replay", "an ended job's 192 MiB, to 2 readers at once",
         message_bytes=64 * KIB, pace=flood(3072), streamers=2, replay=True,
         limits={"rate_mb_per_s": 20},
     ),
     Profile(
-        "crowd-replay", "a finished job's 16 MiB, to 50 readers at once",
+        "crowd-replay", "an ended job's 16 MiB, to 50 readers at once",
         message_bytes=64 * KIB, pace=flood(256), streamers=50, replay=True,
         limits={"rate_mb_per_s": 20, "fairness": 0.5},
     ),
     Profile(
-        "idle-followers", "a line every second, to 200 followers: what waiting costs",
+        "idle-followers", "a line every second, to 200 followers: the cost of waiting streams",
         pace=steady(1, 5), streamers=200,
         limits={"latency_p99_ms": 1000, "memory_per_streamer_bytes": 2 * MIB},
     ),
     Profile(
-        "late-joiners", "16 KiB 100 times a second; 15 of 20 join meanwhile and catch up",
+        "late-joiners", "16 KiB 100 times a second; 15 of 20 followers join late and catch up",
         message_bytes=16 * KIB, pace=steady(100, 6), streamers=20, late=15,
         limits={"latency_p99_ms": 500, "first_byte_p99_ms": 1000},
     ),
     Profile(
-        "mixed-readers", "16 KiB 100 times a second; 5 of 20 followers read 64 KiB/s only",
+        "mixed-readers", "16 KiB 100 times a second; 5 of 20 followers read at most 64 KiB/s",
         message_bytes=16 * KIB, pace=steady(100, 6), streamers=20, slow=5,
         slow_bytes_per_s=64 * KIB, limits={"latency_p99_ms": 500},
     ),
@@ -223,7 +210,7 @@ PROFILES: Final = (
         limits={"start_p99_ms": 1000, "stop_p99_ms": 3000, "latency_p99_ms": 500},
     ),
     Profile(
-        "reconnect", "16 KiB 100 times a second to 10 who leave after every 1 MiB and come back",
+        "reconnect", "16 KiB 100 times a second, to 10 followers that reconnect after every 1 MiB",
         message_bytes=16 * KIB, pace=steady(100, 5), streamers=10, cut_every_bytes=MIB,
         limits={"latency_p99_ms": 1000},
     ),
@@ -231,16 +218,16 @@ PROFILES: Final = (
 
 
 def named(names: tuple[str, ...], own: tuple[Profile, ...] = ()) -> tuple[Profile, ...]:
-    """Return the profiles of these names, all when there are none; `own` ones go before ours.
+    """Return the profiles of these names, or all; `own` ones take precedence over ours.
 
     Raises:
-        BrokenError: there is no such profile; says which there are.
+        BrokenError: a profile does not exist; lists those that do.
     """
     known = {profile.name: profile for profile in (*PROFILES, *own)}
     chosen = names or tuple(profile.name for profile in (own or PROFILES))
     for name in chosen:
         if name not in known:
-            raise BrokenError(f"no profile is called {name!r}; there are {', '.join(known)}")
+            raise BrokenError(f"unknown profile {name!r}; known are {', '.join(known)}")
     return tuple(known[name] for name in chosen)
 
 
@@ -258,14 +245,14 @@ def load_profiles(path: Path) -> tuple[Profile, ...]:
     """Read profiles from a TOML file, one table each.
 
     Raises:
-        BrokenError: it cannot be read, or something in it is not understood; says where and what.
+        BrokenError: it cannot be read, or is not valid; names the place and the fault.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BrokenError(f"profiles in {path}: {error}") from error
     if not tables:
-        raise BrokenError(f"profiles in {path}: there is none; each is a table [NAME]")
+        raise BrokenError(f"profiles in {path}: the file has no table [NAME]")
     try:
         return tuple(_profile(name, table) for name, table in tables.items())
     except (BrokenError, ValueError, TypeError, ZeroDivisionError) as error:

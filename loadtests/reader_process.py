@@ -1,19 +1,17 @@
-"""A process of the generator that reads streams; started by `generator`, ordered by its stdin.
+"""A process of the generator that reads streams; `generator` starts it and controls it by stdin.
 
 The first line is a `ReaderOrder` in JSON. Then `go INSTANT` begins the late joiners' time, `leave`
-makes the slow readers leave, and the end of input (the generator is gone) ends it at once. It says
-`ready` before it reads, `{"joined": NUMBER}` when a stream has its first byte, `{"lost": NUMBER}`
-when one ends without, and at the end its `ReaderReport`; the instants go into a file.
+makes the slow readers disconnect, and the end of input (the generator died) ends it at once. It
+writes `WorkerMessage`s: ready before it reads, joined when a stream has its first byte, lost when
+one ends without, its report at the end. The instants go into a file.
 
-All streams share one thread, by grpc.aio: measured against a thread a stream it takes a third of
-the processor time for a hundred streams, and leaves more to the server (docs/load.md). A second
-thread takes the orders, and hands each to the event loop.
+All streams share one thread, by grpc.aio: compared with a thread per stream it uses a third of the
+processor time for a hundred streams, and leaves more to the server (docs/load.md). A second thread
+reads stdin, and hands each line to the event loop.
 """
 
 import asyncio
 import contextlib
-import dataclasses
-import json
 import os
 import sys
 import threading
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import numpy as np
 
 from harness.drive.client import MESSAGE_MAX_BYTES
@@ -34,6 +33,7 @@ from loadtests.checker import Checker
 from loadtests.emitter import MONOTONIC
 from loadtests.observe import Hiccups, measure_loop
 from loadtests.record import LATE, LEFT, MESSAGE_COLUMNS, SLOW, StreamEnd
+from loadtests.worker_message import WorkerMessage, WorkerReport, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class StreamOrder:
 
     Attributes:
         number: of the stream, among all of the load.
-        job_id, seed, message_bytes: the job, and what it writes.
+        job_id, seed, message_bytes: the job and its output.
         kind: EARLY, LATE or SLOW.
-        join_after_s: after the instant of `go`, for LATE ones.
-        bytes_per_s: no faster, for SLOW ones.
-        cut_every_bytes: leave and come back after so many; 0: never.
+        join_after_s: after the instant of `go`; for LATE ones.
+        bytes_per_s: largest rate; for SLOW ones.
+        cut_every_bytes: disconnect and resume after this many; 0: never.
         timeout_s: the deadline of each call.
     """
 
@@ -63,7 +63,7 @@ class StreamOrder:
 
 @dataclass(frozen=True, slots=True)
 class ReaderOrder:
-    """What a process is to read; `options` are gRPC's, for each connection."""
+    """The streams of a process; `options` are gRPC's, for each connection."""
 
     address: str
     files: tuple[str, str, str]
@@ -73,18 +73,8 @@ class ReaderOrder:
     streams: tuple[StreamOrder, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderReport:
-    """What a process did; `cpu_s` and `wall_s` are of its time of work, after `go`."""
-
-    file: str
-    cpu_s: float
-    wall_s: float
-    streams: tuple[StreamEnd, ...]
-
-
 class StreamReader:
-    """Reads one stream, over as many connections as its order says."""
+    """Reads one stream, over one connection or several."""
 
     def __init__(self, order: StreamOrder, process: "ReaderProcess") -> None:
         self.order = order
@@ -95,7 +85,7 @@ class StreamReader:
         self._now_ns = process.now_ns
         self._due_ns = self._began_ns = self._first_ns = self._last_ns = 0
         self._connections = 0
-        self._offsets_told = False
+        self._has_offsets = False
 
     async def run(self) -> StreamEnd:
         """Read to the end."""
@@ -116,7 +106,7 @@ class StreamReader:
                 raise
             code = LEFT
         if not self._first_ns:
-            say({"lost": self.order.number})
+            say(WorkerMessage(lost=self.order.number))
         self.checker.finish()
         order, checker = self.order, self.checker
         return StreamEnd(
@@ -135,11 +125,11 @@ class StreamReader:
         )
 
     async def _connection(self) -> bool:
-        """Read over one connection; tell whether to come back for more."""
-        skip_bytes = 0 if self._offsets_told else self.checker.offset
+        """Read over one connection; return whether to reconnect."""
+        skip_bytes = 0 if self._has_offsets else self.checker.offset
         request = pb.StreamLogsRequest(
             job_id=self.order.job_id,
-            from_offset=self.checker.offset if self._connections and self._offsets_told else None,
+            from_offset=self.checker.offset if self._connections and self._has_offsets else None,
         )
         self._connections += 1
         until_bytes = self.checker.offset + (self.order.cut_every_bytes or sys.maxsize)
@@ -162,7 +152,7 @@ class StreamReader:
         if skip_bytes:
             dropped = min(skip_bytes, len(data))
             data, skip_bytes = data[dropped:], skip_bytes - dropped
-        self._offsets_told = message.HasField("offset")
+        self._has_offsets = message.HasField("offset")
         if message.missed_bytes:
             self.checker.miss(message.missed_bytes)
         if not data:
@@ -172,11 +162,11 @@ class StreamReader:
         self._last_ns = received_ns
         if not self._first_ns:
             self._first_ns = received_ns
-            say({"joined": self.order.number})
+            say(WorkerMessage(joined=self.order.number))
         return skip_bytes
 
     async def _slow_down(self) -> None:
-        """Wait as long as it takes to have read no faster than asked, or until told to leave."""
+        """Wait until the next read keeps the rate, or until `leave`."""
         due_ns = self._began_ns + self.checker.offset / self.order.bytes_per_s * 1e9
         wait_s = max(0.0, (due_ns - self._now_ns()) / 1e9)
         with contextlib.suppress(TimeoutError):
@@ -207,19 +197,19 @@ class ReaderProcess:
         ]
         return grpc.aio.secure_channel(self.order.address, self._credentials, options)
 
-    async def run(self) -> ReaderReport:
-        """Read all streams to their end, and write down the instants."""
+    async def run(self) -> WorkerReport:
+        """Read all streams to their end, and save the instants."""
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
-        say({"ready": True})
+        say(WorkerMessage(ready=True))
         meter = asyncio.create_task(measure_loop(self._hiccups))
-        # Stopping all readers at the first one's failure would hide what the others had.
+        # To stop all readers at the first failure would hide the others' results.
         ends = await asyncio.gather(*(reader.run() for reader in self._readers))
         cpu_s = time.process_time() - self._zero[0]
         wall_s = time.perf_counter() - self._zero[1]
         meter.cancel()
         self._save()
-        return ReaderReport(self.order.file, cpu_s, wall_s, tuple(ends))
+        return WorkerReport(self.order.file, cpu_s, wall_s, tuple(ends))
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         for line in sys.stdin:
@@ -228,7 +218,7 @@ class ReaderProcess:
             try:
                 loop.call_soon_threadsafe(handle)
             except RuntimeError:
-                return  # all streams have ended meanwhile
+                return  # all streams have ended
         os._exit(1)
 
     def _begin(self, go_ns: int) -> None:
@@ -244,7 +234,7 @@ class ReaderProcess:
                 reader.call.cancel()
 
     def _save(self) -> None:
-        """Write what can be folded again: a row a message, a row an arrival."""
+        """Save the instants: a row per message, a row per arrival."""
         width = len(MESSAGE_COLUMNS)
         rows = [_table(reader.checker.rows, width) for reader in self._readers]
         arrivals = [_table(reader.arrivals, 2) for reader in self._readers]
@@ -258,33 +248,14 @@ class ReaderProcess:
         )
 
 
-def say(values: object) -> None:
-    """Tell the generator."""
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
-
-
 def _table(flat: "array[int]", width: int) -> Any:  # noqa: ANN401 - an array of numpy's
     return np.array(flat, np.int64).reshape(-1, width)
 
 
-def order_from_json(line: str) -> ReaderOrder:
-    """Return the order of a line."""
-    values = json.loads(line)
-    return ReaderOrder(
-        values["address"],
-        tuple(values["files"]),
-        values["clock"],
-        values["file"],
-        tuple((name, value) for name, value in values["options"]),
-        tuple(StreamOrder(**each) for each in values["streams"]),
-    )
-
-
 def main() -> None:
-    """Take the order and carry it out."""
-    process = ReaderProcess(order_from_json(sys.stdin.readline()))
-    say({"report": dataclasses.asdict(asyncio.run(process.run()))})
+    """Read the order and carry it out."""
+    process = ReaderProcess(msgspec.json.decode(sys.stdin.readline(), type=ReaderOrder))
+    say(WorkerMessage(report=asyncio.run(process.run())))
 
 
 if __name__ == "__main__":

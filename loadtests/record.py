@@ -1,17 +1,19 @@
-"""What a load leaves behind: frozen records, written as JSON and read back. No gRPC, no clock.
+"""The record of a load: frozen values, written as JSON and read back. No gRPC, no clock.
 
-The instants of single messages are too many for JSON: each process of the generator writes them to
-a file of numpy's, which `GeneratorProcess.file` names.
+Single messages' instants are too many for JSON: each process of the generator writes them to a
+file of numpy's, which `GeneratorProcess.file` names.
 """
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from loadtests.pacer import Pace
-from loadtests.profiles import Floor, Profile, Storm
+import msgspec
+
+from harness.record.verdict import BrokenError
+from harness.record.whole_file import write_whole
+from loadtests.profiles import Profile
 
 LOAD_FILE: Final = "load.json"
 
@@ -27,17 +29,17 @@ CALL_COLUMNS: Final = ("planned_ns", "begun_ns", "started_ns", "stopped_ns")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The server and the machine at a moment; of the server 0 where it cannot be looked into.
+    """The server and the machine at one instant; the server's values are 0 if it is not local.
 
     Attributes:
         at_ns: on the load's clock.
-        cpu_s: what the server has used since its start.
-        jobs_cpu_s: what its child processes have, those that ended included.
+        cpu_s: processor time of the server since its start.
+        jobs_cpu_s: of its child processes, ended ones included.
         rss_bytes: its resident memory.
-        memfd_bytes: memory of its memfds, which no resident size shows: logs.
-        threads, fds: how many it has.
-        machine_busy_s: processor time that was not idle since the machine's start, all cores.
-        machine_steal_s: processor time that the hypervisor gave to others.
+        memfd_bytes: memory of its memfds (logs), which no resident size includes.
+        threads, fds: their number.
+        machine_busy_s: non-idle processor time since the machine's start, all cores.
+        machine_steal_s: processor time that the hypervisor gave to other machines.
     """
 
     at_ns: int
@@ -55,8 +57,9 @@ class Sample:
 class StreamEnd:
     """How a stream ended. Instants are nanoseconds on the load's clock; 0: never.
 
-    `due_ns` is when it was to begin, `began_ns` when it did; of one without a plan they are one.
-    `code` is a gRPC status, or LEFT when the reader left as it was told to.
+    `due_ns` is its planned begin, `began_ns` the actual one; without a plan they are equal.
+    `code` is a gRPC status, or LEFT if the reader left as planned.
+    `wrong` describes the first byte that differs from the job's output; empty: none does.
     """
 
     number: int
@@ -75,7 +78,7 @@ class StreamEnd:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorProcess:
-    """What one process of the generator did."""
+    """One process of the generator; `failures` counts calls by how they failed."""
 
     kind: str
     file: str
@@ -89,19 +92,19 @@ class Load:
     """A recorded load. Instants are nanoseconds on `clock`.
 
     Attributes:
-        profile: what was asked.
-        labels: what else was set: of a sweep or a comparison.
-        clock: MONOTONIC when server and generator share a machine, else REALTIME.
-        local: whether the server's process could be looked into.
-        cores: of the machine of the generator.
+        profile: the requested load.
+        labels: the point of a sweep or a comparison.
+        clock: MONOTONIC if server and generator share a machine, else REALTIME.
+        local: whether the server's process was accessible.
+        cores: of the generator's machine.
         options: gRPC's, for the clients' connections.
         joined: streamers that had their first byte before the load began.
         go_ns: when the load began.
-        before: the server before any streamer came.
-        samples: the server and the machine meanwhile.
+        before: the server before any streamer joined.
+        samples: the server and the machine during the load.
         processes: of the generator.
         streams: how each ended.
-        exit_code: of the writing job; None when it did not end by itself.
+        exit_code: of the writing job; None if it did not exit by itself.
     """
 
     profile: Profile
@@ -120,29 +123,18 @@ class Load:
 
 
 def save_load(load: Load, directory: Path) -> None:
-    """Write `load.json`; it is complete or not there."""
-    half = directory / f"{LOAD_FILE}.half"
-    half.write_text(json.dumps(dataclasses.asdict(load), indent=1) + "\n")
-    half.rename(directory / LOAD_FILE)
+    """Write `load.json`; the file is complete or absent."""
+    text = json.dumps(msgspec.to_builtins(load), indent=1)
+    write_whole(directory / LOAD_FILE, text + "\n")
 
 
-def read_json(text: str) -> Load:
-    """Return the load of a `load.json`.
+def load_record(directory: Path) -> Load:
+    """Read `load.json`.
 
     Raises:
-        ValueError, KeyError, TypeError: it is none.
+        BrokenError: it does not exist, or is not a load.
     """
-    values: dict[str, Any] = json.loads(text)
-    profile = dict(values["profile"])
-    profile["pace"] = Pace(**profile["pace"]) if profile["pace"] else None
-    profile["floor"] = Floor(**profile["floor"])
-    profile["storm"] = Storm(**profile["storm"]) if profile["storm"] else None
-    return Load(**{
-        **values,
-        "profile": Profile(**profile),
-        "options": tuple((name, value) for name, value in values["options"]),
-        "before": Sample(**values["before"]),
-        "samples": tuple(Sample(**each) for each in values["samples"]),
-        "processes": tuple(GeneratorProcess(**each) for each in values["processes"]),
-        "streams": tuple(StreamEnd(**each) for each in values["streams"]),
-    })  # fmt: skip
+    try:
+        return msgspec.json.decode((directory / LOAD_FILE).read_bytes(), type=Load)
+    except (OSError, ValueError) as error:
+        raise BrokenError(f"no load in {directory}: {error}") from error

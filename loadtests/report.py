@@ -1,36 +1,33 @@
 """The report of a run: an HTML page that needs nothing else, JSON, CSV, Prometheus, the terminal.
 
-Written from what lies in the run's directory, so that it can be written again. Text that came from
-a server passes the template's escaping and `harness.report.text`.
+It is made from the run's directory, so it can be made again. Text from a server passes the
+template's escaping and `harness.report.text`.
 """
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import jinja2
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from harness.record.verdict import BrokenError, Finding, Verdict
-from harness.report.charts import Chart
+from harness.record.whole_file import write_whole
 from harness.report.text import one_line, visible
+from harness.report.theme import page_template
 from loadtests import overview
 from loadtests.charts import of_load
 from loadtests.exports import write_csv, write_prometheus
-from loadtests.metrics import FIGURES, read_load
+from loadtests.figures import FIGURES, Figure, described
+from loadtests.metrics import read_load
 from loadtests.results import LoadReport, LoadResult, save_report
 
 HTML_FILE: Final = "report.html"
 PICTURED_MAX: Final = 16
 ORDER: Final = (Verdict.PASS, Verdict.SKIPPED, Verdict.FAIL, Verdict.BROKEN)
-_STYLE: Final = re.compile(r"<style>.*?</style>", re.DOTALL)
 _COLOURS: Final = {
     Verdict.PASS: "green", Verdict.SKIPPED: "yellow", Verdict.FAIL: "red",
     Verdict.BROKEN: "magenta",
@@ -39,46 +36,51 @@ _COLOURS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the table of figures: which figure, what stands above, by what it is divided."""
+    """A column of the table of figures: its heading, unit and value, and the meaning as a hint."""
 
-    figure: str
     head: str
-    unit: str = ""
-    divisor: float = 1.0
+    unit: str
+    value: Callable[[LoadResult, Mapping[str, float]], float | None]
+    about: str
 
-    @property
-    def about(self) -> str:
-        """What the figure is."""
-        return FIGURES[self.figure][1] if self.figure in FIGURES else ""
+    def cell(self, result: LoadResult, limits: Mapping[str, float]) -> str:
+        """Return the value for the table; a dash if the load has no such figure."""
+        value = self.value(result, limits)
+        if value is None:
+            return "-"
+        return f"{value:.0%}" if self is SHARE_COLUMN else number(value)
 
 
+def _column(head: str, unit: str, figure: Figure, divisor: float = 1.0) -> Column:
+    def value(result: LoadResult, _limits: Mapping[str, float]) -> float | None:
+        found = figure.of(result.figures)
+        return None if found is None else found / divisor
+
+    return Column(head, unit, value, figure.about)
+
+
+SHARE_COLUMN: Final = Column("of plain", "grpcio", LoadResult.share, "")
 COLUMNS: Final = (
-    Column("latency_p50_ms", "p50", "ms"),
-    Column("latency_p99_ms", "p99", "ms"),
-    Column("latency_max_ms", "max", "ms"),
-    Column("rate_mb_per_s", "rate", "MB/s"),
-    Column("share", "of plain", "grpcio"),
-    Column("first_byte_p99_ms", "first byte", "p99 ms"),
-    Column("start_p99_ms", "start", "p99 ms"),
-    Column("stop_p99_ms", "stop", "p99 ms"),
-    Column("fairness", "fair", "ness"),
-    Column("server_cpu_s_per_gb", "CPU", "s/GB"),
-    Column("memory_per_streamer_bytes", "streamer", "KiB", 1024.0),
-    Column("generator_lag_p99_ms", "own lag", "p99 ms"),
-)
-
-
-def cell(result: LoadResult, column: Column, limits: dict[str, float]) -> str:
-    """Return a figure as the table shows it; a dash where there is none."""
-    if column.figure == "share":
-        share = result.share(limits)
-        return "-" if share is None else f"{share:.0%}"
-    value = result.figures.get(column.figure)
-    return "-" if value is None else number(value / column.divisor)
+    _column("p50", "ms", described(lambda figures: figures.latency.p50_ms)),
+    _column("p99", "ms", described(lambda figures: figures.latency.p99_ms)),
+    _column("max", "ms", described(lambda figures: figures.latency.max_ms)),
+    _column("rate", "MB/s", described(lambda figures: figures.rates.mb_per_s)),
+    SHARE_COLUMN,
+    _column("first byte", "p99 ms", described(lambda figures: figures.streams.first_byte_p99_ms)),
+    _column("start", "p99 ms", described(lambda figures: figures.storm.start_p99_ms)),
+    _column("stop", "p99 ms", described(lambda figures: figures.storm.stop_p99_ms)),
+    _column("fair", "ness", described(lambda figures: figures.streams.fairness)),
+    _column("CPU", "s/GB", described(lambda figures: figures.server.cpu_s_per_gb)),
+    _column(
+        "streamer", "KiB", described(lambda figures: figures.server.memory_per_streamer_bytes),
+        1024.0,
+    ),
+    _column("own lag", "p99 ms", described(lambda figures: figures.generator.lag_p99_ms)),
+)  # fmt: skip
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that matter, and no exponent."""
+    """Return a number with three significant digits, and no exponent."""
     if value == 0 or abs(value) >= 100:  # noqa: PLR2004 - three digits before the point
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
@@ -86,27 +88,26 @@ def number(value: float) -> str:
 
 def conclusion(report: LoadReport) -> str:
     """Return the run in a sentence."""
-    if report.kind == "compare" and report.comparison.get("effects"):
-        last = report.comparison["effects"][-1]
-        between = f"{report.comparison['figure']} between {last['name']}"
-        return f"{between}, in {last['pairs']} pairs: {last['says']}."
+    if report.comparison is not None and report.comparison.effects:
+        last = report.comparison.effects[-1]
+        return f"{report.comparison.figure} of {last.name}, in {last.pairs} pairs: {last.says}."
     counts = Counter(result.verdict for result in report.results)
     total = len(report.results)
     match report.verdict:
         case Verdict.PASS:
             return (
-                f"All {total} loads were reached, every byte was right, and every limit was kept."
+                f"All {total} loads were reached, every byte was correct, and every limit was kept."
             )
         case Verdict.FAIL:
-            return "The server broke a promise or a limit; see below which."
+            return "The server broke a promise or exceeded a limit; details below."
         case Verdict.SKIPPED:
             return (
-                f"{counts[Verdict.SKIPPED]} of {total} loads were disturbed, or cannot be judged "
-                "from here."
+                f"{counts[Verdict.SKIPPED]} of {total} loads were disturbed, or have a limit that "
+                "cannot be judged remotely."
             )
     return (
-        "Some loads were not reached, were disturbed, or have not the figure that was limited: "
-        "they say nothing of the server."
+        "Inconclusive: some loads were not reached, were disturbed, or lack the figure that a "
+        "limit bounds."
     )
 
 
@@ -115,21 +116,20 @@ def write_all(report: LoadReport, directory: Path) -> None:
     save_report(report, directory)
     write_csv(report, directory)
     write_prometheus(report, directory)
-    (directory / HTML_FILE).write_text(render(report, directory), encoding="utf-8")
+    write_whole(directory / HTML_FILE, render(report, directory))
 
 
 def render(report: LoadReport, directory: Path) -> str:
     """Return a run as a page."""
-    limits = dict(report.limits)
+    limits = report.limits
     columns = [
         column
         for column in COLUMNS
-        if any(cell(result, column, limits) != "-" for result in report.results)
+        if any(column.value(result, limits) is not None for result in report.results)
     ]
     title, pictures = overview.pictures(report)
-    return _template().render(
+    return page_template("loadtests", {}).render(
         report=report,
-        style=_style(),
         conclusion=conclusion(report),
         counts=[
             (verdict, sum(result.verdict is verdict for result in report.results))
@@ -147,15 +147,17 @@ def render(report: LoadReport, directory: Path) -> str:
     )
 
 
-def _row(result: LoadResult, columns: Sequence[Column], limits: dict[str, float]) -> dict[str, Any]:
+def _row(
+    result: LoadResult, columns: Sequence[Column], limits: Mapping[str, float]
+) -> dict[str, Any]:
     return {
         "anchor": result.directory, "title": result.title, "verdict": result.verdict,
-        "cells": [cell(result, column, limits) for column in columns],
+        "cells": [column.cell(result, limits) for column in columns],
     }  # fmt: skip
 
 
 def _problems(report: LoadReport) -> list[dict[str, Any]]:
-    """Return what went wrong: a card for each promise, with every load that it went wrong in."""
+    """Return a card for each promise that was not kept, with the loads that did not keep it."""
     cards: dict[tuple[Verdict, str], list[tuple[str, Finding]]] = {}
     for finding in report.conclusions:
         if finding.verdict is not Verdict.PASS:
@@ -172,76 +174,49 @@ def _problems(report: LoadReport) -> list[dict[str, Any]]:
 
 
 def _pictured(result: LoadResult, directory: Path) -> dict[str, Any]:
-    about, note = "", ""
-    charts: list[Chart] = []
+    about, note, charts = "", "", []
     try:
         recorded = read_load(directory / result.directory)
         about = recorded.load.profile.about
         charts = of_load(recorded, result.directory)
     except BrokenError as error:
-        note = f"There are no pictures: {error}"
+        note = f"The pictures are missing: {error}"
     return {
         "anchor": result.directory, "title": result.title, "verdict": result.verdict,
         "about": about, "note": note, "charts": charts, "findings": result.findings,
         "figures": [
-            (name, f"{number(value)} {FIGURES[name][0]}", FIGURES[name][1])
-            for name, value in result.figures.items()
+            (name, f"{number(value)} {FIGURES[name].unit}", FIGURES[name].about)
+            for name, value in result.figures.by_name().items()
         ],
     }  # fmt: skip
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, finalize=_finalized, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["picture"] = _picture
-    source = (resources.files("loadtests") / "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
-
-
-def _style() -> Markup:
-    """Return the style of the harness's report, so that the two look alike."""
-    source = (resources.files("harness.report") / "report.html.j2").read_text(encoding="utf-8")
-    found = _STYLE.search(source)
-    return Markup(found[0] if found else "")  # noqa: S704 - this project's own text
-
-
-def _finalized(value: object) -> object:
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return visible(value)
-    return value
-
-
-def _picture(chart: Chart) -> Markup:
-    return Markup(chart.svg)  # noqa: S704 - matplotlib has escaped the text in it
-
-
-def tell_result(result: LoadResult) -> None:
-    """Print a line, or some, about a load that has just ended."""
-    figures = result.figures
-    parts = []
-    if "latency_p99_ms" in figures:
-        parts.append(
-            f"p50 {number(figures['latency_p50_ms'])}  p99 {number(figures['latency_p99_ms'])}  "
-            f"max {number(figures['latency_max_ms'])} ms"
-        )
-    if result.is_unpaced:
-        parts.append(f"{number(figures['rate_mb_per_s'])} MB/s")
-    if "start_p99_ms" in figures:
-        parts.append(f"start p99 {number(figures['start_p99_ms'])} ms")
-    if "server_cpu_s_per_gb" in figures:
-        parts.append(f"CPU {number(figures['server_cpu_s_per_gb'])} s/GB")
+def print_result(result: LoadResult) -> None:
+    """Print a load that has just ended: a line, and the findings that explain its verdict."""
     word = click.style(f"{result.verdict:8}", fg=_COLOURS[result.verdict], bold=True)
-    title = one_line(result.title, 60)
-    click.echo(f"{word} {title:34} {'   '.join(parts)}  ({result.seconds:.0f} s)")
+    title, parts = one_line(result.title, 60), "   ".join(_summary(result))
+    click.echo(f"{word} {title:34} {parts}  ({result.seconds:.0f} s)")
     for finding in result.telling:
         click.echo(f"         {one_line(finding.sentence(), 400)}")
 
 
-def tell_end(report: LoadReport, directory: Path) -> None:
-    """Print the table of figures, and where the report is."""
-    limits = dict(report.limits)
+def _summary(result: LoadResult) -> Iterator[str]:
+    latency, figures = result.figures.latency, result.figures
+    if latency.p50_ms is not None and latency.p99_ms is not None and latency.max_ms is not None:
+        yield (
+            f"p50 {number(latency.p50_ms)}  p99 {number(latency.p99_ms)}  "
+            f"max {number(latency.max_ms)} ms"
+        )
+    if (rate := result.unpaced_mb_per_s) is not None:
+        yield f"{number(rate)} MB/s"
+    if figures.storm.start_p99_ms is not None:
+        yield f"start p99 {number(figures.storm.start_p99_ms)} ms"
+    if figures.server.cpu_s_per_gb is not None:
+        yield f"CPU {number(figures.server.cpu_s_per_gb)} s/GB"
+
+
+def print_report(report: LoadReport, directory: Path) -> None:
+    """Print the table of figures, the verdict and the path of the report."""
     if report.limits:
         words = ", ".join(f"{name} {rate:,.0f} MB/s" for name, rate in report.limits.items())
         click.echo(f"\nthis machine's limits over loopback: {words}")
@@ -251,13 +226,11 @@ def tell_end(report: LoadReport, directory: Path) -> None:
         for name in ("", *(f"{each.head} {each.unit}" for each in COLUMNS)):
             table.add_column(name, justify="right" if name else "left")
         for result in report.results:
-            table.add_row(visible(result.title), *(cell(result, each, limits) for each in COLUMNS))
+            table.add_row(
+                visible(result.title), *(each.cell(result, report.limits) for each in COLUMNS)
+            )
         console.print(table)
     for finding in report.conclusions:
-        click.echo(f"{finding.verdict}: {_said(finding)}")
+        click.echo(f"{finding.verdict}: {one_line(finding.sentence(), 600)}")
     word = click.style(report.verdict, fg=_COLOURS[report.verdict], bold=True)
     click.echo(f"\n{word}: {conclusion(report)}\n{directory / HTML_FILE}")
-
-
-def _said(finding: Finding) -> str:
-    return one_line(finding.sentence(), 600)

@@ -1,6 +1,5 @@
-"""What a run came to: a result a load, and the whole, written to `results.json` and read back."""
+"""The result of a run: one per load and the whole, written to `results.json` and read back."""
 
-import dataclasses
 import datetime as dt
 import json
 from collections.abc import Mapping
@@ -8,15 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from harness.record.results import EXIT_CODES
+import msgspec
+
+from harness.record.results import EXIT_CODES, RESULTS_FILE
 from harness.record.verdict import BrokenError, Finding, Verdict, merge
-from harness.run.run_directory import environment
+from harness.record.whole_file import write_whole
+from harness.run.run_directory import RESULTS_FOLDER, environment
+from loadtests.figures import Figures, grouped
 from loadtests.judge import Strictness
 
-RESULTS_FILE: Final = "results.json"
-FOLDER: Final = Path("results") / "load"
-RATE: Final = "rate_mb_per_s"
-# The limit that a server written with grpcio is compared with, and the name of a share of it.
+FOLDER: Final = RESULTS_FOLDER / "load"
+# The machine's limit that a server written with grpcio is compared with; the name of the share.
 PLAIN: Final = "plain grpcio"
 SHARE: Final = "share_of_plain_grpcio"
 
@@ -27,19 +28,18 @@ class LoadResult:
 
     Attributes:
         name: the profile's.
-        labels: what was set for this load: of a sweep the axis and its value, of a comparison the
-            side and the pair.
+        labels: the point: of a sweep the axis and its value, of a comparison the side and the pair.
         directory: of its records, below the run's.
-        figures: by their names in `metrics.FIGURES`.
+        figures: empty if it could not be run.
         findings: everything that was judged.
-        seconds: how long it took, with all that was prepared.
-        histogram: its latencies as an encoded HdrHistogram; empty when it has none.
+        seconds: how long it took, preparations included.
+        histogram: its latencies as an encoded HdrHistogram; empty if it has none.
     """
 
     name: str
     labels: Mapping[str, str]
     directory: str
-    figures: Mapping[str, float]
+    figures: Figures
     findings: tuple[Finding, ...]
     seconds: float
     histogram: str = ""
@@ -51,28 +51,82 @@ class LoadResult:
 
     @property
     def telling(self) -> tuple[Finding, ...]:
-        """The findings that made the verdict what it is; none for a pass."""
+        """The findings that explain the verdict; empty for a pass."""
         if self.verdict is Verdict.PASS:
             return ()
         return tuple(each for each in self.findings if each.verdict is self.verdict)
 
     @property
-    def is_unpaced(self) -> bool:
-        """Whether nothing but server and machine set the rate."""
-        return RATE in self.figures and "asked_per_s" not in self.figures
+    def unpaced_mb_per_s(self) -> float | None:
+        """Its rate, if only server and machine set it; None if a pace did."""
+        rates = self.figures.rates
+        return rates.mb_per_s if rates.asked_per_s is None else None
 
     def share(self, limits: Mapping[str, float]) -> float | None:
-        """Return what its rate is of plain grpcio's; None where that says nothing."""
-        plain = limits.get(PLAIN, 0.0)
-        return self.figures[RATE] / plain if plain > 0 and self.is_unpaced else None
+        """Return its rate as a share of plain grpcio's; None if a pace set its rate."""
+        plain, rate = limits.get(PLAIN, 0.0), self.unpaced_mb_per_s
+        return rate / plain if plain > 0 and rate is not None else None
 
     @property
     def title(self) -> str:
-        """Its name, and what was set."""
+        """Its name and its point."""
         labels = dict(self.labels)
         if "axis" in labels:
             labels[labels.pop("axis")] = labels.pop("value")
         return " ".join([self.name, *(f"{key}={value}" for key, value in labels.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class PairsEffect:
+    """The effect that some pairs of a comparison show.
+
+    Attributes:
+        name: `A and A` or `A and B`.
+        median_a, median_b: of the compared figure.
+        pairs, ratio, low, high, confidence, p: see `statistics.Effect`.
+        says: the effect in words.
+    """
+
+    name: str
+    median_a: float
+    median_b: float
+    pairs: int
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+    p: float
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairRatio:
+    """B / A of one pair; pairs are numbered from 0."""
+
+    name: str
+    pair: int
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The result of `compare`.
+
+    Attributes:
+        figure: its name.
+        effects: of the control, and of the trial if it was run.
+        ratios: of every pair.
+        profile, seed, allowed, asked_pairs: the question; see `compare.Question`. Older runs lack
+            it: their asked_pairs are 0.
+    """
+
+    figure: str
+    profile: str = ""
+    seed: str = ""
+    allowed: float = 0.0
+    asked_pairs: int = 0
+    effects: tuple[PairsEffect, ...] = ()
+    ratios: tuple[PairRatio, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +136,26 @@ class LoadReport:
     Attributes:
         kind: `run`, `sweep` or `compare`.
         about: what repeats it, in the order to print.
-        limits: of this machine, in MB/s; empty when they were not measured.
-        results: a load each.
-        comparison: what `compare` found; empty otherwise.
+        limits: of this machine, in MB/s; empty if they were not measured.
+        results: one per load.
+        comparison: the result of `compare`; None otherwise.
         conclusions: findings about all loads together.
-        strictness: how it was judged, so that it is judged so again.
+        strictness: how it was judged, for judging it again.
     """
 
     kind: str
     about: Mapping[str, str]
     limits: Mapping[str, float]
     results: tuple[LoadResult, ...]
-    comparison: Mapping[str, Any] = field(default_factory=dict)
+    comparison: Comparison | None = None
     conclusions: tuple[Finding, ...] = ()
     strictness: Strictness = field(default_factory=Strictness)
 
     @property
     def verdict(self) -> Verdict:
-        """The heaviest of all; BROKEN when there is nothing.
+        """The heaviest of all; BROKEN if nothing was judged.
 
-        A comparison leaves out disturbed pairs and runs others: what it says is its conclusions.
+        A comparison replaces disturbed pairs by others: only its conclusions and FAILs count.
         """
         findings = [each for result in self.results for each in result.findings]
         if self.kind == "compare":
@@ -121,40 +175,26 @@ def about(target: str) -> dict[str, str]:
 
 
 def save_report(report: LoadReport, directory: Path) -> None:
-    """Write `results.json`; it is complete or not there."""
-    half = directory / f"{RESULTS_FILE}.half"
-    values: dict[str, Any] = {"verdict": report.verdict, **dataclasses.asdict(report)}
+    """Write `results.json`; the file is complete or absent."""
+    values: dict[str, Any] = {"verdict": report.verdict, **msgspec.to_builtins(report)}
     for result, saved in zip(report.results, values["results"], strict=True):
+        saved["figures"] = result.figures.by_name()
         saved[SHARE] = result.share(report.limits)
-    half.write_text(json.dumps(values, indent=1) + "\n")
-    half.rename(directory / RESULTS_FILE)
+    write_whole(directory / RESULTS_FILE, json.dumps(values, indent=1) + "\n")
 
 
 def load_report(directory: Path) -> LoadReport:
     """Read `results.json`.
 
     Raises:
-        BrokenError: it is not there, or no report.
+        BrokenError: it does not exist, or is not a report.
     """
     try:
         values = json.loads((directory / RESULTS_FILE).read_text())
-        del values["verdict"]  # it follows from the rest
-        results = tuple(
-            LoadResult(**{
-                **{name: value for name, value in each.items() if name != SHARE},  # it follows too
-                "findings": _findings(each["findings"]),
-            })
-            for each in values.pop("results")
-        )  # fmt: skip
-        return LoadReport(**{
-            **values,
-            "results": results,
-            "conclusions": _findings(values["conclusions"]),
-            "strictness": Strictness(**values.get("strictness", {})),  # older runs have none
-        })  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # In the file figures have their names, and an older run without a comparison has {}.
+        for result in values["results"]:
+            result["figures"] = grouped(result["figures"])
+        values["comparison"] = values.get("comparison") or None
+        return msgspec.convert(values, type=LoadReport)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error
-
-
-def _findings(values: list[dict[str, Any]]) -> tuple[Finding, ...]:
-    return tuple(Finding(**{**each, "verdict": Verdict(each["verdict"])}) for each in values)

@@ -1,4 +1,4 @@
-"""Runs loads one after the other, each against a fresh server where one can be launched."""
+"""Runs loads one after the other, each against a new server if one can be launched."""
 
 import re
 import tempfile
@@ -15,10 +15,11 @@ from harness.targets.address import AddressTarget
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import Target
 from loadtests import limits
+from loadtests.figures import Figures
 from loadtests.generator import Generator, Setting
 from loadtests.histogram import encoded, hgrm
 from loadtests.judge import Strictness, judge
-from loadtests.metrics import Recorded, fold, read_load
+from loadtests.metrics import fold, read_load
 from loadtests.profiles import Profile
 from loadtests.results import LoadResult
 
@@ -27,19 +28,19 @@ HGRM_FILE: Final = "latency.hgrm"
 _ADDRESS: Final = re.compile(r".+:\d{1,5}")
 
 type Options = tuple[tuple[str, int | str], ...]
-type Tell = Callable[[LoadResult], None]
+type Show = Callable[[LoadResult], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerChoice:
-    """Which server is loaded.
+    """The server to load.
 
     Attributes:
         target: LOCAL or HOST:PORT.
         launch: a command that starts another server than ours; `{listen} {ca} {cert} {key}` are
-            filled in.
+            replaced.
         flags: words added to the launch command.
-        identities: a directory of certificates; None makes new ones.
+        identities: a directory of certificates; None creates new ones.
     """
 
     target: str = LOCAL
@@ -48,22 +49,22 @@ class ServerChoice:
     identities: Path | None = None
 
     def command(self, flags: str = "") -> str:
-        """Return the launch command, some more flags added."""
+        """Return the launch command, with more flags."""
         base = self.launch or f"{OUR_COMMAND} --no-limits"
         return " ".join(filter(None, (base, self.flags, flags)))
 
     def describe(self) -> str:
-        """Say what it is, for the report."""
+        """Return a description for the report."""
         if self.target == LOCAL:
             return f"launched on this host: {self.command()}"
-        return f"a server at {self.target} that somebody else started"
+        return f"a running server at {self.target}"
 
     @contextmanager
     def store(self) -> Iterator[IdentityStore]:
-        """Return the certificates; new ones are gone at the end.
+        """Yield the certificates; new ones are removed at the end.
 
         Raises:
-            BrokenError: a server that somebody else started needs certificates that it trusts.
+            BrokenError: a running server needs `identities`: certificates that it trusts.
         """
         if self.identities is not None:
             yield IdentityStore(self.identities)
@@ -72,29 +73,31 @@ class ServerChoice:
             raise BrokenError(
                 f"the server at {self.target} needs certificates that it trusts: make them with "
                 "`python -m harness identities DIR`, start it with DIR/ca.crt, DIR/server.crt and "
-                "DIR/server.key, and say --identities DIR here"
+                "DIR/server.key, and give --identities DIR here"
             )
         with tempfile.TemporaryDirectory(prefix="jobworker-load-") as directory:
             yield make_identities(Path(directory))
 
-    def made(self, store: IdentityStore, flags: str = "") -> Target:
+    def make_target(self, store: IdentityStore, flags: str = "") -> Target:
         """Return the target.
 
         Raises:
-            BrokenError: it can be none, or flags are for a server that is not launched.
+            BrokenError: `target` is invalid, or there are flags for a server that is not launched.
         """
         if self.target == LOCAL:
             return LocalTarget(store, self.command(flags))
         if not _ADDRESS.fullmatch(self.target):
             raise BrokenError(f"--target is {self.target!r}; it must be local or HOST:PORT")
         if self.launch or self.flags or flags:
-            raise BrokenError("flags are for a server that is launched here, not for --target")
+            raise BrokenError(
+                "flags need a server that is launched here; --target is running already"
+            )
         return AddressTarget(self.target, store)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One load to run: a profile, and what is set for it."""
+    """One load to run: a profile, its labels, the server's flags, gRPC's options."""
 
     profile: Profile
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -103,14 +106,14 @@ class Point:
 
 
 class Session:
-    """Runs points against one choice of server and keeps what they came to.
+    """Runs points against one choice of server and keeps the results.
 
     Args:
-        server: what is loaded.
+        server: the server to load.
         store: its certificates.
         directory: of the run's records.
         strictness: how each load is judged.
-        tell: called with each result.
+        show: called with each result.
     """
 
     def __init__(
@@ -119,46 +122,45 @@ class Session:
         store: IdentityStore,
         directory: Path,
         strictness: Strictness,
-        tell: Tell,
+        show: Show,
     ) -> None:
         self.results: list[LoadResult] = []
         self._server = server
         self._store = store
         self._directory = directory
         self._strictness = strictness
-        self._tell = tell
+        self._show = show
 
     def measure_limits(self) -> dict[str, float]:
-        """Return what this machine can carry, in MB/s; nothing when the server's key is not here.
+        """Return the rates of this machine, in MB/s.
 
         Raises:
-            BrokenError: it could not be measured.
+            BrokenError: one of them could not be measured.
         """
         return limits.measure(self._store.files("server"), self._store.files("admin"))
 
     def run_all(self, points: Sequence[Point]) -> None:
-        """Run points; one that cannot be run is BROKEN and stops no other."""
+        """Run points; one that cannot be run is BROKEN, and the others run all the same."""
         for point in points:
             self.run(point)
 
     def run(self, point: Point, server: ServerChoice | None = None) -> LoadResult:
-        """Run one point, against another server if one is given."""
+        """Run one point, against another server if given."""
         begun_s = time.monotonic()
         name = f"{len(self.results):03d}-{point.profile.name}"
         directory = self._directory / name
         findings: list[Finding]
-        figures: dict[str, float] = {}
-        histogram = ""
+        figures, histogram = Figures(), ""
         try:
-            target = (server or self._server).made(self._store, point.flags)
-            launched = target.launched() if target.can_launch else target.shared()
+            target = (server or self._server).make_target(self._store, point.flags)
+            launched = target.launch() if target.can_launch else target.shared()
             with launched as running:
                 setting = Setting(
                     running, self._store.files("admin"), directory, point.options,
                     dict(point.labels),
                 )  # fmt: skip
                 Generator(point.profile, setting).run()
-            figures, findings, histogram = folded(directory, self._strictness)
+            figures, findings, histogram = fold_and_judge(directory, self._strictness)
         except UnmetError as error:
             findings = [error.finding]
         except BrokenError as error:
@@ -168,20 +170,20 @@ class Session:
             time.monotonic() - begun_s, histogram,
         )  # fmt: skip
         self.results.append(result)
-        self._tell(result)
+        self._show(result)
         return result
 
 
-def folded(directory: Path, strictness: Strictness) -> tuple[dict[str, float], list[Finding], str]:
+def fold_and_judge(directory: Path, strictness: Strictness) -> tuple[Figures, list[Finding], str]:
     """Fold and judge a recorded load; writes its `.hgrm`.
 
     Returns:
-        its figures, what is to be said of it, its latencies as an encoded HdrHistogram.
+        its figures, its findings, its latencies as an encoded HdrHistogram.
 
     Raises:
-        BrokenError: there is no load.
+        BrokenError: the directory has no load.
     """
-    recorded: Recorded = read_load(directory)
+    recorded = read_load(directory)
     figures = fold(recorded)
     latencies_ns = recorded.latencies_ns()
     histogram = ""

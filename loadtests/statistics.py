@@ -1,12 +1,12 @@
-"""Whether B differs from A, from pairs of runs side by side: Wilcoxon's signed ranks, exactly.
+"""Whether B differs from A, by pairs of runs: Wilcoxon's exact signed-rank test.
 
 For each pair the logarithm of B / A is taken. The estimate is Hodges and Lehmann's: the median of
 all means of two of them. The interval and the p-value are the exact ones of Wilcoxon's signed-rank
 test (Hollander, Wolfe, Chicken: Nonparametric Statistical Methods, 3rd edition, 3.1 to 3.3). No
-distribution is assumed, only that a pair's disturbances are as likely to hit A as B, which is what
-interleaving in random order makes true. Outliers weigh as a rank, not as a size. For the p-value
-pairs without a difference are left out, and equal differences share their mean rank, as Wilcoxon
-has it; its distribution is the exact one of the ranks that are then there.
+distribution is assumed, only that a disturbance hits A and B of a pair equally likely, which the
+random order ensures. An outlier counts by its rank, not by its size. For the p-value, pairs without
+a difference are left out, and equal differences share their mean rank, as in Wilcoxon's paper; the
+distribution is the exact one of the remaining ranks.
 
 Tested against synthetic data, and against published critical values.
 """
@@ -27,14 +27,14 @@ _DIGITS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What B is of A.
+    """B relative to A.
 
     Attributes:
-        pairs: how many.
-        ratio: B / A; the estimate.
-        low, high: its interval, at `confidence` or a little above.
+        pairs: number of pairs.
+        ratio: estimate of B / A.
+        low, high: its interval, at `confidence` or slightly above.
         confidence: of the interval.
-        p: the probability of ranks at least as one-sided if there were no difference, two-sided.
+        p: two-sided probability of ranks at least this one-sided if A and B were equal.
     """
 
     pairs: int
@@ -46,12 +46,12 @@ class Effect:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out "no difference"."""
+        """Whether the interval excludes "no difference"."""
         return self.low > 1 or self.high < 1
 
 
 def effect(a: Sequence[float], b: Sequence[float]) -> Effect:
-    """Return what B is of A; `a[i]` and `b[i]` are a pair.
+    """Return B relative to A; `a[i]` and `b[i]` are a pair.
 
     Raises:
         ValueError: too few pairs or too many, not pairs, or values that are not positive.
@@ -102,7 +102,7 @@ def _cumulated_of(ranks: Sequence[int]) -> list[float]:
 
 
 def _p(logs: Sequence[float]) -> float:
-    # Beyond so many digits two differences are apart by the rounding of their logarithms alone.
+    # Beyond this many digits two differences differ only by the rounding of their logarithms.
     differences = sorted((round(each, _DIGITS) for each in logs if round(each, _DIGITS)), key=abs)
     if not differences:
         return 1.0
@@ -112,7 +112,7 @@ def _p(logs: Sequence[float]) -> float:
 
 
 def _twice_the_ranks(ordered: Sequence[float]) -> list[int]:
-    """Return the ranks of values in order of size, equal ones' the mean; twice, to be whole."""
+    """Return twice the rank of each ordered value, equal ones sharing their mean: whole numbers."""
     ranks: list[int] = []
     for _, group in groupby(ordered, key=abs):
         count = len(list(group))

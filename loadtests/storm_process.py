@@ -1,16 +1,14 @@
 """A process of the generator that starts and stops jobs at planned instants.
 
 Its stdin: a `StormOrder` in JSON, then `go INSTANT`, when its plan begins; the end of input ends it
-at once. It says `ready`, and at the end a `StormReport`; the instants go into a file. Each start is
-due by the plan alone; a stop is due when its start has come back. When all callers wait for
-answers, the next start is late, and its latency, which counts from the plan, says so.
+at once. It writes `WorkerMessage`s: ready, and its report at the end. The instants go into a file.
+Each start is due by the plan alone; a stop is due when its start has returned. If all callers wait
+for answers, the next start is late; its latency counts from the plan and so includes the delay.
 
 Threads: the callers, one for orders, one that measures how late this process is. Shared state: the
 next call's number and the rows, under `_lock`.
 """
 
-import dataclasses
-import json
 import os
 import sys
 import threading
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import msgspec
 import numpy as np
 
 from harness.drive.client import open_channel
@@ -32,6 +31,7 @@ from loadtests.emitter import MONOTONIC
 from loadtests.observe import HiccupMeter
 from loadtests.pacer import Pace
 from loadtests.record import CALL_COLUMNS
+from loadtests.worker_message import WorkerMessage, WorkerReport, say
 
 _CALL_TIMEOUT_S: Final = 30.0
 _JOB: Final = ("sleep", "300")
@@ -39,24 +39,14 @@ _JOB: Final = ("sleep", "300")
 
 @dataclass(frozen=True, slots=True)
 class StormOrder:
-    """What a process is to start and stop."""
+    """The starts and stops of a process: one of each per due instant of `pace`."""
 
     address: str
     files: tuple[str, str, str]
     clock: str
     file: str
-    pace: tuple[int, int, int]
+    pace: Pace
     callers: int
-
-
-@dataclass(frozen=True, slots=True)
-class StormReport:
-    """What a process did; `failures` counts calls by how they failed."""
-
-    file: str
-    cpu_s: float
-    wall_s: float
-    failures: dict[str, int]
 
 
 class StormProcess:
@@ -64,7 +54,7 @@ class StormProcess:
 
     def __init__(self, order: StormOrder) -> None:
         self._order = order
-        self._pace = Pace(*order.pace)
+        self._pace = order.pace
         self._now_ns = time.monotonic_ns if order.clock == MONOTONIC else time.time_ns
         self._lock = threading.Lock()
         self._next = 0
@@ -72,13 +62,13 @@ class StormProcess:
         self._failures: Counter[str] = Counter()
         self._zero_ns = 0
 
-    def run(self) -> StormReport:
-        """Make all calls, and write down the instants."""
+    def run(self) -> WorkerReport:
+        """Make all calls, and save the instants."""
         channel = open_channel(self._order.address, CertFiles(*map(Path, self._order.files)))
         with channel:
             grpc.channel_ready_future(channel).result(_CALL_TIMEOUT_S)
             stub = jobworker_pb2_grpc.JobWorkerStub(channel)
-            print(json.dumps({"ready": True}), flush=True)  # noqa: T201 - to the generator
+            say(WorkerMessage(ready=True))
             _, _, instant = sys.stdin.readline().partition(" ")
             threading.Thread(target=_end_with_input, daemon=True).start()
             zero = (time.process_time(), time.perf_counter())
@@ -97,7 +87,7 @@ class StormProcess:
             self._order.file, calls=rows, hiccups=np.array(meter.hiccups.lateness_ns, np.int64)
         )
         cpu_s, wall_s = time.process_time() - zero[0], time.perf_counter() - zero[1]
-        return StormReport(self._order.file, cpu_s, wall_s, dict(self._failures))
+        return WorkerReport(self._order.file, cpu_s, wall_s, failures=dict(self._failures))
 
     def _call(self, stub: Any) -> None:  # noqa: ANN401 - generated without types
         while True:
@@ -138,11 +128,9 @@ def _end_with_input() -> None:
 
 
 def main() -> None:
-    """Take the order and carry it out."""
-    values = json.loads(sys.stdin.readline())
-    order = StormOrder(**{**values, "files": tuple(values["files"]), "pace": tuple(values["pace"])})
-    report = StormProcess(order).run()
-    print(json.dumps({"report": dataclasses.asdict(report)}), flush=True)  # noqa: T201 - as above
+    """Read the order and carry it out."""
+    order = msgspec.json.decode(sys.stdin.readline(), type=StormOrder)
+    say(WorkerMessage(report=StormProcess(order).run()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Sweeps: the same load again and again, one thing changed at a time.
+"""Sweeps: the same load repeated, with one thing changed at a time.
 
-An axis is `NAME=VALUE,VALUE,...`. What it changes is said by its name:
+An axis is `NAME=VALUE,VALUE,...`. Its name is what it changes:
   streamers, message_bytes, rate_per_s, messages   of the profile
   server:FLAG                                       the launched server gets `--FLAG VALUE`
   client:OPTION                                     gRPC's option of the readers' connections
@@ -19,8 +19,8 @@ from loadtests.profiles import KIB, MIB, Floor, Profile
 from loadtests.session import Point
 
 _LOOSE: Final = Floor(generator_lag_p99_ms=100, writer_lag_p99_ms=100)
-# Where the rate is raised until it is not reached, neither that nor a busy machine is a fault; and
-# latency is seconds there: the own lag is bound by its share of that.
+# This sweep raises the rate until it is not reached, so neither that nor a busy machine is a fault.
+# Latency is then seconds, and bounds the lag by its share.
 _SATURATING: Final = Floor(
     rate_share=0.0, generator_lag_p99_ms=1000, writer_lag_p99_ms=1000, busy_share=1.0
 )
@@ -32,7 +32,7 @@ CLIENT: Final = "client:"
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is changed, and the values that it takes."""
+    """What is changed, and its values."""
 
     name: str
     values: tuple[str, ...]
@@ -40,7 +40,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep that has a name: a profile, and the axes; `sized` adapts the profile to a value."""
+    """A named sweep: a profile and its axes; `sized` adapts the profile to a value."""
 
     name: str
     about: str
@@ -50,28 +50,28 @@ class Sweep:
 
 
 def parse_axis(text: str) -> Axis:
-    """Return the axis that a text says.
+    """Return the axis of a text `NAME=VALUE,VALUE,...`.
 
     Raises:
-        BrokenError: it says none.
+        BrokenError: it is invalid.
     """
     name, _, values = text.partition("=")
     known = (*_CHANGES, f"{SERVER}FLAG", f"{CLIENT}OPTION")
     if name not in _CHANGES and not name.startswith((SERVER, CLIENT)):
-        raise BrokenError(f"--over {text!r}: no axis {name!r}; known are {', '.join(known)}")
+        raise BrokenError(f"--over {text!r}: unknown axis {name!r}; known are {', '.join(known)}")
     if not all(values.split(",")):
         raise BrokenError(f"--over {text!r}; write NAME=VALUE,VALUE,...")
     return Axis(name, tuple(values.split(",")))
 
 
 def points(sweep: Sweep, rounds: int, seed: str) -> list[Point]:
-    """Return the loads of a sweep: every value in each round, in an order of chance.
+    """Return the loads of a sweep: every value in each round, in random order.
 
-    A machine gets warm or busy as time passes: in the order of the axis that would look like the
-    axis's doing.
+    A machine gets warm or busy as time passes; in the order of the axis that would look like an
+    effect of the axis.
 
     Raises:
-        BrokenError: a value is none for its axis.
+        BrokenError: a value is invalid for its axis.
     """
     chance = random.Random(seed)  # noqa: S311 - an order, no secret
     every = []
@@ -98,7 +98,7 @@ def _point(sweep: Sweep, axis: Axis, value: str, round_: Mapping[str, str]) -> P
         profile = (sweep.sized or _CHANGES[axis.name])(sweep.profile, value)
     except (ValueError, ZeroDivisionError) as error:
         raise BrokenError(f"{axis.name}={value}: {error}") from error
-    # What is allowed for a profile's own size is not for another one.
+    # A profile's limits are for its own size.
     return Point(dataclasses.replace(profile, limits={}), labels)
 
 
@@ -138,7 +138,7 @@ _RATES: Final = ("25", "50", "100", "200", "400", "800", "1600", "3200", "6400",
 
 
 def _shared_total(profile: Profile, value: str) -> Profile:
-    """Give each streamer less the more there are, so that a point takes seconds and not minutes."""
+    """Give each streamer less the more they are, so that a point takes seconds, not minutes."""
     streamers = int(value)
     size_bytes = max(_LEAST_BYTES, _TOTAL_BYTES // streamers)
     pace = flood(size_bytes // profile.message_bytes)
@@ -146,14 +146,14 @@ def _shared_total(profile: Profile, value: str) -> Profile:
 
 
 def _shared_lines(profile: Profile, value: str) -> Profile:
-    """Ask for as many lines to all of them together: 100 a second, at most 2000 to all of them."""
+    """Write 100 lines per second, fewer from 20 streamers on: 2000 deliveries per second."""
     streamers = int(value)
     pace: Pace = steady(min(100.0, _LINES_PER_S / streamers), 6)
     return dataclasses.replace(profile, streamers=streamers, pace=pace)
 
 
 _FLOOD: Final = Profile(
-    "live", "a job writes as fast as the server takes it, and all follow live",
+    "live", "a job writes as fast as the server reads it, and all follow live",
     message_bytes=64 * KIB, pace=flood(1024), streamers=10, floor=_LOOSE,
 )  # fmt: skip
 _BURSTS: Final = Profile(
@@ -186,23 +186,23 @@ SWEEPS: Final = (
         (Axis("streamers", _STREAMERS),), _shared_total,
     ),
     Sweep(
-        "latency", "lines to 1 to 1000 streamers, at most 2000 a second to all together", _LINES,
+        "latency", "lines to 1 to 1000 streamers, at most 2000 per second to all together", _LINES,
         (Axis("streamers", _STREAMERS),), _shared_lines,
     ),
     Sweep(
-        # With lines the generator, which compares each, would be the limit before the server is.
-        "rates", "16 KiB at 25 a second and more to 10 followers, beyond what is carried",
+        # With lines the generator, which compares each, would be the bottleneck before the server.
+        "rates", "16 KiB at 25 per second and more, to 10 followers, until the rate is not reached",
         dataclasses.replace(
             _LINES, name="rates", about="messages of 16 KiB", message_bytes=16 * KIB,
             pace=steady(100, 3), floor=_SATURATING,
         ),
         (Axis("rate_per_s", _RATES),),
     ),
-    Sweep("settings", "what R-STREAM-9 names, on either side, and throughput", _FLOOD, _WINDOWS),
-    Sweep("flushing", "interval and size of flushes, and the latency of lines", _LINES, _FLUSHING),
-    Sweep("burst-flushing", "the same, and the latency of bursts", _BURSTS, _FLUSHING),
+    Sweep("settings", "the settings of R-STREAM-9, on either side: throughput", _FLOOD, _WINDOWS),
+    Sweep("flushing", "interval and size of flushes: latency of lines", _LINES, _FLUSHING),
+    Sweep("burst-flushing", "interval and size of flushes: latency of bursts", _BURSTS, _FLUSHING),
     Sweep(
-        # The generator compares each message: below 1 KiB that is what is measured.
+        # The generator compares each message: below 1 KiB it is the bottleneck.
         "message-size", "live streaming of messages of 1 KiB to 1 MiB",
         dataclasses.replace(_FLOOD, pace=flood(256)),
         (Axis("message_bytes", ("1024", "4096", "16384", "65536", "262144", "1048576")),),
@@ -214,11 +214,11 @@ def named(name: str) -> Sweep:
     """Return the sweep of this name.
 
     Raises:
-        BrokenError: there is none; says which there are.
+        BrokenError: it does not exist; lists those that do.
     """
     for sweep in SWEEPS:
         if sweep.name == name:
             return sweep
     raise BrokenError(
-        f"no sweep is called {name!r}; there are {', '.join(each.name for each in SWEEPS)}"
+        f"unknown sweep {name!r}; known are {', '.join(each.name for each in SWEEPS)}"
     )

@@ -137,7 +137,9 @@ DOORS = [
         frozenset({"impl/worker_service/tls.py"}), "tls.server_credentials",
     ),
     Door(
-        r"\btime\.sleep\(", OUTSIDE, frozenset({"harness/host/clock.py"}),
+        # The emitter is a program that runs as a job: the standard library only, and paced by time.
+        r"\btime\.sleep\(", OUTSIDE,
+        frozenset({"harness/host/clock.py", "loadtests/emitter.py"}),
         "clock.poll_until, or an event",
     ),
     Door(
@@ -151,11 +153,15 @@ DOORS = [
             "harness/vm/machine.py", "harness/vm/persistent_vm.py", "harness/targets/local.py",
             "harness/drive/streamers.py",
         }),
-        "a context manager of vm, targets.local or streamers.Crowd",
+        "host.piped_program, or a context manager of vm, targets.local or streamers.Crowd",
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,
-        frozenset({"harness/drive/client.py", "harness/checks/identity/handshakes.py"}),
+        # The readers use grpc.aio, which drive.client has not; limits serves plain grpcio.
+        frozenset({
+            "harness/drive/client.py", "harness/checks/identity/handshakes.py",
+            "loadtests/limits.py", "loadtests/reader_process.py",
+        }),
         "drive.client, or loadtests.reader_process",
     ),
 ]  # fmt: skip

@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> IdentityStore:
 
 @pytest.fixture
 def server(store: IdentityStore) -> Iterator[LocalServer]:
-    with LocalTarget(store, f"{OUR_COMMAND} --no-limits").launched() as running:
+    with LocalTarget(store, f"{OUR_COMMAND} --no-limits").launch() as running:
         yield running
 
 

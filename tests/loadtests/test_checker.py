@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.checker import Checker
-from loadtests.emitter import GATE_TIMEOUT_S, MONOTONIC, bodies, head
-from loadtests.jobs import LoadWriter
+from loadtests.emitter import GATE_TIMEOUT_S, MONOTONIC, WritePlan, bodies, head
+from loadtests.jobs import writer_command
 from loadtests.pacer import Pace, bursts, flood
 
 SEED, SIZE = "seed", 80
@@ -33,7 +33,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @given(st.integers(1, 40), st.lists(st.integers(0, 10_000), max_size=20))
-def test_every_way_to_cut_a_stream_is_right(count: int, cuts: list[int]) -> None:
+def test_stream_cut_anywhere_is_correct(count: int, cuts: list[int]) -> None:
     checker = Checker(SEED, SIZE)
     for number, piece in enumerate(pieces(written(count), cuts)):
         checker.take(piece, 1000 + number)
@@ -45,7 +45,7 @@ def test_every_way_to_cut_a_stream_is_right(count: int, cuts: list[int]) -> None
 
 
 @given(st.integers(0, 20 * SIZE - 1), st.integers(1, 255), st.lists(st.integers(0, 2000)))
-def test_every_wrong_byte_is_seen(at: int, flip: int, cuts: list[int]) -> None:
+def test_wrong_byte_anywhere_is_found(at: int, flip: int, cuts: list[int]) -> None:
     data = bytearray(written(20))
     data[at] ^= flip
     checker = Checker(SEED, SIZE)
@@ -56,7 +56,7 @@ def test_every_wrong_byte_is_seen(at: int, flip: int, cuts: list[int]) -> None:
 
 
 @given(st.integers(1, 15 * SIZE), st.integers(1, 4 * SIZE))
-def test_a_piece_that_is_left_out_or_repeated_is_seen(at: int, length: int) -> None:
+def test_omitted_or_repeated_piece_is_found(at: int, length: int) -> None:
     data = written(20)
     for broken in (data[:at] + data[at + length :], data[: at + length] + data[at:]):
         checker = Checker(SEED, SIZE)
@@ -66,9 +66,7 @@ def test_a_piece_that_is_left_out_or_repeated_is_seen(at: int, length: int) -> N
 
 
 @given(st.integers(1, 15 * SIZE), st.integers(1, 4 * SIZE), st.lists(st.integers(0, 2000)))
-def test_after_bytes_that_were_dropped_the_rest_is_still_checked(
-    at: int, dropped: int, cuts: list[int]
-) -> None:
+def test_bytes_after_a_reported_gap_are_checked(at: int, dropped: int, cuts: list[int]) -> None:
     data = written(20)
     checker = Checker(SEED, SIZE)
     checker.take(data[:at], 0)
@@ -82,8 +80,8 @@ def test_after_bytes_that_were_dropped_the_rest_is_still_checked(
 
 
 @pytest.mark.parametrize("pace", [bursts(3, 0.02, 0.1), flood(50)])
-def test_the_job_writes_what_the_pace_says_and_the_checker_expects(pace: Pace) -> None:
-    command, arguments = LoadWriter(pace, SIZE, SEED, "", MONOTONIC).command()
+def test_job_writes_by_its_pace_what_the_checker_expects(pace: Pace) -> None:
+    command, arguments = writer_command(WritePlan(pace, SIZE, SEED, "", MONOTONIC))
     done = subprocess.run([command, *arguments], capture_output=True, check=True, timeout=30)
     checker = Checker(SEED, SIZE)
     checker.take(done.stdout, 0)
@@ -98,9 +96,9 @@ def test_the_job_writes_what_the_pace_says_and_the_checker_expects(pace: Pace) -
     assert all(later >= sooner for sooner, later in zip(planned, begun, strict=True))
 
 
-def test_a_writer_that_is_held_up_skips_nothing_and_says_since_when_it_was_due() -> None:
+def test_blocked_writer_skips_no_message_and_keeps_planned_instants() -> None:
     pace = Pace(4000, 1, 100_000)  # 0.4 s, more than a pipe takes
-    command, arguments = LoadWriter(pace, 256, SEED, "", MONOTONIC).command()
+    command, arguments = writer_command(WritePlan(pace, 256, SEED, "", MONOTONIC))
     script = """if True:
         import json, subprocess, sys, time
         job = subprocess.Popen(json.loads(sys.argv[1]), stdout=subprocess.PIPE)
@@ -119,12 +117,12 @@ def test_a_writer_that_is_held_up_skips_nothing_and_says_since_when_it_was_due()
     assert max(b - p for p, b in zip(planned, begun, strict=True)) > 300_000_000
 
 
-def test_a_writer_whose_generator_has_gone_does_not_wait_at_its_gate_for_ever(
+def test_writer_whose_gate_never_opens_times_out(
     tmp_path: Path,
 ) -> None:
     gate = tmp_path / "gate"
-    writer = LoadWriter(flood(1), SIZE, SEED, str(gate), MONOTONIC)
-    command, (*options, source, plan) = writer.command()
+    written_plan = WritePlan(flood(1), SIZE, SEED, str(gate), MONOTONIC)
+    command, (*options, source, plan) = writer_command(written_plan)
     shortened = source.replace(f"GATE_TIMEOUT_S = {GATE_TIMEOUT_S}", "GATE_TIMEOUT_S = 1")
     words = [command, *options, shortened, plan]
     done = subprocess.run(words, capture_output=True, check=False, timeout=30)

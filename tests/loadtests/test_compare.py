@@ -1,7 +1,6 @@
 """A comparison runs its control first, in pairs, in an order of chance, and ends with a report."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,22 @@ from loadtests.compare import (
     CONTROL,
     TRIAL,
     Question,
-    asked_again,
-    concluded,
+    conclude,
+    question_of,
     run_comparison,
 )
 from loadtests.exports import prometheus
+from loadtests.figures import FIGURES, Figures
 from loadtests.profiles import PROFILES
 from loadtests.report import render
-from loadtests.results import LoadReport, LoadResult
+from loadtests.results import (
+    Comparison,
+    LoadReport,
+    LoadResult,
+    PairsEffect,
+    load_report,
+    save_report,
+)
 from loadtests.session import Point, ServerChoice, Session
 
 A, B = ServerChoice(flags="--a"), ServerChoice(flags="--b")
@@ -36,30 +43,35 @@ class MadeUpSession:
         number = len(self.results)
         rate = self._rates[server] * (self._first if number % 2 == 0 else 1.0)
         findings = (Finding(Verdict.PASS if rate else Verdict.BROKEN, "a made up load"),)
-        figures = {"rate_mb_per_s": rate * (1 + 0.001 * (number * 7 % 5))} if rate else {}
+        values = {"rate_mb_per_s": rate * (1 + 0.001 * (number * 7 % 5))} if rate else {}
+        figures = Figures.from_names(values)
         result = LoadResult("replay", point.labels, f"{number:03d}", figures, findings, 1.0)
         self.results.append(result)
         return result
 
 
 def compared(session: MadeUpSession) -> LoadReport:
-    question = Question(A, B, PROFILES[3], "rate_mb_per_s", 12, 0.05, "seed")
+    question = Question(A, B, PROFILES[3], FIGURES["rate_mb_per_s"], 12, 0.05, "seed")
     as_session: Session = session  # type: ignore[assignment] # stands in for one
     found, conclusions = run_comparison(as_session, question)
     return LoadReport("compare", {}, {}, tuple(session.results), found, tuple(conclusions))
 
 
+def effects(comparison: Comparison | None) -> tuple[PairsEffect, ...]:
+    return comparison.effects if comparison is not None else ()
+
+
 @pytest.mark.parametrize(
     ("rate", "verdict"), [(800.0, Verdict.FAIL), (970.0, Verdict.PASS), (1300.0, Verdict.PASS)]
 )
-def test_b_fails_when_it_is_worse_than_allowed(rate: float, verdict: Verdict) -> None:
+def test_b_worse_than_allowed_fails(rate: float, verdict: Verdict) -> None:
     report = compared(MadeUpSession({A: 1000.0, B: rate}))
     assert [each.verdict for each in report.conclusions] == [Verdict.PASS, verdict]
     assert report.exit_code == (1 if verdict is Verdict.FAIL else 0)
-    assert [each["name"] for each in report.comparison["effects"]] == [CONTROL, TRIAL]
+    assert [each.name for each in effects(report.comparison)] == [CONTROL, TRIAL]
 
 
-def test_each_pair_has_both_sides_and_comes_in_an_order_of_chance() -> None:
+def test_pairs_have_both_sides_in_random_order() -> None:
     report = compared(MadeUpSession({A: 1000.0, B: 1000.0}))
     trial = [each for each in report.results if each.labels["pairs"] == TRIAL]
     pairs = [
@@ -69,19 +81,22 @@ def test_each_pair_has_both_sides_and_comes_in_an_order_of_chance() -> None:
     assert {each.labels["pairs"] for each in report.results[:24]} == {CONTROL}
 
 
-def test_a_machine_that_favours_the_first_of_a_pair_favours_neither_server() -> None:
+def test_advantage_of_the_first_run_favours_neither_server() -> None:
     report = compared(MadeUpSession({A: 1000.0, B: 1000.0}, first=1.1))
     assert report.verdict is Verdict.PASS
 
 
-def test_a_comparison_can_be_folded_again_from_its_results() -> None:
+def test_saved_comparison_is_folded_to_the_same_conclusion(tmp_path: Path) -> None:
     report = compared(MadeUpSession({A: 1000.0, B: 800.0}))
-    saved = json.loads(json.dumps(report.comparison))
-    found, conclusions = concluded(asked_again(saved), report.results)
+    save_report(report, tmp_path)
+    saved = load_report(tmp_path)
+    assert saved == report
+    assert saved.comparison is not None
+    found, conclusions = conclude(question_of(saved.comparison), saved.results)
     assert (found, tuple(conclusions)) == (report.comparison, report.conclusions)
 
 
-def test_folded_again_a_comparison_follows_its_results() -> None:
+def test_comparison_folded_with_changed_verdicts_changes_its_conclusion() -> None:
     report = compared(MadeUpSession({A: 1000.0, B: 800.0}))
     disturbed = (Finding(Verdict.BROKEN, "a load that is judged more strictly now"),)
     results = [
@@ -90,18 +105,19 @@ def test_folded_again_a_comparison_follows_its_results() -> None:
         else each
         for each in report.results
     ]
-    found, (control, trial) = concluded(asked_again(report.comparison), results)
-    assert [each["name"] for each in found["effects"]] == [CONTROL]
+    assert report.comparison is not None
+    found, (control, trial) = conclude(question_of(report.comparison), results)
+    assert [each.name for each in found.effects] == [CONTROL]
     assert (control.verdict, trial.verdict) == (Verdict.PASS, Verdict.BROKEN)
     assert "4 of 12 pairs" in trial.got
 
 
-def test_a_comparison_that_does_not_say_what_it_asked_is_not_folded_again() -> None:
-    with pytest.raises(BrokenError, match="does not say what it asked"):
-        asked_again({"figure": "rate_mb_per_s"})
+def test_comparison_saved_without_its_question_is_broken() -> None:
+    with pytest.raises(BrokenError, match="without its question"):
+        question_of(Comparison("rate_mb_per_s"))
 
 
-def test_each_series_of_a_comparison_stands_once() -> None:
+def test_prometheus_series_of_a_comparison_are_unique() -> None:
     text = prometheus(compared(MadeUpSession({A: 1000.0, B: 800.0})))
     series = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
     assert len(series) == len(set(series)) == 2 * 48
@@ -113,7 +129,7 @@ def test_too_few_pairs_are_broken() -> None:
     assert "0 of 12 pairs" in report.conclusions[-1].got
 
 
-def test_a_comparison_has_a_page(tmp_path: Path) -> None:
+def test_comparison_is_rendered_as_a_page(tmp_path: Path) -> None:
     page = render(compared(MadeUpSession({A: 1000.0, B: 800.0})), tmp_path)
     assert "B is not worse than A in rate_mb_per_s" in page
     assert "20.0% worse" in page

@@ -9,6 +9,7 @@ import pytest
 from harness.record.verdict import Finding, Verdict
 from loadtests.charts import charts
 from loadtests.exports import CSV_FILE, prometheus, write_csv
+from loadtests.figures import Figures
 from loadtests.overview import drawings, in_order, quantity
 from loadtests.profiles import PROFILES
 from loadtests.results import RESULTS_FILE, LoadReport, LoadResult, load_report, save_report
@@ -18,12 +19,14 @@ LIMITS = {"raw TCP": 4000.0, "plain grpcio": 2000.0}
 PASSED = (Finding(Verdict.PASS, "a made up load"),)
 
 
+def rated(mb_per_s: float, **others: float) -> Figures:
+    return Figures.from_names({"rate_mb_per_s": mb_per_s, **others})
+
+
 def swept(axis: str, values: tuple[str, ...], rounds: int = 1) -> LoadReport:
     sweep = Sweep("made", "", PROFILES[2], (Axis(axis, values),))
     results = tuple(
-        LoadResult(
-            "flood", point.labels, f"{number:03d}", {"rate_mb_per_s": 100.0 + number}, PASSED, 1.0
-        )
+        LoadResult("flood", point.labels, f"{number:03d}", rated(100.0 + number), PASSED, 1.0)
         for number, point in enumerate(points(sweep, rounds, "seed"))
     )
     return LoadReport("sweep", {}, LIMITS, results)
@@ -43,22 +46,22 @@ def series(report: LoadReport) -> list[str]:
     ],
     ids=["rounds", "a value twice", "a profile twice"],
 )
-def test_each_series_stands_once_whatever_is_repeated(report: LoadReport) -> None:
+def test_prometheus_series_are_unique(report: LoadReport) -> None:
     found = series(report)
     assert len(found) == len(set(found))
     of_rates = [each for each in found if each.startswith("jobworker_load_rate")]
     assert len(of_rates) == len(report.results)
 
 
-def test_a_round_is_a_label() -> None:
+def test_round_is_a_label() -> None:
     report = swept("streamers", ("1", "2"), rounds=2)
     assert sorted(each.labels[ROUND] for each in report.results) == ["1", "1", "2", "2"]
     assert ROUND not in swept("streamers", ("1", "2")).results[0].labels
 
 
 def test_the_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
-    paced = LoadResult("lines", {}, "001", {"rate_mb_per_s": 1.0, "asked_per_s": 5.0}, PASSED, 1.0)
-    flood = LoadResult("flood", {}, "000", {"rate_mb_per_s": 500.0}, PASSED, 1.0)
+    paced = LoadResult("lines", {}, "001", rated(1.0, asked_per_s=5.0), PASSED, 1.0)
+    flood = LoadResult("flood", {}, "000", rated(500.0), PASSED, 1.0)
     report = LoadReport("run", {}, LIMITS, (flood, paced))
     save_report(report, tmp_path)
     saved = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
@@ -79,7 +82,7 @@ def test_the_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
         ("KiB", None),
     ],
 )  # fmt: skip
-def test_sizes_and_times_are_quantities(text: str, value: tuple[float, str] | None) -> None:
+def test_quantity_of_sizes_times_and_words(text: str, value: tuple[float, str] | None) -> None:
     found = quantity(text)
     assert (found and pytest.approx(found[0])) == (value and value[0])
     assert (found and found[1]) == (value and value[1])
@@ -96,7 +99,7 @@ def test_sizes_and_times_are_quantities(text: str, value: tuple[float, str] | No
         ("server:log-retention", ("0", "16MiB", "1MiB"), "bars"),
     ],
 )
-def test_every_axis_has_a_picture_with_its_values(
+def test_axis_has_a_picture_with_its_values(
     axis: str, values: tuple[str, ...], drawn_by: str
 ) -> None:
     made = drawings(swept(axis, values, rounds=2))
@@ -107,6 +110,6 @@ def test_every_axis_has_a_picture_with_its_values(
         assert f">{value}<" in chart.svg, f"{value} is not at the axis"
 
 
-def test_a_table_has_sizes_in_their_order() -> None:
+def test_table_of_a_sweep_is_ordered_by_size() -> None:
     report = swept("server:message-size", ("4MiB", "64KiB", "1MiB"))
     assert [each.labels["value"] for each in in_order(report)] == ["64KiB", "1MiB", "4MiB"]

@@ -17,8 +17,9 @@ from harness.drive.identities import IdentityStore
 from harness.host.clock import poll_until
 from harness.host.ports import free_port
 from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
+from loadtests.figures import FIGURES
 from loadtests.generator import Generator, Setting
-from loadtests.metrics import FIGURES, fold, read_load
+from loadtests.metrics import fold, read_load
 from loadtests.pacer import flood, steady
 from loadtests.profiles import Profile, Storm
 from loadtests.results import load_report
@@ -54,7 +55,7 @@ def recorded(profile: Profile, server: LocalServer, store: IdentityStore, path: 
     return path
 
 
-def test_a_run_leaves_every_kind_of_report_and_can_be_folded_again(
+def test_run_leaves_every_report_and_folds_to_the_same_results(
     own_profile: Callable[[str], str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -79,9 +80,7 @@ def test_a_run_leaves_every_kind_of_report_and_can_be_folded_again(
     assert load_report(out).results == report.results
 
 
-def test_a_limit_that_is_not_kept_fails_the_run(
-    own_profile: Callable[[str], str], tmp_path: Path
-) -> None:
+def test_exceeded_limit_fails_the_run(own_profile: Callable[[str], str], tmp_path: Path) -> None:
     path = own_profile(QUICK + ANY_MACHINE)
     words = ("quick-replay", "--profiles", path, "--limit", "rate_mb_per_s=1e9")
     done = loadtests("run", *words, "--out", str(tmp_path / "out"))
@@ -91,7 +90,7 @@ def test_a_limit_that_is_not_kept_fails_the_run(
     assert loadtests("report", str(tmp_path / "out")).returncode == 1
 
 
-def test_a_limit_that_cannot_be_judged_breaks_the_run(
+def test_limit_without_its_figure_breaks_the_run(
     own_profile: Callable[[str], str], tmp_path: Path
 ) -> None:
     path = own_profile(QUICK + ANY_MACHINE)
@@ -101,7 +100,7 @@ def test_a_limit_that_cannot_be_judged_breaks_the_run(
     assert "it could not be judged; a p99 needs 100 planned messages" in done.stdout
 
 
-def test_a_run_that_was_said_to_be_disturbed_is_judged_so_again(
+def test_report_of_a_noisy_run_judges_with_noisy(
     own_profile: Callable[[str], str], tmp_path: Path
 ) -> None:
     # No process wakes without any delay: to this load everything is a disturbance.
@@ -119,17 +118,19 @@ def test_a_run_that_was_said_to_be_disturbed_is_judged_so_again(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("run", "nope"), "no profile is called 'nope'"),
-        (("run", "--limit", "speed=1"), "write FIGURE=NUMBER"),
+        (("run", "nope"), "unknown profile 'nope'"),
+        (("run", "--limit", "speed=1"), "unknown figure 'speed'"),
+        (("run", "--limit", "server_fds_peak=1"), "unknown figure 'server_fds_peak'; known are"),
+        (("run", "--limit", "fairness=much"), "write FIGURE=NUMBER"),
         (("run", "--target", "localhost:1"), "--identities DIR"),
         (("run", "--profiles", "/nowhere.toml"), "profiles in /nowhere.toml"),
-        (("sweep", "nope"), "no sweep is called 'nope'"),
-        (("sweep", "--profile", "flood", "--over", "colour=red"), "no axis 'colour'"),
+        (("sweep", "nope"), "unknown sweep 'nope'"),
+        (("sweep", "--profile", "flood", "--over", "colour=red"), "unknown axis 'colour'"),
         (("sweep", "--profile", "flood", "--over", "streamers=x"), "invalid literal"),
-        (("compare", "ours", "ours", "--figure", "speed"), "no figure 'speed'"),
+        (("compare", "ours", "ours", "--figure", "speed"), "unknown figure 'speed'"),
     ],
 )
-def test_what_cannot_be_run_says_why_and_is_broken(
+def test_invalid_arguments_are_broken_with_their_reason(
     words: tuple[str, ...], says: str, tmp_path: Path
 ) -> None:
     done = loadtests(*words, "--out", str(tmp_path / "out"))
@@ -138,14 +139,14 @@ def test_what_cannot_be_run_says_why_and_is_broken(
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_not_there_is_broken(store: IdentityStore, tmp_path: Path) -> None:
+def test_unreachable_server_is_broken(store: IdentityStore, tmp_path: Path) -> None:
     words = ("run", "steady-lines", "--target", f"127.0.0.1:{free_port()}")
     done = loadtests(*words, "--identities", str(store.directory), "--out", str(tmp_path / "out"))
     assert done.returncode == 2, done.stdout
     assert "the server cannot be reached" in done.stdout
 
 
-def test_a_pause_of_the_server_of_2_s_shows_as_2_s_in_the_tail(
+def test_server_paused_for_2_s_shows_2_s_in_the_tail(
     server: LocalServer, store: IdentityStore, tmp_path: Path
 ) -> None:
     profile = Profile("paused", "", pace=steady(100, 5), streamers=4)
@@ -166,6 +167,7 @@ def test_a_pause_of_the_server_of_2_s_shows_as_2_s_in_the_tail(
     Generator(profile, Setting(server, store.files("admin"), tmp_path), during=pause).run()
     found = read_load(tmp_path)
     figures = fold(found)
+    latency = figures.latency
     # 4 streamers x 100 lines/s were due while it stood, for 2 s 40 % of all. Their latency falls
     # from the whole pause to 0 in steps of 10 ms, the time between two lines: the first one was due
     # so much after the stop at the latest. A share x of all is so above the pause less 5 s times x.
@@ -173,15 +175,18 @@ def test_a_pause_of_the_server_of_2_s_shows_as_2_s_in_the_tail(
     step_ms, load_ms = 10, 5000
     pause_ms = pauses_s[0] * 1000
     assert pause_ms >= 2000
-    assert figures["latency_max_ms"] >= pause_ms - step_ms
-    assert figures["latency_p99_ms"] >= pause_ms - 0.01 * load_ms - 2 * step_ms
-    assert figures["latency_p90_ms"] >= pause_ms - 0.1 * load_ms - 2 * step_ms
+    assert latency.max_ms is not None
+    assert latency.p99_ms is not None
+    assert latency.p90_ms is not None
+    assert latency.max_ms >= pause_ms - step_ms
+    assert latency.p99_ms >= pause_ms - 0.01 * load_ms - 2 * step_ms
+    assert latency.p90_ms >= pause_ms - 0.1 * load_ms - 2 * step_ms
     assert (found.latencies_ns() > 1e9).sum() > 0.15 * len(found.latencies_ns())
-    assert figures["asked_per_s"] == 100
+    assert figures.rates.asked_per_s == 100
     assert all(end.code == "OK" and not end.wrong for end in found.load.streams)
 
 
-def test_every_kind_of_reader_gets_every_byte(
+def test_readers_of_every_kind_receive_every_byte(
     server: LocalServer, store: IdentityStore, tmp_path: Path
 ) -> None:
     profile = Profile(
@@ -203,12 +208,12 @@ def test_every_kind_of_reader_gets_every_byte(
     assert found.load.processes[-1].failures == {}
 
 
-def test_with_retention_what_is_missing_is_what_the_server_said(
+def test_bytes_missing_with_retention_are_those_reported(
     store: IdentityStore, tmp_path: Path
 ) -> None:
     command = f"{OUR_COMMAND} --no-limits --log-retention 1MiB"
     profile = Profile("kept", "", message_bytes=65_536, pace=flood(128), streamers=2, replay=True)
-    with LocalTarget(store, command).launched() as server:
+    with LocalTarget(store, command).launch() as server:
         found = read_load(recorded(profile, server, store, tmp_path))
     for end in found.load.streams:
         assert (end.code, end.wrong) == ("OK", "")
@@ -218,7 +223,7 @@ def test_with_retention_what_is_missing_is_what_the_server_said(
         assert end.checked_bytes + end.missed_bytes == profile.size_bytes
 
 
-def test_a_server_of_the_originals_fields_alone_is_measured_too(
+def test_server_with_the_original_fields_only_is_measured(
     store: IdentityStore, tmp_path: Path
 ) -> None:
     command = (
@@ -227,7 +232,7 @@ def test_a_server_of_the_originals_fields_alone_is_measured_too(
     )
     path = tmp_path / "profiles.toml"
     path.write_text("[cut]\nstreamers=3\nrate_per_s=200\nduration_s=1.5\ncut_every_bytes=9000\n")
-    with LocalTarget(store, command).launched() as server:
+    with LocalTarget(store, command).launch() as server:
         done = loadtests(
             "run", "--profiles", str(path), "--target", server.address, "--noisy",
             "--identities", str(store.directory), "--out", str(tmp_path / "out"),
@@ -236,10 +241,10 @@ def test_a_server_of_the_originals_fields_alone_is_measured_too(
     [result] = load_report(tmp_path / "out").results
     found = read_load(tmp_path / "out" / result.directory).load
     assert all(end.connections > 3 and end.wrong == "" for end in found.streams)
-    assert "server_cpu_s" not in result.figures
+    assert result.figures.server.cpu_s is None
 
 
-def test_a_sweep_ends_with_a_report(own_profile: Callable[[str], str], tmp_path: Path) -> None:
+def test_sweep_ends_with_a_report(own_profile: Callable[[str], str], tmp_path: Path) -> None:
     done = loadtests(
         "sweep", "--profile", "quick-replay", "--over", "streamers=1,4", "--over",
         "server:message-size=64KiB", "--over", "client:grpc.http2.bdp_probe=0", "--profiles",
@@ -250,5 +255,5 @@ def test_a_sweep_ends_with_a_report(own_profile: Callable[[str], str], tmp_path:
     assert len(report.results) == 4
     assert len({each.labels["axis"] for each in report.results}) == 3
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "What changes with what" in page
-    assert "By streamers, all else as it was" in page
+    assert "Effect of each axis" in page
+    assert "By streamers, all else equal" in page

@@ -44,7 +44,7 @@ def locust(
         process.wait()
 
 
-def test_a_master_and_two_workers_see_what_our_own_generator_sees(
+def test_master_and_two_workers_agree_with_our_generator(
     server: LocalServer, store: IdentityStore, tmp_path: Path
 ) -> None:
     before_ms = our_median_ms(server, store, tmp_path / "before")
@@ -90,7 +90,9 @@ def our_median_ms(server: LocalServer, store: IdentityStore, folder: Path) -> fl
     pace = steady(RATE_PER_S, SECONDS)
     profile = Profile("ours", "", pace=pace, streamers=STREAMERS // 2)
     Generator(profile, Setting(server, store.files("admin"), folder)).run()
-    return fold(read_load(folder))["latency_p50_ms"]
+    median_ms = fold(read_load(folder)).latency.p50_ms
+    assert median_ms is not None
+    return median_ms
 
 
 def stream_rows(folder: Path) -> dict[str, dict[str, str]]:
@@ -115,7 +117,7 @@ flood_messages = 32
     ("name", "extra", "size_bytes"),
     [("late", {"latency", "observed"}, 101 * 128), ("flood", {"flood"}, 33 * 65_536)],
 )
-def test_locust_carries_a_profile(
+def test_locust_runs_a_profile(
     server: LocalServer, store: IdentityStore, tmp_path: Path, *, name: str, extra: set[str],
     size_bytes: int,
 ) -> None:  # fmt: skip
@@ -140,7 +142,7 @@ def test_locust_carries_a_profile(
         assert 2 * 100 < int(rows["latency"]["Request Count"]) < 8 * 100
 
 
-def test_a_profile_that_locust_does_not_carry_is_refused(
+def test_profile_that_locust_does_not_support_is_refused(
     server: LocalServer, store: IdentityStore, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"

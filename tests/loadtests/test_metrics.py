@@ -9,12 +9,13 @@ import pytest
 
 from harness.record.verdict import BrokenError, Finding, Verdict
 from loadtests.emitter import MONOTONIC
+from loadtests.figures import FIGURES, LIMITS, Figures
 from loadtests.histogram import encoded, hgrm, histogram, merged
 from loadtests.jobs import REALTIME
 from loadtests.judge import Strictness, judge
 from loadtests.metrics import Numbers, Recorded, fold, percentile, read_load
 from loadtests.pacer import flood, steady
-from loadtests.profiles import LIMITS, Floor, Profile, Storm
+from loadtests.profiles import Floor, Profile, Storm
 from loadtests.record import GeneratorProcess, Load, Sample, StreamEnd, save_load
 
 MS = 1_000_000
@@ -60,59 +61,59 @@ def recorded(of: Load, table: Numbers) -> Recorded:
     return Recorded(of, both, streams, arrivals, empty, np.full(100, MS, np.int64))
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = np.arange(1, 1001)
     assert [percentile(values, each) for each in (50, 99, 99.9, 100)] == [500, 990, 999, 1000]
 
 
-def test_latency_counts_from_the_plan_and_beside_it_from_the_write() -> None:
+def test_latency_counts_from_the_plan_and_observed_from_the_write() -> None:
     # A stall of 2 s: what was due meanwhile is written, and received, at its end.
     def at_end(number: int) -> float:
         return max(0, 2000 - number * 10) if number < 200 else 0
 
     figures = fold(recorded(load(), rows(lambda n: at_end(n) + 1, at_end)))
-    assert figures["latency_max_ms"] == 2001
-    assert figures["latency_p90_ms"] == 1001
-    assert figures["observed_max_ms"] == figures["observed_p99_ms"] == 1
-    assert figures["asked_per_s"] == 100
+    assert figures.latency.max_ms == 2001
+    assert figures.latency.p90_ms == 1001
+    assert figures.observed.max_ms == figures.observed.p99_ms == 1
+    assert figures.rates.asked_per_s == 100
 
 
-def test_a_percentile_without_a_value_beyond_it_is_left_out() -> None:
+def test_percentile_without_a_value_beyond_it_is_absent() -> None:
     table = rows(lambda _: 1.0, lambda _: 0.0)[:400]
     figures = fold(recorded(load(), table))
-    assert "latency_p99_ms" in figures
-    assert "latency_p999_ms" not in figures
+    assert figures.latency.p99_ms is not None
+    assert figures.latency.p999_ms is None
 
 
-def test_slow_readers_and_old_messages_have_no_latency() -> None:
+def test_slow_readers_and_messages_before_the_join_have_no_latency() -> None:
     late = load(streams=(end(0, kind="slow"), end(1, kind="late", began_ns=5_000 * MS)))
     table = rows(lambda n: 5000.0 - n * 10 if n < 500 else 2.0, lambda _: 0.0)
     figures = fold(recorded(late, table))
-    assert figures["latency_max_ms"] == 2
+    assert figures.latency.max_ms == 2
 
 
-def test_between_two_clocks_latency_counts_from_the_fastest_message() -> None:
+def test_latency_between_two_clocks_counts_from_the_fastest_message() -> None:
     table = rows(lambda n: 70_000.0 + n % 7, lambda _: 0.0)
     figures = fold(recorded(load(clock=REALTIME), table))
-    assert figures["latency_max_ms"] == 6
+    assert figures.latency.max_ms == 6
 
 
 @pytest.mark.parametrize("ahead_ms", [-90_000, -2000, 0, 2000, 90_000])
-def test_between_two_clocks_it_is_known_what_was_due_before_a_streamer_came(ahead_ms: int) -> None:
+def test_messages_due_before_the_join_are_left_out_between_two_clocks(ahead_ms: int) -> None:
     # The readers' clock is so far ahead of the writer's; one of them comes after 5 s.
     shift_ns = ahead_ms * MS
     came = (end(0, began_ns=shift_ns), end(1, kind="late", began_ns=shift_ns + 5000 * MS))
     table = rows(lambda n: ahead_ms + n % 7, lambda _: 0.0)
     found = recorded(load(clock=REALTIME, streams=came), table)
     assert len(found.latencies_ns()) == COUNT + COUNT // 2
-    assert fold(found)["latency_max_ms"] == 6
+    assert fold(found).latency.max_ms == 6
 
 
-def test_who_joined_late_himself_has_waited_since_he_was_to_join() -> None:
-    def first_byte_ms(**changes: int) -> float:
+def test_late_joiner_wait_counts_from_planned_join() -> None:
+    def first_byte_ms(**changes: int) -> float | None:
         late = end(1, kind="late", began_ns=5500 * MS, first_ns=5600 * MS, **changes)
         table = rows(lambda _: 1.0, lambda _: 0.0)
-        return fold(recorded(load(streams=(end(0), late)), table))["first_byte_p99_ms"]
+        return fold(recorded(load(streams=(end(0), late)), table)).streams.first_byte_p99_ms
 
     assert first_byte_ms(due_ns=5000 * MS) == 600
     assert first_byte_ms() == 100  # of a record that does not say when it was due
@@ -124,36 +125,36 @@ def test_starts_and_reconnections_are_counted() -> None:
     planned = np.arange(100) * 100 * MS
     made = recorded(of, rows(lambda _: 1.0, lambda _: 0.0))
 
-    def starts_per_s(begun: Numbers) -> float:
+    def starts_per_s(begun: Numbers) -> float | None:
         calls = np.stack([planned, begun, begun + MS, begun + 2 * MS], axis=1)
-        return fold(dataclasses.replace(made, calls=calls))["starts_achieved_per_s"]
+        return fold(dataclasses.replace(made, calls=calls)).storm.achieved_per_s
 
     assert starts_per_s(planned) == pytest.approx(10)
     assert starts_per_s(planned * 2) == pytest.approx(5, rel=0.01)
-    assert fold(made)["starts_asked_per_s"] == 10
-    assert fold(made)["starts_achieved_per_s"] == 0
-    assert fold(made)["reconnections_least"] == 1
+    assert fold(made).storm.asked_per_s == 10
+    assert fold(made).storm.achieved_per_s == 0
+    assert fold(made).streams.reconnections_least == 1
 
 
-def test_the_hypervisors_share_is_told() -> None:
+def test_steal_share_is_the_hypervisors_time_per_second() -> None:
     stolen = dataclasses.replace(sample(10_000 * MS, 2.0, 5000), machine_steal_s=1.0)
     of = load(samples=(sample(0, 1.0, 1000), stolen))
-    assert fold(recorded(of, rows(lambda _: 1.0, lambda _: 0.0)))["machine_steal_share"] == 0.1
+    assert fold(recorded(of, rows(lambda _: 1.0, lambda _: 0.0))).machine.steal_share == 0.1
 
 
-def test_the_servers_figures_are_differences() -> None:
+def test_server_figures_are_differences_of_samples() -> None:
     figures = fold(recorded(load(), rows(lambda _: 1.0, lambda _: 0.0)))
-    assert figures["server_cpu_s"] == 1.0
-    assert figures["server_cpu_share"] == 0.1
-    assert figures["memory_per_streamer_bytes"] == 2000
-    assert figures["generator_cpu_share"] == 0.05
-    assert figures["fairness"] == 1.0
+    assert figures.server.cpu_s == 1.0
+    assert figures.server.cpu_share == 0.1
+    assert figures.server.memory_per_streamer_bytes == 2000
+    assert figures.generator.cpu_share == 0.05
+    assert figures.streams.fairness == 1.0
 
 
-def test_unequal_streamers_are_unfair() -> None:
+def test_unequal_streamers_have_low_fairness() -> None:
     unequal = load(streams=(end(0), end(1, checked_bytes=1)))
     figures = fold(recorded(unequal, rows(lambda _: 1.0, lambda _: 0.0)))
-    assert figures["fairness"] == pytest.approx(0.5, abs=0.01)
+    assert figures.streams.fairness == pytest.approx(0.5, abs=0.01)
 
 
 def test_histograms_merge_and_are_written_as_hgrm() -> None:
@@ -171,7 +172,7 @@ def test_histograms_merge_and_are_written_as_hgrm() -> None:
 
 
 def verdicts(of: Load, figures: Mapping[str, float], *, noisy: bool = False) -> dict[str, Finding]:
-    findings = judge(of, figures, Strictness({}, noisy=noisy))
+    findings = judge(of, Figures.from_names(figures), Strictness({}, noisy=noisy))
     return {each.promise: each for each in findings if each.verdict is not Verdict.PASS}
 
 
@@ -183,7 +184,7 @@ GOOD = {
 }  # fmt: skip
 
 
-def test_a_load_that_was_reached_and_kept_passes() -> None:
+def test_load_that_was_reached_and_kept_passes() -> None:
     assert verdicts(load(), GOOD) == {}
 
 
@@ -199,7 +200,7 @@ def test_a_load_that_was_reached_and_kept_passes() -> None:
         ({}, {"machine_busy_share": 0.85}, Verdict.BROKEN),
         ({}, {"machine_steal_share": 0.06}, Verdict.BROKEN),
         ({}, {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 26.0}, Verdict.BROKEN),
-        ({}, {"reconnections_least": 0.0}, Verdict.BROKEN),
+        ({}, {"reconnections_least": 0}, Verdict.BROKEN),
         ({}, {"generator_cpu_share": 0.96}, Verdict.BROKEN),
         ({"joined": 1}, {}, Verdict.BROKEN),
         ({"exit_code": None}, {}, Verdict.BROKEN),
@@ -209,7 +210,7 @@ def test_a_load_that_was_reached_and_kept_passes() -> None:
         ({"streams": (end(0), end(1, checked_bytes=5))}, {}, Verdict.FAIL),
     ],
 )
-def test_a_load_is_distrusted_first_and_then_judged(
+def test_load_is_distrusted_first_and_then_judged(
     changes: dict[str, object], figures: dict[str, float], verdict: Verdict
 ) -> None:
     [finding] = verdicts(load(**changes), {**GOOD, **figures}).values()
@@ -223,7 +224,7 @@ def test_a_load_is_distrusted_first_and_then_judged(
         {"achieved_per_s": 80.0},
     ],
 )
-def test_of_a_disturbed_load_no_limit_is_judged(disturbed: dict[str, float]) -> None:
+def test_limits_of_a_disturbed_load_are_not_judged(disturbed: dict[str, float]) -> None:
     figures = {**GOOD, **disturbed, "latency_p99_ms": 9999.0}
     for noisy, verdict in ((False, Verdict.BROKEN), (True, Verdict.SKIPPED)):
         [finding] = verdicts(load(), figures, noisy=noisy).values()
@@ -237,38 +238,36 @@ def test_of_a_disturbed_load_no_limit_is_judged(disturbed: dict[str, float]) -> 
         {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 26.0},
     ],
 )
-def test_a_busy_machine_is_no_excuse_for_a_server_that_does_not_take_the_load(
+def test_noisy_does_not_excuse_a_server_that_blocks_the_load(
     figures: dict[str, float],
 ) -> None:
     [finding] = verdicts(load(), {**GOOD, **figures}, noisy=True).values()
     assert finding.verdict is Verdict.BROKEN
 
 
-def test_what_a_quiet_machine_had_passes() -> None:
+def test_figures_of_a_quiet_machine_pass() -> None:
     # The tightest of the kept runs on a quiet machine: lines of 2.5 ms, timers late by 1.1.
     quiet = {"latency_p99_ms": 2.47, "generator_lag_p99_ms": 1.11, "machine_busy_share": 0.25}
     storm = {"starts_asked_per_s": 30.0, "starts_achieved_per_s": 29.9}
-    again = {"reconnections_least": 1.0}
+    again = {"reconnections_least": 1}
     assert verdicts(load(), {**GOOD, **quiet, **storm, **again}) == {}
 
 
 @pytest.mark.parametrize(("noisy", "verdict"), [(False, Verdict.BROKEN), (True, Verdict.SKIPPED)])
-def test_a_latency_that_can_be_the_generators_own_is_not_the_servers(
-    noisy: bool, verdict: Verdict
-) -> None:
+def test_latency_near_the_generators_lag_is_not_judged(noisy: bool, verdict: Verdict) -> None:
     figures = {**GOOD, "latency_p99_ms": 20.0, "generator_lag_p99_ms": 20.0}
     [finding] = verdicts(load(), figures, noisy=noisy).values()
     assert finding.verdict is verdict
     assert "not separable" in finding.got
 
 
-def test_the_smallest_latency_that_is_told_is_held_against_the_own_lag() -> None:
+def test_own_lag_is_compared_with_the_smallest_latency() -> None:
     figures = {**GOOD, "latency_p99_ms": 50.0, "start_p99_ms": 4.0, "generator_lag_p99_ms": 10.0}
     [finding] = verdicts(load(), figures).values()
     assert "beside start_p99_ms 4.00 ms" in finding.got
 
 
-def test_a_busy_machine_is_no_fault_of_a_load_that_is_to_make_it_busy() -> None:
+def test_busy_machine_does_not_disturb_a_flood() -> None:
     as_fast_as_it_goes = dataclasses.replace(PROFILE, pace=flood(COUNT), limits={})
     figures = {
         "generator_cpu_share": 0.5, "server_cpu_share": 0.9, "machine_busy_share": 1.0,
@@ -278,7 +277,7 @@ def test_a_busy_machine_is_no_fault_of_a_load_that_is_to_make_it_busy() -> None:
 
 
 def only_limit(of: Load, figures: Mapping[str, float], limits: Mapping[str, float]) -> Finding:
-    findings = judge(of, figures, Strictness(limits))
+    findings = judge(of, Figures.from_names(figures), Strictness(limits))
     [finding] = [each for each in findings if each.verdict is not Verdict.PASS]
     return finding
 
@@ -296,7 +295,7 @@ def only_limit(of: Load, figures: Mapping[str, float], limits: Mapping[str, floa
         ("rate_mb_per_s", "nothing was received"),
     ],
 )
-def test_a_limit_without_its_figure_is_never_left_out_without_a_word(limit: str, says: str) -> None:
+def test_limit_without_its_figure_is_broken_with_its_reason(limit: str, says: str) -> None:
     of = load(profile=dataclasses.replace(PROFILE, limits={}))
     figures = {name: value for name, value in GOOD.items() if name != "latency_p99_ms"}
     finding = only_limit(of, figures, {limit: 1.0})
@@ -305,13 +304,14 @@ def test_a_limit_without_its_figure_is_never_left_out_without_a_word(limit: str,
     assert says in finding.got
 
 
-def test_every_figure_that_can_be_limited_says_why_it_may_be_missing() -> None:
+def test_figures_with_limits_have_a_reason_for_their_absence() -> None:
     for limit in LIMITS:
         of = load(local=False, profile=dataclasses.replace(PROFILE, limits={}))
-        assert "no figure" not in only_limit(of, {"generator_cpu_share": 0.1}, {limit: 1.0}).got
+        finding = only_limit(of, {"generator_cpu_share": 0.1}, {limit: 1.0})
+        assert FIGURES["server_cpu_s"].absent not in finding.got
 
 
-def test_of_a_server_elsewhere_a_profiles_own_limit_on_its_process_is_skipped() -> None:
+def test_profile_limit_on_a_remote_process_is_skipped() -> None:
     name = "memory_per_streamer_bytes"
     elsewhere = load(local=False, profile=dataclasses.replace(PROFILE, limits={name: 1.0}))
     assert only_limit(elsewhere, GOOD, {}).verdict is Verdict.SKIPPED
@@ -320,12 +320,12 @@ def test_of_a_server_elsewhere_a_profiles_own_limit_on_its_process_is_skipped() 
     assert "--launch" in asked.got
 
 
-def test_dropped_bytes_count_as_told() -> None:
+def test_reported_missed_bytes_complete_a_stream() -> None:
     told = load(streams=(end(0), end(1, checked_bytes=100, missed_bytes=COUNT * 100)))
     assert verdicts(told, GOOD) == {}
 
 
-def test_a_recorded_load_is_read_back_the_same(tmp_path: Path) -> None:
+def test_saved_load_is_read_back_equal(tmp_path: Path) -> None:
     original = load(
         options=(("grpc.x", 1),),
         profile=dataclasses.replace(PROFILE, floor=Floor(rate_share=0.3)),
@@ -337,7 +337,7 @@ def test_a_recorded_load_is_read_back_the_same(tmp_path: Path) -> None:
     assert len(again.rows) == COUNT
 
 
-def test_what_is_no_load_is_refused(tmp_path: Path) -> None:
+def test_directory_without_a_load_is_broken(tmp_path: Path) -> None:
     with pytest.raises(BrokenError, match="no load in"):
         read_load(tmp_path)
     (tmp_path / "load.json").write_text("{}")

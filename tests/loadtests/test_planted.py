@@ -26,7 +26,7 @@ def test_the_command_of_the_docs_plants_and_changes_no_byte(
     [path] = re.findall(r"--profiles (tests/loadtests/\S+)", text)
     assert [each.name for each in load_profiles(ROOT / path)] == ["replay-1g"]
     profile = Profile("planted", "", message_bytes=65_536, pace=flood(64), replay=True)
-    with LocalTarget(store, command).launched() as server:
+    with LocalTarget(store, command).launch() as server:
         Generator(profile, Setting(server, store.files("admin"), tmp_path)).run()
     [end] = read_load(tmp_path).load.streams
     assert (end.code, end.wrong, end.checked_bytes) == ("OK", "", profile.size_bytes)

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from harness.record.verdict import Verdict
-from loadtests.compare import Pairs, Question, conclude, judge_control, judge_trial
+from loadtests.compare import Pairs, Question, judge_control, judge_trial, summarize
+from loadtests.figures import figure_named
 from loadtests.profiles import PROFILES
 from loadtests.session import ServerChoice
 from loadtests.statistics import critical, effect
@@ -17,7 +18,9 @@ TRIES = 300
 
 
 def question(figure: str = "rate_mb_per_s", allowed: float = 0.05) -> Question:
-    return Question(ServerChoice(), ServerChoice(), PROFILES[0], figure, 10, allowed, "seed")
+    return Question(
+        ServerChoice(), ServerChoice(), PROFILES[0], figure_named(figure), 10, allowed, "seed"
+    )
 
 
 def noisy_pairs(
@@ -149,6 +152,6 @@ def test_a_control_known_to_a_fifth_only_is_broken() -> None:
 def test_a_conclusion_has_both_effects_and_every_ratio() -> None:
     chance = random.Random("conclusion")
     control, trial = noisy_pairs(chance, 1.0), noisy_pairs(chance, 0.8)
-    found = conclude(question(), control, trial)
-    assert [each["pairs"] for each in found["effects"]] == [12, 12]
-    assert len(found["ratios"]) == 24
+    found = summarize(question(), control, trial)
+    assert [each.pairs for each in found.effects] == [12, 12]
+    assert len(found.ratios) == 24

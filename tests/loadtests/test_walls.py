@@ -1,4 +1,4 @@
-"""The walls inside the load tests: what a module may import of its own, and of the harness."""
+"""The layers of the load tests: the imports that each module may have."""
 
 import ast
 import sys
@@ -13,43 +13,45 @@ LAYERS: dict[str, set[str]] = {
     "pacer": set(),
     "emitter": {"pacer"},
     "statistics": set(),
-    "profiles": {"emitter", "pacer"},
-    "record": {"pacer", "profiles"},
+    "figures": set(),
+    "profiles": {"emitter", "figures", "pacer"},
+    "record": {"profiles"},
+    "worker_message": {"record"},
     "checker": {"emitter"},
     "histogram": set(),
-    "metrics": {"emitter", "record"},
-    "judge": {"metrics", "profiles", "record"},
+    "metrics": {"emitter", "figures", "record"},
+    "judge": {"figures", "profiles", "record"},
     "observe": {"record"},
-    "jobs": {"emitter", "pacer"},
+    "jobs": {"emitter"},
     "limits": set(),
-    "reader_process": {"checker", "emitter", "observe", "record"},
-    "storm_process": {"emitter", "observe", "pacer", "record"},
+    "reader_process": {"checker", "emitter", "observe", "record", "worker_message"},
+    "storm_process": {"emitter", "observe", "pacer", "record", "worker_message"},
     "generator": {
         "emitter", "jobs", "observe", "pacer", "profiles", "reader_process", "record",
-        "storm_process",
+        "storm_process", "worker_message",
     },
-    "results": {"judge"},
-    "charts": {"metrics", "record", "results"},
-    "exports": {"metrics", "results"},
-    "overview": {"charts", "results"},
-    "report": {"charts", "exports", "metrics", "overview", "results"},
+    "results": {"figures", "judge"},
+    "charts": {"metrics", "results"},
+    "exports": {"figures", "results"},
+    "overview": {"charts", "figures", "results"},
+    "report": {"charts", "exports", "figures", "metrics", "overview", "results"},
     "session": {
-        "generator", "histogram", "judge", "limits", "metrics", "profiles", "record", "results",
+        "figures", "generator", "histogram", "judge", "limits", "metrics", "profiles", "results",
     },
-    "compare": {"profiles", "results", "session", "statistics"},
+    "compare": {"figures", "profiles", "results", "session", "statistics"},
     "sweep": {"overview", "pacer", "profiles", "session"},
     "commands": {
-        "charts", "compare", "judge", "metrics", "overview", "profiles", "report", "results",
+        "charts", "compare", "figures", "judge", "overview", "profiles", "report", "results",
         "session", "statistics", "sweep",
     },
     "locustfile": {"checker", "emitter", "jobs", "metrics", "pacer", "profiles", "record"},
-    "bench": {"limits"},
     "__main__": {"commands"},
     "__init__": set(),
 }  # fmt: skip
 WITHOUT_GRPC = {
-    "pacer", "emitter", "statistics", "profiles", "record", "checker", "histogram", "metrics",
-    "judge", "observe", "results", "charts", "exports", "overview", "report",
+    "pacer", "emitter", "statistics", "figures", "profiles", "record", "worker_message", "checker",
+    "histogram", "metrics", "judge", "observe", "results", "charts", "exports", "overview",
+    "report",
 }  # fmt: skip
 OF_THE_HARNESS = {
     "drive", "host", "record", "report", "run", "targets",
@@ -78,6 +80,6 @@ def test_a_module_imports_only_what_its_layer_allows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pacer", "emitter"])
-def test_what_runs_as_a_job_needs_the_standard_library_only(name: str) -> None:
+def test_program_of_a_job_imports_the_standard_library_only(name: str) -> None:
     roots = {each.partition(".")[0] for each in imports(FOLDER / f"{name}.py")}
     assert roots - {"loadtests"} <= set(sys.stdlib_module_names)

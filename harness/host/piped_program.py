@@ -1,0 +1,57 @@
+"""A program of ours that is spoken to in lines, over its standard input and output."""
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+
+class PipedProgram:
+    """Runs a program whose errors go to ours; a context manager, killed and reaped at its end."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                # What a dead program has not read cannot be flushed.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def kill(self) -> None:
+        """End it; `lines` ends with it."""
+        self._process.kill()
+        self._process.wait()
+
+    def say(self, line: str) -> None:
+        """Send a line; a program that has ended does not get it."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+
+    def lines(self) -> Iterator[str]:
+        """Yield each line that it writes, until it ends."""
+        yield from self._process.stdout or ()
+
+    def first_line(self, timeout_s: float) -> str:
+        """Return the first line that it writes; empty if it ended without one or was too slow.
+
+        A program that is too slow is killed.
+        """
+        timer = threading.Timer(timeout_s, self._process.kill)
+        timer.start()
+        try:
+            return next(self.lines(), "")
+        finally:
+            timer.cancel()
+            timer.join()
