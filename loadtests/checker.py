@@ -21,7 +21,7 @@ class Checker:
         offset: of the next byte.
         checked_bytes: bytes that were compared and correct.
         missed_bytes: bytes that the server dropped, as it reported.
-        wrong: the first difference from what the job wrote; empty if there is no difference.
+        wrong: the first difference from what the job wrote; empty if all bytes are equal.
         rows: per whole message `number, planned_ns, begun_ns, ready_ns, received_ns`, flat.
     """
 
