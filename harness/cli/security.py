@@ -9,8 +9,8 @@ from harness.host.repository import ROOT
 from harness.project.security_table import (
     DOCUMENT,
     TARGET,
-    differing,
     documented,
+    find_differences,
     table,
     with_table,
 )
@@ -34,7 +34,7 @@ def security(run: Path, *, write: bool, hold: bool) -> None:
     path = ROOT / DOCUMENT
     try:
         if hold:
-            differences = differing(documented(path.read_text()), lines)
+            differences = find_differences(documented(path.read_text()), lines)
             click.echo("\n".join(differences) or f"{DOCUMENT} agrees with this run")
             sys.exit(1 if differences else 0)
         if write:

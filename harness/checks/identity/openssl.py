@@ -48,7 +48,10 @@ NOT_HTTP2: Final = "GET / HTTP/1.1\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """What a handshake negotiated; both fields are empty if it was refused."""
+    """What a handshake negotiated, as openssl prints it; both fields are empty if it was refused.
+
+    `version` is the TLS version that introduced the cipher: of TLS 1.1 it is TLSv1.0.
+    """
 
     version: str = ""
     cipher: str = ""
