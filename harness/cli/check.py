@@ -36,6 +36,7 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     "--target",
     "targets",
     multiple=True,
+    metavar="TARGET",
     default=("local",),
     show_default=True,
     help="Server to test: local (launched on this host), vm (launched in a VM with cgroup v2) "
@@ -43,6 +44,7 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 )
 @click.option(
     "--launch",
+    metavar="COMMAND",
     default="",
     help="Command that starts another server; {listen}, {ca}, {cert} and {key} are replaced.",
 )
@@ -50,6 +52,7 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     "--launch-flag",
     "launch_flags",
     multiple=True,
+    metavar="SETTING=FLAG",
     help="That server's flag for a setting, for example max_streams='--max {}'; repeatable.",
 )
 @click.option(
@@ -67,8 +70,8 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> None:
     """Test a job worker through its API and the network.
 
-    Exit code 0: every check passed or was skipped. 1: the server broke a promise. 2: inconclusive:
-    the harness or its environment failed.
+    Exit code 0: no check failed and at least one passed. 1: the server broke a promise. 2:
+    inconclusive: the harness or its environment failed, or a skip was not allowed.
     """
     choice = Choice(**chosen, launch_flags=_parse_flags(launch_flags))  # type: ignore[arg-type]
     if listing:
@@ -80,7 +83,10 @@ def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def recheck(directory: Path) -> None:
-    """Judge the saved run in DIRECTORY again, without a server, and rewrite its report."""
+    """Judge a saved run again, without a server.
+
+    DIRECTORY is the run's; its report is rewritten. The exit code is that of `check`.
+    """
     report = judge_again(load_report(directory), directory, ALL)
     with Terminal(total=len(report.results)) as terminal:
         terminal.begin(report.about)
@@ -94,10 +100,18 @@ def recheck(directory: Path) -> None:
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--name", "names", multiple=True, help="Host name or IP address of the server; repeatable."
+    "--name",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Host name or IP address of the server; repeatable.",
 )
 def identities(directory: Path, names: tuple[str, ...]) -> None:
-    """Generate a certificate authority and the checks' certificates in DIRECTORY."""
+    """Generate the checks' certificates and their authority.
+
+    DIRECTORY then has ca.crt, server.crt and server.key for the server, and the clients'
+    certificates for --identities.
+    """
     make_identities(directory, names)
     click.echo(f"start the server with {directory}/ca.crt, {directory}/server.crt and server.key,")
     click.echo(f"then: python -m harness check --target HOST:PORT --identities {directory}")

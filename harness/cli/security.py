@@ -29,7 +29,10 @@ from harness.record.verdict import BrokenError
     help=f"Compare {DOCUMENT} with the run; exit code 1 and a diff if they differ.",
 )
 def security(run: Path, *, write: bool, hold: bool) -> None:
-    """Print the table of security cases with the results of the run in directory RUN."""
+    """Print the table of security cases for a run.
+
+    RUN is the directory of a run of `check`.
+    """
     lines = table([each for each in load_report(run).results if each.target == TARGET])
     path = ROOT / DOCUMENT
     try:

@@ -18,7 +18,9 @@ _SELECTION: Final = (
     ),
     click.option("--area", "areas", multiple=True, help="Run only checks of AREA; repeatable.",
                  metavar="AREA"),
-    click.option("--seed", default="", help="Reuse a run's random seed; default: a new one."),
+    click.option(
+        "--seed", default="", metavar="SEED", help="Reuse a run's random seed; default: a new one."
+    ),
     click.option(
         "--out", type=click.Path(path_type=Path),
         help="Directory for the records and the report; default: a new one in results/.",

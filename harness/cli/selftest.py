@@ -28,14 +28,15 @@ from harness.run.selftest import MutantProof, prove_in_guest, prove_on_this_host
     help="Where mutants run: local is this host, vm a VM (the mutants that need cgroup v2).",
 )  # fmt: skip
 @click.option(
-    "--share", default="1/1", show_default=True,
-    help="Split the mutants into N shares and run share K, written K/N.",
+    "--share", default="1/1", show_default=True, metavar="K/N",
+    help="Split the mutants into N shares, and run share K.",
 )  # fmt: skip
 def selftest(keyword: str, where: str, share: str, *, listing: bool) -> None:
-    """Mutation-test the harness: each broken server must fail the check that names the fault.
+    """Mutation-test the harness with broken servers.
 
-    Exit code 0: every mutant is caught by its check, and no control check of another area failed.
-    1: a mutant is missed. 2: the harness or its environment failed.
+    Each mutant is a copy of our server with one fault: its check must fail, and the control checks
+    of other areas must pass. Exit code 0: every mutant is caught. 1: a mutant is missed. 2: the
+    harness or its environment failed.
     """
     first, step = _share(share)
     local, guest = (

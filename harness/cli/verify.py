@@ -27,10 +27,11 @@ from harness.run.choice import Choice
     help="Where our server is launched, with --in guest or --in here; repeatable.",
 )
 def verify(*, location: str | None, **chosen: object) -> None:
-    """Run lint, tests, audits and every check of our server, on a machine with cgroup v2.
+    """Run lint, tests, audits and every check of our server.
 
-    Lint, tests and audits are the area `project`; -k and --area choose among them, too. Exit code
-    0: all passed. 1: one failed. 2: inconclusive: the harness or its environment failed.
+    It runs in a Vagrant machine or with a VM where this host lacks cgroup v2. Lint, tests and
+    audits are the area `project`; -k and --area choose among them, too. Exit code 0: all passed. 1:
+    one failed. 2: inconclusive: the harness or its environment failed.
     """
     choice = Choice(**chosen)  # type: ignore[arg-type]
     become_root_on_disposable_host()

@@ -48,12 +48,18 @@ RESTORE_MAX_S: Final = 8.0
 
 @click.group()
 def vm() -> None:
-    """Build, boot and use Linux VMs with cgroup v2, with or without KVM."""
+    """Build, boot and use Linux VMs with cgroup v2.
+
+    QEMU runs them with KVM where it works, else by emulation.
+    """
 
 
 @vm.command()
 def build() -> None:
-    """Build the VM image if it is not cached, and print its directory."""
+    """Build the VM image and print its directory.
+
+    A cached image is not built again.
+    """
     click.echo(str(ensure_image().directory))
 
 
@@ -64,14 +70,21 @@ def build() -> None:
     help="Build for a user without access to the system's libvirt, with or without KVM.",
 )
 @click.option(
-    "--name", default=PUBLIC_NAME, show_default=True, help="The box's name in the catalogue."
+    "--name",
+    default=PUBLIC_NAME,
+    show_default=True,
+    metavar="NAME",
+    help="The box's name in the catalogue.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=ROOT / "build/box",
     help="Output directory; default: build/box in the checkout.",
 )  # fmt: skip
 def box(name: str, out: Path, *, session: bool) -> None:
-    """Build the project's Vagrant box for libvirt, and a catalogue for `vagrant box add`."""
+    """Build the project's Vagrant box for libvirt.
+
+    Also writes a catalogue for `vagrant box add`. Needs root.
+    """
     built = ensure_box(name, session=session, out=out)
     size_mib = built.file.stat().st_size / 1024**2
     click.echo(f"{built.file} ({size_mib:.0f} MiB), {built.name} {built.version}")
@@ -151,7 +164,10 @@ _PORTS: Final = click.option(
 @_FRESH
 @click.argument("name", default=persistent_vm.DEFAULT_NAME)
 def boot(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
-    """Boot a VM called NAME (default: guest) that runs until `vm down`."""
+    """Boot a VM that runs until `vm down`.
+
+    NAME is its name (default: guest).
+    """
     booted = persistent_vm.boot(name, ports, fresh=fresh)
     with persistent_vm.attach(name) as guest:
         guest.put_project()
@@ -178,7 +194,10 @@ def hold(name: str, *, ports: tuple[int, ...], fresh: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="End every running VM.")
 @click.argument("name", required=False)
 def down(name: str | None, *, every: bool) -> None:
-    """End the VM called NAME (default: guest), or clean up after one that has died."""
+    """End a VM, or clean up after one that has died.
+
+    NAME is its name (default: guest).
+    """
     if every and name is not None:
         raise click.UsageError("--all ends every VM; leave NAME out")
     chosen = persistent_vm.names() if every else [name or persistent_vm.DEFAULT_NAME]
@@ -190,7 +209,10 @@ def down(name: str | None, *, every: bool) -> None:
 
 @vm.command("list")
 def list_guests() -> None:
-    """List running VMs, and dead ones that `vm down` has not removed."""
+    """List running VMs, and dead ones that remain.
+
+    `vm down` removes a dead VM.
+    """
     for name in persistent_vm.names():
         click.echo(f"{name:20} {_describe(name)}")
 
@@ -211,7 +233,7 @@ def _describe(name: str) -> str:
 
 @vm.command()
 def clean() -> None:
-    """Remove all VM images, saved VMs and boxes from the cache."""
+    """Remove VM images, saved VMs and boxes from the cache."""
     if running := persistent_vm.names():
         raise BrokenError(
             f"these VMs use the cache: {', '.join(running)}; `vm down --all` ends them"
@@ -224,10 +246,10 @@ def clean() -> None:
 @click.option("--boots", default=20, show_default=True, help="Number of cold boots.")
 @click.option("--restores", default=20, show_default=True, help="Number of restores.")
 def reliability(boots: int, restores: int) -> None:
-    """Measure how reliably VMs boot: boot and restore in a loop, with a short stress test each.
+    """Boot and restore VMs in a loop, and count failures.
 
-    Exit code 1 if one fails or is too slow: a cold boot must answer within 20 s, a restored VM
-    within 8 s. Run it on an idle host.
+    Each VM runs a short stress test. Exit code 1 if one fails or is too slow: a cold boot must
+    answer within 20 s, a restored VM within 8 s. Run it on an idle host.
     """
     with boot_guest("first"):
         pass  # saves the guest that is then restored
