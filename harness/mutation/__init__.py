@@ -1,5 +1,5 @@
-"""Servers broken on purpose, each with the check that must notice: proof that the judge can fail.
+"""Mutants: copies of our server with one fault each, and the check that must fail for it.
 
-A mutant is our own server with one text replaced; this folder is the only place outside `impl/`
-that knows its source, and it knows it as text. A new mutant is one row of its area's table.
+The tables quote the server's source as text; no other folder of the harness refers to it. A new
+mutant is one row in its area's table.
 """

@@ -1,7 +1,7 @@
-"""A fault planted on purpose, and a copy of a source tree that has it.
+"""A mutation (a fault planted on purpose), and a copy of a source tree with that fault.
 
-The one model for all three kinds of proof: that a check (`make selftest`), a unit test
-(`make mutants`) or a race scenario (`make race`) notices a broken program.
+All three kinds of mutation test use this model: of checks (`make selftest`), of unit tests (`make
+mutants`) and of race scenarios (`make race`).
 """
 
 import shutil
@@ -13,17 +13,17 @@ from typing import Final
 from harness.record.verdict import BrokenError
 
 SERVICE: Final = "impl/worker_service"
-# What of the checkout a broken server is run from.
+# The parts of a checkout that a server needs.
 SERVER_PARTS: Final = ("impl", "proto")
 _HUNK_SEPARATOR: Final = "@@\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One replacement.
+    """One replacement of text.
 
     Attributes:
-        file: relative to the source that the mutation is of.
+        file: relative to the mutated source.
         old: the text to replace; it occurs in the file exactly once.
         new: its replacement.
     """
@@ -39,9 +39,9 @@ class Mutation:
 
     Attributes:
         name: what the broken program does, as a clause.
-        edits: one, or more where several layers keep the same promise.
-        caught_by: the check, the test or the race scenario that must notice.
-        also: checks of other areas that rightly fail too: the same promise is part of theirs.
+        edits: one, or several if several layers keep the same promise.
+        caught_by: the check, test or race scenario that must fail.
+        also: control checks of other areas that may fail too, since they test the same promise.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Mutation:
 
 
 def diff(file: str, change: str) -> tuple[Edit, ...]:
-    """Return the edits of a change written as a diff.
+    """Return the edits of a change that is written as a diff.
 
     Args:
-        file: relative to the source.
-        change: lines with "-" before what goes, "+" before what comes, " " before what stays; a
-            line "@@" separates hunks.
+        file: relative to the mutated source.
+        change: lines that begin with "-" (removed), "+" (added) or " " (context); a line "@@"
+            separates hunks.
     """
     return tuple(
         Edit(file, _side(hunk, "-"), _side(hunk, "+")) for hunk in change.split(_HUNK_SEPARATOR)
@@ -77,16 +77,16 @@ def broken_copy(
     edited: str = SERVICE,
     ignored: Sequence[str] = (),
 ) -> Path:
-    """Copy parts of a source tree, break the copy, and return it.
+    """Copy parts of a source tree, apply a mutation to the copy, and return it.
 
     Args:
         mutation: the fault; None copies without one.
         source: the tree.
-        copy: where to.
-        parts: files and directories below the tree; "." is all of it.
-        edited: the directory below the tree that the edits' files are relative to.
-        ignored: names that stay behind; compiled files always do, as they could be taken for the
-            broken source's.
+        copy: the directory to copy to.
+        parts: files and directories of the tree; "." is all of it.
+        edited: the directory of the tree that the edits' files are relative to.
+        ignored: names that are not copied; compiled files never are, since Python could run them
+            instead of the mutated source.
 
     Raises:
         BrokenError: a text to replace does not occur exactly once.
