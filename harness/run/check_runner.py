@@ -49,6 +49,19 @@ class Progress(Protocol):
         """Receive the result of a check."""
 
 
+class Silent:
+    """A `Progress` that ignores everything."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def started(self, target: str, name: str) -> None:
+        """See `Progress`."""
+
+    def finished(self, result: CheckResult) -> None:
+        """See `Progress`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How checks are run.

@@ -84,9 +84,7 @@ class Choice:
             BrokenError: a target is invalid; says what to change.
         """
         if self.launch and set(self.targets) != {LOCAL}:
-            raise BrokenError(
-                "--launch starts a server on this host: it requires --target local"
-            )
+            raise BrokenError("--launch starts a server on this host: it requires --target local")
         for name in set(self.targets) - {LOCAL, VM}:
             if not _ADDRESS.fullmatch(name):
                 raise BrokenError(f"--target is {name!r}; it must be local, vm or HOST:PORT")

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +20,9 @@ from harness.checks import ALL
 from harness.checks.check import Check, Scale
 from harness.drive.identities import IdentityStore
 from harness.mutation.mutation import Mutation, broken_copy
-from harness.record.results import CheckResult
 from harness.record.verdict import BrokenError, Verdict
 from harness.run.capabilities import Capabilities, probe_capabilities
-from harness.run.check_runner import Options, run_checks
+from harness.run.check_runner import Options, Silent, run_checks
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import Target
 
@@ -61,23 +60,6 @@ class MutantProof:
     def caught(self) -> bool:
         """Whether its check failed, and the control checks passed."""
         return self.verdict is Verdict.FAIL and not self.disturbed
-
-
-@dataclass(slots=True)
-class _Silent:
-    """A `Progress` that prints nothing."""
-
-    results: list[CheckResult] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        """See `Progress`."""
-
-    def started(self, target: str, name: str) -> None:
-        """See `Progress`."""
-
-    def finished(self, result: CheckResult) -> None:
-        """See `Progress`."""
-        self.results.append(result)
 
 
 TargetFor = Callable[[Path], Target]
@@ -118,7 +100,7 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="jobworker-mutant-") as directory:
         tree = broken_copy(mutant, checkout, Path(directory) / "tree")
         options = Options(SEED, Path(directory), parallel=1, own_server=True)
-        results = run_checks(target_for(tree), checks, options, _Silent(), capabilities)
+        results = run_checks(target_for(tree), checks, options, Silent(), capabilities)
     by_name = {result.name: result for result in results}
     named = by_name.pop(mutant.caught_by)
     finding = named.telling[0].sentence() if named.telling else "every promise kept"

@@ -26,6 +26,7 @@ from harness.targets.launching import (
     CGROUP_MOUNT,
     SECRET_VARIABLE,
     LaunchingTarget,
+    LaunchOptions,
     end_server,
 )
 from harness.targets.target import OUR_FLAGS, poll_script
@@ -177,23 +178,18 @@ class GuestTarget(LaunchingTarget[GuestServer]):
         return shlex.join([*words, "--cgroup-root", cgroup_root, *flags])
 
     @contextmanager
-    def _run_server(
-        self,
-        cgroup_root: str,
-        flags: Sequence[str],
-        files: CertFiles | None,
-        descriptors: int | None,
-    ) -> Iterator[GuestServer]:
-        command = self.command_line(cgroup_root, flags, files)
+    def _run_server(self, options: LaunchOptions) -> Iterator[GuestServer]:
+        command = self.command_line(options.cgroup_root, options.flags, options.files)
         directory = f"{self._directory}/server-{next(self._numbers)}"
         # The files appear complete, by a rename. setsid: the server gets no SIGHUP and, unlike a
         # shell's background job, ignores no signal.
-        limit = f"ulimit -Hn {DESCRIPTORS}" if descriptors is None else f"ulimit -n {descriptors}"
+        maximum = options.descriptors
+        limit = f"ulimit -Hn {DESCRIPTORS}" if maximum is None else f"ulimit -n {maximum}"
         named = f"{limit}; echo $$ > pid.half; mv pid.half pid; exec {command}"
         watched = f"sh -c {shlex.quote(named)} > log 2>&1; echo $? > exit.half; mv exit.half exit"
         start = f"setsid -f sh -c {shlex.quote(watched)} > /dev/null 2>&1 < /dev/null"
         self.guest.require(f"mkdir {directory} && cd {directory} && {start}")
-        server = GuestServer(self.guest, directory, cgroup_root)
+        server = GuestServer(self.guest, directory, options.cgroup_root)
         port = None
         try:
             server.wait_listening()

@@ -7,6 +7,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from harness.drive.identities import CertFiles, IdentityStore
@@ -28,6 +29,16 @@ KILL_TIMEOUT_S: Final = 20.0
 
 # In the server's environment; a job must never see it.
 SECRET_VARIABLE: Final = "JOBWORKER_HARNESS_SECRET"  # noqa: S105 - its name, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """How one server is launched; see `LaunchingTarget.launch`."""
+
+    cgroup_root: str
+    flags: tuple[str, ...]
+    files: CertFiles | None
+    descriptors: int | None
 
 
 class LaunchingTarget[Server: RunningServer](ABC):
@@ -83,9 +94,9 @@ class LaunchingTarget[Server: RunningServer](ABC):
             flags: appended to the command line.
         """
         root = cgroup_root or self.new_root()
-        words = [*flags_for(variant, self.flags), *flags]
+        words = (*flags_for(variant, self.flags), *flags)
         try:
-            with self._run_server(root, words, files, descriptors) as server:
+            with self._run_server(LaunchOptions(root, words, files, descriptors)) as server:
                 yield server
         finally:
             if cgroup_root is None:
@@ -96,13 +107,7 @@ class LaunchingTarget[Server: RunningServer](ABC):
         return self.launch()
 
     @abstractmethod
-    def _run_server(
-        self,
-        cgroup_root: str,
-        flags: Sequence[str],
-        files: CertFiles | None,
-        descriptors: int | None,
-    ) -> AbstractContextManager[Server]:
+    def _run_server(self, options: LaunchOptions) -> AbstractContextManager[Server]:
         """Start a server, wait until it listens, and end it with the context."""
 
     def _remove_root(self, root: str) -> None:

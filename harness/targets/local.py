@@ -20,7 +20,7 @@ from harness.host.clock import poll_until
 from harness.host.ports import free_port, reserved_port
 from harness.host.processes import Done, run
 from harness.record.verdict import BrokenError, UnsupportedError
-from harness.targets.launching import SECRET_VARIABLE, LaunchingTarget, end_server
+from harness.targets.launching import SECRET_VARIABLE, LaunchingTarget, LaunchOptions, end_server
 from harness.targets.target import OUR_FLAGS
 
 START_TIMEOUT_S: Final = 60.0
@@ -125,23 +125,18 @@ class LocalTarget(LaunchingTarget[LocalServer]):
         return shlex.join(["env", *variables, *words])
 
     @contextmanager
-    def _run_server(
-        self,
-        cgroup_root: str,
-        flags: Sequence[str],
-        files: CertFiles | None,
-        descriptors: int | None,
-    ) -> Iterator[LocalServer]:
+    def _run_server(self, options: LaunchOptions) -> Iterator[LocalServer]:
         # The server dies with the harness, even if that is killed.
         words = [_program("setpriv"), "--pdeathsig", "KILL"]
-        if descriptors is not None:
-            words += [_program("prlimit"), f"--nofile={descriptors}:{descriptors}"]
+        if (maximum := options.descriptors) is not None:
+            words += [_program("prlimit"), f"--nofile={maximum}:{maximum}"]
         environment = {
             **os.environ, **self._environment, SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}"
         }  # fmt: skip
         with reserved_port() as port, tempfile.TemporaryFile() as log:
             address = f"127.0.0.1:{port}"
-            words += [*self._words(address, cgroup_root, files), *flags]
+            words += self._words(address, options.cgroup_root, options.files)
+            words += options.flags
             try:
                 process = subprocess.Popen(
                     words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment

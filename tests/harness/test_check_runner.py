@@ -16,7 +16,7 @@ from harness.record.history import History
 from harness.record.results import CheckResult, RunReport, load_report, save_report
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
 from harness.run.capabilities import Capabilities
-from harness.run.check_runner import Options, run_checks
+from harness.run.check_runner import Options, Silent, run_checks
 from harness.run.judging import judge_again
 from harness.targets.target import DEFAULT, Host, Variant
 
@@ -67,14 +67,6 @@ class StandIn:
         yield self
 
     shared = launch
-
-
-class Silent:
-    """A `Progress` that does nothing."""
-
-    def note(self, text: str) -> None: ...
-    def started(self, target: str, name: str) -> None: ...
-    def finished(self, result: CheckResult) -> None: ...
 
 
 def passes(history: History) -> Iterator[Finding]:

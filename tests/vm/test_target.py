@@ -13,24 +13,13 @@ from harness.drive.client import Client
 from harness.drive.identities import IdentityStore
 from harness.host.repository import ROOT
 from harness.record.history import Cause, History, Interruption, Recorder, load
-from harness.record.results import CheckResult
 from harness.record.verdict import BrokenError, Finding, Verdict
-from harness.run.check_runner import Options, run_checks
+from harness.run.check_runner import Options, Silent, run_checks
 from harness.targets.guest import GuestTarget
 from harness.targets.target import Variant
 from harness.vm.guest import Guest, boot_guest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
-
-
-class Silent:
-    """A `Progress` that does nothing."""
-
-    def note(self, text: str) -> None: ...
-
-    def started(self, target: str, name: str) -> None: ...
-
-    def finished(self, result: CheckResult) -> None: ...
 
 
 @pytest.fixture(scope="session")
