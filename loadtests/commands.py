@@ -16,6 +16,7 @@ from loadtests import sweep as sweeps
 from loadtests.charts import write_png
 from loadtests.figures import LIMITS, figure_named
 from loadtests.judge import Strictness
+from loadtests.limits import MachineLimits
 from loadtests.profiles import Profile, load_profiles, named
 from loadtests.report import print_report, print_result, write_all
 from loadtests.results import FOLDER, Comparison, LoadReport, about, load_report
@@ -90,6 +91,18 @@ def _own(profiles: Path | None) -> tuple[Profile, ...]:
     return load_profiles(profiles) if profiles else ()
 
 
+def _report(
+    kind: str,
+    facts: Mapping[str, str],
+    limits: MachineLimits,
+    session: Session,
+    strictness: Strictness,
+) -> LoadReport:
+    about = {**facts, **limits.facts()}
+    results = tuple(session.results)
+    return LoadReport(kind, about, limits.mb_per_s, results, strictness=strictness)
+
+
 def _finish(report: LoadReport, directory: Path) -> None:
     write_all(report, directory)
     print_report(report, directory)
@@ -118,7 +131,7 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
         session = Session(server, store, directory, strictness, print_result)
         limits = session.measure_limits()
         session.run_all([Point(profile, options=_options(client)) for profile in profiles])
-    report = LoadReport("run", facts, limits, tuple(session.results), strictness=strictness)
+    report = _report("run", facts, limits, session, strictness)
     _finish(report, directory)
 
 
@@ -153,7 +166,7 @@ def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: A
         session = Session(server, store, directory, strictness, print_result)
         limits = session.measure_limits()
         session.run_all(points)
-    report = LoadReport("sweep", facts, limits, tuple(session.results), strictness=strictness)
+    report = _report("sweep", facts, limits, session, strictness)
     _finish(report, directory)
 
 

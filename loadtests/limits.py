@@ -14,16 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import psutil
 
 from harness.drive.client import open_channel
 from harness.drive.identities import CertFiles
 from harness.host.piped_program import PipedProgram
 from harness.record.verdict import BrokenError
+from loadtests.results import PLAIN
 
 MIB: Final = 1024 * 1024
 PLAIN_SERVICE: Final = "plain.Plain"
@@ -32,16 +35,37 @@ START_TIMEOUT_S: Final = 60.0
 _PIECE: Final = bytes(range(256)) * 4096
 
 
+@dataclass(frozen=True, slots=True)
+class MachineLimits:
+    """What this machine can carry.
+
+    Attributes:
+        mb_per_s: rates by name.
+        plain_cpu_s_per_gb: processor time of the plain grpcio server, per 10^9 bytes received.
+        plain_rss_bytes: its resident memory.
+    """
+
+    mb_per_s: dict[str, float]
+    plain_cpu_s_per_gb: float
+    plain_rss_bytes: int
+
+    def facts(self) -> dict[str, str]:
+        """Return what else is known of plain grpcio, to show beside a run."""
+        memory_mib = self.plain_rss_bytes / MIB
+        text = f"server: {self.plain_cpu_s_per_gb:.2f} CPU s/GB, {memory_mib:.0f} MiB resident"
+        return {PLAIN: text}
+
+
 @contextmanager
-def _serving(kind: str, files: CertFiles) -> Iterator[str]:
-    """Run one of the servers below; yield its address."""
+def _serving(kind: str, files: CertFiles) -> Iterator[tuple[str, psutil.Process]]:
+    """Run one of the servers below; yield its address and its process."""
     command = [sys.executable, "-m", "loadtests.limits", kind]
     command += [str(files.ca), str(files.cert), str(files.key)]
     with PipedProgram(command) as server:
         line = server.first_line(START_TIMEOUT_S)
         if not line.startswith("listening on "):
             raise BrokenError(f"the server that measures {kind} did not start; see above")
-        yield line.split()[-1]
+        yield line.split()[-1], psutil.Process(server.pid)
 
 
 def _socket_rate(address: str, context: ssl.SSLContext | None, seconds: float) -> float:
@@ -86,23 +110,31 @@ def _tls_1_3(context: ssl.SSLContext, files: CertFiles) -> ssl.SSLContext:
     return context
 
 
-def measure(server: CertFiles, client: CertFiles, seconds: float = 1.0) -> dict[str, float]:
-    """Return the limits by name, in MB/s.
+def measure(server: CertFiles, client: CertFiles, seconds: float = 1.0) -> MachineLimits:
+    """Return the limits.
 
     Raises:
         BrokenError: one of them could not be measured.
     """
-    found = {}
+    rates = {}
     try:
-        with _serving("tcp", server) as address:
-            found["raw TCP"] = _socket_rate(address, None, seconds)
-        with _serving("tls", server) as address:
-            found[PYTHON_SSL] = _socket_rate(address, _client_context(client), seconds)
-        with _serving("grpc", server) as address:
-            found["plain grpcio"] = _grpc_rate(address, client, seconds)
-    except (OSError, grpc.RpcError, StopIteration) as error:
+        with _serving("tcp", server) as (address, _):
+            rates["raw TCP"] = _socket_rate(address, None, seconds)
+        with _serving("tls", server) as (address, _):
+            rates[PYTHON_SSL] = _socket_rate(address, _client_context(client), seconds)
+        with _serving("grpc", server) as (address, process):
+            before_s = _cpu_s(process)
+            rates[PLAIN] = _grpc_rate(address, client, seconds)
+            cpu_s = _cpu_s(process) - before_s
+            rss_bytes = process.memory_info().rss
+    except (OSError, grpc.RpcError, StopIteration, psutil.NoSuchProcess) as error:
         raise BrokenError(f"the limits of this machine could not be measured: {error}") from error
-    return found
+    return MachineLimits(rates, cpu_s / (rates[PLAIN] * seconds / 1e3), rss_bytes)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def serve_sockets(files: CertFiles, *, tls: bool) -> None:

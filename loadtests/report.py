@@ -69,7 +69,7 @@ COLUMNS: Final = (
     _column("first byte", "p99 ms", described(lambda figures: figures.streams.first_byte_p99_ms)),
     _column("start", "p99 ms", described(lambda figures: figures.storm.start_p99_ms)),
     _column("stop", "p99 ms", described(lambda figures: figures.storm.stop_p99_ms)),
-    _column("fair", "ness", described(lambda figures: figures.streams.fairness)),
+    _column("fairness", "", described(lambda figures: figures.streams.fairness)),
     _column("CPU", "s/GB", described(lambda figures: figures.server.cpu_s_per_gb)),
     _column(
         "streamer", "KiB", described(lambda figures: figures.server.memory_per_streamer_bytes),

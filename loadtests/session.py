@@ -131,8 +131,8 @@ class Session:
         self._strictness = strictness
         self._show = show
 
-    def measure_limits(self) -> dict[str, float]:
-        """Return the rates of this machine, in MB/s.
+    def measure_limits(self) -> limits.MachineLimits:
+        """Return what this machine can carry.
 
         Raises:
             BrokenError: one of them could not be measured.

@@ -27,6 +27,11 @@ class PipedProgram:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End it; `lines` ends with it."""
         self._process.kill()

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.record.results import RESULTS_FILE
 from harness.record.verdict import Finding, Verdict
 from loadtests.charts import charts
 from loadtests.exports import CSV_FILE, prometheus, write_csv
 from loadtests.figures import Figures
 from loadtests.overview import drawings, in_order, quantity
 from loadtests.profiles import PROFILES
-from loadtests.results import RESULTS_FILE, LoadReport, LoadResult, load_report, save_report
+from loadtests.results import LoadReport, LoadResult, load_report, save_report
 from loadtests.sweep import ROUND, Axis, Sweep, points
 
 LIMITS = {"raw TCP": 4000.0, "plain grpcio": 2000.0}

@@ -23,7 +23,6 @@ LAYERS: dict[str, set[str]] = {
     "judge": {"figures", "profiles", "record"},
     "observe": {"record"},
     "jobs": {"emitter"},
-    "limits": set(),
     "reader_process": {"checker", "emitter", "observe", "record", "worker_message"},
     "storm_process": {"emitter", "observe", "pacer", "record", "worker_message"},
     "generator": {
@@ -31,6 +30,7 @@ LAYERS: dict[str, set[str]] = {
         "storm_process", "worker_message",
     },
     "results": {"figures", "judge"},
+    "limits": {"results"},
     "charts": {"metrics", "results"},
     "exports": {"figures", "results"},
     "overview": {"charts", "figures", "results"},
@@ -41,8 +41,8 @@ LAYERS: dict[str, set[str]] = {
     "compare": {"figures", "profiles", "results", "session", "statistics"},
     "sweep": {"overview", "pacer", "profiles", "session"},
     "commands": {
-        "charts", "compare", "figures", "judge", "overview", "profiles", "report", "results",
-        "session", "statistics", "sweep",
+        "charts", "compare", "figures", "judge", "limits", "overview", "profiles", "report",
+        "results", "session", "statistics", "sweep",
     },
     "locustfile": {"checker", "emitter", "jobs", "metrics", "pacer", "profiles", "record"},
     "__main__": {"commands"},
