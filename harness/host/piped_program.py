@@ -46,7 +46,8 @@ class PipedProgram:
 
     def lines(self) -> Iterator[str]:
         """Yield each line that it writes, until it ends."""
-        yield from self._process.stdout or ()
+        while line := self._read_line():
+            yield line
 
     def first_line(self, timeout_s: float) -> str:
         """Return the first line that it writes; empty if it ended without one or was too slow.
@@ -56,7 +57,10 @@ class PipedProgram:
         timer = threading.Timer(timeout_s, self._process.kill)
         timer.start()
         try:
-            return next(self.lines(), "")
+            return self._read_line()
         finally:
             timer.cancel()
             timer.join()
+
+    def _read_line(self) -> str:
+        return self._process.stdout.readline() if self._process.stdout is not None else ""

@@ -1,4 +1,4 @@
-"""What the tests of the load tests share."""
+"""Fixtures of the load tests' tests."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

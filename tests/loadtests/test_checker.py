@@ -1,4 +1,4 @@
-"""The writer and the checker agree on every byte, however a stream is cut; nothing else passes."""
+"""The writer and the checker agree on every byte, however a stream is cut, and on nothing else."""
 
 import json
 import subprocess

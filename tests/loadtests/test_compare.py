@@ -1,4 +1,4 @@
-"""A comparison runs its control first, in pairs, in an order of chance, and ends with a report."""
+"""A comparison runs its control first, in pairs, in random order, and ends with a report."""
 
 import dataclasses
 from pathlib import Path

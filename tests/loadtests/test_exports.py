@@ -1,4 +1,4 @@
-"""A run's pictures over every kind of axis, and what other programs read of it."""
+"""A run's pictures over every kind of axis, and its exports for other programs."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def test_round_is_a_label() -> None:
     assert ROUND not in swept("streamers", ("1", "2")).results[0].labels
 
 
-def test_the_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
+def test_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
     paced = LoadResult("lines", {}, "001", rated(1.0, asked_per_s=5.0), PASSED, 1.0)
     flood = LoadResult("flood", {}, "000", rated(500.0), PASSED, 1.0)
     report = LoadReport("run", {}, LIMITS, (flood, paced))

@@ -1,4 +1,4 @@
-"""Real loads: on our server, on somebody else's, on none, on one that stops for two seconds."""
+"""Real loads: on our server, another one, a missing one, and one that pauses for two seconds."""
 
 import csv
 import re

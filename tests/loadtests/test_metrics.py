@@ -1,4 +1,4 @@
-"""The fold: records made by hand, with figures that can be told in advance."""
+"""The fold: records made by hand, with figures that are known in advance."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

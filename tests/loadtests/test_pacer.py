@@ -20,7 +20,7 @@ MS = 1_000_000
         (flood(1000), 999, 0),
     ],
 )
-def test_a_message_is_due_by_its_number_alone(pace: Pace, number: int, due_ns: int) -> None:
+def test_due_instant_depends_on_the_number_alone(pace: Pace, number: int, due_ns: int) -> None:
     assert pace.due_ns(number) == due_ns
 
 
@@ -28,7 +28,7 @@ def test_a_message_is_due_by_its_number_alone(pace: Pace, number: int, due_ns: i
     ("elapsed_ns", "wait_ns"),
     [(0, 20 * MS), (19 * MS, MS), (20 * MS, 0), (21 * MS, 0), (9 * NS_PER_S, 0)],
 )
-def test_who_is_late_waits_no_more_and_skips_nothing(elapsed_ns: int, wait_ns: int) -> None:
+def test_late_writer_does_not_wait(elapsed_ns: int, wait_ns: int) -> None:
     assert steady(100, 1).wait_ns(2, elapsed_ns) == wait_ns
 
 
@@ -41,7 +41,7 @@ def test_who_is_late_waits_no_more_and_skips_nothing(elapsed_ns: int, wait_ns: i
         (steady(10, 0.01), 1, 10.0, 0.1),
     ],
 )
-def test_a_pace_knows_what_it_asks_for(
+def test_pace_has_its_count_rate_and_duration(
     pace: Pace, count: int, rate_per_s: float, duration_s: float
 ) -> None:
     assert (pace.count, pace.rate_per_s) == (count, rate_per_s)
@@ -50,6 +50,6 @@ def test_a_pace_knows_what_it_asks_for(
 
 
 @pytest.mark.parametrize("values", [(0, 1, 1), (1, 0, 1), (1, 1, -1)])
-def test_what_is_no_plan_is_refused(values: tuple[int, int, int]) -> None:
+def test_invalid_pace_is_refused(values: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be at least"):
         Pace(*values)

@@ -1,4 +1,4 @@
-"""The planted slowdown of docs/load.md is one, and changes no byte."""
+"""The planted slowdown of docs/load.md slows the server, and changes no byte."""
 
 import re
 import threading
@@ -18,7 +18,7 @@ from tests.loadtests.planted_server import slower
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_command_of_the_docs_plants_and_changes_no_byte(
+def test_planted_server_of_the_docs_changes_no_byte(
     store: IdentityStore, tmp_path: Path
 ) -> None:
     text = (ROOT / "docs" / "load.md").read_text()
@@ -33,7 +33,7 @@ def test_the_command_of_the_docs_plants_and_changes_no_byte(
 
 
 @pytest.mark.parametrize(("by", "least_s"), [("0.0", 0.0), ("2.0", 0.04), ("30000us", 0.03)])
-def test_a_message_takes_a_share_or_a_time_longer(by: str, least_s: float) -> None:
+def test_planted_delay_is_a_share_or_a_time(by: str, least_s: float) -> None:
     encode = slower(bytes, by)
     assert encode(b"one") == b"one"
     threading.Event().wait(0.02)

@@ -1,4 +1,4 @@
-"""The table of loads, and what a file of one's own may say."""
+"""The table of loads, and profiles from a user's file."""
 
 import re
 from collections.abc import Callable

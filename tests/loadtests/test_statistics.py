@@ -1,4 +1,4 @@
-"""The comparison finds a planted 20 %, and nothing where there is nothing."""
+"""The comparison finds a planted 20 %, and no difference between equals."""
 
 import math
 import random
@@ -42,17 +42,17 @@ def noisy_pairs(
     # Wilcoxon's signed ranks, two-sided 5 %: Hollander, Wolfe, Chicken; the same in every table.
     [(6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (12, 13), (15, 25), (20, 52), (25, 89), (30, 137)],
 )
-def test_critical_values_are_the_published_ones(pairs: int, published: int) -> None:
+def test_critical_values_equal_the_published_ones(pairs: int, published: int) -> None:
     assert critical(pairs) == published
 
 
-def test_a_planted_slowdown_of_20_percent_is_found() -> None:
+def test_planted_slowdown_of_20_percent_is_found() -> None:
     chance = random.Random("planted")
     found = [judge_trial(question(), noisy_pairs(chance, 0.8)) for _ in range(TRIES)]
     assert sum(each.verdict is Verdict.FAIL for each in found) >= 0.95 * TRIES
 
 
-def test_no_difference_is_not_found() -> None:
+def test_equal_servers_show_no_difference() -> None:
     chance = random.Random("equal")
     pairs = [noisy_pairs(chance, 1.0) for _ in range(TRIES)]
     found = [judge_trial(question(), each).verdict for each in pairs]
@@ -61,7 +61,7 @@ def test_no_difference_is_not_found() -> None:
     assert controls.count(Verdict.BROKEN) <= 0.03 * TRIES
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_interval_covers_the_truth_as_often_as_its_confidence() -> None:
     chance = random.Random("interval")
     held = 0
     for _ in range(TRIES):
@@ -71,20 +71,20 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert held >= 0.92 * TRIES
 
 
-def test_faster_is_not_worse_and_smaller_latency_is_better() -> None:
+def test_higher_rate_and_lower_latency_are_better() -> None:
     chance = random.Random("faster")
     faster = noisy_pairs(chance, 1.3)
     assert judge_trial(question(), faster).verdict is Verdict.PASS
     assert judge_trial(question("latency_p99_ms"), faster).verdict is Verdict.FAIL
 
 
-def test_what_is_allowed_is_allowed() -> None:
+def test_slowdown_within_the_allowance_passes() -> None:
     chance = random.Random("allowed")
     slower = noisy_pairs(chance, 0.8)
     assert judge_trial(question(allowed=0.5), slower).verdict is Verdict.PASS
 
 
-def test_a_comparison_is_the_same_whatever_the_order_of_its_pairs() -> None:
+def test_effect_is_independent_of_the_order_of_pairs() -> None:
     pairs = noisy_pairs(random.Random("order"), 0.9)
     forward, backward = effect(pairs.a, pairs.b), effect(pairs.a[::-1], pairs.b[::-1])
     assert forward.ratio == pytest.approx(backward.ratio)
@@ -94,7 +94,7 @@ def test_a_comparison_is_the_same_whatever_the_order_of_its_pairs() -> None:
     assert inverse.p == forward.p
 
 
-def test_equal_values_are_no_difference() -> None:
+def test_equal_values_show_no_difference() -> None:
     found = effect([5.0] * 8, [5.0] * 8)
     assert (found.ratio, found.low, found.high, found.p) == (1.0, 1.0, 1.0, 1.0)
     assert not found.differs
@@ -103,7 +103,7 @@ def test_equal_values_are_no_difference() -> None:
 @pytest.mark.parametrize(
     ("a", "b"), [([1.0] * 5, [1.0] * 5), ([1.0] * 6, [1.0] * 7), ([0.0] * 6, [1.0] * 6)]
 )
-def test_what_cannot_be_compared_is_refused(a: list[float], b: list[float]) -> None:
+def test_invalid_pairs_are_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match=r"pairs|positive"):
         effect(a, b)
 
@@ -121,14 +121,14 @@ def test_what_cannot_be_compared_is_refused(a: list[float], b: list[float]) -> N
         ([1, 1, 1, 1, 1, -1], 2 * 7 / 2**6),
     ],
 )
-def test_p_leaves_out_zeros_and_gives_ties_their_mean_rank(
+def test_p_omits_zeros_and_gives_ties_their_mean_rank(
     differences: list[int], p: float
 ) -> None:
     found = effect([1.0] * len(differences), [math.exp(each / 10) for each in differences])
     assert found.p == pytest.approx(p)
 
 
-def test_a_control_that_passes_sees_a_fifth() -> None:
+def test_fifth_is_found_after_a_passing_control() -> None:
     chance = random.Random("power")
     passed = seen = 0
     while passed < TRIES:
@@ -141,7 +141,7 @@ def test_a_control_that_passes_sees_a_fifth() -> None:
     assert seen >= 0.95 * TRIES
 
 
-def test_a_control_known_to_a_fifth_only_is_broken() -> None:
+def test_control_of_a_wide_interval_is_broken() -> None:
     # Every pair is 25 % off to one side or the other: known to 25 %.
     a, b = [1.0] * 12, [1.25, 0.8] * 6
     found = judge_control(question(), Pairs("A and A", tuple(a), tuple(b)))
@@ -149,7 +149,7 @@ def test_a_control_known_to_a_fifth_only_is_broken() -> None:
     assert "known to 13%" in found.want
 
 
-def test_a_conclusion_has_both_effects_and_every_ratio() -> None:
+def test_summary_has_both_effects_and_every_ratio() -> None:
     chance = random.Random("conclusion")
     control, trial = noisy_pairs(chance, 1.0), noisy_pairs(chance, 0.8)
     found = summarize(question(), control, trial)
