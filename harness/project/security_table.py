@@ -103,7 +103,7 @@ ROWS: Final = (
     Row("13", "a client that trusts another CA", "refused by the client", "identity.strangers",
         "server of an untrusted authority", unproven=CLIENT),
     Row("R-TLS-1", "this project's client, with a server of TLS 1.2 alone", "refused by the client",
-        f"{_TESTS}/test_interop.py::test_our_client_speaks_tls_13_alone",
+        f"{_TESTS}/test_interop.py::test_our_client_speaks_only_tls_13",
         unproven="the same test sees a server of TLS 1.3 accepted"),
     Row("14", "TLS 1.0, 1.1, 1.2, by Python's TLS", "refused", "identity.versions",
         r"TLSv1(\.[12])? is refused", ("accepts TLS 1.2",)),

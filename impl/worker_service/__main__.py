@@ -1,4 +1,4 @@
-"""Where the command `worker-service` begins, and `python -m worker_service`."""
+"""The entry point of the command `worker-service` and of `python -m worker_service`."""
 
 import os
 import sys
@@ -7,8 +7,8 @@ import sys
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] != ["serve"]:
-        # To a client every failure comes as a status, which ends as one line; gRPC's own lines on
-        # standard error would say it a second time. Read once, when grpc is imported.
+        # A client reports every failure as one line; gRPC's own lines on standard error would
+        # repeat it. gRPC reads the variable once, when it is imported.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from worker_service.cli import run  # noqa: PLC0415 - after the environment is set
 

@@ -1,8 +1,8 @@
-"""What the audit line of a call says: who, what, how it ended.
+"""The audit line of a call: the caller, the rpc, its subject and its status.
 
-What a client says is quoted and bounded, so that it can make no line of its own. Shared state:
-`Call.cut`, which the timers' thread sets before it cancels a call, and the call's own thread reads
-when that has ended; it is one reference, whole at any time.
+Text from a client is quoted and bounded, so that it cannot forge a line. Shared state:
+`AuditedCall.cut`, which the timers' thread sets before it cancels a call, and which the call's own
+thread reads afterwards; it is one reference, so it is never seen half-written.
 """
 
 import re
@@ -19,12 +19,12 @@ _PLAIN_ID: Final = re.compile(r"[0-9a-f-]{1,36}")
 
 
 @dataclass(slots=True)
-class Call:
-    """What the audit line says of a call.
+class AuditedCall:
+    """A call as its audit line reports it.
 
     Attributes:
-        peer: its address; gRPC no longer knows it when the call was cancelled.
-        cut: why the server cancelled it.
+        peer: the client's address; gRPC no longer knows it once the call is cancelled.
+        cut: why the server cancelled the call; empty if it did not.
     """
 
     method: str
@@ -57,13 +57,13 @@ def shown(text: str) -> str:
 
 
 def rpc_name(method: str) -> str:
-    """Return a method's own name for a log, bounded too."""
+    """Return a method's own name for a log, bounded as well."""
     name = method.rpartition("/")[2]
     return name[:_SHOWN_CHARACTERS] if name.isidentifier() else shown(name)
 
 
 def subject(message: object) -> str:
-    """Return what a call is about. Never a job's arguments or environment: they may be secret."""
+    """Return the job or program of a call; never arguments or environment, which may be secret."""
     for name, attribute in (("job", "job_id"), ("command", "command_name")):
         if value := getattr(message, attribute, ""):
             return f"{name}={shown(value)}"

@@ -1,7 +1,7 @@
-"""Cgroup v2 directories: create with limits, observe, kill, remove, reclaim. Knows no jobs.
+"""Cgroup v2 directories: create with limits, read usage, kill, remove, reclaim. Knows no jobs.
 
-The one door to cgroupfs. No pid is ever written to `cgroup.procs`: processes are born inside, see
-`spawn`. Source: Linux Documentation/admin-guide/cgroup-v2.rst.
+The only module that accesses cgroupfs. No pid is ever written to `cgroup.procs`: `spawn` starts
+processes inside their cgroup. Source: Linux Documentation/admin-guide/cgroup-v2.rst.
 """
 
 import errno
@@ -31,21 +31,21 @@ DEFAULT_MOUNT: Final = Path("/sys/fs/cgroup")
 CONTROLLERS: Final = ("cpu", "memory", "io", "pids")
 
 CPU_PERIOD_US: Final = 100_000
-CPU_MIN_MILLICORES: Final = 10  # the kernel's least quota, 1000 us a period
+CPU_MIN_MILLICORES: Final = 10  # the kernel's minimum quota is 1000 us per period
 CPU_MAX_MILLICORES: Final = 1_000_000
-MEMORY_MIN_BYTES: Final = 1024 * 1024  # below it not even the loader of a program fits
+MEMORY_MIN_BYTES: Final = 1024 * 1024  # with less, not even a program's loader fits
 MEMORY_MAX_BYTES: Final = 2**53
 IO_WEIGHT_MAX: Final = 10_000
 PIDS_MAX: Final = 4_194_304  # the kernel's highest pid
 
-# This process, or the host, has no descriptor left: it passes, and says nothing of the cgroup.
+# This process or the host has no descriptor left: temporary, and unrelated to the cgroup.
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _REMOVED: Final = frozenset({errno.ENOENT, errno.ENODEV})
 
 
 @dataclass(frozen=True, slots=True)
 class IoMax:
-    """Ceilings for one block device; None means no ceiling."""
+    """Rate limits for one block device; None means unlimited."""
 
     device: str
     read_bytes_per_second: int | None = None
@@ -57,7 +57,7 @@ class IoMax:
         """Return the line for `io.max`.
 
         Raises:
-            InvalidRequestError: the device is none, or no ceiling or a ceiling of 0 is asked.
+            InvalidRequestError: not a block device, or no rate or a rate of 0 is given.
         """
         ceilings = {
             "rbps": self.read_bytes_per_second,
@@ -65,19 +65,19 @@ class IoMax:
             "riops": self.read_operations_per_second,
             "wiops": self.write_operations_per_second,
         }
-        asked = {key: value for key, value in ceilings.items() if value is not None}
-        if not asked or not all(0 < value < 2**63 for value in asked.values()):
+        given = {key: value for key, value in ceilings.items() if value is not None}
+        if not given or not all(0 < value < 2**63 for value in given.values()):
             raise InvalidRequestError(
-                f"io_max for {self.device!r} is {asked or 'empty'}; give at least one ceiling, "
-                "each from 1"
+                f"io_max for {self.device!r} is {given or 'empty'}; give at least one rate, "
+                "each at least 1"
             )
-        words = [f"{key}={value}" for key, value in asked.items()]
+        words = [f"{key}={value}" for key, value in given.items()]
         return " ".join([_device_number(self.device), *words])
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one cgroup; None means the kernel's default, which is none."""
+    """Limits of one cgroup; None leaves the kernel's default, unlimited."""
 
     cpu_millicores: int | None = None
     memory_max_bytes: int | None = None
@@ -86,10 +86,10 @@ class Limits:
     pids_max: int | None = None
 
     def validate(self) -> None:
-        """Refuse limits that no kernel takes.
+        """Reject limits that no kernel accepts.
 
         Raises:
-            InvalidRequestError: names the limit, what was received and what is allowed.
+            InvalidRequestError: names the limit, the value received and the range allowed.
         """
         bounds = (
             ("cpu_millicores", self.cpu_millicores, CPU_MIN_MILLICORES, CPU_MAX_MILLICORES),
@@ -106,14 +106,14 @@ class Limits:
             ceiling.kernel_line()
 
     def kernel_files(self) -> list[tuple[str, str]]:
-        """Return what to write where, in order."""
+        """Return the files to write and their contents, in order."""
         files: list[tuple[str, str]] = []
         if self.cpu_millicores is not None:
             quota_us = self.cpu_millicores * CPU_PERIOD_US // 1000
             files.append(("cpu.max", f"{quota_us} {CPU_PERIOD_US}"))
         if self.memory_max_bytes is not None:
             files.append(("memory.max", str(self.memory_max_bytes)))
-            # The OOM killer takes the whole job: half a job is no job.
+            # The OOM killer must end the whole job: the rest of it would be of no use.
             files.append(("memory.oom.group", "1"))
         if self.io_weight is not None:
             files.append(("io.weight", f"default {self.io_weight}"))
@@ -131,7 +131,7 @@ DEFAULT_LIMITS: Final = Limits(
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a cgroup has counted; a counter that the kernel lacks is 0."""
+    """A cgroup's counters; one that the kernel does not have is 0."""
 
     cpu_usage_us: int = 0
     cpu_throttled_periods: int = 0
@@ -151,7 +151,7 @@ class Cgroup:
         self.path = path
 
     def exists(self) -> bool:
-        """Tell whether the directory is there."""
+        """Return whether the directory exists."""
         return self.path.is_dir()
 
     def open_directory(self) -> int:
@@ -175,7 +175,7 @@ class Cgroup:
         return _open(self.path / "memory.events", os.O_RDONLY)
 
     def kill(self) -> None:
-        """Kill every process in it and below it, whatever they do; a removed one is no error."""
+        """Kill every process in it and below it; do nothing if the cgroup was removed."""
         try:
             (self.path / "cgroup.kill").write_text("1", encoding="ascii")
         except OSError as error:
@@ -183,7 +183,7 @@ class Cgroup:
                 raise
 
     def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until no process is left in it or below it; tell whether that came true."""
+        """Wait until no process is left in it or below it; return whether that is so."""
         events_fd = self.open_events()
         try:
             poller = select.poll()
@@ -199,11 +199,11 @@ class Cgroup:
             os.close(events_fd)
 
     def processes(self) -> list[int]:
-        """Return the pids inside that this server can see; of a removed one none."""
+        """Return the pids inside that this server can see; none if the cgroup was removed."""
         return [int(pid) for pid in _text(self.path / "cgroup.procs").split() if pid != "0"]
 
     def usage(self, memory_events_fd: int | None = None) -> Usage:
-        """Return what the kernel has counted; OOM kills also when nothing more can be opened."""
+        """Return the counters; with a descriptor, OOM kills even if no file can be opened."""
         cpu = _flat_keyed(_text(self.path / "cpu.stat"))
         oom = _flat_keyed(_text(self.path / "memory.events", memory_events_fd))
         read_bytes, write_bytes = _io_bytes(_text(self.path / "io.stat"))
@@ -220,14 +220,14 @@ class Cgroup:
         )
 
     def remove(self) -> None:
-        """Remove the directory, and those that the job made inside it; a removed one is no error.
+        """Remove the directory and those that the job made inside it, as far as they exist.
 
         Raises:
-            OSError: EBUSY while a process is left inside; EMFILE, ENFILE when what is inside cannot
-                be listed. What is not removed then stays.
+            OSError: EBUSY while a process is left inside; EMFILE, ENFILE if the directories inside
+                cannot be listed. Those that were not removed stay.
         """
         try:
-            self.path.rmdir()  # nearly every job has made none inside: this takes no descriptor
+            self.path.rmdir()  # most jobs make no directories inside; this opens no descriptor
         except FileNotFoundError:
             return
         except OSError:
@@ -244,12 +244,12 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _raise(error: OSError) -> None:
-    """Keep `os.walk` from passing over what it cannot list."""
+    """Make `os.walk` fail on a directory that it cannot list, instead of skipping it."""
     raise error
 
 
 def kill_through(kill_fd: int) -> None:
-    """Kill as `Cgroup.kill` does, by a descriptor of `cgroup.kill` that is open already."""
+    """Kill as `Cgroup.kill` does, through an open descriptor of `cgroup.kill`."""
     try:
         os.pwrite(kill_fd, b"1", 0)
     except OSError as error:
@@ -269,9 +269,9 @@ def is_populated(events_fd: int) -> bool:
 
 
 class Hierarchy:
-    """A directory of cgroupfs that belongs to this server and holds its jobs' cgroups.
+    """A cgroupfs directory that belongs to this server and holds its jobs' cgroups.
 
-    Only one server at a time can hold one: it is locked as long as this object is open.
+    It is locked while this object is open, so only one server at a time can use it.
     """
 
     def __init__(self, root: Path, lock_fd: int) -> None:
@@ -280,10 +280,10 @@ class Hierarchy:
 
     @classmethod
     def open(cls, root: Path, mount: Path = DEFAULT_MOUNT) -> "Hierarchy":
-        """Prepare the directory: check the host, make it, lock it, switch its controllers on.
+        """Prepare the directory: check the host, create it, lock it, enable its controllers.
 
         Raises:
-            ConfigurationError: the host has no usable cgroup v2 there; says what to do.
+            ConfigurationError: cgroup v2 cannot be used there; the text says what to change.
         """
         _require_cgroup2(mount)
         if root == mount or not root.is_relative_to(mount):
@@ -315,12 +315,12 @@ class Hierarchy:
         os.close(self._lock_fd)
 
     def create(self, name: str, limits: Limits) -> Cgroup:
-        """Make a cgroup with limits; nothing is left behind when that fails.
+        """Create a cgroup with limits; on failure nothing is left behind.
 
         Raises:
             LimitsUnavailableError: the kernel refused a limit.
-            HostExhaustedError: the directory could not be made, one of that name is there, or no
-                descriptor is left to write the limits.
+            HostExhaustedError: the directory cannot be created or already exists, or no descriptor
+                is left to write the limits.
         """
         path = self.root / name
         try:
@@ -338,7 +338,7 @@ class Hierarchy:
     def _write_limits(path: Path, limits: Limits) -> None:
         files = limits.kernel_files()
         if limits.memory_max_bytes is not None and (path / "memory.swap.max").exists():
-            # Without it memory.max is no ceiling on a host that has swap.
+            # Otherwise a job could exceed memory.max by swapping.
             files.append(("memory.swap.max", "0"))
         for file, text in files:
             try:
@@ -352,15 +352,15 @@ class Hierarchy:
                 ) from error
 
     def leftovers(self) -> list[Cgroup]:
-        """Return the cgroups of jobs that an earlier server left here, named by a UUID."""
+        """Return the cgroups of an earlier server's jobs: the directories named by a UUID."""
         return [Cgroup(path) for path in sorted(self.root.iterdir()) if _is_job_name(path.name)]
 
 
 def _cause(error: OSError) -> str:
-    """Say why a root cannot be used, and what to do."""
+    """Return why a root cannot be used, and what to change."""
     if error.errno == errno.EBUSY:  # cgroup-v2.rst, "No Internal Process Constraint"
         return (
-            "it has processes of its own, so no limits can be given below it; choose another with "
+            "it contains processes, so the kernel allows no limits below it; choose another with "
             "--cgroup-root, or end them"
         )
     place = f" ({error.filename})" if error.filename is not None else ""
@@ -382,7 +382,7 @@ def _enable_line() -> str:
 
 
 def _enable_controllers(mount: Path, root: Path) -> None:
-    """Switch the controllers on in every directory above the root, and make the root."""
+    """Enable the controllers in every directory above the root, and create the root."""
     directory = mount
     for part in root.relative_to(mount).parts:
         control = directory / "cgroup.subtree_control"
@@ -395,20 +395,20 @@ def _enable_controllers(mount: Path, root: Path) -> None:
 
 
 def _require_cgroup2(mount: Path) -> None:
-    """Check that the host's main hierarchy is cgroup v2 with the controllers that limits need."""
+    """Check that `mount` is cgroup v2 and has the controllers that limits need."""
     try:
         have = set((mount / "cgroup.controllers").read_text(encoding="ascii").split())
     except OSError as error:
         raise ConfigurationError(
-            f"{mount} is no cgroup v2 hierarchy (a cgroup v1 or hybrid host, or none is mounted): "
-            "limits need cgroup v2. Boot with systemd.unified_cgroup_hierarchy=1, or start the "
-            "server with --no-limits: it then refuses jobs that ask for limits"
+            f"{mount} is not a cgroup v2 hierarchy (cgroup v1 or hybrid, or not mounted); limits "
+            "need cgroup v2. Boot with systemd.unified_cgroup_hierarchy=1, or start the server "
+            "with --no-limits, which rejects jobs that request limits"
         ) from error
     missing = [controller for controller in CONTROLLERS if controller not in have]
     if missing:
         raise ConfigurationError(
             f"{mount} has the controllers {' '.join(sorted(have)) or 'none'} and lacks "
-            f"{' '.join(missing)}; enable them in the kernel or above this cgroup, or start the "
+            f"{' '.join(missing)}; enable them in the kernel or in the parent cgroup, or start the "
             "server with --no-limits"
         )
 
@@ -430,15 +430,15 @@ def _device_number(device: str) -> str:
 
 
 def _text(path: Path, open_fd: int | None = None) -> str:
-    """Read a counter's file; one that cannot be read is empty, which is documented as 0."""
+    """Return a counter file's text; empty if it cannot be read, which is documented as 0."""
     try:
         if open_fd is not None:
             return os.pread(open_fd, 4096, 0).decode("ascii")
         return path.read_text(encoding="ascii")
     except OSError as error:
         if error.errno in _NO_DESCRIPTOR:
-            logger.warning("%s: %s; what it counts is told as 0", path, error.strerror)
-        return ""  # else the controller is off, or the counter is newer than the kernel
+            logger.warning("%s: %s; its counters are reported as 0", path, error.strerror)
+        return ""  # or the controller is disabled, or the kernel has no such counter
 
 
 def _flat_keyed(text: str) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""The command `worker-service`: the original's commands, words and output, and the usual comforts.
+"""The command `worker-service`: the original's commands, words and output, plus conveniences.
 
-Exit codes: 0 done; 1 the call failed; 2 the command line is wrong; 3 no such job (or program);
-4 not allowed; 5 the server cannot be reached or did not answer in time; 130 interrupted;
-141 nobody reads the output any more. `stream --exit-status` ends with the job's own.
+Exit codes: 0 success; 1 the call failed; 2 usage error; 3 job or program not found; 4 not
+authenticated or not permitted; 5 the server is unreachable or did not answer in time;
+130 interrupted; 141 standard output was closed. `stream --exit-status` exits with the job's own.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ _EXIT_CODES: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED: EXIT_UNREACHABLE,
 }
 
-# Options end at the first other word, as in the original (Go's flag package): what follows the
-# command belongs to the command.
+# Options end at the first argument, as in the original (Go's flag package): what follows belongs to
+# the program.
 _OPTIONS_FIRST: Final = {"allow_interspersed_args": False}
 
 
@@ -60,20 +60,20 @@ def main() -> None:
     worker-service query JOB_ID
     worker-service stop JOB_ID
 
-    Who you are is your client certificate: an admin may do everything, a user may query and stream.
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not allowed, 5 server not reached.
+    Your client certificate has your role: an admin may call everything, a user query and stream.
+    Exit codes: 0 success, 1 failure, 2 usage error, 3 not found, 4 not permitted, 5 unreachable.
     """  # noqa: D301 - \b is click's mark for lines to keep
 
 
 _CONNECTION_OPTIONS: Final = (
     click.option(
         "--server", default="localhost:50051", show_default=True, metavar="HOST:PORT",
-        envvar="JOBWORKER_SERVER", show_envvar=True, help="The server to call.",
+        envvar="JOBWORKER_SERVER", show_envvar=True, help="Address of the server.",
     ),
     click.option(
         "--as", "role", default="admin", show_default=True, metavar="NAME",
         envvar="JOBWORKER_AS", show_envvar=True,
-        help="Whose certificate to use: NAME.crt and NAME.key in --certs, as admin or user.",
+        help="Client certificate: NAME.crt and NAME.key in --certs, for example admin or user.",
     ),
     click.option(
         "--certs", default="certs/out", show_default=True, metavar="DIR",
@@ -82,12 +82,12 @@ _CONNECTION_OPTIONS: Final = (
     ),
     click.option(
         "--server-name", metavar="NAME", envvar="JOBWORKER_SERVER_NAME", show_envvar=True,
-        help="Name to expect in the server's certificate, if not the host's.",
+        help="Name to verify in the server's certificate, if it differs from the host.",
     ),
     click.option(
         "--timeout", type=DURATION, default="10s", show_default=True,
         envvar="JOBWORKER_TIMEOUT", show_envvar=True,
-        help="Give up after so long; a stop gets its grace period on top, a stream has no limit.",
+        help="Deadline of a call; stop adds its grace period, stream has no deadline.",
     ),
 )  # fmt: skip
 
@@ -102,20 +102,20 @@ def _connected(command: Callable[..., None]) -> Callable[..., None]:
 def _client(
     server: str, role: str, certs: Path, server_name: str | None, timeout: float
 ) -> Iterator[Client]:
-    """Connect; turn what goes wrong into one line and an exit code."""
+    """Connect; report an error as one line and an exit code."""
     files = CertificateFiles(
         ca=certs / "ca.crt", certificate=certs / f"{role}.crt", key=certs / f"{role}.key"
     )
     options = ClientOptions(server, files, timeout_s=timeout, server_name=server_name)
-    end_surely_when_interrupted()
+    exit_on_interrupt()
     with _errors_as_one_line(), Client(options) as client:
         yield client
 
 
-def end_surely_when_interrupted() -> None:
-    """Let Ctrl-C end a client even where the exception that it raises is lost.
+def exit_on_interrupt() -> None:
+    """Make Ctrl-C end a client even if the exception that it raises is lost.
 
-    An exception that is raised inside a callback of gRPC's is reported and dropped there.
+    gRPC logs and drops an exception that is raised inside one of its callbacks.
     """
 
     def handle(_number: int, _frame: object) -> None:
@@ -138,7 +138,7 @@ def _errors_as_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Python would complain once more when it flushes standard output at exit.
+        # Otherwise Python reports the error again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_NO_READER)
 
@@ -164,7 +164,7 @@ def _fail(text: str, exit_code: int) -> None:
 
 
 class _StartCommand(click.Command):
-    """Knows the one mistake that everybody makes."""
+    """Explains the most common mistake: the program's options without `--` before them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -172,7 +172,7 @@ class _StartCommand(click.Command):
         except click.NoSuchOption as error:
             raise click.UsageError(
                 f"no such option: {error.option_name}. Options of worker-service come before the "
-                "program's words; put -- before words of the program that begin with a dash",
+                "program's arguments; put -- before arguments that begin with a dash",
                 ctx,
             ) from None
 
@@ -180,16 +180,16 @@ class _StartCommand(click.Command):
 @main.command(cls=_StartCommand, context_settings=_OPTIONS_FIRST)
 @click.option("-command", "--command", "command", metavar="PROGRAM", help="The program to run.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-@click.option("--cpu", type=CORES, help="CPU limit in cores: 0.5 is half a core.")
-@click.option("--memory", type=SIZE, help="Memory limit: 100MiB. Beyond it the job is killed.")
-@click.option("--io-weight", type=int, help="Share of disk time, 1 to 10000.")
-@click.option("--io-max", type=IO_MAX, multiple=True, help="Disk ceilings. Repeatable.")
-@click.option("--pids", type=int, help="Processes and threads at a time.")
+@click.option("--cpu", type=CORES, help="CPU limit in cores; 0.5 is half a core.")
+@click.option("--memory", type=SIZE, help="Memory limit: 100MiB. Above it the job is killed.")
+@click.option("--io-weight", type=int, help="Relative share of disk time, 1 to 10000.")
+@click.option("--io-max", type=IO_MAX, multiple=True, help="Disk rate limits. Repeatable.")
+@click.option("--pids", type=int, help="Maximum number of processes and threads.")
 @click.option(
-    "--env", "environment", multiple=True, metavar="KEY=VALUE", help="A variable. Repeatable."
+    "--env", "environment", multiple=True, metavar="KEY=VALUE", help="Variable. Repeatable."
 )
-@click.option("--cwd", metavar="DIR", help="Absolute directory on the server to start in.")
-@click.option("--stream", "then_stream", is_flag=True, help="Stream the output at once.")
+@click.option("--cwd", metavar="DIR", help="Working directory: an absolute path on the server.")
+@click.option("--stream", "then_stream", is_flag=True, help="Stream the output after the start.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_connected
 def start(
@@ -208,8 +208,8 @@ def start(
 ) -> None:
     """Start a job. Admins only.
 
-    Options come first. Words after the program are split as a shell would split them, but no shell
-    runs: a pipe or a `*` is passed on as it is written.
+    Options come first. The program's arguments are split as a shell splits them, but no shell
+    runs: a pipe or a `*` is passed on literally.
 
     \b
     worker-service start -command "sort" "largefile.txt -o sortedfile.txt"
@@ -244,7 +244,7 @@ def _split_words(command: str | None, words: tuple[str, ...]) -> tuple[str, list
     try:
         split = [part for word in words for part in shlex.split(word)]
     except ValueError as error:
-        raise click.UsageError(f"the words {shlex.join(words)} cannot be split: {error}") from error
+        raise click.UsageError(f"arguments {shlex.join(words)} cannot be split: {error}") from error
     if command is not None:
         return command, split
     if not split:
@@ -257,18 +257,18 @@ def _split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise click.UsageError(f"--env {pair!r} is not understood; write KEY=VALUE")
+            raise click.UsageError(f"--env {pair!r} is invalid; write KEY=VALUE")
         environment[key] = value
     return environment
 
 
 @main.command()
 @click.argument("job_id")
-@click.option("--grace", type=DURATION, help="Between SIGTERM and SIGKILL; 0 kills at once.")
+@click.option("--grace", type=DURATION, help="Time from SIGTERM to SIGKILL; 0 kills at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_connected
 def stop(job_id: str, grace: float | None, as_json: bool, **connection: Any) -> None:
-    """End a job and everything it started; returns when it has ended. Admins only."""
+    """Stop a job and all its processes; return when it has ended. Admins only."""
     with _client(**connection) as client:
         message = client.stop(job_id, grace)
         if as_json:
@@ -279,11 +279,11 @@ def stop(job_id: str, grace: float | None, as_json: bool, **connection: Any) -> 
 
 @main.command()
 @click.argument("job_id")
-@click.option("-v", "--verbose", is_flag=True, help="Tell all that is known, not only the state.")
+@click.option("-v", "--verbose", is_flag=True, help="Print all details, not only the state.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_connected
 def query(job_id: str, verbose: bool, as_json: bool, **connection: Any) -> None:
-    """Tell whether a job is running or has stopped."""
+    """Report whether a job is running or has stopped."""
     with _client(**connection) as client:
         job = client.query(job_id)
     if as_json:
@@ -297,10 +297,10 @@ def query(job_id: str, verbose: bool, as_json: bool, **connection: Any) -> None:
 
 
 @main.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @_connected
 def list_command(as_json: bool, **connection: Any) -> None:
-    """List the jobs since the server's start. Admins only."""
+    """List all jobs since the server started. Admins only."""
     with _client(**connection) as client:
         jobs = client.list_jobs()
     if as_json:
@@ -320,10 +320,10 @@ def list_command(as_json: bool, **connection: Any) -> None:
 @main.command()
 @click.argument("job_id")
 @click.option("--from-offset", type=SIZE, help="Start at this byte of the output.")
-@click.option("--tail", type=click.IntRange(min=0), help="Start with the last so many lines.")
-@click.option("--tail-bytes", type=SIZE, help="Start with the last so many bytes.")
-@click.option("--no-follow", is_flag=True, help="End after what is there now.")
-@click.option("--exit-status", is_flag=True, help="End with the job's exit code (128+N: signal N).")
+@click.option("--tail", type=click.IntRange(min=0), help="Start with the last N lines.")
+@click.option("--tail-bytes", type=SIZE, help="Start with the last N bytes.")
+@click.option("--no-follow", is_flag=True, help="Stop at the current end of the output.")
+@click.option("--exit-status", is_flag=True, help="Exit with the job's code (128+N: signal N).")
 @_connected
 def stream(
     job_id: str,
@@ -336,13 +336,13 @@ def stream(
 ) -> None:
     """Write a job's output to standard output, byte for byte, until the job has ended.
 
-    When the connection breaks, the error names the offset to go on from with --from-offset.
+    If the connection breaks, the error names the offset to resume at with --from-offset.
     """
     given = [value for value in (from_offset, tail, tail_bytes) if value is not None]
     if len(given) > 1:
-        raise click.UsageError("give one of --from-offset, --tail and --tail-bytes, not several")
+        raise click.UsageError("give only one of --from-offset, --tail and --tail-bytes")
     if exit_status and no_follow:
-        raise click.UsageError("--exit-status waits for the job's end; leave --no-follow out")
+        raise click.UsageError("--exit-status waits for the job to end; leave out --no-follow")
     wanted = Start(from_offset=from_offset, tail_bytes=tail_bytes, tail_lines=tail)
     with _client(**connection) as client:
         _copy_to_stdout(client.stream(job_id, wanted, follow=not no_follow))
@@ -351,7 +351,7 @@ def stream(
 
 
 def _copy_to_stdout(outputs: Iterator[Output]) -> None:
-    """Write as it comes; on a broken connection say where to go on."""
+    """Write output as it arrives; if the connection breaks, report where to resume."""
     next_offset = None
     descriptor = sys.stdout.fileno()
     try:
@@ -369,11 +369,11 @@ def _copy_to_stdout(outputs: Iterator[Output]) -> None:
     except CallError as error:
         if next_offset is None:
             raise
-        raise CallError(error.code, f"{error}; go on with --from-offset {next_offset}") from None
+        raise CallError(error.code, f"{error}; resume with --from-offset {next_offset}") from None
 
 
 def _as_dict(job: Job) -> dict[str, object]:
-    """Return a job for people and programs: times as text, absent values as None."""
+    """Return a job for printing: times as text, absent values as None."""
 
     def plain(value: object) -> object:
         if isinstance(value, dt.datetime):
@@ -390,7 +390,7 @@ def _print_json(value: dict[str, object]) -> None:
 
 
 def _load_config(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
-    """Let the TOML file's values be the defaults of the other options."""
+    """Use the TOML file's values as the defaults of the other options."""
     if value is not None:
         with _errors_as_one_line():
             ctx.default_map = {**(ctx.default_map or {}), **config.load_toml(value)}
@@ -400,16 +400,16 @@ def _load_config(ctx: click.Context, _param: click.Parameter, value: Path | None
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), is_eager=True, expose_value=False,
     callback=_load_config, envvar="JOBWORKER_CONFIG", show_envvar=True,
-    help="TOML file with any of these settings, named without the dashes in front.",
+    help="TOML file of settings, named like the options without the leading dashes.",
 )  # fmt: skip
 @with_settings
 def serve(**settings: Any) -> None:
     """Serve jobs until SIGTERM or Ctrl-C. Needs cgroup v2 and root, or --no-limits.
 
-    A flag beats the variable, the variable the file.
+    A flag overrides the variable, which overrides the file.
     Sizes: 64KiB, 100MB. Durations: 5ms, 20s, 10min.
     """
-    from worker_service import server  # noqa: PLC0415 - the clients need not load it
+    from worker_service import server  # noqa: PLC0415 - clients do not need it
 
     with _errors_as_one_line():
         server.serve(

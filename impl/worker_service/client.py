@@ -1,7 +1,7 @@
 """The client library: typed calls with deadlines, streams that can be resumed by offset.
 
-Works against the original's servers too: what they lack is found out by asking (an absent field in
-an answer), not by a version, and made up for here where that is possible.
+Works with the original's servers too: a missing feature is detected by an absent field in a
+response, not by a version, and emulated here where that is possible.
 """
 
 import datetime as dt
@@ -24,7 +24,7 @@ from worker_service.wire import (
 )
 
 DEFAULT_TIMEOUT_S: Final = 10.0
-# Beyond the grace period of a stop: the kill, the drain, and the way back.
+# On top of a stop's grace period: for the kill, the drain, and the network.
 _STOP_MARGIN_S: Final = 30.0
 _DEFAULT_GRACE_S: Final = 10.0
 _MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
@@ -39,12 +39,12 @@ class CallError(JobWorkerError):
 
 
 class StreamUnsupportedError(JobWorkerError):
-    """The server ignored where a stream should start, and it cannot be made up for here."""
+    """The server ignored a stream's start or end, and the client cannot emulate it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the server tells it; None is what the server did not tell. Times are UTC."""
+    """A job as the server reports it; None where it reported nothing. Times are UTC."""
 
     job_id: str
     status: str
@@ -63,18 +63,18 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the job has not ended."""
         return self.status == "running"
 
     @property
     def shell_exit_code(self) -> int:
-        """Its exit code as a shell would tell it: 128 and the signal's number for a signal."""
+        """The exit code as a shell reports it: 128 plus the number of the signal, if any."""
         return 128 + self.signal if self.signal else self.exit_code
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A piece of a job's output; `missed_bytes` before it were dropped by retention."""
+    """A piece of a job's output; retention dropped the `missed_bytes` before it."""
 
     offset: int
     data: bytes
@@ -83,7 +83,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a stream starts; at most one is set, none means at the first byte."""
+    """Where a stream starts; at most one is set; without any, at the first byte."""
 
     from_offset: int | None = None
     tail_bytes: int | None = None
@@ -97,8 +97,8 @@ class ClientOptions:
     Attributes:
         server: HOST:PORT.
         files: the client's certificates.
-        timeout_s: the deadline of each call but a stream; a stop gets its grace period on top.
-        server_name: the name to expect in the server's certificate, if not the host.
+        timeout_s: the deadline of each call but a stream; a stop adds its grace period.
+        server_name: the name to verify in the server's certificate, if not the host.
         keepalive_time_s: idle time after which a stream's connection is probed. Servers refuse
             clients that ping more often than they allow, every 5 minutes by default.
         keepalive_timeout_s: time to answer before the connection counts as dead.
@@ -122,7 +122,7 @@ class _StreamCall(Protocol):
 class Client:
     """A connection to one server; a context manager. Threads may share it.
 
-    Every method raises `CallError` for what the server refuses, and when it cannot be reached.
+    Every method raises `CallError` if the server refuses the call or cannot be reached.
 
     Raises:
         ConfigurationError: the certificate files are not usable.
@@ -142,7 +142,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; streams that are open end."""
+        """Close the connection, which ends open streams."""
         self._channel.close()
 
     def start(
@@ -166,7 +166,7 @@ class Client:
         return response.job_id
 
     def stop(self, job_id: str, grace_s: float | None = None) -> str:
-        """End a job and return what the server says of its end."""
+        """Stop a job and return the server's message."""
         request = pb.StopJobRequest(
             job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
         )
@@ -179,14 +179,14 @@ class Client:
         return response.message
 
     def query(self, job_id: str) -> Job:
-        """Return what the server knows of a job."""
+        """Return a job's state and usage."""
         response: pb.QueryJobResponse = self._call(
             self._stub.QueryJob, pb.QueryJobRequest(job_id=job_id)
         )
         return _job_from(job_id, response)
 
     def list_jobs(self) -> list[Job]:
-        """Return all jobs since the server's start."""
+        """Return all jobs since the server started."""
         response: pb.ListJobsResponse = self._call(self._stub.ListJobs, pb.ListJobsRequest())
         return [
             Job(
@@ -212,21 +212,21 @@ class Client:
         timeout_s: float | None = None,
         on_call: Callable[[_StreamCall], None] | None = None,
     ) -> Iterator[Output]:
-        """Yield a job's output until the job has ended (or until what is there, without follow).
+        """Yield a job's output until the job has ended or, without follow, to its current end.
 
-        Closing the iterator ends the call. To resume after a `CallError`, start at the offset
-        behind the last output that was received.
+        Closing the iterator cancels the call. To resume after a `CallError`, start at the offset
+        after the last output received.
 
         Args:
             job_id: the job.
             start: where to start.
             follow: whether to wait for more.
-            timeout_s: a deadline for the whole stream; None for none (keepalive finds a dead
-                server).
-            on_call: given the call, on which any thread may `cancel`.
+            timeout_s: a deadline for the whole stream; None sets no deadline (keepalive detects a
+                dead server).
+            on_call: receives the call, which any thread may `cancel`.
 
         Raises:
-            StreamUnsupportedError: the server knows no tail, or no end without follow.
+            StreamUnsupportedError: the server supports no tails, or no streams without follow.
         """
         start = start or Start()
         request = pb.StreamLogsRequest(
@@ -259,16 +259,16 @@ class Client:
 
 
 def _outputs(call: _StreamCall, start: Start, *, follow: bool) -> Iterator[Output]:
-    """Turn messages into outputs, counting offsets where the server does not tell them."""
+    """Convert messages to outputs, counting offsets where the server does not send them."""
     next_offset = 0
     skip_bytes = 0
     first = True
     for message in call:
-        told = message.HasField("offset")
-        if first and not told:
-            skip_bytes = _make_up_for(start, follow=follow)
+        has_offset = message.HasField("offset")
+        if first and not has_offset:
+            skip_bytes = _bytes_to_skip(start, follow=follow)
         first = False
-        offset = message.offset if told else next_offset
+        offset = message.offset if has_offset else next_offset
         data = message.message
         next_offset = offset + len(data)
         if skip_bytes:
@@ -280,11 +280,11 @@ def _outputs(call: _StreamCall, start: Start, *, follow: bool) -> Iterator[Outpu
             yield Output(offset, data, message.missed_bytes)
 
 
-def _make_up_for(start: Start, *, follow: bool) -> int:
-    """Return how many bytes to skip of a stream that the server began at its first byte."""
+def _bytes_to_skip(start: Start, *, follow: bool) -> int:
+    """Return how many bytes to skip of a stream that the server started at its first byte."""
     if start.tail_bytes is not None or start.tail_lines is not None or not follow:
         raise StreamUnsupportedError(
-            "the server speaks the original's API, which knows neither --tail nor --no-follow; "
+            "the server implements the original's API, without --tail and --no-follow; "
             "stream without them"
         )
     return start.from_offset or 0
@@ -306,13 +306,13 @@ def _channel_options(options: ClientOptions) -> list[tuple[str, int | str]]:
 
 
 def _call_error(error: grpc.RpcError) -> CallError:
-    # Every RpcError that a call raises is that call itself, which the types do not say.
+    # An RpcError that a call raises is the call itself, which the type stubs do not say.
     code: grpc.StatusCode = error.code()
     detail: str = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE and "shutting down" not in detail:
         detail = (
             f"the server cannot be reached, or refused the TLS connection ({detail}); check the "
-            "address, and that both certificates are valid and of the same CA"
+            "address, and that both certificates are valid and from the same CA"
         )
     return CallError(code, detail)
 

@@ -2,7 +2,7 @@
 
 Each setting is one field of `Settings`; its flag, variable and TOML key follow from its name:
 `max_streams` is `--max-streams`, `JOBWORKER_MAX_STREAMS` and `max-streams` in the file. A flag
-beats the variable, the variable the file, the file the default.
+overrides the variable, which overrides the file, which overrides the default.
 """
 
 import tomllib
@@ -33,7 +33,7 @@ def _parse(text: str, units: Mapping[str, float], example: str) -> float:
     try:
         value = float(number) * units[unit]
     except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is not understood; write for example {example}") from None
+        raise ValueError(f"{text!r} is invalid; write for example {example}") from None
     if not 0 <= value < float(2**63):
         raise ValueError(f"{text!r} is out of range; write for example {example}")
     return value
@@ -43,7 +43,7 @@ def parse_size(text: str) -> int:
     """Return bytes for a text such as `65536`, `64KiB` (1024s) or `64kB` (1000s).
 
     Raises:
-        ValueError: says what is understood.
+        ValueError: with an example of a valid text.
     """
     return int(_parse(text, _SIZE_UNITS, "65536, 64KiB or 100MB"))
 
@@ -52,7 +52,7 @@ def parse_duration(text: str) -> float:
     """Return seconds for a text such as `0.5`, `5ms`, `20s` or `10min`.
 
     Raises:
-        ValueError: says what is understood.
+        ValueError: with an example of a valid text.
     """
     return _parse(text, _TIME_UNITS, "0.5, 5ms, 20s or 10min")
 
@@ -71,92 +71,92 @@ def _setting(kind: str, default: object, text: str, *, least: float = 0) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a server runs. Names end in no unit: sizes are bytes, durations seconds."""
+    """A server's settings. Sizes are in bytes, durations in seconds."""
 
-    listen: str = _setting(TEXT, "127.0.0.1:50051", "HOST:PORT to listen on; port 0 takes any.")
-    ca: Path = _setting(TEXT, Path("certs/out/ca.crt"), "The CA that clients must be signed by.")
+    listen: str = _setting(TEXT, "127.0.0.1:50051", "HOST:PORT to listen on; port 0: any free one.")
+    ca: Path = _setting(TEXT, Path("certs/out/ca.crt"), "CA that signs the client certificates.")
     cert: Path = _setting(TEXT, Path("certs/out/server.crt"), "The server's certificate.")
-    key: Path = _setting(TEXT, Path("certs/out/server.key"), "Its key, mode 0600.")
+    key: Path = _setting(TEXT, Path("certs/out/server.key"), "Its private key, mode 0600.")
     deny_serials: Path | None = _setting(
-        FILE, None, "File of certificate serial numbers that are refused, one a line, in "
-        "hexadecimal; taken up by itself when it changes, and inside streams within 2 s."
+        FILE, None, "File of denied certificate serial numbers, one per line, in hexadecimal. "
+        "Reloaded automatically when it changes; open streams end within 2 s."
     )  # fmt: skip
     limits: bool = _setting(
-        FLAG, True, "Run each job in a cgroup v2 with limits. --no-limits runs jobs without, and "
-        "refuses those that ask for limits."
+        FLAG, True, "Run each job in a cgroup v2 with limits. --no-limits runs jobs without limits "
+        "and rejects those that request limits."
     )  # fmt: skip
     cgroup_root: Path = _setting(
-        TEXT, DEFAULT_MOUNT / "jobworker", "Directory of cgroupfs for the jobs; one server each."
+        TEXT, DEFAULT_MOUNT / "jobworker", "cgroupfs directory for the jobs; one per server."
     )
     stop_grace: float = _setting(
-        DURATION, 10.0, "Between SIGTERM and SIGKILL, when a stop names no grace, and at shutdown."
+        DURATION, 10.0, "Time from SIGTERM to SIGKILL, at shutdown and if a stop gives none."
     )
     log_retention: int = _setting(
-        SIZE, 0, "The most recent output kept of each job; 0 keeps all of it, in memory."
+        SIZE, 0, "Most recent output to keep of each job; 0 keeps all of it, in memory."
     )
     max_streams: int = _setting(
-        NUMBER, 1000, "Concurrent streams; the next gets RESOURCE_EXHAUSTED at once.", least=1
+        NUMBER, 1000, "Maximum number of streams; more get RESOURCE_EXHAUSTED at once.", least=1
     )
     unary_threads: int = _setting(
-        NUMBER, 128, "Threads kept free for start, stop and query beside the streams.", least=1
+        NUMBER, 128, "Threads for start, stop and query, in addition to the streams'.", least=1
     )
     flush_interval: float = _setting(
-        DURATION, 0.005, "Least time between two small messages of a stream; after a silence "
-        "output goes out at once. Acts on the server."
+        DURATION, 0.005, "Minimum time between two small messages of a stream; after a pause, "
+        "output is sent at once. Affects what the server sends."
     )  # fmt: skip
     flush_size: int = _setting(
-        SIZE, 256 * KIB, "Pending output of this size does not wait for the interval. Acts on the "
-        "server.", least=1
+        SIZE, 256 * KIB, "Pending output of this size is sent without waiting for the interval. "
+        "Affects what the server sends.", least=1
     )  # fmt: skip
     message_size: int = _setting(
-        SIZE, 512 * KIB, "Largest message of output. Acts on the server; must fit the client's "
-        "limit, which is 4 MiB in gRPC.", least=KIB
+        SIZE, 512 * KIB, "Maximum size of an output message; must fit the client's limit, in gRPC "
+        "4 MiB by default. Affects what the server sends.", least=KIB
     )  # fmt: skip
     in_flight: int = _setting(
-        SIZE, 64 * MIB, "Output held in messages over all streams, beyond 64 KiB for each.",
+        SIZE, 64 * MIB, "Maximum output in unsent messages of all streams, plus 64 KiB for each.",
         least=MIB
     )  # fmt: skip
     keepalive_time: float = _setting(
         DURATION, 600.0, "Idle time after which the server pings a connection.", least=1
     )
     keepalive_timeout: float = _setting(
-        DURATION, 20.0, "Time to answer that ping before the connection counts as dead.", least=1
+        DURATION, 20.0, "Time to answer that ping; then the connection is closed.", least=1
     )
     max_connection_idle: float = _setting(
-        DURATION, 1800.0, "A connection without a call for so long is closed.", least=1
+        DURATION, 1800.0, "A connection without calls is closed after this time.", least=1
     )
     max_concurrent_streams: int = _setting(
-        NUMBER, 1000, "Calls at a time on one connection; more wait at the client. Announced by "
-        "the server, kept by clients.", least=1
+        NUMBER, 1000, "Maximum number of concurrent calls on one connection; clients queue more. "
+        "Announced by the server, enforced by clients.", least=1
     )  # fmt: skip
     max_receive_size: int = _setting(
-        SIZE, 4 * MIB, "Largest request. Acts on what clients send.", least=KIB
+        SIZE, 4 * MIB, "Maximum size of a request. Affects what clients send.", least=KIB
     )
     stream_window: int = _setting(
-        SIZE, 64 * KIB, "HTTP/2 window of each call for what the server receives; output is held "
-        "by the client's window, not by this.", least=64 * KIB - 1
+        SIZE, 64 * KIB, "HTTP/2 window of each call. Affects what the server receives; output is "
+        "limited by the client's window.", least=64 * KIB - 1
     )  # fmt: skip
     connection_window: bool = _setting(
-        FLAG, True, "Let windows grow to what the line carries (BDP probing): gRPC has no fixed "
-        "connection window in Python. Acts on what the server receives."
+        FLAG, True, "Grow HTTP/2 windows to the bandwidth-delay product (BDP probing); gRPC has no "
+        "fixed connection window in Python. Affects what the server receives."
     )  # fmt: skip
     frame_size: int = _setting(
-        SIZE, 16 * KIB, "Largest HTTP/2 frame that the server takes; what it sends is cut to the "
-        "client's.", least=16 * KIB
+        SIZE, 16 * KIB, "Maximum HTTP/2 frame size that the server accepts; the client's setting "
+        "applies to frames that the server sends.", least=16 * KIB
     )  # fmt: skip
     handshake_timeout: float = _setting(
-        DURATION, 20.0, "A connection that has not finished TLS by then is closed.", least=0.1
+        DURATION, 20.0, "A connection without a TLS handshake by then is closed.", least=0.1
     )
-    reflection: bool = _setting(FLAG, True, "Offer the API's description to admins.")
+    reflection: bool = _setting(FLAG, True, "Offer gRPC server reflection to admins.")
     log_level: str = _setting(
-        TEXT, "info", "debug, info, warning or error, on stderr; calls are told in any case."
+        TEXT, "info", "debug, info, warning or error, to stderr; audit lines are always written."
     )
 
     def __post_init__(self) -> None:
         """Check each setting against its bound.
 
         Raises:
-            ConfigurationError: names the setting, what was received and what is allowed.
+            ConfigurationError: names the setting, the value received and the values allowed.
         """
         for each in fields(self):
             value = getattr(self, each.name)
@@ -183,7 +183,7 @@ def convert(name: str, text: str) -> object:
     """Return a setting's value from its text.
 
     Raises:
-        ValueError: says what is understood.
+        ValueError: with an example of a valid text.
     """
     each = next(each for each in fields(Settings) if each.name == name)
     match each.metadata["kind"]:
@@ -203,7 +203,7 @@ def load_toml(path: Path) -> dict[str, object]:
     """Return the settings in a TOML file, by the names of their fields.
 
     Raises:
-        ConfigurationError: unreadable, no TOML, or a key that is no setting.
+        ConfigurationError: unreadable, not TOML, or a key is not a setting.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -215,6 +215,6 @@ def load_toml(path: Path) -> dict[str, object]:
     if unknown:
         names = ", ".join(sorted(name.replace("_", "-") for name in known))
         raise ConfigurationError(
-            f"--config {path} has {', '.join(unknown)}, which is no setting; settings are {names}"
+            f"--config {path} has unknown settings: {', '.join(unknown)}; settings are {names}"
         )
     return found

@@ -1,7 +1,7 @@
-"""What can go wrong, named by cause.
+"""The service's errors, named by cause.
 
 The library raises these; `service` has the one table that maps them to gRPC statuses. Each text
-says what was received, what is required and what to change, and may be shown to the client.
+states what was received, what is required and what to change, and is safe to show to the client.
 """
 
 
@@ -10,7 +10,7 @@ class JobWorkerError(Exception):
 
 
 class InvalidRequestError(JobWorkerError):
-    """The request can never succeed as it was made."""
+    """The request cannot succeed as it is."""
 
 
 class JobNotFoundError(JobWorkerError):
@@ -22,23 +22,23 @@ class CommandNotFoundError(JobWorkerError):
 
 
 class CannotExecuteError(JobWorkerError):
-    """The program exists but this host cannot run it, or not in that directory."""
+    """The program exists but cannot be run on this host, or in that directory."""
 
 
 class LimitsUnavailableError(JobWorkerError):
-    """The request asks for a limit that this server or this host cannot enforce."""
+    """The request has a limit that this server or this host cannot enforce."""
 
 
 class HostExhaustedError(JobWorkerError):
-    """The host has no room for another process: out of processes, memory or descriptors."""
+    """The host is out of processes, threads, memory or descriptors."""
 
 
 class CapacityReachedError(JobWorkerError):
-    """The server already serves as many as it may."""
+    """The server already serves its configured maximum."""
 
 
 class OffsetOutOfRangeError(JobWorkerError):
-    """The asked offset lies beyond the end of the log."""
+    """The requested offset is beyond the end of the log."""
 
 
 class OutputLostError(JobWorkerError):
@@ -46,23 +46,23 @@ class OutputLostError(JobWorkerError):
 
 
 class ShuttingDownError(JobWorkerError):
-    """The server no longer takes this request because it is shutting down."""
+    """The server refuses the request because it is shutting down."""
 
 
 class StopTimedOutError(JobWorkerError):
-    """The job was told to stop and killed, and still had not ended within the bound."""
+    """The job was stopped and killed, but did not end within the time limit."""
 
 
 class NotAuthenticatedError(JobWorkerError):
-    """The connection does not prove who the caller is."""
+    """The connection does not authenticate the caller."""
 
 
 class NotPermittedError(JobWorkerError):
-    """The caller's role may not do this."""
+    """The caller's role is not allowed to do this."""
 
 
 class UnknownRpcError(JobWorkerError):
-    """There is no such rpc."""
+    """The rpc does not exist."""
 
 
 class ConfigurationError(JobWorkerError):

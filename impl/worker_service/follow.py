@@ -1,8 +1,8 @@
-"""Sends one reader's bytes on, batched for its client, within a budget shared by all streams.
+"""Batches one reader's bytes into messages, within a budget shared by all streams.
 
-Batching adapts to the client: after a silence output goes out at once; under a steady flow a
-message leaves when `flush_bytes` have gathered or `flush_interval_s` has passed since the last one;
-a client with a backlog gets the largest messages that the budget allows.
+Batching adapts to the client: output after a pause is sent at once; under a steady flow a message
+is sent when `flush_bytes` are pending or `flush_interval_s` has passed since the last one; a client
+with a backlog gets the largest messages that the budget allows.
 """
 
 import threading
@@ -14,8 +14,8 @@ from typing import Final
 from worker_service.errors import CapacityReachedError
 from worker_service.log import Chunk, LogReader
 
-# What a stream gets in any case, so that stalled ones that hold the budget cannot starve it:
-# messages of this size still reach half of the full speed (with 16 KiB it is a fifteenth).
+# Every stream gets this much, so that stalled ones that hold the budget cannot starve it: messages
+# of this size still reach half of the full speed (with 16 KiB it is a fifteenth).
 MESSAGE_MIN_BYTES: Final = 64 * 1024
 
 
@@ -24,9 +24,9 @@ class Batching:
     """When pending output becomes a message.
 
     Attributes:
-        flush_interval_s: the least time between two messages that are smaller than `flush_bytes`.
-        flush_bytes: so many pending bytes do not wait.
-        message_max_bytes: the largest message.
+        flush_interval_s: minimum time between two messages smaller than `flush_bytes`.
+        flush_bytes: this many pending bytes are sent without waiting.
+        message_max_bytes: maximum size of a message.
     """
 
     flush_interval_s: float = 0.005
@@ -35,11 +35,11 @@ class Batching:
 
 
 class ByteBudget:
-    """Bounds the message bytes that all streams together hold at a time.
+    """Bounds the message bytes that all streams together hold at any time.
 
-    A stream may hold its fair share of the limit, of what is left of it, and `MESSAGE_MIN_BYTES`
-    whatever the others hold. So together they hold at most the limit plus `MESSAGE_MIN_BYTES` for
-    each stream. Shared state and its guard: both counters under `_lock`.
+    A stream may hold its fair share of the limit, as far as that is free, and `MESSAGE_MIN_BYTES`
+    however much the others hold. So together they hold at most the limit plus `MESSAGE_MIN_BYTES`
+    for each stream. Shared state and its guard: both counters under `_lock`.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -54,12 +54,12 @@ class ByteBudget:
             self._streams += 1
 
     def leave(self) -> None:
-        """Count one stream less."""
+        """Count one stream fewer."""
         with self._lock:
             self._streams -= 1
 
     def reserve(self, wanted_bytes: int) -> int:
-        """Take up to `wanted_bytes`, at least 1; to be released when they are sent."""
+        """Return how many of `wanted_bytes` are granted, at least 1; release them when sent."""
         with self._lock:
             share = self._limit_bytes // max(1, self._streams)
             left = self._limit_bytes - self._held_bytes
@@ -68,18 +68,18 @@ class ByteBudget:
             return granted
 
     def release(self, granted_bytes: int) -> None:
-        """Give back what `reserve` granted."""
+        """Return what `reserve` granted to the budget."""
         with self._lock:
             self._held_bytes -= granted_bytes
 
     def held_bytes(self) -> int:
-        """Return what is taken now."""
+        """Return how many bytes are reserved now."""
         with self._lock:
             return self._held_bytes
 
 
 class Admission:
-    """A maximum of concurrent streams; the next one is refused at once, never queued."""
+    """Limits the concurrent streams; one beyond the maximum is refused at once, never queued."""
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
@@ -90,13 +90,13 @@ class Admission:
         """Take a slot.
 
         Raises:
-            CapacityReachedError: none is free.
+            CapacityReachedError: no slot is free.
         """
         with self._lock:
             if self._taken >= self._maximum:
                 raise CapacityReachedError(
-                    f"max capacity reached: {self._maximum} streams are open, as many as this "
-                    "server allows (--max-streams); try again later"
+                    f"max capacity reached: {self._maximum} streams are open, the maximum of this "
+                    "server (--max-streams); try again later"
                 )
             self._taken += 1
         return Slot(self)
@@ -107,7 +107,7 @@ class Admission:
             return self._taken
 
     def give_back(self, slot: "Slot") -> None:
-        """Free a slot once, however often it is released. Called by `Slot.release`."""
+        """Free a slot, once, however often it is released. Called by `Slot.release`."""
         with self._lock:
             if not slot.released:
                 slot.released = True
@@ -124,7 +124,7 @@ class Slot:
         self.released = False
 
     def release(self) -> None:
-        """Free the slot; any thread, any number of times."""
+        """Free the slot; from any thread, any number of times."""
         self._admission.give_back(self)
 
 
@@ -139,11 +139,11 @@ def follow(
     """Yield a reader's chunks until its log is closed and read, or the reader is cancelled.
 
     Args:
-        reader: where to begin; nobody else reads with it.
+        reader: where to start; used by this stream only.
         batching: see `Batching`.
-        budget: see `ByteBudget`; a chunk's bytes are released when the next chunk is asked for.
+        budget: see `ByteBudget`; a chunk's bytes are released when the next chunk is requested.
         until_offset: end there instead of following; output beyond it may be included.
-        lease: raises when the client may not go on; returns the seconds after which to ask again.
+        lease: returns the seconds until it must be called again; raises to end the stream.
 
     Raises:
         OutputLostError: the log ended before it held everything.
@@ -152,7 +152,7 @@ def follow(
     budget.join()
     try:
         while not reader.cancelled:
-            # A certificate may be valid to the year 9999, which no wait takes.
+            # A certificate may be valid until the year 9999, longer than a wait can last.
             lease_s = min(lease(), threading.TIMEOUT_MAX)
             if until_offset is not None and reader.offset >= until_offset:
                 return

@@ -1,8 +1,8 @@
-"""Who is calling, and what they may call: certificate -> role -> rpcs; deny by default.
+"""Authentication and authorization: certificate -> role -> rpcs; deny by default.
 
-The role is an extension of the client's certificate, known by its object identifier; the text in it
-is informative, and no name in the certificate ever counts. Everything is checked on every call and
-again inside long streams, because a resumed TLS session outlives its certificate.
+The role is an extension of the client's certificate, identified by its object identifier; the text
+in it is informative, and no name in the certificate has any effect. Everything is checked on every
+call and again during long streams, because a resumed TLS session outlives its certificate.
 """
 
 import datetime as dt
@@ -30,7 +30,7 @@ _SHORT_FORM_MAX: Final = 127
 
 
 class Role(StrEnum):
-    """What a certificate makes its holder."""
+    """The role that a certificate gives its holder."""
 
     ADMIN = "admin"
     USER = "user"
@@ -44,7 +44,7 @@ ROLE_OIDS: Final = {
 _ADMINS: Final = frozenset({Role.ADMIN})
 _EVERYBODY: Final = frozenset({Role.ADMIN, Role.USER})
 
-# The one table of permissions. A method that is not in it is refused to everybody.
+# The one table of permissions. A method that is not listed is refused to every role.
 PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/jobworker.v1.JobWorker/StartJob": _ADMINS,
     "/jobworker.v1.JobWorker/StopJob": _ADMINS,
@@ -59,9 +59,9 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A client certificate that was accepted as proof of who is calling.
+    """The caller, authenticated by a client certificate.
 
-    `role` is None when the certificate gives none, and `role_problem` says why.
+    `role` is None if the certificate gives no valid one; `role_problem` is the reason.
     """
 
     serial_number: int
@@ -89,11 +89,11 @@ class Identity:
 
 
 def identify(auth_context: AuthContext) -> Identity:
-    """Return who is calling.
+    """Return the authenticated caller.
 
     Raises:
-        NotAuthenticatedError: the connection is no mutual TLS 1.3, or the certificate is expired,
-            weak, or not one for clients.
+        NotAuthenticatedError: the connection does not use mutual TLS 1.3, or the certificate is
+            expired, weak, or not for clients.
     """
     version = b"".join(auth_context.get("ssl_tls_version", ()))
     if version != b"TLSv1.3":
@@ -110,10 +110,10 @@ def identify(auth_context: AuthContext) -> Identity:
 
 
 def authorize(identity: Identity, method: str) -> Role:
-    """Return the caller's role if it may call a method.
+    """Return the caller's role if it is allowed to call a method.
 
     Raises:
-        NotPermittedError: it may not; what is not listed in `PERMISSIONS` nobody may.
+        NotPermittedError: it is not, or `PERMISSIONS` does not list the method.
     """
     if identity.role is None:
         raise NotPermittedError(
@@ -121,15 +121,15 @@ def authorize(identity: Identity, method: str) -> Role:
         )
     if identity.role not in PERMISSIONS.get(method, frozenset()):
         raise NotPermittedError(
-            f"role {identity.role} may not call {method.rpartition('/')[2]}; "
-            "use a certificate whose role may"
+            f"role {identity.role} is not allowed to call {method.rpartition('/')[2]}; "
+            "use a certificate with another role"
         )
     return identity.role
 
 
 @functools.lru_cache(maxsize=_CACHED_CERTIFICATES)
 def _parse(pem: bytes) -> Identity:
-    """Read what never changes in a certificate; its validity is looked at on every call."""
+    """Read the constant parts of a certificate; its validity is checked on every call."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         extensions = certificate.extensions
@@ -155,8 +155,8 @@ def _check_key(certificate: x509.Certificate) -> None:
         return
     size = getattr(key, "key_size", "unknown")
     raise NotAuthenticatedError(
-        f"the client certificate's key is {type(key).__name__} of {size} bits; required are RSA of "
-        f"{RSA_MIN_BITS} bits or more, or an elliptic curve of {EC_MIN_BITS} or more"
+        f"the client certificate's key is {type(key).__name__} of {size} bits; use RSA of at least "
+        f"{RSA_MIN_BITS} bits or an elliptic curve of at least {EC_MIN_BITS}"
     )
 
 
@@ -167,7 +167,7 @@ def _check_purpose(extensions: x509.Extensions) -> None:
         usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usages:
         raise NotAuthenticatedError(
-            "the certificate is not one for clients; its extended key usage must have clientAuth"
+            "the certificate is not for clients; its extended key usage must include clientAuth"
         )
 
 
@@ -184,7 +184,7 @@ def _role(extensions: x509.Extensions) -> tuple[Role | None, str]:
 
 
 def _is_text(der: bytes) -> bool:
-    """Tell whether this is one DER string with something in it."""
+    """Return whether this is exactly one DER string that is not blank."""
     header_bytes = 2
     if len(der) <= header_bytes or der[0] not in _STRING_TAGS:
         return False

@@ -1,8 +1,8 @@
 """One job: a process tree, its output, and one state machine that ends in one final status.
 
-The rule: a job ends with its main process. What is left of its tree then is killed, what the tree
-had written by then is kept, and only when all of it is in the log does the status become final; the
-log is closed after that, so whoever sees the end of a stream finds the final status.
+The rule: a job ends with its main process. The rest of its tree is then killed, and the output that
+the tree has written is kept. The status becomes final only once all of that is in the log; the log
+is closed after that, so a client that sees the end of a stream finds the final status.
 
     running --exit of the main process--> draining --end of output, tree gone--> ended
 
@@ -28,13 +28,14 @@ from worker_service.spawn import Command, ExitStatus
 
 logger = logging.getLogger(__name__)
 
-# What one event moves from a job's pipe to its log, the whole pipe: others get their turn after it.
+# What one event moves from a job's pipe to its log: at most the whole pipe, then it is the next
+# job's turn.
 SPLICE_MAX_BYTES: Final = 1024 * 1024
 # How long the output may stay open after the main process has ended and its tree was killed. Only a
-# process that left the tree (possible without a cgroup) or one stuck in the kernel takes this long.
+# process outside the tree (possible without a cgroup) or one stuck in the kernel takes this long.
 DRAIN_MAX_S: Final = 2.0
-# How long output stays in its pipe, and a tree alive, before what failed is tried again: seldom
-# enough for a thousand jobs at once, and several times within the drain.
+# Delays before a failed read of output and a failed kill are retried: long enough for a thousand
+# jobs at once, and short enough for several attempts within the drain.
 OUTPUT_RETRY_S: Final = 0.25
 KILL_RETRY_S: Final = 1.0
 
@@ -49,7 +50,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """All that is known of a job at one moment. Times are seconds since the epoch."""
+    """A job's state and usage at one moment. Times are seconds since the epoch."""
 
     job_id: str
     command: Command
@@ -65,19 +66,19 @@ class JobStatus:
 
 
 class Process(Protocol):
-    """The main process, as `spawn.Child` is one."""
+    """The main process; `spawn.Child` implements it."""
 
     pid: int
     pidfd: int
 
     def signal_group(self, signal_number: signal.Signals) -> None:
-        """Signal the process group that it leads."""
+        """Signal the process group that the process leads."""
 
     def peek_exit(self) -> ExitStatus | None:
-        """Return how it ended, or None; it stays unreaped."""
+        """Return how the process ended, or None; do not reap it."""
 
     def reap(self) -> None:
-        """Give its pid back."""
+        """Release its pid."""
 
 
 class ProcessTree(Protocol):
@@ -87,7 +88,7 @@ class ProcessTree(Protocol):
         """Kill them all."""
 
     def is_gone(self) -> bool:
-        """Tell whether none is left, as far as this kind of tree can know."""
+        """Return whether none is left, as far as this kind of tree can know."""
 
     def watch(self, scheduler: Scheduler, callback: Callback) -> None:
         """Call back when `is_gone` may have changed."""
@@ -96,17 +97,17 @@ class ProcessTree(Protocol):
         """End `watch`."""
 
     def usage(self) -> Usage | None:
-        """Return what they have used, if that is counted. Any thread."""
+        """Return their resource usage, if it is counted. Any thread."""
 
     def last_usage(self) -> Usage | None:
-        """Return what they have used at the end, before `discard`."""
+        """Return their final resource usage, before `discard`."""
 
     def discard(self) -> None:
-        """Give back what the tree holds, after its last process."""
+        """Release the tree's resources, after its last process."""
 
 
 class GroupTree:
-    """A tree without a cgroup: the main process's process group. Who leaves it is not followed."""
+    """A tree without a cgroup: the process group. A process that leaves it is not followed."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -116,7 +117,7 @@ class GroupTree:
         self._process.signal_group(signal.SIGKILL)
 
     def is_gone(self) -> bool:
-        """See `ProcessTree`. A group tells nobody when it is empty: the end of output decides."""
+        """See `ProcessTree`. An empty group raises no event: the end of output decides."""
         return True
 
     def watch(self, scheduler: Scheduler, callback: Callback) -> None:
@@ -138,13 +139,13 @@ class GroupTree:
 
 
 class CgroupTree:
-    """All processes in a cgroup and below it; nobody can leave it by forking or by setsid."""
+    """All processes in a cgroup and below it; fork and setsid do not leave it."""
 
     def __init__(self, cgroup: Cgroup) -> None:
-        """Open all that the end of the job needs: no descriptor may be left by then.
+        """Open all descriptors that the end of the job needs: none may be available by then.
 
         Raises:
-            HostExhaustedError: none is left now.
+            HostExhaustedError: no descriptor is available now.
         """
         self._cgroup = cgroup
         self._fds: list[int] = []
@@ -174,7 +175,7 @@ class CgroupTree:
 
     def usage(self) -> Usage | None:
         """See `ProcessTree`."""
-        # Not by the descriptor: the end may come meanwhile, and its number be a stranger's.
+        # Not through the descriptor: if the job ends now, its number may already be reused.
         return self._cgroup.usage()
 
     def last_usage(self) -> Usage | None:
@@ -182,12 +183,12 @@ class CgroupTree:
         return self._cgroup.usage(self._memory_events_fd)
 
     def discard(self) -> None:
-        """See `ProcessTree`: the directory is removed, or logged as left for the next start."""
+        """See `ProcessTree`: remove the directory, or log that the next start must."""
         self._close()
         try:
             self._cgroup.remove()
         except OSError as error:
-            logger.error("cgroup %s stays until the next start: %s", self._cgroup.path, error)  # noqa: TRY400 - the cause is one line, a trace adds nothing
+            logger.error("cgroup %s stays until the next start: %s", self._cgroup.path, error)  # noqa: TRY400 - one line says it, a trace adds nothing
 
     def _close(self) -> None:
         for fd in self._fds:
@@ -224,28 +225,28 @@ class Job:
         self._drain_timer: Timer | None = None
 
     def status(self) -> JobStatus:
-        """Return what is known now; of a running job with its usage up to now."""
+        """Return the current status; of a running job with its usage up to now."""
         status = self._status
         if status.ended_at_s is not None:
             return status
         usage = self._tree.usage()
-        # The job may have ended meanwhile and taken its cgroup along: then its final status counts.
+        # The job may have ended and removed its cgroup since: then its final status is the answer.
         latest = self._status
         return latest if latest.ended_at_s is not None else replace(latest, usage=usage)
 
     def wait_ended(self, timeout_s: float) -> bool:
-        """Wait for the final status; tell whether it is there."""
+        """Wait for the final status; return whether it is reached."""
         return self._ended.wait(timeout_s)
 
     def begin(self) -> None:
-        """Start to follow the process and its output."""
+        """Start watching the process and its output."""
         self._scheduler.watch(self._output_fd, READABLE, self._on_output)
         self._scheduler.watch(self._process.pidfd, READABLE, self._on_exit)
 
     def request_stop(self, grace_s: float) -> None:
-        """SIGTERM now (and SIGCONT, so that a stopped process can act), SIGKILL after a grace.
+        """Send SIGTERM now (and SIGCONT, so that a paused process can act), SIGKILL after a grace.
 
-        A further request can only shorten the grace. An ended job stays as it is.
+        A further request can only shorten the grace. An ended job is left alone.
         """
         if self._exit is not None:
             return
@@ -261,13 +262,13 @@ class Job:
         self._kill_timer = self._scheduler.call_later(grace_s, self._kill)
 
     def _kill(self) -> None:
-        """Kill the tree; a failure is no end of it: it is tried again until the job has ended."""
+        """Kill the tree; after a failure, retry until the job has ended."""
         self._cancel(self._kill_timer)
         try:
             self._tree.kill()
         except OSError as error:
             logger.error(  # noqa: TRY400 - as above
-                "job %s cannot be killed, which is tried again: %s", self._status.job_id, error
+                "job %s cannot be killed, will retry: %s", self._status.job_id, error
             )
             self._kill_timer = self._scheduler.call_later(KILL_RETRY_S, self._kill)
 
@@ -287,7 +288,7 @@ class Job:
             self._finish_if_complete()
 
     def _pause_output(self, error: OSError) -> None:
-        """Leave the output in the pipe, where the job waits with it, and look again later."""
+        """Leave the output in the pipe, which makes the job wait, and retry later."""
         if not self._output_waited:
             logger.warning("output of job %s waits: %s", self._status.job_id, error.strerror)
         self._output_waited = True
@@ -299,21 +300,21 @@ class Job:
         self._scheduler.watch(self._output_fd, READABLE, self._on_output)
 
     def _fail_output(self, error: OSError) -> None:
-        """End the job: one whose output is lost unseen is worse than one that ends and says so."""
+        """End the job: silent loss of output is worse than a job that ends with an error."""
         self._output_failure = f"{os.strerror(error.errno or errno.EIO)}; the job was killed"
         logger.error("output of job %s", self._status.job_id, exc_info=error)
         self._close_output()
         self._kill()
 
     def _take_rest(self) -> None:
-        """Take what is in the pipe at this moment, no more than it can hold, and no more later.
+        """Read what the pipe holds at this moment, once: at most its capacity.
 
-        It is kept even when no descriptor has come back, see `OutputLog.append`.
+        It is kept even if no descriptor is available, see `OutputLog.append`.
         """
         try:
             self.log.append(os.read(self._output_fd, fcntl(self._output_fd, F_GETPIPE_SZ)))
         except BlockingIOError:
-            pass  # a process still has the pipe open, and nothing is in it
+            pass  # the pipe is empty, and a process still has it open
         except OSError as error:
             self._fail_output(error)
             return
@@ -331,8 +332,8 @@ class Job:
         self._finish_if_complete()
 
     def _on_drain_timeout(self) -> None:
-        """Give up on processes that outlive the tree; take what is in the pipe at this moment."""
-        if self._output_timer is None:  # else it may have ended, and its output waited
+        """Stop waiting for processes that outlive the tree; read what the pipe holds now."""
+        if self._output_timer is None:  # otherwise the output only waits for a descriptor
             logger.warning(
                 "job %s: a process outlived its tree (pid %d) by %s s; its output is cut off",
                 self._status.job_id, self._status.pid, DRAIN_MAX_S,

@@ -1,4 +1,4 @@
-"""The few Linux calls that Python does not offer, through ctypes; the only door to them.
+"""The Linux calls that Python does not offer, through ctypes; the only module that makes them.
 
 Sources: posix_spawn(3), glibc 2.39 NEWS (pidfd_spawn, posix_spawnattr_setcgroup_np),
 fallocate(2), pidfd_send_signal(2).
@@ -22,15 +22,15 @@ LIBC.syscall.restype = ctypes.c_long
 
 
 def has_function(name: str) -> bool:
-    """Tell whether this C library exports a function."""
+    """Return whether this C library exports a function."""
     return hasattr(LIBC, name)
 
 
 def punch_hole(fd: int, offset: int, length_bytes: int) -> None:
-    """Give a range of a file's pages back to the kernel; its size stays, the range reads as zeros.
+    """Free a range of a file's pages; its size stays, and the range reads as zeros.
 
     Raises:
-        OSError: the file system cannot do it (a memfd can).
+        OSError: the file system does not support it (a memfd does).
     """
     mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
     if LIBC.fallocate(fd, mode, offset, length_bytes) != 0:
@@ -41,11 +41,11 @@ def punch_hole(fd: int, offset: int, length_bytes: int) -> None:
 def signal_process_group(pidfd: int, leader_pid: int, signal_number: signal.Signals) -> None:
     """Signal the whole process group led by a child that has not been reaped yet.
 
-    The caller must hold the child unreaped: that keeps its pid, and with it the group's id, from
-    being given to a stranger. That makes the fallback for kernels before 6.9 safe too.
+    The caller must not have reaped the child: that keeps its pid, and so the group's id, from being
+    reused. It makes the fallback for kernels before 6.9 safe as well.
 
     Raises:
-        ProcessLookupError: nobody is left in the group.
+        ProcessLookupError: the group is empty.
     """
     result = LIBC.syscall(
         ctypes.c_long(_SYS_PIDFD_SEND_SIGNAL),

@@ -1,18 +1,18 @@
 """One job's output: one writer, any number of readers by offset, optional retention.
 
 Guarantees:
-  - A reader sees every byte exactly once, in order, at its offset, or is told how many it missed.
-  - The writer never waits for a reader. A reader that waits is woken by the write it waits for, by
-    `close`, or by its own `cancel`; nothing polls.
-  - Bytes that are dropped by retention are announced before their memory is given back, so a reader
-    never takes a hole for data.
+  - A reader gets every byte exactly once, in order, at its offset, or the number of bytes missed.
+  - The writer never waits for a reader. A waiting reader is woken by the write that it waits for,
+    by `close`, or by its own `cancel`; nothing polls.
+  - Retention publishes the new first offset before it frees the memory of the bytes before, so a
+    reader never takes a hole for data.
 
-Small logs live in a `bytearray`, so that ten thousand short jobs cost no descriptors. A log that
-outgrows it moves to a memfd: the kernel holds the exact bytes, `splice` fills it from the pipe
-without a copy through Python, and `pread` serves any offset without the interpreter lock. It never
+Small logs are kept in a `bytearray`, so that ten thousand short jobs need no descriptors. A log
+that outgrows it moves to a memfd: the kernel holds the exact bytes, `splice` fills it from the pipe
+without a copy through Python, and `pread` reads any offset without the interpreter lock. It never
 moves back: no descriptor that a reader may be using is closed before the log itself is.
 
-Shared state and its guard: everything below `_lock` in `OutputLog.__init__` is written by the
+Shared state and its guard: everything after `_lock` in `OutputLog.__init__` is written by the
 writer only, under `_lock`; `_waiting` also by readers, under `_lock`.
 """
 
@@ -27,17 +27,17 @@ from worker_service.errors import OffsetOutOfRangeError, OutputLostError
 from worker_service.linux import punch_hole
 
 INLINE_MAX_BYTES: Final = 256 * 1024
-# Punching is done in steps this large, so that a fast job does not pay a system call a page.
+# Holes are punched in steps this large, so that a fast job does not cost a system call per page.
 PUNCH_STEP_BYTES: Final = 1024 * 1024
 _INLINE_READ_BYTES: Final = 64 * 1024  # malloc serves larger buffers by mmap, at a page fault each
 _SCAN_BYTES: Final = 64 * 1024
-# This process, or the host, has no descriptor left: unlike a lack of memory, it often passes.
+# This process or the host has no descriptor left: unlike a lack of memory, often temporary.
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What a log holds at one moment: bytes `first_offset` up to, not including, `end_offset`."""
+    """The bytes that a log holds at one moment: `first_offset` up to, excluding, `end_offset`."""
 
     first_offset: int
     end_offset: int
@@ -46,7 +46,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive output. `missed_bytes` were dropped by retention just before `offset`."""
+    """Consecutive output. Retention dropped the `missed_bytes` just before `offset`."""
 
     offset: int
     data: bytes
@@ -57,7 +57,7 @@ class OutputLog:
     """The output of one job, as one growing sequence of bytes.
 
     Args:
-        retention_bytes: keep at least the most recent so many bytes; None keeps all.
+        retention_bytes: keep at least this many of the most recent bytes; None keeps all.
     """
 
     def __init__(self, retention_bytes: int | None = None) -> None:
@@ -79,11 +79,11 @@ class OutputLog:
     def append(self, data: bytes) -> None:
         """Append bytes that are already in memory.
 
-        While no descriptor is to be had they stay there, also beyond what is kept inline else: no
-        pipe holds them any more.
+        While no descriptor is available they stay there, even beyond `INLINE_MAX_BYTES`: they are
+        no longer in any pipe.
 
         Raises:
-            OSError: the memory for them could not be had; the log is as it was.
+            OSError: no memory for them is available; the log is unchanged.
         """
         if self._fits_inline(len(data)):
             self._append_inline(data)
@@ -99,15 +99,15 @@ class OutputLog:
         self._publish(self._end_offset + len(data))
 
     def splice_from(self, pipe_fd: int, max_bytes: int) -> int:
-        """Move what a non-blocking pipe holds, at most `max_bytes`, into the log.
+        """Move the contents of a non-blocking pipe, at most `max_bytes`, into the log.
 
         Returns:
             The bytes moved; 0 at the pipe's end.
 
         Raises:
             BlockingIOError: the pipe is empty and still open.
-            OSError: the memory for them could not be had. With an errno of `NO_DESCRIPTOR` nothing
-                is lost: the log is as it was, and the pipe too.
+            OSError: no memory for them is available. With an errno of `NO_DESCRIPTOR` nothing is
+                lost: the log and the pipe are unchanged.
         """
         room = INLINE_MAX_BYTES - len(self._inline) if self._inline is not None else 0
         if room > 0:
@@ -126,7 +126,7 @@ class OutputLog:
         return moved
 
     def close(self, failure: str | None = None) -> None:
-        """Declare the output complete, or say why it is not; every waiting reader is woken."""
+        """Mark the output complete, or give the reason why it is not; wake every waiting reader."""
         with self._lock:
             self._closed = True
             self._failure = failure
@@ -183,12 +183,12 @@ class OutputLog:
             reader.wake()
         dropped = self._first_offset - self._punched_offset
         if dropped >= PUNCH_STEP_BYTES:
-            # Only now, after the new first offset is visible: see the module's third guarantee.
+            # Only after the new first offset is visible: see the module's third guarantee.
             punch_hole(self._memfd, self._punched_offset, dropped)
             self._punched_offset = self._first_offset
 
     def _take_ready(self) -> list["LogReader"]:
-        """Take out the readers whose wish is fulfilled. The caller holds the lock."""
+        """Remove and return the readers whose offset is reached. The caller holds the lock."""
         if not self._waiting:
             return []
         ready = [reader for reader in self._waiting if reader.wake_at <= self._end_offset]
@@ -198,12 +198,12 @@ class OutputLog:
     # -- the readers' side: any thread --------------------------------------------------------
 
     def extent(self) -> Extent:
-        """Return what the log holds now."""
+        """Return the log's extent now."""
         with self._lock:
             return Extent(self._first_offset, self._end_offset, self._closed)
 
     def raise_failure(self) -> None:
-        """Raise if the log was closed before everything that the job wrote was in it.
+        """Raise if the log was closed before it held all output of the job.
 
         Raises:
             OutputLostError: with the reason.
@@ -214,26 +214,26 @@ class OutputLog:
             raise OutputLostError(f"output after offset {end_offset} was lost: {failure}")
 
     def reader_at(self, offset: int) -> "LogReader":
-        """Return a reader that starts at an offset, which may be one that is no longer kept.
+        """Return a reader that starts at an offset, even one that is no longer kept.
 
         Raises:
-            OffsetOutOfRangeError: the log has not come that far.
+            OffsetOutOfRangeError: the offset is beyond the log's end.
         """
         extent = self.extent()
         if offset > extent.end_offset:
             raise OffsetOutOfRangeError(
                 f"from_offset is {offset}, but the log ends at {extent.end_offset}; "
-                f"ask for an offset from 0 to {extent.end_offset}"
+                f"use an offset from 0 to {extent.end_offset}"
             )
         return LogReader(self, offset)
 
     def reader_at_tail_bytes(self, count: int) -> "LogReader":
-        """Return a reader that starts with the last `count` bytes, or with all that is kept."""
+        """Return a reader of the last `count` bytes, or of all bytes that are kept."""
         extent = self.extent()
         return LogReader(self, max(extent.first_offset, extent.end_offset - count))
 
     def reader_at_tail_lines(self, count: int) -> "LogReader":
-        """Return a reader that starts with the last `count` lines, or with all that is kept.
+        """Return a reader of the last `count` lines, or of all bytes that are kept.
 
         A last line without its newline counts as a line.
         """
@@ -246,7 +246,7 @@ class OutputLog:
         while position > extent.first_offset:
             block_start = max(extent.first_offset, position - _SCAN_BYTES)
             block, _ = self._read(block_start, position - block_start)
-            if block.offset != block_start:  # retention came by: what is left is the tail
+            if block.offset != block_start:  # retention passed it: the rest is the tail
                 return LogReader(self, block.offset)
             data = block.data
             end = len(data)
@@ -265,10 +265,10 @@ class OutputLog:
         return LogReader(self, extent.first_offset)
 
     def _read(self, offset: int, max_bytes: int) -> tuple[Chunk, bool]:
-        """Read at an offset; the chunk may begin later when retention has passed by.
+        """Read at an offset; the chunk starts later if retention has passed the offset.
 
         Returns:
-            The chunk (empty at the end of what is there), and whether the log is closed behind it.
+            The chunk (empty at the log's end), and whether it ends a closed log.
         """
         with self._lock:
             start = max(offset, self._first_offset)
@@ -280,8 +280,8 @@ class OutputLog:
         with self._lock:
             if start >= self._first_offset and len(data) == length:
                 return Chunk(start, data, start - offset), at_end
-            # Overtaken by retention while reading. Read under the lock, which holds the writer off,
-            # so that a reader is never overtaken for ever.
+            # Overtaken by retention while reading. Read under the lock, which keeps the writer out,
+            # so that a reader cannot be overtaken again and again.
             start = max(offset, self._first_offset)
             length = min(max_bytes, self._end_offset - start)
             at_end = self._closed and start + length == self._end_offset
@@ -298,7 +298,7 @@ class OutputLog:
         return bytes(self._inline[position : position + length])
 
     def _wait(self, reader: "LogReader", wanted_offset: int) -> bool:
-        """Queue a reader; tell whether it has to wait at all."""
+        """Queue a reader; return whether it has to wait at all."""
         with self._lock:
             if self._closed or self._end_offset >= wanted_offset:
                 return False
@@ -334,25 +334,25 @@ class LogReader:
         return self._cancelled.is_set()
 
     def pending_bytes(self) -> tuple[int, bool]:
-        """Return how many bytes are there to read, and whether the log is closed."""
+        """Return how many bytes can be read, and whether the log is closed."""
         extent = self._log.extent()
         return extent.end_offset - max(self.offset, extent.first_offset), extent.closed
 
     def read(self, max_bytes: int) -> Chunk:
-        """Return what follows, at most `max_bytes`; empty when there is nothing now."""
+        """Return the next bytes, at most `max_bytes`; empty if the log holds no more yet."""
         chunk, _ = self._log._read(self.offset, max_bytes)  # noqa: SLF001 - two halves of one class
         self.offset = chunk.offset + len(chunk.data)
         return chunk
 
     def wait(self, wanted_bytes: int, timeout_s: float | None = None) -> None:
-        """Wait until so many bytes can be read, the log is closed, or the reader is cancelled.
+        """Wait until that many bytes can be read, the log is closed, or the reader is cancelled.
 
-        Returns after `timeout_s` seconds at the latest; the caller looks what has become true.
+        Returns after `timeout_s` seconds at the latest; the caller checks which of these is true.
         """
         if not self._log._wait(self, self.offset + wanted_bytes):  # noqa: SLF001 - as above
             return
         try:
-            # Looked at after queueing: a cancel before it is seen here, one after it wakes us.
+            # Checked after queueing: an earlier cancel is seen here, a later one wakes this thread.
             if not self._cancelled.is_set():
                 self._wakeup.wait(timeout_s)
         finally:
@@ -363,15 +363,15 @@ class LogReader:
         self._log.raise_failure()
 
     def cancel(self) -> None:
-        """Make the present `wait`, and every later one, return at once."""
+        """Make the current `wait`, and every later one, return at once."""
         self._cancelled.set()
         self._wakeup.set()
 
     def prepare_wait(self, wanted_offset: int) -> None:
-        """Note what to be woken for. Called by the log, with its lock held."""
+        """Set the offset to be woken at. Called by the log, with its lock held."""
         self.wake_at = wanted_offset
         self._wakeup.clear()
 
     def wake(self) -> None:
-        """End the present wait. Called by the log."""
+        """End the current wait. Called by the log."""
         self._wakeup.set()

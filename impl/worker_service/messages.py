@@ -1,4 +1,4 @@
-"""Requests and responses between gRPC and the rpcs: what of them gRPC would leave unsaid."""
+"""Requests and responses between gRPC and the rpcs: reports errors that gRPC would hide."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,14 +7,14 @@ from google.protobuf.message import DecodeError
 
 
 class Unreadable:
-    """Stands for a request that is no message of its kind."""
+    """A request that cannot be parsed as a message of the expected type."""
 
 
 def all_requests(requests: Iterator[object]) -> Iterator[object]:
-    """Pass on each request, and tell a call that was reset (it raises) from one that ended.
+    """Yield each request; distinguish a call that was reset (raises) from one that ended.
 
-    gRPC reports a reset behind the end of the requests that it brings about. Who asks again learns
-    of it: the answer to the second question comes behind that report.
+    gRPC reports a reset after the end of the requests that the reset causes. A second iteration
+    finds it: its result is delivered after the report.
 
     Raises:
         grpc.RpcError: the call was reset.
@@ -24,7 +24,7 @@ def all_requests(requests: Iterator[object]) -> Iterator[object]:
 
 
 def deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Let the gate say what is wrong with a request: gRPC would say INTERNAL, and nobody else."""
+    """Pass unparsable requests on as `Unreadable`: gRPC itself would answer INTERNAL, unaudited."""
     if deserialize is None:
         return None
 
@@ -38,7 +38,7 @@ def deserializer(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes]
 
 
 def serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
-    """Let a handler return bytes that are serialized already."""
+    """Allow a handler to return bytes that are already serialized."""
     if serialize is None:
         return None
     return lambda response: response if isinstance(response, bytes) else serialize(response)

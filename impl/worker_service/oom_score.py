@@ -1,8 +1,8 @@
-"""Take back from a job what may protect the server from the OOM killer.
+"""Remove from a job the server's protection from the OOM killer.
 
-systemd's OOMScoreAdjust= is inherited by everything that the server starts, and a job so protected
-could not be ended for its memory. A process can be adjusted only once it runs, when it may have
-forked already, so a cgroup is looked through until nothing in it is left to adjust.
+Every process that the server starts inherits systemd's OOMScoreAdjust=, and the OOM killer could
+not end a job that is protected so. A process can be adjusted only once it runs, when it may have
+forked already, so the cgroup is scanned until no process in it is left to adjust.
 Source: proc(5).
 """
 
@@ -13,16 +13,16 @@ from typing import Final
 
 from worker_service.cgroup import Cgroup
 
-# What is adjusted forks nothing that is not, so few turns find all but a fork bomb's last ones.
+# Children of an adjusted process are adjusted, so a few scans find all but a fork bomb's last ones.
 MAX_TURNS: Final = 20
 
 logger = logging.getLogger(__name__)
 
 
 def make_killable(pid: int, cgroup: Cgroup | None) -> None:
-    """Set the score of a process just started to 0, and of what it forked before that in `cgroup`.
+    """Set the score of a new process to 0, and that of processes it forked before in `cgroup`.
 
-    Without a cgroup nobody knows what it forked: that keeps the server's score.
+    Without a cgroup the processes that it forked are unknown: they keep the server's score.
     """
     if not _adjust(pid) or cgroup is None:
         return
@@ -33,7 +33,7 @@ def make_killable(pid: int, cgroup: Cgroup | None) -> None:
 
 
 def _adjust(pid: int) -> bool:
-    """Tell whether a process had a score other than 0, which it then has no longer."""
+    """Set a process's score to 0; return whether it was another before."""
     path = f"/proc/{pid}/oom_score_adj"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -44,7 +44,7 @@ def _adjust(pid: int) -> bool:
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ESRCH}:  # else it has ended
-            logger.warning("%s stays the server's: %s", path, error.strerror)
+        if error.errno not in {errno.ENOENT, errno.ESRCH}:  # otherwise the process has ended
+            logger.warning("%s keeps the server's value: %s", path, error.strerror)
         return False
     return True

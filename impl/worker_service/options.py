@@ -1,4 +1,4 @@
-"""The command line's own types, and the options that are made from the server's settings."""
+"""Parameter types of the command line, and options made from the server's settings."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from worker_service.cgroup import IoMax
 
 
 class _Converted(click.ParamType[object]):
-    """A parameter that is written as text with a unit."""
+    """A parameter written as text, converted by a function."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
@@ -49,7 +49,7 @@ def _parse_io_max(text: str) -> IoMax:
     pairs = [pair.partition("=") for pair in rest.split(",")]
     if not device or any(key not in names or not value for key, _, value in pairs):
         raise ValueError(
-            f"{text!r} is not understood; write DEVICE:KEY=VALUE,... with keys {', '.join(names)}, "
+            f"{text!r} is invalid; write DEVICE:KEY=VALUE,... with keys {', '.join(names)}, "
             "for example /dev/vda:rbps=1MiB,wiops=100"
         )
     return IoMax(device, **{names[key]: config.parse_size(value) for key, _, value in pairs})
@@ -62,7 +62,7 @@ IO_MAX: Final = _Converted("device:key=value,...", _parse_io_max)
 def _setting_option(
     each: dataclasses.Field[Any],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make the option for one field of `config.Settings`."""
+    """Return the option for one field of `config.Settings`."""
     kind = each.metadata["kind"]
     name = config.flag(each.name)
     common: dict[str, Any] = {
@@ -85,7 +85,7 @@ def _setting_option(
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for each field of `config.Settings`."""
+    """Add one option for each field of `config.Settings` to a command."""
     for each in reversed(dataclasses.fields(config.Settings)):
         command = _setting_option(each)(command)
     return command

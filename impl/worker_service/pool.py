@@ -1,4 +1,4 @@
-"""The threads that calls run on."""
+"""The thread pool that runs calls."""
 
 import logging
 import threading
@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 class Pool(ThreadPoolExecutor):
-    """Has a thread for every call, up to its maximum; calls beyond that wait for one to end.
+    """Runs every call on its own thread, up to a maximum; more calls wait for one to end.
 
-    The base counts idle threads, and may count one too many: one that finds no work tells so after
-    it has been given some. A call could then wait for the end of a stream while threads were left
-    to start. Here the calls that have not ended are counted instead.
+    The base class counts idle threads, and may count one too many: a thread that finds no work
+    reports so after work was queued for it. A call could then wait for the end of a stream although
+    more threads could be started. This class counts the unfinished calls instead.
 
-    Where the host gives no more threads, calls wait for those that there are. Without that, gRPC's
-    one thread that takes calls would die of it, and no call ever be answered.
+    If the host allows no more threads, calls wait for the existing ones. Otherwise the error would
+    end gRPC's one thread that accepts calls, and no call would ever be answered.
 
     Shared state and its guard: `_unfinished` under `_lock`; all else under the base's own locks.
 
@@ -29,10 +29,10 @@ class Pool(ThreadPoolExecutor):
 
     def __init__(self, threads_max: int) -> None:
         super().__init__(threads_max, thread_name_prefix="rpc")
-        self._idle_semaphore = _NeverIdle()  # type: ignore[assignment] # it has what is called
+        self._idle_semaphore = _NeverIdle()  # type: ignore[assignment] # has the methods used
         self._lock = threading.Lock()
         self._unfinished = 0
-        self._told = False
+        self._warned = False
         self.submit(lambda: None)
 
     @override
@@ -41,7 +41,7 @@ class Pool(ThreadPoolExecutor):
             self._unfinished += 1
         try:
             future = super().submit(fn, *args, **kwargs)
-        except BaseException:  # told that the pool is shut down, or has no thread at all
+        except BaseException:  # the pool is shut down, or has no thread at all
             self._finish()
             raise
         future.add_done_callback(self._finish)
@@ -60,21 +60,21 @@ class Pool(ThreadPoolExecutor):
         except RuntimeError as error:
             if not self._threads:
                 raise HostExhaustedError(f"a thread for calls: {error}") from error
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 logger.warning(
-                    "no more than %d threads for calls can be started (%s); calls wait for them: "
-                    "raise the limit of processes (ulimit -u, pids.max, TasksMax=)",
+                    "only %d threads for calls could be started (%s); more calls wait: raise the "
+                    "limit of processes (ulimit -u, pids.max, TasksMax=)",
                     len(self._threads), error,
                 )  # fmt: skip
 
 
 class _NeverIdle:
-    """In place of the base's count, a semaphore: whoever asks it for an idle thread gets none."""
+    """Replaces the base class's semaphore of idle threads: it never reports one."""
 
     def acquire(self, timeout: float) -> bool:
         del timeout
         return False
 
     def release(self) -> None:
-        """Forget it: that a thread is idle says nothing of the calls that have not ended."""
+        """Ignore an idle thread: it does not show how many calls are unfinished."""

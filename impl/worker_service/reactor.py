@@ -1,7 +1,7 @@
-"""One thread that waits for descriptors and timers, and calls back; nothing in it polls.
+"""One thread that waits for descriptors and timers, and calls back, without polling.
 
-Shared state and its guard: other threads hand in work through `call_soon` only, by a thread-safe
-deque and an eventfd. Everything else is touched by the reactor's thread alone.
+Shared state and its guard: other threads submit work through `call_soon` only, by a thread-safe
+deque and an eventfd. Everything else is used by the reactor's thread only.
 """
 
 import heapq
@@ -23,7 +23,7 @@ Callback = Callable[[], None]
 READABLE: Final = select.EPOLLIN
 PRIORITY: Final = select.EPOLLPRI
 
-# Callbacks handled before the descriptors are asked again: bounds what one burst can hold up.
+# Callbacks handled before the next poll: bounds the delay that one burst can cause.
 _MAX_EVENTS: Final = 64
 
 
@@ -37,18 +37,18 @@ class Timer:
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
-        """Make the timer do nothing. Reactor's thread only."""
+        """Disarm the timer. Reactor's thread only."""
         self.callback = None
 
 
 class Scheduler(Protocol):
-    """What a job needs of a reactor; tests bring their own."""
+    """The part of a reactor that a job uses; tests provide their own."""
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
-        """Call back whenever the descriptor has one of the events (level-triggered)."""
+        """Call back while the descriptor has one of the events (level-triggered)."""
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching; to be called before the descriptor is closed."""
+        """Stop watching; must be called before the descriptor is closed."""
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """Call back once, after a delay."""
@@ -60,7 +60,7 @@ class Reactor:
     def __init__(self, name: str = "reactor") -> None:
         self._epoll = select.epoll()
         self._wakeup_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # As long as anybody may hand in work: after `stop` the number could be a stranger's.
+        # Open as long as any thread may submit work: after `stop` its number could be reused.
         weakref.finalize(self, os.close, self._wakeup_fd)
         self._epoll.register(self._wakeup_fd, READABLE)
         self._callbacks: dict[int, Callback] = {}
@@ -93,10 +93,10 @@ class Reactor:
         return timer
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread after what was handed in before.
+        """End the thread after the work submitted before.
 
         Raises:
-            TimeoutError: a callback did not come back in time; the thread is still there.
+            TimeoutError: a callback did not return in time; the thread still runs.
         """
 
         def set_stopping() -> None:
@@ -114,8 +114,8 @@ class Reactor:
                 if fd == self._wakeup_fd:
                     os.eventfd_read(fd)
                     continue
-                # Unwatched by an earlier callback of this round: nothing to call. Every callback
-                # takes a call without an event in its stride, so a reused number does no harm.
+                # None if an earlier callback of this round unwatched it. A reused number does no
+                # harm: every callback tolerates a call without an event.
                 callback = self._callbacks.get(fd)
                 if callback is not None:
                     self._call(callback)
@@ -144,5 +144,5 @@ class Reactor:
         try:
             callback()
         except Exception:
-            # One job's trouble must not end every other job's output: logged, with its trace.
+            # One job's error must not end the output of all others: log it, with its trace.
             logger.exception("a callback of the reactor failed")

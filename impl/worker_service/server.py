@@ -1,4 +1,4 @@
-"""Puts the parts together and serves until told to stop."""
+"""Assembles the server and runs it until a signal stops it."""
 
 import faulthandler
 import logging
@@ -27,11 +27,11 @@ from worker_service.worker import Worker, WorkerSettings
 
 logger = logging.getLogger(__name__)
 
-# How long calls may take to come back after all jobs have ended; then they are cut.
+# How long calls may take to return after all jobs have ended; then they are cancelled.
 _CALLS_GRACE_S: Final = 5.0
-# And how long after that for gRPC, and then for the threads, to be done with them.
+# And how long gRPC, and then the threads, may take after that to finish them.
 _CALLS_END_MAX_S: Final = 10.0
-# A job with limits has five, and one more for output beyond 256 KiB.
+# A job with limits uses five, and one more for output beyond 256 KiB.
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 _ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -39,22 +39,22 @@ _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].fu
 
 
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
-    """Return gRPC's options for a server; what each acts on stands in `config.Settings`."""
+    """Return gRPC's options for a server; `config.Settings` explains what each affects."""
 
     def milliseconds(seconds: float) -> int:
         return int(seconds * 1000)
 
     return [
-        # Two servers on one port would share its clients between them, silently.
+        # Otherwise two servers could share one port, and silently split its clients.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", milliseconds(settings.keepalive_time)),
         ("grpc.keepalive_timeout_ms", milliseconds(settings.keepalive_timeout)),
-        # What gRPC really waits for the answer; its own 60 s would count instead of the above.
+        # gRPC's actual wait for the answer; its default of 60 s would override the above.
         ("grpc.http2.ping_timeout_ms", milliseconds(settings.keepalive_timeout)),
         ("grpc.max_connection_idle_ms", milliseconds(settings.max_connection_idle)),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_receive_message_length", settings.max_receive_size),
-        # Output is bounded by --message-size; a list of very many jobs may be larger than that.
+        # Output is bounded by --message-size; a long list of jobs may be larger.
         ("grpc.max_send_message_length", _ANSWER_MAX_BYTES),
         ("grpc.http2.lookahead_bytes", settings.stream_window),
         ("grpc.http2.bdp_probe", int(settings.connection_window)),
@@ -67,7 +67,7 @@ class Server:
     """A worker behind gRPC. Construct, `start`, later `stop`; or use it as a context manager.
 
     Raises:
-        ConfigurationError, LimitsUnavailableError: it cannot start; says what to change.
+        ConfigurationError, LimitsUnavailableError: it cannot start; the text says what to change.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -90,7 +90,7 @@ class Server:
             self._close_hierarchy()
             raise
         self.admission = Admission(settings.max_streams)
-        # Half the threads beside the streams' may wait for requests that are slow to come.
+        # At most half of the threads for other calls may wait for slow requests.
         self._gate = Gate(self.admission, self._doorkeeper, max(1, settings.unary_threads // 2))
         self._pool = Pool(settings.max_streams + settings.unary_threads)
         self._health = health.HealthServicer(experimental_non_blocking=False)
@@ -102,15 +102,15 @@ class Server:
             self.worker.close()
             self._close_hierarchy()
             raise ConfigurationError(
-                f"cannot listen on {settings.listen}: the port is taken or the address is not this "
-                "machine's; choose another with --listen"
+                f"cannot listen on {settings.listen}: the port is in use or the address is not on "
+                "this machine; choose another with --listen"
             ) from error
         self.address = f"{settings.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self) -> None:
-        """Serve. Returns once connections are accepted, and TLS 1.2 was seen to be refused."""
+        """Start serving. Return once connections are accepted and TLS 1.2 was refused."""
         self._server.start()
-        logger.info("asking for TLS 1.2, to see it refused; gRPC logs that as a failed handshake")
+        logger.info("testing that TLS 1.2 is refused; gRPC logs that as a failed handshake")
         check_refuses_tls12(self.address.replace("0.0.0.0", "127.0.0.1"))  # noqa: S104 - no binding
         for name in ("", _SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -119,12 +119,12 @@ class Server:
         """End all jobs, which ends their streams, then the calls. Bounded; safe to call twice.
 
         Returns:
-            Whether all has ended; if not, some threads are still there.
+            Whether everything has ended; if not, some threads still run.
         """
         self._health.enter_graceful_shutdown()
         jobs_ended = self._close_worker(grace_s)
         ended = self._server.stop(_CALLS_GRACE_S).wait(_CALLS_GRACE_S + _CALLS_END_MAX_S)
-        # `shutdown` knows no bound; a thread that waits with it is left behind if it must be.
+        # `shutdown` has no timeout: a thread waits for it, and may be left behind.
         emptied = threading.Thread(
             target=lambda: self._pool.shutdown(wait=True, cancel_futures=True), daemon=True
         )
@@ -138,7 +138,7 @@ class Server:
         try:
             self.worker.close(grace_s)
         except TimeoutError:
-            logger.exception("the thread of the jobs did not end")
+            logger.exception("the jobs' thread did not end")
             return False
         return True
 
@@ -160,7 +160,7 @@ class Server:
             self._pool,
             interceptors=[self._gate],
             options=channel_options(settings),
-            # Beyond it a call is refused at once; without it, it would wait for a thread, unseen.
+            # A call beyond it is refused at once; otherwise it would wait for a thread, unseen.
             maximum_concurrent_rpcs=settings.max_streams + settings.unary_threads,
         )
         batching = Batching(
@@ -182,7 +182,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second one kills the jobs instead of waiting for them.
 
     Args:
-        settings: how.
+        settings: the server's settings.
         announce: called once with the address, when connections are accepted.
 
     Raises:
@@ -193,45 +193,44 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    audit.setLevel(logging.INFO)  # of every call, whatever else is logged
+    audit.setLevel(logging.INFO)  # audit lines are written at every log level
     _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
-    # Blocked in every thread from here on (jobs get a mask of their own), and waited for by one: a
-    # handler would run amid what it interrupts, as deep as signals come, and late ones kill.
+    # Blocked in all threads from here on (jobs get a mask of their own), and one thread waits for
+    # them. Handlers would interrupt other code and nest, and a signal after their removal kills.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     server = Server(settings)
-    asked_to_stop = threading.Event()
+    stop_requested = threading.Event()
     threading.Thread(
-        target=_wait_for_signals, args=(server.worker, asked_to_stop), name="signals", daemon=True
+        target=_wait_for_signals, args=(server.worker, stop_requested), name="signals", daemon=True
     ).start()
     if not settings.limits:
         logger.warning(
-            "RUNNING WITHOUT LIMITS (--no-limits): jobs use all the CPU, memory and disk they want,"
-            " and processes that leave a job's process group outlive it"
+            "RUNNING WITHOUT LIMITS (--no-limits): jobs can use all CPU, memory and disk, and "
+            "processes that leave a job's process group outlive it"
         )
     try:
         server.start()
         announce(server.address)
-        asked_to_stop.wait()
+        stop_requested.wait()
     finally:
         ended = server.stop()
         logger.info("stopped")
     if not ended:
-        _leave_without_the_rest()
+        _exit_despite_threads()
 
 
-def _wait_for_signals(worker: Worker, asked_to_stop: threading.Event) -> None:
+def _wait_for_signals(worker: Worker, stop_requested: threading.Event) -> None:
     logger.info("%s: stopping", signal.Signals(signal.sigwait(_STOP_SIGNALS)).name)
-    asked_to_stop.set()
+    stop_requested.set()
     again = signal.Signals(signal.sigwait(_STOP_SIGNALS)).name
     logger.info("%s again: killing the jobs that have not ended", again)
     worker.kill_all()
 
 
-def _leave_without_the_rest() -> NoReturn:
-    """End the process although threads of it do not: the jobs are ended, nothing is lost by it."""
+def _exit_despite_threads() -> NoReturn:
+    """End the process although threads still run: all jobs have ended, so nothing is lost."""
     logger.error(
-        "threads did not end within %s s after the jobs; where each of them stands:",
-        _CALLS_END_MAX_S,
+        "threads still run %s s after the jobs ended; the stack of each:", _CALLS_END_MAX_S
     )
     faulthandler.dump_traceback(all_threads=True)
     logging.shutdown()
@@ -239,7 +238,7 @@ def _leave_without_the_rest() -> NoReturn:
 
 
 def _raise_descriptor_limit(wanted: int) -> None:
-    """Make room for a descriptor a stream. The jobs inherit it, which is why it is not 'all'."""
+    """Allow one descriptor per stream. Jobs inherit the limit, so it is not unlimited."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
@@ -247,6 +246,6 @@ def _raise_descriptor_limit(wanted: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
         logger.warning(
-            "descriptors are limited to %d, and %d are wanted for --max-streams; raise the hard "
-            "limit (ulimit -Hn, LimitNOFILE=) or lower --max-streams", allowed, wanted,
+            "descriptors are limited to %d, but --max-streams needs %d; raise the hard limit "
+            "(ulimit -Hn, LimitNOFILE=) or lower --max-streams", allowed, wanted,
         )  # fmt: skip

@@ -1,13 +1,13 @@
 """The rpcs: request -> worker -> response, behind one gate that every call passes.
 
-The gate identifies and authorizes the caller, admits streams below the pool's size, waits a bounded
-time for the request, maps every exception to a status and writes one audit line a call, also for
-rpcs that do not exist and requests that cannot be read. It cuts off the stream of a caller who may
-no longer call and does not read either. A method added tomorrow goes through it too, and is refused
-until `identity.PERMISSIONS` names it. Left out of the audit: what gRPC refuses before any of our
-code runs, which is calls over `maximum_concurrent_rpcs`.
+The gate authenticates and authorizes the caller, admits streams below the pool's size, waits a
+bounded time for the request, maps every exception to a status and writes one audit line per call,
+also for rpcs that do not exist and requests that cannot be parsed. It cancels a stalled stream once
+its client is no longer allowed to call. A new method also passes the gate, and is refused until
+`identity.PERMISSIONS` lists it. Not audited: calls over `maximum_concurrent_rpcs`, which gRPC
+refuses before this code runs.
 
-Shared state, beside that of `follow`, `timers` and `deny`: `audit.Call.cut`, see there.
+Shared state, besides that of `follow`, `timers` and `deny`: `audit.AuditedCall.cut`.
 """
 
 import logging
@@ -22,7 +22,7 @@ import grpc
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from worker_service import errors
-from worker_service.audit import Call, rpc_name, shown, subject
+from worker_service.audit import AuditedCall, rpc_name, shown, subject
 from worker_service.deny import DenyList
 from worker_service.errors import JobWorkerError
 from worker_service.follow import Admission, Batching, ByteBudget, follow
@@ -64,44 +64,44 @@ STATUS_CODES: Final[Mapping[type[JobWorkerError], grpc.StatusCode]] = {
     errors.UnknownRpcError: grpc.StatusCode.UNIMPLEMENTED,
 }
 
-# How long a stream may go on unasked after its certificate was put on the deny list, and then until
-# it is cut off because its client does not read. Together they are to be less than the 2 s that
-# docs/security.md promises; the second is longer, so that who reads is told the reason.
+# How long a stream may run after its certificate was denied before that is noticed, and then until
+# it is cancelled if its client does not read. Together they must be less than the 2 s that
+# docs/security.md promises; the second is longer, so that a client that reads gets the reason.
 DENY_LOOK_S: Final = 0.75
 CUT_AFTER_S: Final = 1.0
-# A call whose request is on its way holds a thread. Clients send it with the headers, so the first
-# is for slow networks. The second is for all but the first so many, since a crowd takes every
-# thread. While a thousand streams are opened on two busy cores, ten wait at once, and 0.2 s.
+# A call that waits for its request holds a thread. Clients send it with the headers, so the first
+# bound is for slow networks. The second is for calls beyond the first `_REQUESTS_PATIENT`, which
+# could take every thread. While a thousand streams open on two busy cores, ten wait, for 0.2 s.
 REQUEST_MAX_S: Final = 10.0
 REQUEST_CROWDED_MAX_S: Final = 1.0
 _REQUESTS_PATIENT: Final = 64
-# gRPC percent-encodes a status's text, which may triple it, and refuses headers from 8 KiB.
+# gRPC percent-encodes a status's text, which may triple it, and rejects headers of 8 KiB or more.
 _DETAIL_MAX_BYTES: Final = 1024
 
 
 class Doorkeeper:
-    """Says who is calling, and for how long that may be believed."""
+    """Authenticates callers, and limits for how long the result holds."""
 
     def __init__(self, deny_list: DenyList | None = None) -> None:
         self._deny_list = deny_list
 
     def identify(self, context: grpc.ServicerContext) -> Identity:
-        """Return who is calling.
+        """Return the authenticated caller.
 
         Raises:
             NotAuthenticatedError: see `identity.identify`; or the certificate is denied.
         """
-        # The types say a bytes a key; it is a list of them.
+        # The type stubs say one bytes per key; it is a list of them.
         identity = identify(cast("AuthContext", context.auth_context()))
         if self._deny_list is not None:
             self._deny_list.check(identity.serial_number)
         return identity
 
     def lease_s(self, identity: Identity) -> float:
-        """Return the seconds after which to ask again.
+        """Return the seconds after which to check again.
 
         Raises:
-            NotAuthenticatedError: the certificate has expired, or is denied by now.
+            NotAuthenticatedError: the certificate has expired or was denied.
         """
         valid_for_s = identity.valid_for_s()
         if self._deny_list is None:
@@ -139,7 +139,7 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
     def StopJob(  # noqa: N802 - the rpc's name
         self, request: pb.StopJobRequest, context: grpc.ServicerContext
     ) -> pb.StopJobResponse:
-        """End a process tree and wait for its end."""
+        """Stop a process tree and wait until it has ended."""
         del context
         grace_s = request.grace_period_ms / 1000 if request.HasField("grace_period_ms") else None
         status = self._worker.stop(request.job_id, grace_s)
@@ -148,7 +148,7 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
     def QueryJob(  # noqa: N802 - the rpc's name
         self, request: pb.QueryJobRequest, context: grpc.ServicerContext
     ) -> pb.QueryJobResponse:
-        """Tell a job's state."""
+        """Return a job's state."""
         del context
         status = self._worker.query(request.job_id)
         extent = self._worker.log(request.job_id).extent()
@@ -170,14 +170,14 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
     def StreamLogs(  # noqa: N802 - the rpc's name
         self, request: pb.StreamLogsRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        """Send a job's output from where the client asks, and follow it.
+        """Send a job's output from the requested start, and follow it.
 
-        Finding that place may read the whole log, and is done before this returns.
+        Finding the start may read the whole log, and is done before this returns.
         """
         identity = self._doorkeeper.identify(context)
         log = self._worker.log(request.job_id)
         reader = _reader(log, request)
-        # Before anything that waits: a client that goes away wakes its reader and frees the thread.
+        # Before anything waits: the end of the call then wakes the reader and frees the thread.
         if not context.add_callback(reader.cancel):
             return iter(())
         chunks = follow(
@@ -187,7 +187,7 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
             until_offset=log.extent().end_offset if request.no_follow else None,
             lease=lambda: self._doorkeeper.lease_s(identity),
         )
-        # `map` holds no chunk while its message is on its way, as a loop's variable would.
+        # `map` holds no chunk while its message is sent, as a loop's variable would.
         return map(encode_output, chunks)
 
     def ListJobs(  # noqa: N802 - the rpc's name
@@ -234,7 +234,7 @@ def _describe(status: JobStatus) -> str:
 
 
 class Gate(grpc.ServerInterceptor):
-    """What every call passes before and after its handler."""
+    """The checks and bookkeeping around the handler of every call."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class Gate(grpc.ServerInterceptor):
         self._timers = Timers()
 
     def close(self) -> None:
-        """End the gate's thread, when no call is left."""
+        """End the gate's thread, after the last call."""
         self._timers.close()
 
     def intercept_service(
@@ -256,10 +256,10 @@ class Gate(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], "_Handler | None"],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
-        """Wrap the handler; one is made for a method that does not exist, to tell and audit it.
+        """Wrap the handler; a method that does not exist gets one that refuses and audits it.
 
-        All take a stream of requests: where gRPC takes one by itself, it waits for it without bound
-        before our code is asked.
+        All take a stream of requests: for a single request gRPC waits without bound before it runs
+        any of our code.
         """
         handler = continuation(handler_call_details)
         method = handler_call_details.method
@@ -296,8 +296,8 @@ class Gate(grpc.ServerInterceptor):
                     with self._cutting_off(call, context):
                         request = self._request(handler, requests, call, context)
                         responses = behaviour(request, context)
-                        # From here on a client that vanishes frees its slot at once, even while its
-                        # thread is still on its way out.
+                        # From here on the end of the call frees its slot at once, even before its
+                        # thread is free.
                         if context.add_callback(slot.release):
                             yield from responses
                 finally:
@@ -317,10 +317,10 @@ class Gate(grpc.ServerInterceptor):
         self,
         handler: "_Handler",
         requests: Iterator[object],
-        call: Call,
+        call: AuditedCall,
         context: grpc.ServicerContext,
     ) -> object:
-        """Return what the handler takes: the one request, waited for within bounds, or them all."""
+        """Return the handler's argument: all requests, or one that is waited for within bounds."""
         if handler.request_streaming:
             return all_requests(requests)
 
@@ -330,7 +330,7 @@ class Gate(grpc.ServerInterceptor):
             slot, within_s = None, REQUEST_CROWDED_MAX_S
 
         def cut() -> float:
-            call.cut = f"there was no request within {within_s:g} s"
+            call.cut = f"no request arrived within {within_s:g} s"
             context.cancel()
             return math.inf
 
@@ -342,22 +342,22 @@ class Gate(grpc.ServerInterceptor):
                 slot.release()
         call.subject = subject(request)
         if request is None:
-            raise errors.InvalidRequestError("the call ended without a request; it takes one")
+            raise errors.InvalidRequestError("the call ended without a request; send one")
         if isinstance(request, Unreadable):
             raise errors.InvalidRequestError(
-                f"the request is no message of the kind that {rpc_name(call.method)} takes"
+                f"the request cannot be parsed as the message that {rpc_name(call.method)} takes"
             )
         return request
 
     def _cutting_off(
-        self, call: Call, context: grpc.ServicerContext
+        self, call: AuditedCall, context: grpc.ServicerContext
     ) -> AbstractContextManager[None]:
-        """Cancel a stream whose caller may no longer call, and that did not end by itself.
+        """Cancel a stream that does not end although its caller is no longer allowed to call.
 
-        One that waits for output ends by itself, and tells the client why. One whose thread gRPC
-        holds, because the client does not read, cannot.
+        A stream that waits for output ends itself, and the client gets the reason. A stalled one,
+        whose thread gRPC holds because the client does not read, cannot.
         """
-        identity = cast("Identity", call.identity)  # or it would have been refused
+        identity = cast("Identity", call.identity)  # set before the call was admitted
         refusal = ""
 
         def look() -> float:
@@ -377,25 +377,25 @@ class Gate(grpc.ServerInterceptor):
     @contextmanager
     def _call(
         self, method: str, context: grpc.ServicerContext, *, exists: bool = True
-    ) -> Iterator[Call]:
-        """Do what every call gets. Who may not call is refused before the request is looked at."""
-        call = Call(method, context.peer())
+    ) -> Iterator[AuditedCall]:
+        """Check and audit a call. A forbidden caller is refused before the request is read."""
+        call = AuditedCall(method, context.peer())
         try:
             call.identity = self._doorkeeper.identify(context)
             _admit(call.identity, method, exists=exists)
             yield call
-            call.code = context.code() or call.code  # type: ignore[attr-defined] # no stub has it
+            call.code = context.code() or call.code  # type: ignore[attr-defined] # not in the stubs
             if not context.is_active():
                 call.code = grpc.StatusCode.CANCELLED
         except JobWorkerError as error:
             _abort(call, context, STATUS_CODES[type(error)], str(error))
-        except (GeneratorExit, grpc.RpcError):  # the latter is what reading a cancelled call raises
+        except (GeneratorExit, grpc.RpcError):  # reading a cancelled call raises the latter
             call.code = grpc.StatusCode.CANCELLED
             raise
         except Exception:
             reference = uuid.uuid4()
             logger.exception("unexpected error %s in %s", reference, method)
-            text = f"internal error; the server's log has it under {reference}"
+            text = f"internal error; see {reference} in the server's log"
             _abort(call, context, grpc.StatusCode.INTERNAL, text)
         finally:
             audit.info("%s", call.line())
@@ -403,16 +403,16 @@ class Gate(grpc.ServerInterceptor):
 
 def _admit(identity: Identity, method: str, *, exists: bool) -> None:
     if not exists:
-        raise errors.UnknownRpcError(f"there is no rpc {shown(method)}")
+        raise errors.UnknownRpcError(f"rpc {shown(method)} does not exist")
     authorize(identity, method)
 
 
 def _abort(
-    call: Call, context: grpc.ServicerContext, code: grpc.StatusCode, detail: str
+    call: AuditedCall, context: grpc.ServicerContext, code: grpc.StatusCode, detail: str
 ) -> NoReturn:
     whole = detail.encode()
     if len(whole) > _DETAIL_MAX_BYTES:
         kept = whole[:_DETAIL_MAX_BYTES].decode(errors="ignore")
-        detail = f"{kept}... (cut; all were {len(whole)} bytes)"
+        detail = f"{kept}... (truncated from {len(whole)} bytes)"
     call.code, call.detail = code, detail
     context.abort(code, detail)

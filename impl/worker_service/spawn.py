@@ -1,12 +1,12 @@
 """Starts a child process, inside its cgroup from its first instruction, and reports its end.
 
 Guarantees for the child: only descriptors 0 to 2 (input is /dev/null; output and errors are the
-same pipe, so they keep their order), its own session and process group, nothing blocked and nothing
-ignored, exactly the environment that was given.
+same pipe, so they keep their order), its own session and process group, no blocked or ignored
+signals, exactly the environment that was given.
 
-Nothing of Python runs between fork and exec: `pidfd_spawn` of glibc >= 2.39 does clone3 with
-CLONE_INTO_CGROUP and hands back a pidfd; where no cgroup is asked for, `posix_spawn` of any glibc
->= 2.34 does. Both suspend only the calling thread. Sources: posix_spawn(3), clone(2).
+No Python code runs between fork and exec: `pidfd_spawn` of glibc >= 2.39 calls clone3 with
+CLONE_INTO_CGROUP and returns a pidfd; without a cgroup, `posix_spawn` of glibc >= 2.34 is enough.
+Both suspend only the calling thread. Sources: posix_spawn(3), clone(2).
 """
 
 import ctypes
@@ -41,18 +41,18 @@ _POSIX_SPAWN_SETSIGMASK: Final = 0x08
 _POSIX_SPAWN_SETSID: Final = 0x80
 _POSIX_SPAWN_SETCGROUP: Final = 0x100
 
-# Every signal but SIGKILL and SIGSTOP, as a sigset_t: bit N-1 is signal N. Made by hand, because
-# sigaddset refuses 32 and 33, which glibc keeps for its threads and would leave ignored.
+# Every signal but SIGKILL and SIGSTOP, as a sigset_t: bit N-1 is signal N. Built by hand, because
+# sigaddset rejects 32 and 33, which glibc reserves for its threads and would leave ignored.
 _ALL_SIGNALS: Final = sum(
     1 << number - 1 for number in range(1, 65) if number not in {signal.SIGKILL, signal.SIGSTOP}
 ).to_bytes(_SIGSET_BYTES, "little")
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What a job takes over from the server's environment. Everything else, secrets above all, stays.
+# What a job inherits of the server's environment; nothing else, which may be secret.
 INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
-# The kernel's own bounds (execve(2)): one string, and all of them. The second leaves room for the
-# program's stack below the usual RLIMIT_STACK.
+# The kernel's limits (execve(2)): for one string, and for all of them. The second leaves room for
+# the program's stack below the usual RLIMIT_STACK.
 ARGUMENT_MAX_BYTES: Final = 131_071
 ARGUMENTS_MAX_BYTES: Final = 2_000_000
 
@@ -67,10 +67,10 @@ class Command:
     working_directory: str | None = None
 
     def validate(self) -> None:
-        """Refuse what no kernel would run.
+        """Reject a command that no kernel would run.
 
         Raises:
-            InvalidRequestError: says which part, and why.
+            InvalidRequestError: names the part and the reason.
         """
         if not self.name:
             raise InvalidRequestError("command_name is empty; name a program to run")
@@ -78,10 +78,10 @@ class Command:
         strings += [(f"command_args[{i}]", text) for i, text in enumerate(self.arguments)]
         for key, value in (self.environment or {}).items():
             if not key or "=" in key:
-                # What follows the '=' is a value, perhaps a secret: not for a log.
+                # The text after the '=' is a value, perhaps a secret: it must not be logged.
                 raise InvalidRequestError(
-                    f"environment key {key.partition('=')[0]!r} is empty or followed by '='; keys "
-                    "need a name without it"
+                    f"environment key {key.partition('=')[0]!r} is empty or followed by '='; a key "
+                    "is a name without '='"
                 )
             strings.append((f"environment[{key!r}]", f"{key}={value}"))
         if self.working_directory is not None:
@@ -97,17 +97,17 @@ def _check_strings(strings: Sequence[tuple[str, str]]) -> None:
     total_bytes = 0
     for label, text in strings:
         if "\0" in text:
-            raise InvalidRequestError(f"{label} contains a NUL character; no program can take one")
+            raise InvalidRequestError(f"{label} contains a NUL character; remove it")
         size_bytes = len(os.fsencode(text))
         if size_bytes > ARGUMENT_MAX_BYTES:
             raise InvalidRequestError(
-                f"{label} has {size_bytes} bytes; Linux takes at most {ARGUMENT_MAX_BYTES} in one"
+                f"{label} has {size_bytes} bytes; Linux allows at most {ARGUMENT_MAX_BYTES}"
             )
         total_bytes += size_bytes + 9  # its NUL and its pointer
     if total_bytes > ARGUMENTS_MAX_BYTES:
         raise InvalidRequestError(
-            f"arguments and environment have {total_bytes} bytes in all; at most "
-            f"{ARGUMENTS_MAX_BYTES} are taken: pass the data in a file"
+            f"arguments and environment have {total_bytes} bytes in total, at most "
+            f"{ARGUMENTS_MAX_BYTES} are allowed; pass the data in a file"
         )
 
 
@@ -120,21 +120,21 @@ class ExitStatus:
 
 
 class Child:
-    """A process that was started here and has not been reaped. Used by one thread at a time."""
+    """A started process that has not been reaped. Used by one thread at a time."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
 
     def signal_group(self, signal_number: signal.Signals) -> None:
-        """Signal every process of the child's process group; an empty group is no error."""
+        """Signal every process of the child's process group; does nothing if it is empty."""
         try:
             signal_process_group(self.pidfd, self.pid, signal_number)
         except ProcessLookupError:
             return
 
     def peek_exit(self) -> ExitStatus | None:
-        """Return how the process ended, leaving it a zombie so that its pid stays taken."""
+        """Return how the process ended, leaving it a zombie so that its pid is not reused."""
         result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if result is None:
             return None
@@ -143,13 +143,13 @@ class Child:
         return ExitStatus(exit_code=0, signal=result.si_status)
 
     def reap(self) -> None:
-        """Give the ended process's pid back and close the pidfd. The child is of no use after."""
+        """Release the ended process's pid and close the pidfd. Last use of the child."""
         os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
         os.close(self.pidfd)
 
 
 def job_environment(extra: Mapping[str, str] | None) -> dict[str, str]:
-    """Return a job's whole environment: the few inherited variables, and what was asked for."""
+    """Return a job's whole environment: the inherited variables and the requested ones."""
     environment = {"PATH": DEFAULT_PATH}
     environment |= {key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}
     environment |= extra or {}
@@ -157,7 +157,7 @@ def job_environment(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def limits_supported() -> bool:
-    """Tell whether this C library can start a process inside a cgroup (glibc >= 2.39)."""
+    """Return whether this C library can start a process inside a cgroup (glibc >= 2.39)."""
     return has_function("pidfd_spawn") and has_function("posix_spawnattr_setcgroup_np")
 
 
@@ -165,10 +165,10 @@ def spawn(command: Command, output_fd: int, cgroup: Cgroup | None) -> Child:
     """Start a program with both its outputs going to `output_fd`.
 
     Raises:
-        CommandNotFoundError: there is no such program.
-        CannotExecuteError: it is there but cannot be run, or its working directory cannot be used.
-        InvalidRequestError: its arguments cannot be passed to any program.
-        LimitsUnavailableError: a cgroup is wanted and the C library is too old.
+        CommandNotFoundError: the program does not exist.
+        CannotExecuteError: it exists but cannot be run, or its working directory cannot be used.
+        InvalidRequestError: the arguments cannot be passed to any program.
+        LimitsUnavailableError: a cgroup is requested and the C library is too old.
         HostExhaustedError: the host is out of processes, memory or descriptors.
     """
     command.validate()
@@ -207,7 +207,7 @@ def _posix_spawn(
     )
     if result != 0:
         return result, None
-    # Nobody else reaps our children, so the pid is still the child's even if it has ended.
+    # Only this code reaps children, so the pid is still the child's even if it has ended.
     try:
         return 0, Child(pid.value, os.pidfd_open(pid.value))
     except OSError as error:
@@ -238,7 +238,7 @@ def _string_array(strings: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
 
 
 def _must(result: int, function: str) -> None:
-    """Check a function that returns an errno; these fail only without memory."""
+    """Check a function that returns an errno; these fail only for lack of memory."""
     if result != 0:
         raise HostExhaustedError(f"{function}: {os.strerror(result)}")
 
@@ -289,7 +289,7 @@ def _attributes(cgroup: Cgroup | None) -> Iterator[ctypes.Array[ctypes.c_char]]:
 
 
 def _check_working_directory(directory: str | None) -> None:
-    """Find out beforehand what the spawn itself could not tell from a missing program."""
+    """Check in advance: a failed spawn cannot be distinguished from a missing program."""
     if directory is None:
         return
     try:
@@ -307,7 +307,7 @@ def _check_working_directory(directory: str | None) -> None:
 
 
 def _find_program(name: str, path: str, working_directory: str | None) -> str:
-    """Return what to execute: a name with a slash as it is, another one found in PATH.
+    """Return the program to execute: a name with a slash unchanged, others found in PATH.
 
     Raises:
         CommandNotFoundError: not found.
@@ -344,30 +344,30 @@ def _check_executable(name: str, location: str) -> None:
 def _spawn_error(
     number: int, program: str, command: Command, cgroup: Cgroup | None
 ) -> CannotExecuteError | HostExhaustedError | InvalidRequestError:
-    """Name the cause of a failed spawn; several causes share ENOENT."""
+    """Return the error for a failed spawn; several causes share ENOENT."""
     text = f"command {program!r}: {os.strerror(number)} (errno {number})"
     if number == errno.E2BIG:
-        return InvalidRequestError(f"{text}; pass less in arguments and environment")
+        return InvalidRequestError(f"{text}; pass fewer arguments or variables")
     if number in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}:
         cause = " inside the job's limits" if cgroup is not None else ""
         return HostExhaustedError(f"{text}; the host has no room for another process{cause}")
     if number == errno.ENOEXEC:
-        return CannotExecuteError(f"{text}; it is no program of this machine; a script needs '#!'")
+        return CannotExecuteError(f"{text}; not a program for this machine; a script needs '#!'")
     if number == errno.ENOENT:
         if cgroup is not None and not cgroup.exists():
             return HostExhaustedError(
-                f"{text}; the job's cgroup {cgroup.path} was removed by force"
+                f"{text}; the job's cgroup {cgroup.path} was removed externally"
             )
         _check_working_directory(command.working_directory)
-        return CannotExecuteError(f"{text}; the file is there, its interpreter or loader is not")
+        return CannotExecuteError(f"{text}; the file exists, its interpreter or loader does not")
     return CannotExecuteError(text)
 
 
 def require_limits_supported() -> None:
-    """Refuse to go on where limits are wanted and the C library cannot apply them at birth.
+    """Check that the C library can start a process inside its cgroup.
 
     Raises:
-        LimitsUnavailableError: names what is there and what is needed.
+        LimitsUnavailableError: names the library found and the one required.
     """
     if not limits_supported():
         library, version = platform.libc_ver()

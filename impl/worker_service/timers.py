@@ -1,7 +1,7 @@
-"""Calls back when time is up, on one thread for all.
+"""Timed callbacks on one shared thread.
 
 Shared state and its guard: `_due_at_s`, `_wakes_at_s` and `_closed` under `_condition`. Callbacks
-run outside of it, so one may still run while its `calling` ends, and must do no harm then.
+run without it, so one may still run while its `calling` ends, and must be harmless then.
 """
 
 import logging
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 type Callback = Callable[[], float]
 
-# What is due so soon after the first is taken along: a thousand streams that look at the deny list
-# wake the thread ten times a second, and not a thousand times.
+# Callbacks due this soon after the first are called with it: a thousand streams that check the deny
+# list wake the thread ten times a second, not a thousand times.
 _TOGETHER_S: Final = 0.1
 
 
 class Timers:
-    """What is to happen unless something else ends before. `close` it."""
+    """Callbacks that are due after a delay unless a block ends first. `close` it after use."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -34,11 +34,11 @@ class Timers:
 
     @contextmanager
     def calling(self, callback: Callback, after_s: float) -> Iterator[None]:
-        """Call back in `after_s` seconds, and then in those that it returns, until the block ends.
+        """Call back after `after_s` seconds, then after those it returns, until the block ends.
 
-        Each block has a callback of its own. A call may come `_TOGETHER_S` early; `math.inf` is
-        never. A block costs no more than its lock: the thread is not woken for one that is due
-        later than another, nor by its end.
+        Each block needs its own callback. A call may be `_TOGETHER_S` early; `math.inf` means
+        never. A block costs only its lock: the thread is not woken for one that is due later than
+        another, nor when a block ends.
         """
         due_at_s = time.monotonic() + after_s
         with self._condition:
@@ -53,7 +53,7 @@ class Timers:
                 del self._due_at_s[callback]
 
     def close(self) -> None:
-        """End the thread; nothing is called from then on."""
+        """End the thread; no callback runs after that."""
         with self._condition:
             self._closed = True
             self._condition.notify()
@@ -68,7 +68,7 @@ class Timers:
                         self._due_at_s[callback] = time.monotonic() + after_s
 
     def _wait(self) -> list[Callback]:
-        """Wait for what is due next; return nothing when closed."""
+        """Wait for the callbacks due next and return them; none once closed."""
         with self._condition:
             while not self._closed:
                 now_s = time.monotonic()
@@ -84,6 +84,6 @@ def _call(callback: Callback) -> float:
     try:
         return callback()
     except Exception:
-        # The thread is everybody's: one call's trouble must not leave all others without bounds.
-        logger.exception("unexpected error in a timer; the others go on")
+        # The thread is shared: one call's error must not leave all others without time limits.
+        logger.exception("unexpected error in a timer; the others continue")
         return math.inf

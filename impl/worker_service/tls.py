@@ -1,7 +1,7 @@
-"""TLS 1.3 credentials, mutual, from files; checked before they are used.
+"""Mutual TLS 1.3 credentials from files, checked before use.
 
-gRPC would accept a key that everybody can read, and report a key that does not fit its certificate
-as a failed handshake of the first client. Both are found here, at the start, and named.
+gRPC would accept a key that everyone can read, and report a key that does not match its certificate
+as a failed handshake of the first client. Both are detected here, at the start.
 """
 
 import datetime as dt
@@ -22,12 +22,12 @@ from worker_service.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-_SELF_CHECK_TIMEOUT_S = 30.0  # a busy machine is no reason not to start
+_SELF_CHECK_TIMEOUT_S = 30.0  # long, so that a busy machine does not prevent a start
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
-    """Where they are: the CA that both sides trust, and one's own certificate and key."""
+    """Paths: the CA that both sides trust, and one's own certificate and key."""
 
     ca: Path
     certificate: Path
@@ -42,18 +42,18 @@ class _Material:
 
 
 def server_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
-    """Return credentials that demand a client certificate.
+    """Return credentials that require a client certificate.
 
-    Renewed files are taken up by themselves: running connections live on, the next handshake uses
-    the new files. Files that are found bad then are logged, and the old ones stay in use.
+    Renewed files are reloaded automatically: open connections continue, the next handshake uses the
+    new files. Invalid files are logged, and the previous ones stay in use.
 
     Raises:
-        ConfigurationError: a file is missing, exposed, expired, or does not fit the others.
+        ConfigurationError: a file is missing, exposed, expired, or does not match the others.
     """
     _require_tls13_only()
     return grpc.dynamic_ssl_server_credentials(
         _configuration(_load(files)),
-        _Reloader(files),  # type: ignore[arg-type] # None is allowed, which the types do not say
+        _Reloader(files),  # type: ignore[arg-type] # may return None, which the stubs do not say
         require_client_authentication=True,
     )
 
@@ -74,15 +74,15 @@ def channel_credentials(files: CertificateFiles) -> grpc.ChannelCredentials:
 
 
 def check_refuses_tls12(address: str) -> None:
-    """Ask our own server for TLS 1.2 and see it refuse: gRPC has no setting to rely on.
+    """Check that our own server refuses TLS 1.2: gRPC has no setting to rely on.
 
     Raises:
-        ConfigurationError: it accepts, or does not answer.
+        ConfigurationError: it accepts TLS 1.2, or does not answer.
     """
     host, _, port = address.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # only the version is asked for, nothing is sent
+    context.verify_mode = ssl.CERT_NONE  # only the version is tested, nothing is sent
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     try:
@@ -95,7 +95,7 @@ def check_refuses_tls12(address: str) -> None:
         except TimeoutError as error:
             raise ConfigurationError(f"the server at {address} does not answer: {error}") from error
         except (ssl.SSLError, ConnectionError):
-            return  # by an alert, or by closing with our hello unread, which resets the connection
+            return  # refused by an alert, or by a close with our hello unread, which is a reset
     raise ConfigurationError(
         f"the server at {address} accepted TLS 1.2; this version of grpcio does not honour "
         "GRPC_SSL_CIPHER_SUITES as expected and must not be used"
@@ -105,7 +105,7 @@ def check_refuses_tls12(address: str) -> None:
 def _require_tls13_only() -> None:
     if GRPC_IMPORTED_TOO_EARLY:
         raise ConfigurationError(
-            "grpc was imported before worker_service, so TLS 1.2 could not be switched off; "
+            "grpc was imported before worker_service, so TLS 1.2 could not be disabled; "
             "import worker_service first"
         )
 
@@ -124,7 +124,7 @@ class _Reloader:
         try:
             configuration = _configuration(_load(self._files))
         except ConfigurationError as error:
-            # Once for these files, not for each of the handshakes that a stranger may begin.
+            # Once for these files: anyone can start handshakes, which must not fill the log.
             self._refused = stamp
             logger.warning("renewed certificates are not used yet: %s", error)
             return None
@@ -137,7 +137,7 @@ class _Reloader:
         try:
             return tuple((status.st_ino, status.st_mtime_ns) for status in map(os.stat, paths))
         except OSError:
-            return None  # between two renames: loading then says what is missing
+            return None  # between two renames: loading reports what is missing
 
 
 def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
@@ -150,15 +150,15 @@ def _load(files: CertificateFiles) -> _Material:
     mode = stat.S_IMODE(_stat(files.key).st_mode)
     if mode & 0o077:
         raise ConfigurationError(
-            f"key {files.key} has mode {mode:04o}, others may read it; make it 0600 "
-            f"(chmod 600 {files.key}) and, if others could, renew it"
+            f"key {files.key} has mode {mode:04o}, others can read it; make it 0600 "
+            f"(chmod 600 {files.key}) and renew it if it was exposed"
         )
     for path in (files.ca, files.certificate):
         mode = stat.S_IMODE(_stat(path).st_mode)
-        if mode & stat.S_IWOTH:  # whoever can write the CA decides who is an admin
+        if mode & stat.S_IWOTH:  # write access to the CA is enough to become an admin
             raise ConfigurationError(
-                f"certificate {path} has mode {mode:04o}, everybody may write it; make it 0644 "
-                f"(chmod 644 {path}) and make sure that it is still the one you put there"
+                f"certificate {path} has mode {mode:04o}, everyone can write it; make it 0644 "
+                f"(chmod 644 {path}) and check that it was not replaced"
             )
     material = _Material(*(_read(path) for path in (files.ca, files.certificate, files.key)))
     _check_fits(files, material)
@@ -169,15 +169,15 @@ def _check_fits(files: CertificateFiles, material: _Material) -> None:
     try:
         key = serialization.load_pem_private_key(material.key, password=None)
     except (ValueError, TypeError) as error:
-        # The exception's own text could quote the file; only its kind is shown.
+        # The exception's own text could quote the file; only its type is shown.
         raise ConfigurationError(
-            f"key {files.key} is no unencrypted PEM private key ({type(error).__name__})"
+            f"key {files.key} is not an unencrypted PEM private key ({type(error).__name__})"
         ) from None
     certificate = _certificate(files.certificate, material.certificate)
     if certificate.public_key() != key.public_key():
         raise ConfigurationError(
             f"key {files.key} does not belong to certificate {files.certificate}; "
-            "make the pair anew (make certs)"
+            "renew the pair (make certs)"
         )
     authority = _certificate(files.ca, material.ca)
     now = dt.datetime.now(dt.UTC)
@@ -193,7 +193,7 @@ def _certificate(path: Path, pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
-        raise ConfigurationError(f"{path} is no PEM certificate: {error}") from error
+        raise ConfigurationError(f"{path} is not a PEM certificate: {error}") from error
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -212,5 +212,5 @@ def _read(path: Path) -> bytes:
 
 def _missing(path: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"{path}: {error.strerror}; make the certificates (make certs) or say where they are"
+        f"{path}: {error.strerror}; make the certificates (make certs) or set their paths"
     )

@@ -1,4 +1,4 @@
-"""Limits, usage and times as messages and back; the same for the server and for the client."""
+"""Conversions between messages and limits, usage and times, for server and client."""
 
 import datetime as dt
 from typing import Final
@@ -61,7 +61,7 @@ def usage_to_message(usage: Usage | None) -> pb.ResourceUsage | None:
 
 
 def usage_from_message(message: pb.ResourceUsage) -> Usage:
-    """Return the usage; both sides use the same names."""
+    """Return the usage; message and class use the same names."""
     return Usage(**{name: getattr(message, name) for name in Usage.__slots__})
 
 
@@ -75,7 +75,7 @@ def timestamp(seconds: float | None) -> Timestamp | None:
 
 
 def moment(message: object, field: str) -> dt.datetime | None:
-    """Return a message's timestamp field in UTC, or None when it is absent."""
+    """Return a message's timestamp field in UTC, or None if it is absent."""
     if not message.HasField(field):  # type: ignore[attr-defined]
         return None
     stamp: dt.datetime = getattr(message, field).ToDatetime(dt.UTC)
@@ -91,8 +91,8 @@ _MISSED_BYTES_TAG: Final = b"\x88\x01"
 def encode_output(chunk: Chunk) -> bytes:
     """Return a serialized `StreamLogsResponse`.
 
-    By hand, because this is where the bytes flow: protobuf would copy them into a message, and copy
-    them again to serialize it.
+    Encoded by hand, because all output passes here: protobuf would copy it into a message, and copy
+    it again to serialize that.
     """
     parts = [_OFFSET_TAG, _varint(chunk.offset)]
     if chunk.data:

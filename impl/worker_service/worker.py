@@ -1,7 +1,7 @@
 """The library: start, stop, query, list and stream jobs. Usable without gRPC.
 
-Threads: any number of callers, and one reactor that owns every job's state and is the one writer of
-every log. Shared state and its guard: `_jobs`, `_starting` and `_closing` under `_lock`.
+Threads: any number of callers, and one reactor that owns every job's state and is the only
+writer of every log. Shared state and its guard: `_jobs`, `_starting` and `_closing` under `_lock`.
 """
 
 import logging
@@ -29,9 +29,9 @@ from worker_service.spawn import Child, Command, require_limits_supported, spawn
 
 logger = logging.getLogger(__name__)
 
-# The kernel's bound for unprivileged processes: it swallows a burst while the reactor is busy.
+# The kernel's maximum for unprivileged processes: it holds a burst while the reactor is busy.
 PIPE_BYTES: Final = 1024 * 1024
-# How long a killed process may take to go away: one throttled to a sliver of CPU takes seconds.
+# How long a killed process may take to end: one with a very low CPU limit takes seconds.
 KILL_MAX_S: Final = 15.0
 GRACE_MAX_S: Final = 3600.0
 _RECLAIM_MAX_S: Final = 10.0
@@ -39,12 +39,12 @@ _RECLAIM_MAX_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How a worker treats its jobs.
+    """Settings of a worker.
 
     Attributes:
-        stop_grace_s: seconds between SIGTERM and SIGKILL when a stop names none.
+        stop_grace_s: seconds between SIGTERM and SIGKILL if a stop gives none.
         log_retention_bytes: the most recent output kept of each job; None keeps all.
-        default_limits: for what a start leaves open.
+        default_limits: for the limits that a start does not give.
     """
 
     stop_grace_s: float = 10.0
@@ -57,8 +57,8 @@ class Worker:
 
     Args:
         settings: see `WorkerSettings`.
-        hierarchy: where the jobs' cgroups go; None runs jobs without limits. It stays the caller's
-            to close, after the worker.
+        hierarchy: where the jobs' cgroups are created; None runs jobs without limits. The caller
+            closes it, after the worker.
 
     Raises:
         LimitsUnavailableError: a hierarchy is given and the C library cannot start processes in it.
@@ -78,12 +78,12 @@ class Worker:
         self._reactor = Reactor("jobs")
 
     def start(self, command: Command, limits: Limits | None = None) -> JobStatus:
-        """Start a job; what `limits` leaves open is filled with the defaults.
+        """Start a job; the defaults apply to limits that are not given.
 
         Raises:
             InvalidRequestError, CommandNotFoundError, CannotExecuteError, HostExhaustedError:
                 as `spawn.spawn`.
-            LimitsUnavailableError: limits are asked for and cannot be enforced.
+            LimitsUnavailableError: limits are requested and cannot be enforced.
             ShuttingDownError: the worker is closing.
         """
         effective_limits = self._effective_limits(limits)
@@ -103,15 +103,15 @@ class Worker:
         return status
 
     def stop(self, job_id: str, grace_s: float | None = None) -> JobStatus:
-        """End a job's whole tree and return its final status; an ended job is no error.
+        """Stop a job's whole tree and return its final status, also of an ended job.
 
         Args:
             job_id: the job.
-            grace_s: seconds between SIGTERM and SIGKILL; None takes the settings'.
+            grace_s: seconds between SIGTERM and SIGKILL; None uses the settings'.
 
         Raises:
-            JobNotFoundError, InvalidRequestError: about the arguments.
-            StopTimedOutError: the kernel did not end it in time; it stays killed.
+            JobNotFoundError, InvalidRequestError: an argument is wrong.
+            StopTimedOutError: the job was killed but did not end in time.
         """
         grace_s = self._settings.stop_grace_s if grace_s is None else grace_s
         if not 0 <= grace_s <= GRACE_MAX_S:
@@ -122,30 +122,30 @@ class Worker:
         self._reactor.call_soon(lambda: job.request_stop(grace_s))
         if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
             raise StopTimedOutError(
-                f"job {job_id} was killed {KILL_MAX_S} s ago and has not ended yet; the kernel "
+                f"job {job_id} was killed {KILL_MAX_S} s ago but has not ended; the kernel still "
                 "holds it, query it later"
             )
         return job.status()
 
     def query(self, job_id: str) -> JobStatus:
-        """Return what is known of a job.
+        """Return a job's status.
 
         Raises:
-            JobNotFoundError, InvalidRequestError: about the id.
+            JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
         """
         return self._job(job_id).status()
 
     def list_jobs(self) -> list[JobStatus]:
-        """Return all jobs since the worker's start, in the order of their start."""
+        """Return all jobs since the worker started, oldest first."""
         with self._lock:
             jobs = list(self._jobs.values())
         return [job.status() for job in jobs]
 
     def log(self, job_id: str) -> OutputLog:
-        """Return a job's output, to read from it.
+        """Return a job's log.
 
         Raises:
-            JobNotFoundError, InvalidRequestError: about the id.
+            JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
         """
         return self._job(job_id).log
 
@@ -156,9 +156,9 @@ class Worker:
         return sum(not job.wait_ended(0) for job in jobs)
 
     def close(self, grace_s: float | None = None) -> None:
-        """Start no more jobs, end those that run (see `stop`) and release the threads.
+        """Refuse new jobs, stop the running ones (see `stop`) and end the threads.
 
-        Logs stay readable. Safe to call twice.
+        Logs remain readable. Safe to call twice.
         """
         grace_s = self._settings.stop_grace_s if grace_s is None else grace_s
         with self._lock:
@@ -176,7 +176,7 @@ class Worker:
         self._reactor.stop(timeout_s=KILL_MAX_S)
 
     def kill_all(self) -> None:
-        """Kill what still runs, without a grace; do not wait for it."""
+        """Kill all running jobs, without a grace; do not wait for them."""
         with self._lock:
             jobs = list(self._jobs.values())
         for job in jobs:
@@ -193,36 +193,36 @@ class Worker:
             job = self._jobs.get(canonical)
         if job is None:
             raise JobNotFoundError(
-                f"no job has the id {canonical}; ids are kept from the server's start to its end"
+                f"no job has the id {canonical}; a server knows only jobs since its own start"
             )
         return job
 
-    def _effective_limits(self, asked: Limits | None) -> Limits | None:
-        asked = asked or Limits()
+    def _effective_limits(self, given: Limits | None) -> Limits | None:
+        given = given or Limits()
         if self._hierarchy is None:
-            if asked != Limits():
+            if given != Limits():
                 raise LimitsUnavailableError(
-                    "limits were asked for, but this server runs without limits (--no-limits); "
+                    "limits were requested, but this server runs without limits (--no-limits); "
                     "leave them out, or use a server on a cgroup v2 host"
                 )
             return None
-        asked.validate()
+        given.validate()
         defaults = self._settings.default_limits
         return Limits(
-            cpu_millicores=asked.cpu_millicores or defaults.cpu_millicores,
-            memory_max_bytes=asked.memory_max_bytes or defaults.memory_max_bytes,
-            io_weight=asked.io_weight or defaults.io_weight,
-            io_max=asked.io_max or defaults.io_max,
-            pids_max=asked.pids_max or defaults.pids_max,
+            cpu_millicores=given.cpu_millicores or defaults.cpu_millicores,
+            memory_max_bytes=given.memory_max_bytes or defaults.memory_max_bytes,
+            io_weight=given.io_weight or defaults.io_weight,
+            io_max=given.io_max or defaults.io_max,
+            pids_max=given.pids_max or defaults.pids_max,
         )
 
     def _launch(self, command: Command, limits: Limits | None) -> tuple[Job, JobStatus]:
-        """Start the process; on failure nothing of it is left: no pipe, no cgroup, no entry."""
+        """Start the process; on failure leave no pipe, no cgroup and no entry."""
         job_id = str(uuid.uuid4())
         cgroup = self._create_cgroup(job_id, limits)
         cgroup_tree = None
         try:
-            # Before the spawn, so that nothing which can fail comes after it.
+            # Before the spawn, so that nothing after it can fail.
             cgroup_tree = CgroupTree(cgroup) if cgroup is not None else None
             output_fd, child = _spawn_with_pipe(command, cgroup)
         except BaseException:
@@ -256,7 +256,7 @@ class Worker:
 
 
 def _spawn_with_pipe(command: Command, cgroup: Cgroup | None) -> tuple[int, Child]:
-    """Start the process with a pipe for its output; return the pipe's end to read from."""
+    """Start the process with a pipe for its output; return the pipe's read end."""
     try:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     except OSError as error:
@@ -266,8 +266,8 @@ def _spawn_with_pipe(command: Command, cgroup: Cgroup | None) -> tuple[int, Chil
         try:
             fcntl(write_fd, F_SETPIPE_SZ, PIPE_BYTES)
         except PermissionError:
-            # The user's pipes hold all they may (pipe(7)): this one stays small, which only costs
-            # the job more waiting.
+            # The user's limit on pipe memory is reached (pipe(7)): this one stays small, and the
+            # job only waits more often.
             logger.info("a pipe of %d bytes was refused; the job gets a smaller one", PIPE_BYTES)
         child = spawn(command, write_fd, cgroup)
     except BaseException:
@@ -279,11 +279,11 @@ def _spawn_with_pipe(command: Command, cgroup: Cgroup | None) -> tuple[int, Chil
 
 
 def _reclaim(hierarchy: Hierarchy) -> None:
-    """Kill what a server that died has left running, and remove its cgroups."""
+    """Kill the jobs that a crashed server left running, and remove their cgroups."""
     for cgroup in hierarchy.leftovers():
-        logger.warning("reclaiming cgroup %s of an earlier server", cgroup.path)
+        logger.warning("removing cgroup %s of an earlier server", cgroup.path)
         cgroup.kill()
         if not cgroup.wait_empty(_RECLAIM_MAX_S):
-            logger.error("cgroup %s still has processes; it stays", cgroup.path)
+            logger.error("cgroup %s still has processes and is kept", cgroup.path)
             continue
         cgroup.remove()

@@ -1,4 +1,4 @@
-"""`certs/make-certs`, really run: what it makes is what is required, and it does no harm."""
+"""`certs/make-certs` as a program: the certificates that it makes, keeps and replaces."""
 
 import datetime as dt
 import shutil
@@ -27,7 +27,7 @@ def make_certs(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One real run: four keys of 4096 bits."""
+    """The files of one run, with four keys of 4096 bits."""
     out = tmp_path_factory.mktemp("made") / "out"
     done = make_certs(out)
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(made: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be spoilt."""
+    """A copy of the files, for a test to change."""
     return Path(shutil.copytree(made, tmp_path / "out"))
 
 
@@ -50,14 +50,14 @@ def certificate(out: Path, name: str) -> x509.Certificate:
 
 
 @pytest.mark.parametrize("name", DAYS)
-def test_keys_are_rsa_4096_signatures_sha_256_and_days_as_required(made: Path, name: str) -> None:
+def test_key_signature_and_validity_are_as_required(made: Path, name: str) -> None:
     made_one = certificate(made, name)
     key = made_one.public_key()
     assert isinstance(key, rsa.RSAPublicKey)
     assert key.key_size == 4096
     assert isinstance(made_one.signature_hash_algorithm, hashes.SHA256)
     life = made_one.not_valid_after_utc - made_one.not_valid_before_utc
-    # openssl asks the time for the begin and again for the end; a second may pass between.
+    # openssl reads the time for the start and again for the end; a second may pass between.
     assert life - dt.timedelta(DAYS[name]) in {dt.timedelta(0), dt.timedelta(seconds=1)}
     private = serialization.load_pem_private_key((made / f"{name}.key").read_bytes(), None)
     assert private.public_key() == key
@@ -71,7 +71,7 @@ def test_keys_are_rsa_4096_signatures_sha_256_and_days_as_required(made: Path, n
         ("server", None, None, ExtendedKeyUsageOID.SERVER_AUTH),
     ],
 )
-def test_roles_and_usages_are_as_required(
+def test_role_and_key_usage_are_as_required(
     made: Path, name: str, oid: str | None, der: bytes | None, usage: x509.ObjectIdentifier
 ) -> None:
     extensions = certificate(made, name).extensions
@@ -84,7 +84,7 @@ def test_roles_and_usages_are_as_required(
     assert roles == ({oid: (der, False)} if oid else {})
 
 
-def test_the_server_is_named_localhost_and_openssl_accepts_the_chain(made: Path) -> None:
+def test_server_is_named_localhost_and_openssl_accepts_the_chain(made: Path) -> None:
     names = certificate(made, "server").extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
@@ -97,14 +97,14 @@ def test_the_server_is_named_localhost_and_openssl_accepts_the_chain(made: Path)
         subprocess.run(verify, check=True, capture_output=True, timeout=30)
 
 
-def test_keys_are_for_their_owner_alone_and_nothing_is_left_over(made: Path) -> None:
+def test_keys_are_readable_by_their_owner_only_and_no_other_file_is_left(made: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made.iterdir()}
     keys = {f"{name}.key": 0o600 for name in DAYS}
     assert modes == keys | {f"{name}.crt": 0o644 for name in DAYS}
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
-def test_a_second_run_changes_nothing_and_says_when_each_expires(out: Path) -> None:
+def test_second_run_changes_nothing_and_prints_when_each_expires(out: Path) -> None:
     before = contents(out)
     done = make_certs(out)
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ def test_a_second_run_changes_nothing_and_says_when_each_expires(out: Path) -> N
         assert row.endswith("kept")
 
 
-def test_renewing_the_clients_touches_neither_the_ca_nor_the_server(out: Path) -> None:
+def test_renewing_the_clients_keeps_the_ca_and_the_server(out: Path) -> None:
     before = contents(out)
     assert make_certs(out, "--renew", "clients").returncode == 0
     changed = {name for name, data in contents(out).items() if before[name] != data}
@@ -124,7 +124,7 @@ def test_renewing_the_clients_touches_neither_the_ca_nor_the_server(out: Path) -
     certificate(out, "admin").verify_directly_issued_by(certificate(out, "ca"))
 
 
-def test_what_does_not_fit_is_made_anew_and_the_rest_stays(out: Path) -> None:
+def test_mismatched_and_missing_files_are_replaced_and_the_rest_stays(out: Path) -> None:
     before = contents(out)
     shutil.copy(out / "user.key", out / "admin.key")
     (out / "server.crt").unlink()
@@ -135,8 +135,8 @@ def test_what_does_not_fit_is_made_anew_and_the_rest_stays(out: Path) -> None:
     assert changed == {"admin.key", "admin.crt", "server.key", "server.crt"}
 
 
-def test_a_certificate_about_to_expire_is_renewed(out: Path) -> None:
-    # The user's own certificate again, with three days left, signed by the real CA.
+def test_certificate_about_to_expire_is_renewed(out: Path) -> None:
+    # The user's certificate with three days left, signed by the same CA.
     old = certificate(out, "user")
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(
@@ -167,7 +167,7 @@ def test_a_certificate_about_to_expire_is_renewed(out: Path) -> None:
         (["--renew-within-days", "-1"], "whole number"),
     ],
 )
-def test_a_wrong_option_is_refused_and_nothing_is_made(
+def test_invalid_option_is_rejected_and_no_file_is_made(
     tmp_path: Path, options: list[str], text: str
 ) -> None:
     done = make_certs(tmp_path / "out", *options)
@@ -176,8 +176,8 @@ def test_a_wrong_option_is_refused_and_nothing_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_run_is_made_good_by_the_next(out: Path) -> None:
-    # What a kill between the two renames leaves: the new key beside the old certificate.
+def test_run_after_a_killed_one_repairs_the_files(out: Path) -> None:
+    # As after a kill between the two renames: the new key beside the old certificate.
     shutil.copy(out / "server.key", out / "admin.key")
     (out / ".new.abc123").mkdir()
     (out / ".new.abc123" / "user.key").write_text("half a key")

@@ -1,18 +1,17 @@
-"""What can be told of cgroups without a kernel that has them: texts, bounds, refusals, leftovers.
+"""Cgroups without the kernel's part: files, bounds, refusals, leftovers.
 
-The kernel's side of it (here a directory of plain files stands in) is proven in a VM.
+A directory of plain files replaces cgroupfs here; the kernel's part is tested in a VM.
 """
 
 import logging
 import os
-import resource
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import no_descriptor_left
 from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Hierarchy, IoMax, Limits, Usage
 from worker_service.errors import (
     ConfigurationError,
@@ -32,22 +31,14 @@ def mount(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Let every `open` of this process fail with EMFILE; what is open stays usable."""
-    least_free = os.open("/dev/null", os.O_RDONLY)
-    os.close(least_free)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (least_free, hard))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            os.open("/dev/null", os.O_RDONLY)
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+@pytest.fixture
+def hierarchy(mount: Path) -> Iterator[Hierarchy]:
+    opened = Hierarchy.open(mount / "jobs", mount)
+    yield opened
+    opened.close()
 
 
-def test_the_defaults_are_half_a_core_100_mb_and_weight_500() -> None:
+def test_default_limits_are_half_a_core_100_mb_and_weight_500() -> None:
     assert DEFAULT_LIMITS.kernel_files() == [
         ("cpu.max", "50000 100000"),
         ("memory.max", "104857600"),
@@ -56,7 +47,7 @@ def test_the_defaults_are_half_a_core_100_mb_and_weight_500() -> None:
     ]
 
 
-def test_every_limit_becomes_its_file() -> None:
+def test_kernel_files_has_a_file_for_every_limit() -> None:
     limits = Limits(
         cpu_millicores=2000, io_max=(IoMax("8:0", 1, 2, 3, 4), IoMax("8:16", None, 5)), pids_max=7
     )
@@ -80,29 +71,28 @@ def test_every_limit_becomes_its_file() -> None:
         (Limits(io_weight=0), "from 1 to 10000"),
         (Limits(io_weight=10_001), "from 1 to 10000"),
         (Limits(pids_max=0), "pids_max is 0"),
-        (Limits(io_max=(IoMax("8:0"),)), "at least one ceiling"),
-        (Limits(io_max=(IoMax("8:0", 0),)), "each from 1"),
+        (Limits(io_max=(IoMax("8:0"),)), "at least one rate"),
+        (Limits(io_max=(IoMax("8:0", 0),)), "each at least 1"),
         (Limits(io_max=(IoMax("vda", 1),)), "must be a block device"),
         (Limits(io_max=(IoMax("/dev/null", 1),)), "must be a block device"),
         (Limits(io_max=(IoMax("/dev/no-such", 1),)), "No such file"),
         (Limits(io_max=(IoMax("8:0\nmax", 1),)), "must be a block device"),
     ],
 )
-def test_a_limit_that_no_kernel_takes_is_refused_with_its_bounds(limits: Limits, text: str) -> None:
+def test_validate_rejects_a_limit_out_of_range_with_the_range(limits: Limits, text: str) -> None:
     with pytest.raises(InvalidRequestError, match=text):
         limits.validate()
 
 
-def test_controllers_are_switched_on_above_and_in_the_root(mount: Path) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
+@pytest.mark.usefixtures("hierarchy")
+def test_open_enables_the_controllers_above_and_in_the_root(mount: Path) -> None:
     assert set((mount / "cgroup.subtree_control").read_text().split()) == {
         "+cpu", "+io", "+memory", "+pids",
     }  # fmt: skip
     assert "+memory" in (mount / "jobs" / "cgroup.subtree_control").read_text()
-    hierarchy.close()
 
 
-def test_a_root_in_use_by_another_server_is_refused(mount: Path) -> None:
+def test_open_rejects_a_root_in_use_by_another_server(mount: Path) -> None:
     first = Hierarchy.open(mount / "jobs", mount)
     with pytest.raises(ConfigurationError, match="in use by another server"):
         Hierarchy.open(mount / "jobs", mount)
@@ -110,10 +100,8 @@ def test_a_root_in_use_by_another_server_is_refused(mount: Path) -> None:
     Hierarchy.open(mount / "jobs", mount).close()
 
 
-def test_a_host_without_cgroup_v2_or_a_controller_is_refused_with_what_to_do(
-    tmp_path: Path, mount: Path
-) -> None:
-    with pytest.raises(ConfigurationError, match=r"no cgroup v2 hierarchy.*--no-limits"):
+def test_open_rejects_a_host_without_cgroup_v2_or_a_controller(tmp_path: Path, mount: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"not a cgroup v2 hierarchy.*--no-limits"):
         Hierarchy.open(tmp_path / "v1" / "jobs", tmp_path / "v1")
     (mount / "cgroup.controllers").write_text("cpu pids\n")
     with pytest.raises(ConfigurationError, match="lacks memory io"):
@@ -121,27 +109,25 @@ def test_a_host_without_cgroup_v2_or_a_controller_is_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize("root", ["/", "/etc", "."])
-def test_a_root_outside_the_mount_is_refused(root: str, mount: Path) -> None:
+def test_open_rejects_a_root_outside_the_mount(root: str, mount: Path) -> None:
     with pytest.raises(ConfigurationError, match="must be a directory below"):
         Hierarchy.open(mount / root, mount)
 
 
-def test_a_name_that_is_taken_is_refused_and_left_alone(mount: Path) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
+def test_create_rejects_an_existing_name_and_leaves_it_alone(
+    mount: Path, hierarchy: Hierarchy
+) -> None:
     taken = mount / "jobs" / "name"
     taken.mkdir()
     (taken / "foreign").write_text("mine")
     with pytest.raises(HostExhaustedError, match="File exists"):
         hierarchy.create("name", Limits())
     assert (taken / "foreign").read_text() == "mine"
-    hierarchy.close()
 
 
-def test_a_limit_that_the_kernel_refuses_leaves_no_cgroup(
-    mount: Path, monkeypatch: pytest.MonkeyPatch
+def test_create_with_a_limit_that_the_kernel_refuses_leaves_no_cgroup(
+    mount: Path, hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
-
     def refuse(path: Path, text: str, **_: str) -> int:
         raise OSError(19, f"No such device ({text})", str(path))
 
@@ -150,14 +136,12 @@ def test_a_limit_that_the_kernel_refuses_leaves_no_cgroup(
         with pytest.raises(LimitsUnavailableError, match=r"cpu\.max"):
             hierarchy.create("name", DEFAULT_LIMITS)
     assert not (mount / "jobs" / "name").exists()
-    hierarchy.close()
 
 
 @pytest.mark.parametrize("file", ["cpu.max", "memory.swap.max"])
-def test_limits_that_no_descriptor_is_left_for_are_no_refusal_of_the_kernel(
-    mount: Path, monkeypatch: pytest.MonkeyPatch, file: str
+def test_create_without_a_descriptor_is_an_exhausted_host_not_a_refused_limit(
+    mount: Path, hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
     writes = Path.write_text
 
     def exhausted(path: Path, text: str, **_: str) -> int:
@@ -172,10 +156,9 @@ def test_limits_that_no_descriptor_is_left_for_are_no_refusal_of_the_kernel(
         with pytest.raises(HostExhaustedError, match="Too many open files"):
             hierarchy.create("name", DEFAULT_LIMITS)
     assert not (mount / "jobs" / "name").exists()
-    hierarchy.close()
 
 
-def test_a_descriptor_that_cannot_be_had_is_a_lack_of_the_host(mount: Path) -> None:
+def test_opens_without_a_descriptor_are_an_exhausted_host(mount: Path) -> None:
     cgroup = Cgroup(mount)
     opens = (
         cgroup.open_directory, cgroup.open_events, cgroup.open_kill, cgroup.open_memory_events
@@ -186,8 +169,7 @@ def test_a_descriptor_that_cannot_be_had_is_a_lack_of_the_host(mount: Path) -> N
                 each()
 
 
-def test_usage_is_read_from_the_kernels_files(mount: Path) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
+def test_usage_is_read_from_the_kernels_files(hierarchy: Hierarchy) -> None:
     cgroup = hierarchy.create("name", Limits(pids_max=3))
     for file, text in {
         "cpu.stat": "usage_usec 10\nuser_usec 4\nnr_throttled 2\nthrottled_usec 30\n",
@@ -199,35 +181,30 @@ def test_usage_is_read_from_the_kernels_files(mount: Path) -> None:
     }.items():
         (cgroup.path / file).write_text(text)
     assert cgroup.usage() == Usage(10, 2, 30, 4096, 8192, 4, 15, 26, 3)
-    hierarchy.close()
 
 
-def test_counters_that_are_not_there_are_0(mount: Path) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
+def test_usage_of_missing_counters_is_0(hierarchy: Hierarchy) -> None:
     assert hierarchy.create("name", Limits()).usage() == Usage()
-    hierarchy.close()
 
 
-def test_only_directories_named_like_jobs_are_leftovers(mount: Path) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
+def test_leftovers_are_only_the_directories_named_like_jobs(
+    mount: Path, hierarchy: Hierarchy
+) -> None:
     job = str(uuid.uuid4())
-    for name in (job, "somebody-elses", job.upper(), "{" + job + "}"):
+    for name in (job, "not-a-job", job.upper(), "{" + job + "}"):
         (mount / "jobs" / name).mkdir()
     assert [cgroup.path.name for cgroup in hierarchy.leftovers()] == [job]
-    hierarchy.close()
 
 
-def test_removing_takes_what_the_job_made_inside_along(mount: Path) -> None:
-    hierarchy = Hierarchy.open(mount / "jobs", mount)
+def test_remove_also_removes_the_directories_inside(hierarchy: Hierarchy) -> None:
     cgroup = hierarchy.create("name", Limits())
     (cgroup.path / "sub" / "subsub").mkdir(parents=True)
     cgroup.remove()
     assert not cgroup.exists()
-    cgroup.remove()  # a removed one is no error
-    hierarchy.close()
+    cgroup.remove()  # of a removed cgroup does nothing
 
 
-def test_removing_takes_no_descriptor_where_nothing_is_inside(tmp_path: Path) -> None:
+def test_remove_of_an_empty_cgroup_opens_no_descriptor(tmp_path: Path) -> None:
     cgroup = Cgroup(tmp_path / "name")
     cgroup.path.mkdir()
     with no_descriptor_left():
@@ -235,7 +212,7 @@ def test_removing_takes_no_descriptor_where_nothing_is_inside(tmp_path: Path) ->
     assert not cgroup.exists()
 
 
-def test_what_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
+def test_remove_fails_if_the_directories_inside_cannot_be_listed(tmp_path: Path) -> None:
     cgroup = Cgroup(tmp_path / "name")
     (cgroup.path / "sub").mkdir(parents=True)
     with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
@@ -243,7 +220,7 @@ def test_what_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
     assert (cgroup.path / "sub").exists()
 
 
-def test_counters_without_a_descriptor_are_0_and_told_but_oom_kills_are_known(
+def test_usage_without_a_descriptor_is_0_and_logged_except_for_oom_kills(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for file, text in (("memory.events", "oom 1\noom_kill 4\n"), ("pids.current", "3\n")):
@@ -253,6 +230,6 @@ def test_counters_without_a_descriptor_are_0_and_told_but_oom_kills_are_known(
     with no_descriptor_left(), caplog.at_level(logging.WARNING):
         assert cgroup.usage(fd) == Usage(oom_kills=4)
     os.close(fd)
-    told = [record.getMessage() for record in caplog.records]
-    assert f"{tmp_path}/pids.current: Too many open files; what it counts is told as 0" in told
-    assert not [text for text in told if "memory.events" in text]
+    logged = [record.getMessage() for record in caplog.records]
+    assert f"{tmp_path}/pids.current: Too many open files; its counters are reported as 0" in logged
+    assert not [text for text in logged if "memory.events" in text]

@@ -1,4 +1,4 @@
-"""The deny list: who is on it, what happens when it changes, and when it changes for the worse."""
+"""The deny list: its serial numbers, reloading, and invalid files."""
 
 import errno
 import logging
@@ -29,17 +29,15 @@ def denies(deny_list: DenyList, serial: int) -> bool:
 
 
 @pytest.mark.parametrize("line", ["1f2e", "1F2E", "1f:2e", "  1f2e  # a laptop", "001f2e"])
-def test_a_serial_number_is_read_as_openssl_and_the_audit_show_it(
-    line: str, tmp_path: Path
-) -> None:
+def test_serial_number_is_read_as_openssl_and_the_audit_print_it(line: str, tmp_path: Path) -> None:
     path = tmp_path / "denied"
-    path.write_text(f"# lost ones\n\n{line}\n")
+    path.write_text(f"# lost keys\n\n{line}\n")
     deny_list = DenyList(path)
     assert denies(deny_list, 0x1F2E)
     assert not denies(deny_list, 0x1F2F)
 
 
-def test_a_changed_file_is_taken_up_at_the_next_look(tmp_path: Path) -> None:
+def test_changed_file_is_reloaded_at_the_next_check(tmp_path: Path) -> None:
     path = tmp_path / "denied"
     path.write_text("")
     deny_list = DenyList(path)
@@ -50,44 +48,44 @@ def test_a_changed_file_is_taken_up_at_the_next_look(tmp_path: Path) -> None:
     assert not denies(deny_list, 0xAB)
 
 
-def stamps_stand_still(monkeypatch: pytest.MonkeyPatch, path: Path, at_ns: int) -> None:
-    """Let a file look as it does now whatever is done to it, as if changed at that time."""
-    still = (path.stat().st_ino, at_ns, path.stat().st_size)
-    monkeypatch.setattr(deny, "_stamp", lambda _: still)
+def freeze_stamp(monkeypatch: pytest.MonkeyPatch, path: Path, at_ns: int) -> None:
+    """Make a file appear unchanged since a time, whatever is written to it."""
+    frozen = (path.stat().st_ino, at_ns, path.stat().st_size)
+    monkeypatch.setattr(deny, "_stamp", lambda _: frozen)
 
 
-def test_a_file_changed_again_within_a_tick_of_the_clock_is_taken_up_too(
+def test_file_changed_twice_within_one_clock_tick_is_reloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deny, "SETTLED_S", 60)  # so that no stall of this test counts
+    monkeypatch.setattr(deny, "SETTLED_S", 60)  # so that a slow test has no effect
     path = tmp_path / "denied"
     path.write_text("ab\n")
-    stamps_stand_still(monkeypatch, path, time.time_ns())
+    freeze_stamp(monkeypatch, path, time.time_ns())
     deny_list = DenyList(path)
     assert not denies(deny_list, 0xCD)
     path.write_text("cd\n")
     assert denies(deny_list, 0xCD)
 
 
-def test_a_file_that_has_settled_is_not_read_again(
+def test_file_without_a_recent_change_is_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "denied"
     path.write_text("ab\n")
-    stamps_stand_still(monkeypatch, path, HOUR_AGO_NS)
+    freeze_stamp(monkeypatch, path, HOUR_AGO_NS)
     deny_list = DenyList(path)
     path.write_text("cd\n")
     assert denies(deny_list, 0xAB)
 
 
-def test_a_list_that_could_not_be_read_is_taken_up_when_it_can_be(
+def test_unreadable_file_is_reloaded_once_it_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "denied"
     path.write_text("ab\n")
     deny_list = DenyList(path)
     path.write_text("cd\n")
-    stamps_stand_still(monkeypatch, path, HOUR_AGO_NS)
+    freeze_stamp(monkeypatch, path, HOUR_AGO_NS)
     with caplog.at_level(logging.WARNING):
         with monkeypatch.context() as scarce:
             scarce.setattr(Path, "open", no_descriptor)
@@ -97,7 +95,7 @@ def test_a_list_that_could_not_be_read_is_taken_up_when_it_can_be(
     assert caplog.text.count("Too many open files") == 1
 
 
-def test_the_mode_that_the_warning_asks_for_mends_the_list(tmp_path: Path) -> None:
+def test_file_is_reloaded_after_its_mode_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "denied"
     path.write_text("ab\n")
     deny_list = DenyList(path)
@@ -108,17 +106,17 @@ def test_the_mode_that_the_warning_asks_for_mends_the_list(tmp_path: Path) -> No
     assert denies(deny_list, 0xCD)
 
 
-@pytest.mark.parametrize("damage", ["nonsense", "everybody", "gone"])
-def test_a_list_that_has_become_bad_lets_nobody_in_who_was_out(
+@pytest.mark.parametrize("damage", ["malformed", "writable", "missing"])
+def test_invalid_file_leaves_the_previous_list_in_force(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "denied"
     path.write_text("ab\n")
     deny_list = DenyList(path)
     match damage:
-        case "nonsense":
+        case "malformed":
             path.write_text("not hexadecimal\n")
-        case "everybody":
+        case "writable":
             path.write_text("cd\n")
             path.chmod(0o666)
         case _:
@@ -126,25 +124,25 @@ def test_a_list_that_has_become_bad_lets_nobody_in_who_was_out(
     with caplog.at_level(logging.WARNING):
         assert denies(deny_list, 0xAB)
         assert denies(deny_list, 0xAB)
-    # Told once, not at every call.
+    # Logged once, not at every call.
     assert len(caplog.records) == 1
     assert "stays in force" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("text", "mode", "said"),
+    ("text", "mode", "error"),
     [
-        ("ab\nxyz\n", 0o600, "line 2: 'xyz' is no serial number"),
-        ("ab\n", 0o602, "everybody may write it"),
+        ("ab\nxyz\n", 0o600, "line 2: 'xyz' is not a serial number"),
+        ("ab\n", 0o602, "everyone can write it"),
         (None, 0o600, "No such file"),
     ],
 )
-def test_a_list_that_is_bad_at_the_start_is_an_error(
-    text: str | None, mode: int, said: str, tmp_path: Path
+def test_invalid_file_at_the_start_is_an_error(
+    text: str | None, mode: int, error: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "denied"
     if text is not None:
         path.write_text(text)
         path.chmod(mode)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=error):
         DenyList(path)

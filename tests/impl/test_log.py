@@ -1,4 +1,4 @@
-"""The log: every byte once, in order, at its offset, or an exact count of what was missed."""
+"""The log: every byte once, in order, at its offset, or an exact count of the bytes missed."""
 
 import os
 import threading
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.impl.test_cgroup import no_descriptor_left
-from tests.support.readers import waits
+from tests.support.descriptors import no_descriptor_left, open_descriptors
+from tests.support.readers import waiting_event, woken_event
 from worker_service.errors import OffsetOutOfRangeError, OutputLostError
 from worker_service.log import (
     INLINE_MAX_BYTES,
@@ -36,7 +36,7 @@ RETENTIONS = st.sampled_from(
 
 
 def pattern(start: int, size: int) -> bytes:
-    """Bytes that tell their offset and are never zero, so that neither a shift nor a hole hides."""
+    """Return bytes that depend on their offset and are never zero: shifts and holes show."""
     block = bytes((offset * 7 + (offset >> 8) * 13) % 255 + 1 for offset in range(4096))
     first = start % 4096
     repeated = block * ((first + size) // 4096 + 1)
@@ -44,7 +44,7 @@ def pattern(start: int, size: int) -> bytes:
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Any order of writes, reads, and one close, against the plain truth."""
+    """Any order of writes, reads, and one close, compared with a simple model."""
 
     @initialize(retention=RETENTIONS)
     def make(self, retention: int | None) -> None:
@@ -133,7 +133,7 @@ TestLog.settings = settings(max_examples=60, stateful_step_count=25)
     ended=st.booleans(),
     count=st.integers(0, 35),
 )
-def test_a_tail_of_lines_is_what_splitting_at_newlines_gives(
+def test_tail_lines_equal_splitting_at_newlines(
     lines: list[bytes],
     ended: bool,
     count: int,
@@ -141,7 +141,7 @@ def test_a_tail_of_lines_is_what_splitting_at_newlines_gives(
     text = b"\n".join(lines) + (b"\n" if ended and lines else b"")
     log = OutputLog()
     log.append(text)
-    # Not splitlines: it knows more line ends than the newline.
+    # Not splitlines: it splits at more line ends than the newline.
     parts = [part + b"\n" for part in text.split(b"\n")]
     parts[-1] = parts[-1][:-1]
     parts = [part for part in parts if part]
@@ -149,7 +149,7 @@ def test_a_tail_of_lines_is_what_splitting_at_newlines_gives(
     assert log.reader_at_tail_lines(count).read(len(text) + 1).data == expected
 
 
-def test_a_tail_of_lines_looks_past_its_scanning_block() -> None:
+def test_tail_lines_longer_than_the_scan_block_are_found() -> None:
     log = OutputLog()
     text = b"".join(b"%d %s\n" % (number, b"x" * 30_000) for number in range(30))
     log.append(text)
@@ -170,7 +170,7 @@ def memfd_blocks() -> int:
     return total
 
 
-def test_retention_gives_the_memory_back() -> None:
+def test_retention_frees_the_memory_of_dropped_bytes() -> None:
     before = memfd_blocks()
     log = OutputLog(4 * PUNCH_STEP_BYTES)
     for number in range(40):
@@ -179,25 +179,22 @@ def test_retention_gives_the_memory_back() -> None:
     assert log.extent().first_offset == 36 * PUNCH_STEP_BYTES
 
 
-def test_a_small_log_holds_no_descriptor_and_a_large_one_gives_it_back() -> None:
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = descriptors()
+def test_only_a_large_log_uses_a_descriptor_until_its_last_reader_is_gone() -> None:
+    before = open_descriptors()
     small = OutputLog()
     small.append(b"x" * INLINE_MAX_BYTES)
-    assert descriptors() == before
+    assert open_descriptors() == before
     large = OutputLog()
     large.append(b"x" * (INLINE_MAX_BYTES + 1))
-    assert descriptors() == before + 1
+    assert open_descriptors() == before + 1
     reader = large.reader_at(0)
     del large
     assert len(reader.read(10**6).data) == INLINE_MAX_BYTES + 1
     del reader
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
-def test_a_log_that_no_descriptor_is_left_for_is_as_it_was_and_so_is_the_pipe() -> None:
+def test_splice_without_a_descriptor_leaves_log_and_pipe_unchanged() -> None:
     log = OutputLog()
     log.append(pattern(0, INLINE_MAX_BYTES))
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK)
@@ -213,7 +210,7 @@ def test_a_log_that_no_descriptor_is_left_for_is_as_it_was_and_so_is_the_pipe() 
 
 
 @pytest.mark.parametrize("retention", [None, INLINE_MAX_BYTES])
-def test_what_is_in_memory_already_stays_there_while_no_descriptor_is_left(
+def test_append_without_a_descriptor_stays_in_memory(
     retention: int | None,
 ) -> None:
     log = OutputLog(retention)
@@ -229,11 +226,11 @@ def test_what_is_in_memory_already_stays_there_while_no_descriptor_is_left(
         kept_from += 0 if retention is None else 1000
 
 
-def waiting(reader: LogReader, wanted: int, timeout_s: float | None = None) -> threading.Thread:
+def start_waiting(reader: LogReader, wanted: int) -> threading.Thread:
     """Start a thread that waits, and return once it does."""
-    queued = waits(reader)
-    # A daemon: one that is never woken must not hold up the end of the failing test.
-    thread = threading.Thread(target=reader.wait, args=(wanted, timeout_s), daemon=True)
+    queued = waiting_event(reader)
+    # A daemon: one that is never woken must not delay the end of the failing test.
+    thread = threading.Thread(target=reader.wait, args=(wanted,), daemon=True)
     thread.start()
     assert queued.wait(10)
     return thread
@@ -253,42 +250,44 @@ def ended(thread: threading.Thread) -> bool:
     ],
     ids=["enough bytes", "close", "cancel"],
 )
-def test_a_waiting_reader_is_woken_by(wake: Callable[[OutputLog, LogReader], None]) -> None:
+def test_waiting_reader_is_woken_by(wake: Callable[[OutputLog, LogReader], None]) -> None:
     log = OutputLog()
     reader = log.reader_at(0)
-    thread = waiting(reader, 5)
+    thread = start_waiting(reader, 5)
     wake(log, reader)
     assert ended(thread)
 
 
-def test_a_reader_is_not_woken_before_the_bytes_it_waits_for() -> None:
+def test_reader_is_not_woken_before_the_bytes_it_waits_for() -> None:
     log = OutputLog()
     reader = log.reader_at(0)
-    thread = waiting(reader, 5)
-    log.append(b"1234")
-    assert reader in log._waiting
+    woken = woken_event(reader)
+    thread = start_waiting(reader, 5)
+    log.append(b"1234")  # wakes on this thread, if at all
+    assert not woken.is_set()
     log.append(b"5")
     assert ended(thread)
 
 
-def test_a_wait_ends_at_its_timeout_and_leaves_the_queue() -> None:
+def test_wait_ends_at_its_timeout_and_later_writes_do_not_wake_the_reader() -> None:
     log = OutputLog()
     reader = log.reader_at(0)
+    woken = woken_event(reader)
     started_s = time.monotonic()
     reader.wait(1, 0.05)
     assert 0.04 < time.monotonic() - started_s < 5
-    assert not log._waiting
+    log.append(b"1")
+    assert not woken.is_set()
 
 
-def test_a_cancel_before_the_wait_is_not_lost() -> None:
+def test_cancel_before_the_wait_ends_it_at_once() -> None:
     log = OutputLog()
     reader = log.reader_at(0)
     reader.cancel()
-    reader.wait(1)  # would never end
-    assert not log._waiting
+    reader.wait(1)  # would otherwise never end
 
 
-def test_a_reader_that_falls_behind_is_told_how_many_bytes_it_missed() -> None:
+def test_reader_behind_retention_gets_the_number_of_missed_bytes() -> None:
     log = OutputLog(2 * PUNCH_STEP_BYTES)
     reader = log.reader_at(0)
     log.append(pattern(0, 5 * PUNCH_STEP_BYTES))
@@ -298,7 +297,7 @@ def test_a_reader_that_falls_behind_is_told_how_many_bytes_it_missed() -> None:
     assert reader.read(1000).missed_bytes == 0
 
 
-def test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole(
+def test_reader_overtaken_by_retention_during_a_read_gets_no_hole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keep = 2 * PUNCH_STEP_BYTES
@@ -308,7 +307,7 @@ def test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole(
     real_pread = os.pread
 
     def overtaken(fd: int, length: int, offset: int) -> bytes:
-        # The race made certain: the writer comes by between the reader's look and its read.
+        # The race made certain: the writer appends between the reader's check and its read.
         monkeypatch.setattr(os, "pread", real_pread)
         log.append(pattern(keep, PUNCH_STEP_BYTES))
         return real_pread(fd, length, offset)
@@ -320,7 +319,7 @@ def test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole(
 
 
 @pytest.mark.parametrize("retention", [None, 3 * PUNCH_STEP_BYTES])
-def test_many_readers_beside_one_writer_see_the_same_bytes(retention: int | None) -> None:
+def test_concurrent_readers_see_the_writers_bytes(retention: int | None) -> None:
     log = OutputLog(retention)
     total = 24 * PUNCH_STEP_BYTES
     whole = pattern(0, total)
@@ -349,7 +348,7 @@ def test_many_readers_beside_one_writer_see_the_same_bytes(retention: int | None
         assert missed == [0] * 6
 
 
-def test_a_failed_log_says_what_was_lost() -> None:
+def test_failed_log_reports_the_offset_after_which_output_was_lost() -> None:
     log = OutputLog()
     log.append(b"123")
     log.close("no space left")
@@ -359,6 +358,6 @@ def test_a_failed_log_says_what_was_lost() -> None:
         reader.raise_if_output_lost()
 
 
-def test_a_retention_of_nothing_is_refused() -> None:
+def test_retention_of_zero_bytes_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         OutputLog(0)

@@ -1,11 +1,11 @@
-"""Real processes of a server that is protected from the OOM killer: none stays so."""
+"""Real processes of a server that is protected from the OOM killer: no job stays protected."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-# Given as a program of its own: a process cannot lower again what it has raised, unless it is root.
+# Run as a separate program: only root can lower a score that was raised.
 PROTECTED = """
 import subprocess, sys
 from pathlib import Path
@@ -44,13 +44,13 @@ def scores(folder: Path, cgroup: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_what_a_job_forked_before_it_was_adjusted_is_adjusted_too(tmp_path: Path) -> None:
+def test_processes_forked_before_the_adjustment_are_adjusted(tmp_path: Path) -> None:
     done = scores(tmp_path, "Cgroup")
     assert done.stdout.split() == ["0", "0", "0"]
     assert done.stderr == ""
 
 
-def test_a_job_that_forks_all_the_time_is_not_looked_through_for_ever(tmp_path: Path) -> None:
+def test_scan_of_a_fork_bomb_is_bounded_and_logged(tmp_path: Path) -> None:
     done = scores(tmp_path, "ForkBomb")
     assert set(done.stdout.split()) == {"0"}
     assert "forks faster than its OOM scores can be adjusted" in done.stderr

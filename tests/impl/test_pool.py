@@ -1,4 +1,4 @@
-"""The pool: a thread for every call, whatever threads tell of themselves, and fewer by need."""
+"""The pool: a thread for every call, and no more threads than needed or possible."""
 
 import logging
 import queue
@@ -13,12 +13,12 @@ from worker_service.pool import Pool
 WAIT_S = 10
 
 
-class LateToTell(queue.SimpleQueue[object]):
-    """Work of which a thread gets some after it found none, before it can say so."""
+class LateIdleReport(queue.SimpleQueue[object]):
+    """A work queue that delays a thread which found it empty, until it has work again."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found_none, self.may_tell = threading.Event(), threading.Event()
+        self.found_none, self.may_report = threading.Event(), threading.Event()
 
     @override
     def get_nowait(self) -> object:
@@ -26,19 +26,19 @@ class LateToTell(queue.SimpleQueue[object]):
             return super().get_nowait()
         except queue.Empty:
             self.found_none.set()
-            self.may_tell.wait(WAIT_S)
+            self.may_report.wait(WAIT_S)
             raise
 
     @override
     def get(self, block: bool = True, timeout: float | None = None) -> object:
-        self.found_none.set()  # before 3.13 a thread does not ask first
+        self.found_none.set()  # before 3.13 a thread does not call get_nowait first
         return super().get(block, timeout)
 
 
-def test_a_call_has_a_thread_although_another_thread_told_too_late_that_it_is_busy(
+def test_call_gets_a_thread_although_a_busy_thread_still_counts_as_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    work = LateToTell()
+    work = LateIdleReport()
     monkeypatch.setattr(queue, "SimpleQueue", lambda: work)
     end = threading.Event()
     begun = [threading.Event() for _ in range(3)]
@@ -51,7 +51,7 @@ def test_a_call_has_a_thread_although_another_thread_told_too_late_that_it_is_bu
         try:
             assert work.found_none.wait(WAIT_S)
             pool.submit(call, 0)
-            work.may_tell.set()
+            work.may_report.set()
             assert begun[0].wait(WAIT_S)
             pool.submit(call, 1)
             pool.submit(call, 2)
@@ -60,7 +60,7 @@ def test_a_call_has_a_thread_although_another_thread_told_too_late_that_it_is_bu
             end.set()
 
 
-def test_calls_wait_for_a_thread_where_the_host_gives_no_more(
+def test_calls_wait_if_the_host_allows_no_more_threads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = threading.Thread.start
@@ -81,27 +81,35 @@ def test_calls_wait_for_a_thread_where_the_host_gives_no_more(
         gate.set()
         assert [each.result(WAIT_S) for each in waiting] == ["0", "1"]
         assert held.result(WAIT_S)
-        assert caplog.text.count("no more than 1 threads for calls") == 1
+        assert caplog.text.count("only 1 threads for calls") == 1
     with pytest.raises(HostExhaustedError, match="a thread for calls: can't start"):
         Pool(3)
 
 
-def test_a_thread_that_is_free_is_used_before_another_is_started() -> None:
-    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+def run_call(pool: Pool) -> None:
+    """Run a call, and return once the pool has counted its end."""
+    go, ended = threading.Event(), threading.Event()
+    # Added while the call runs, so it is called after the pool's own callback.
+    pool.submit(go.wait, WAIT_S).add_done_callback(lambda _: ended.set())
+    go.set()
+    assert ended.wait(WAIT_S)
 
-    class Telling(Pool):
-        @override
-        def _finish(self, _: object = None) -> None:
-            super()._finish()
-            ended.put(None)
 
-    with Telling(10) as pool:
-        ended.get(timeout=WAIT_S)  # its own first
-        for number in range(20):
-            pool.submit(str, number)
-            ended.get(timeout=WAIT_S)
-        assert len(pool._threads) == 1
+def test_free_thread_is_reused_before_another_is_started() -> None:
+    def threads() -> int:
+        return sum(thread.name.startswith("rpc") for thread in threading.enumerate())
+
+    before = threads()
+    with Pool(10) as pool:
+        run_call(pool)  # the pool's own first call may still run beside it
+        started = threads() - before
+        for _ in range(20):
+            run_call(pool)
+        assert threads() - before == started <= 2
+
+
+def test_submit_after_shutdown_is_refused() -> None:
+    with Pool(1) as pool:
         pool.shutdown()
         with pytest.raises(RuntimeError, match="after shutdown"):
             pool.submit(str, 1)
-        assert pool._unfinished == 0

@@ -1,4 +1,4 @@
-"""Real children: what they get, what they don't, and what happens when they cannot start."""
+"""Real children: what they inherit, how they end, and why some cannot start."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import open_descriptors
 from worker_service.errors import (
     CannotExecuteError,
     CommandNotFoundError,
@@ -61,33 +62,33 @@ def shell(script: str) -> Command:
     return Command("sh", ("-c", script))
 
 
-def test_a_child_inherits_nothing_but_its_three_descriptors(
+def test_child_inherits_only_its_three_descriptors_and_the_given_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SECRET", "do not tell")
+    monkeypatch.setenv("SECRET", "swordfish")
     inheritable = os.dup(2)
     os.set_inheritable(inheritable, True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     ignored_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        # -I -S: Python itself ignores SIGPIPE and SIGXFSZ, which is not our doing.
+        # Python itself ignores SIGPIPE and SIGXFSZ.
         output, _ = run(Command(sys.executable, ("-I", "-S", "-c", REPORT), {"COLOUR": "blue"}))
     finally:
         signal.signal(signal.SIGHUP, ignored_before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR1})
         os.close(inheritable)
-    told = json.loads(output)
-    assert [fd for fd in told["fds"] if fd > 2] == [3]  # the listing's own
-    assert told["blocked"] == []
-    assert set(told["ignored"]) <= {signal.SIGPIPE, signal.SIGXFSZ}
-    assert told["environment"]["COLOUR"] == "blue"
-    assert "SECRET" not in told["environment"]
-    assert told["pid"] == told["session"] == told["group"]
-    assert told["input"] == "/dev/null"
+    child = json.loads(output)
+    assert [fd for fd in child["fds"] if fd > 2] == [3]  # the listing's own
+    assert child["blocked"] == []
+    assert set(child["ignored"]) <= {signal.SIGPIPE, signal.SIGXFSZ}
+    assert child["environment"]["COLOUR"] == "blue"
+    assert "SECRET" not in child["environment"]
+    assert child["pid"] == child["session"] == child["group"]
+    assert child["input"] == "/dev/null"
 
 
-def test_ignored_signals_are_back_to_their_defaults() -> None:
-    # Python ignores SIGPIPE; a child that inherited that would not die of a broken pipe.
+def test_child_has_no_blocked_or_ignored_signals() -> None:
+    # Python ignores SIGPIPE; a child that inherited that would not be ended by a broken pipe.
     output, _ = run(shell("grep -E '^Sig(Blk|Ign)' /proc/self/status"))
     masks = [int(line.split(b":")[1], 16) for line in output.splitlines()]
     assert masks == [0, 0]
@@ -98,29 +99,25 @@ def test_output_and_errors_keep_their_order() -> None:
     assert output == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n"
 
 
-def test_a_relative_program_is_found_in_the_working_directory(tmp_path: Path) -> None:
-    program = tmp_path / "hello"
-    program.write_text("#!/bin/sh\npwd\n")
-    program.chmod(0o755)
+def test_relative_program_is_found_in_the_working_directory(tmp_path: Path) -> None:
+    executable(tmp_path / "hello", "#!/bin/sh\npwd\n")
     output, _ = run(Command("./hello", working_directory=str(tmp_path)))
     assert output.decode().strip() == str(tmp_path)
 
 
-def test_a_path_of_the_jobs_own_is_searched(tmp_path: Path) -> None:
-    program = tmp_path / "greet"
-    program.write_text("#!/bin/sh\necho hi\n")
-    program.chmod(0o755)
+def test_program_is_searched_in_the_jobs_own_path(tmp_path: Path) -> None:
+    executable(tmp_path / "greet", "#!/bin/sh\necho hi\n")
     assert run(Command("greet", environment={"PATH": str(tmp_path)}))[0] == b"hi\n"
 
 
-def test_arguments_are_literal() -> None:
+def test_arguments_are_passed_literally() -> None:
     words = ("$HOME", "a  b", "*", ";ls", "`id`", "", "ünï", "\n")
     output, _ = run(Command("printf", ("%s|", *words)))
     assert output.decode() == "".join(f"{word}|" for word in words)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 42, 127, 128, 254, 255])
-def test_exit_codes_are_exact(code: int) -> None:
+def test_exit_code_is_reported_exactly(code: int) -> None:
     assert run(shell(f"exit {code}"))[1] == ExitStatus(code, 0)
 
 
@@ -131,7 +128,7 @@ DEADLY = sorted(
 )
 
 
-def test_every_deadly_signal_is_told() -> None:
+def test_every_deadly_signal_is_reported() -> None:
     script = "import os, sys; os.kill(os.getpid(), int(sys.argv[1]))"
     limits = "ulimit -c 0; "  # no core files
 
@@ -179,21 +176,21 @@ BAD_COMMANDS: list[tuple[Callable[[Path], Command], type[JobWorkerError], str]] 
 
 
 @pytest.mark.parametrize(("make", "error", "text"), BAD_COMMANDS)
-def test_what_cannot_start_is_refused_with_its_cause(
+def test_spawn_rejects_a_command_with_its_cause_and_leaves_no_descriptor(
     make: Callable[[Path], Command], error: type[JobWorkerError], text: str, tmp_path: Path
 ) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     with pytest.raises(error, match=text):
         run(make(tmp_path))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
 
 
-def test_the_largest_allowed_argument_is_passed() -> None:
+def test_largest_allowed_argument_is_passed() -> None:
     output, _ = run(Command("printf", ("%s", "x" * ARGUMENT_MAX_BYTES)))
     assert len(output) == ARGUMENT_MAX_BYTES
 
 
-def test_many_threads_can_start_at_once() -> None:
+def test_concurrent_spawns_all_succeed() -> None:
     def start(number: int) -> bytes:
         return run(Command("echo", (str(number),)))[0]
 
@@ -201,7 +198,7 @@ def test_many_threads_can_start_at_once() -> None:
         assert list(pool.map(start, range(64))) == [b"%d\n" % number for number in range(64)]
 
 
-def test_a_group_is_signalled_as_long_as_its_leader_is_not_reaped() -> None:
+def test_signal_reaches_the_group_of_an_ended_leader_that_is_not_reaped() -> None:
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     child = spawn(shell("sleep 100 & echo $!; exit 0"), write_fd, None)
     os.close(write_fd)
@@ -209,12 +206,12 @@ def test_a_group_is_signalled_as_long_as_its_leader_is_not_reaped() -> None:
     grandchild = int(os.read(read_fd, 100))
     assert Path(f"/proc/{grandchild}").exists()
     child.signal_group(signal.SIGKILL)
-    assert os.read(read_fd, 1) == b""  # the end of output: its last holder is gone
+    assert os.read(read_fd, 1) == b""  # the end of output: its last writer is gone
     os.close(read_fd)
     child.reap()
 
 
-def test_a_parent_with_many_threads_and_locks_held_can_spawn() -> None:
+def test_spawn_succeeds_in_a_parent_with_many_threads() -> None:
     stop = threading.Event()
     threads = [threading.Thread(target=stop.wait) for _ in range(50)]
     for thread in threads:
@@ -227,13 +224,13 @@ def test_a_parent_with_many_threads_and_locks_held_can_spawn() -> None:
             thread.join(10)
 
 
-def test_a_value_that_stands_in_a_key_is_not_told() -> None:
+def test_error_for_a_key_with_a_value_does_not_show_the_value() -> None:
     with pytest.raises(InvalidRequestError, match="key 'TOKEN'") as no:
         Command("true", environment={"TOKEN=hunter2": ""}).validate()
     assert "hunter2" not in str(no.value)
 
 
-# Given as a program of its own: a process cannot lower again what it has raised, unless it is root.
+# Run as a separate program: only root can lower a score that was raised.
 PROTECTED = """
 import os
 from pathlib import Path
@@ -246,7 +243,7 @@ child.reap()
 """
 
 
-def test_a_child_is_not_protected_from_the_oom_killer_as_the_server_may_be() -> None:
+def test_child_does_not_keep_the_servers_oom_score() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROTECTED], capture_output=True, text=True, timeout=60, check=True
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import open_descriptors
 from worker_service import job as job_module
 from worker_service.cgroup import Limits
 from worker_service.errors import (
@@ -42,7 +43,7 @@ def shell(script: str) -> Command:
 
 
 def read_until(reader: LogReader, wanted: bytes = b"") -> bytes:
-    """Read until something was said, or to the end of the log."""
+    """Read until some output has appeared, or to the end of the log."""
     data = b""
     while True:
         data += reader.read(2**20).data
@@ -56,7 +57,7 @@ def output(worker: Worker, status: JobStatus, wanted: bytes = b"") -> bytes:
     return read_until(worker.log(status.job_id).reader_at(0), wanted)
 
 
-def test_a_job_runs_and_its_end_is_told_after_its_output(worker: Worker) -> None:
+def test_job_runs_and_its_final_status_follows_its_output(worker: Worker) -> None:
     status = worker.start(shell("echo out; echo err >&2; exit 3"))
     assert (status.state, uuid.UUID(status.job_id).version) == (State.RUNNING, 4)
     assert output(worker, status) == b"out\nerr\n"
@@ -67,7 +68,7 @@ def test_a_job_runs_and_its_end_is_told_after_its_output(worker: Worker) -> None
     assert [job.job_id for job in worker.list_jobs()] == [status.job_id]
 
 
-def test_no_byte_of_200_short_jobs_is_lost(worker: Worker) -> None:
+def test_200_short_jobs_lose_no_byte(worker: Worker) -> None:
     program = "import os; os.write(1, bytes([int(__import__('sys').argv[1])]) * 65000)"
 
     def run(number: int) -> bytes:
@@ -79,7 +80,7 @@ def test_no_byte_of_200_short_jobs_is_lost(worker: Worker) -> None:
             assert data == bytes([number]) * 65000
 
 
-def test_a_tree_that_ignores_sigterm_is_killed_after_the_grace(worker: Worker) -> None:
+def test_tree_that_ignores_sigterm_is_killed_after_the_grace(worker: Worker) -> None:
     status = worker.start(shell("trap '' TERM; sleep 100 & echo on; wait; wait"))
     output(worker, status, b"on\n")
     started_s = time.monotonic()
@@ -93,7 +94,7 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_a_stopped_process_can_be_stopped(worker: Worker) -> None:
+def test_job_paused_with_sigstop_can_be_stopped(worker: Worker) -> None:
     status = worker.start(shell("kill -STOP $$; sleep 100"))
     deadline_s = time.monotonic() + 10
     while _state(status.pid) != "T":
@@ -102,7 +103,7 @@ def test_a_stopped_process_can_be_stopped(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 20])
-def test_100_concurrent_stops_end_in_the_same_final_status(worker: Worker, jobs: int) -> None:
+def test_100_concurrent_stops_return_the_same_final_status(worker: Worker, jobs: int) -> None:
     started = [worker.start(Command("sleep", ("100",))) for _ in range(jobs)]
     with ThreadPoolExecutor(100) as pool:
         finals = list(
@@ -112,7 +113,7 @@ def test_100_concurrent_stops_end_in_the_same_final_status(worker: Worker, jobs:
     assert len({(final.job_id, final.ended_at_s) for final in finals}) == jobs
 
 
-def test_a_stop_that_races_with_the_end_tells_one_truth(worker: Worker) -> None:
+def test_stop_that_races_with_the_end_returns_the_final_status(worker: Worker) -> None:
     for _ in range(30):
         status = worker.start(Command("true"))
         final = worker.stop(status.job_id)
@@ -124,7 +125,7 @@ def test_a_stop_that_races_with_the_end_tells_one_truth(worker: Worker) -> None:
 
 
 def _ended(pid: int) -> bool:
-    """Wait for a process's end: a dying one shuts its files a moment before it counts as ended."""
+    """Wait for a process's end: an ending one closes its files a moment before it has ended."""
     try:
         process_fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -135,7 +136,7 @@ def _ended(pid: int) -> bool:
         os.close(process_fd)
 
 
-def test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output(
+def test_daemon_in_the_group_is_killed_with_the_main_process(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_module, "DRAIN_MAX_S", 20)
@@ -150,7 +151,7 @@ def test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output(
 def test_output_held_open_by_an_escaped_daemon_is_cut_after_the_drain(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without a cgroup, setsid is a way out of the tree.
+    # Without a cgroup, setsid leaves the tree.
     monkeypatch.setattr(job_module, "DRAIN_MAX_S", 0.2)
     status = worker.start(shell("setsid sh -c 'echo $$; exec sleep 100' & wait"))
     daemon = int(output(worker, status, b"\n"))
@@ -159,7 +160,7 @@ def test_output_held_open_by_an_escaped_daemon_is_cut_after_the_drain(
     os.kill(daemon, signal.SIGKILL)
 
 
-def test_closing_ends_all_jobs_and_refuses_new_ones() -> None:
+def test_close_ends_all_jobs_and_refuses_new_ones() -> None:
     worker = Worker(WorkerSettings(), hierarchy=None)
     jobs = [worker.start(Command("sleep", ("100",))) for _ in range(10)]
     worker.close(grace_s=1)
@@ -169,7 +170,7 @@ def test_closing_ends_all_jobs_and_refuses_new_ones() -> None:
     worker.close()
 
 
-def test_starts_that_race_with_closing_leave_no_process() -> None:
+def test_starts_that_race_with_close_leave_no_running_job() -> None:
     worker = Worker(WorkerSettings(), hierarchy=None)
     started: list[JobStatus] = []
     go = threading.Event()
@@ -178,7 +179,7 @@ def test_starts_that_race_with_closing_leave_no_process() -> None:
         go.wait(10)
         try:
             for _ in range(100):
-                started.append(worker.start(Command("sleep", ("100",))))  # noqa: PERF401 - it ends by an error
+                started.append(worker.start(Command("sleep", ("100",))))  # noqa: PERF401 - ended by an error
         except ShuttingDownError:
             return
 
@@ -192,7 +193,7 @@ def test_starts_that_race_with_closing_leave_no_process() -> None:
     assert all(worker.query(status.job_id).ended_at_s for status in started)
 
 
-def test_killing_all_ends_a_patient_close() -> None:
+def test_kill_all_ends_a_close_that_waits_for_the_grace() -> None:
     worker = Worker(WorkerSettings(), hierarchy=None)
     status = worker.start(shell("trap '' TERM; echo on; while :; do sleep 100; done"))
     output(worker, status, b"on\n")
@@ -205,43 +206,43 @@ def test_killing_all_ends_a_patient_close() -> None:
 
 
 @pytest.mark.parametrize("job_id", ["", "x", "../..", "761db04c-0150-4f0b-a6fd"])
-def test_a_malformed_id_is_no_job(worker: Worker, job_id: str) -> None:
+def test_query_rejects_a_malformed_id(worker: Worker, job_id: str) -> None:
     with pytest.raises(InvalidRequestError, match="must be a UUID"):
         worker.query(job_id)
 
 
-def test_an_unknown_id_is_not_found(worker: Worker) -> None:
+def test_log_of_an_unknown_id_is_not_found(worker: Worker) -> None:
     with pytest.raises(JobNotFoundError):
         worker.log(str(uuid.uuid4()))
 
 
-def test_limits_without_a_hierarchy_are_refused(worker: Worker) -> None:
+def test_start_rejects_limits_without_a_hierarchy(worker: Worker) -> None:
     with pytest.raises(LimitsUnavailableError, match="--no-limits"):
         worker.start(Command("true"), Limits(pids_max=5))
     assert worker.start(Command("true"), Limits()).limits is None
 
 
 @pytest.mark.parametrize("grace_s", [-1.0, 3601.0, float("nan")])
-def test_a_senseless_grace_is_refused(worker: Worker, grace_s: float) -> None:
+def test_stop_rejects_a_grace_out_of_range(worker: Worker, grace_s: float) -> None:
     status = worker.start(Command("true"))
     with pytest.raises(InvalidRequestError, match="grace period"):
         worker.stop(status.job_id, grace_s)
 
 
-def test_a_failed_start_leaves_nothing(worker: Worker) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+def test_failed_start_leaves_no_descriptor_and_no_job(worker: Worker) -> None:
+    before = open_descriptors()
     for _ in range(50):
         with pytest.raises(JobWorkerError):
             worker.start(Command("/no/such"))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
     assert worker.list_jobs() == []
 
 
 def test_ended_jobs_hold_no_descriptor(worker: Worker) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     for _ in range(50):
         output(worker, worker.start(Command("echo", ("x",))))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
     assert worker.running() == 0
 
 

@@ -1,4 +1,4 @@
-"""The command line as a program: the original's words to the letter, and the comforts."""
+"""The command line as a program: the original's words to the letter, and the additions."""
 
 import json
 import os
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_streams import wait_until
-from tests.support.service import COMMAND, Certificates, launched_server
+from tests.support.service import COMMAND, Certificates, launched_server, wait_until
 from worker_service.server import Server
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -30,6 +29,10 @@ def environment(server: Server, certificates: Certificates) -> dict[str, str]:
 
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
+    return runner(environment)
+
+
+def runner(environment: dict[str, str]) -> Run:
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [COMMAND, *arguments],
@@ -39,9 +42,17 @@ def run(environment: dict[str, str]) -> Run:
     return command
 
 
+def streaming(environment: dict[str, str], job_id: str) -> "subprocess.Popen[str]":
+    """Start to stream a job."""
+    return subprocess.Popen(
+        [COMMAND, "stream", job_id],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def job(run: Run) -> Iterator[str]:
-    """A job that has said something and goes on."""
+    """A running job with some output."""
     started = run("start", "-command", "sh", "--", "-c", "'echo ready; exec sleep 100'")
     job_id = started.stdout.split()[3]
     yield job_id
@@ -53,16 +64,14 @@ def succeeded(done: subprocess.CompletedProcess[str], output: str) -> bool:
 
 
 def failed(done: subprocess.CompletedProcess[str], exit_code: int, *texts: str) -> bool:
-    """Tell whether a command failed with one clear line and nothing on standard output."""
+    """Return whether a command failed with one clear line and nothing on standard output."""
     one_line = done.stderr.startswith("worker-service: ") and done.stderr.count("\n") == 1
-    said = all(text in done.stderr for text in texts)
-    assert (done.returncode, done.stdout, one_line, said) == (exit_code, "", True, True), done
+    has_texts = all(text in done.stderr for text in texts)
+    assert (done.returncode, done.stdout, one_line, has_texts) == (exit_code, "", True, True), done
     return True
 
 
-def test_the_originals_four_commands_print_what_the_document_shows(
-    run: Run, tmp_path: Path
-) -> None:
+def test_original_commands_print_the_documented_lines(run: Run, tmp_path: Path) -> None:
     unsorted = tmp_path / "largefile.txt"
     unsorted.write_text("b\na\n")
     result = tmp_path / "sortedfile.txt"
@@ -77,19 +86,19 @@ def test_the_originals_four_commands_print_what_the_document_shows(
     assert succeeded(run("stop", job_id), f"Success! job with id {job_id} stopped.\n")
 
 
-def test_query_and_stop_of_a_running_job(run: Run, job: str) -> None:
+def test_query_and_stop_print_the_state_of_a_running_job(run: Run, job: str) -> None:
     assert succeeded(run("query", job), f"job with id {job} is running.\n")
     assert succeeded(run("stop", job), f"Success! job with id {job} stopped.\n")
     assert succeeded(run("query", job), f"job with id {job} has stopped.\n")
 
 
-def test_words_are_split_as_a_shell_would_and_no_shell_runs(run: Run) -> None:
+def test_arguments_are_split_like_a_shell_without_running_one(run: Run) -> None:
     started = run("start", "--stream", "-command", "printf", "'%s|'", '"a  b" c\\ d', "$HOME *")
     assert started.stdout == "a  b|c d|$HOME|*|"
     assert started.stderr.startswith("job with id ")
 
 
-def test_binary_output_goes_through_untouched(run: Run, environment: dict[str, str]) -> None:
+def test_stream_writes_binary_output_unchanged(run: Run, environment: dict[str, str]) -> None:
     started = run("start", "--json", "head", "-c", "300000", "/dev/urandom")
     job_id = json.loads(started.stdout)["job_id"]
     first, second = (
@@ -106,19 +115,19 @@ def test_binary_output_goes_through_untouched(run: Run, environment: dict[str, s
     assert first == second
 
 
-def test_exit_status_of_a_stream_is_the_jobs_own(run: Run) -> None:
+def test_stream_exit_status_is_the_jobs(run: Run) -> None:
     for script, exit_code in (("exit 7", 7), ("kill -9 $$", 137), ("true", 0)):
         job_id = run("start", "sh", "-c", f"'{script}'").stdout.split()[3]
         assert run("stream", "--exit-status", job_id).returncode == exit_code
 
 
-def test_json_tells_everything(run: Run, job: str) -> None:
-    told = json.loads(run("query", "--json", job).stdout)
-    assert told["job_id"] == job
-    assert told["status"] == "running"
-    assert told["pid"] > 1
-    assert told["started_at"].endswith("+00:00")
-    assert told["limits"] is None
+def test_json_and_verbose_output_have_all_details(run: Run, job: str) -> None:
+    queried = json.loads(run("query", "--json", job).stdout)
+    assert queried["job_id"] == job
+    assert queried["status"] == "running"
+    assert queried["pid"] > 1
+    assert queried["started_at"].endswith("+00:00")
+    assert queried["limits"] is None
     lines = run("list", "--json").stdout.splitlines()
     [listed] = [entry for entry in map(json.loads, lines) if entry["job_id"] == job]
     assert listed["command"] == ["sh", "-c", "echo ready; exec sleep 100"]
@@ -126,34 +135,31 @@ def test_json_tells_everything(run: Run, job: str) -> None:
     assert "  status: running\n" in run("query", "-v", job).stdout
 
 
-def test_tail_offset_and_no_follow(run: Run, job: str) -> None:
-    wait_until(lambda: run("stream", "--no-follow", job).stdout == "ready\n")
+def test_stream_starts_at_tail_or_offset_and_ends_without_follow(run: Run, job: str) -> None:
+    wait_until(lambda: run("stream", "--no-follow", job).stdout == "ready\n", "the job's output")
     assert succeeded(run("stream", "--no-follow", "--from-offset", "3", job), "dy\n")
     assert succeeded(run("stream", "--no-follow", "--tail", "1", job), "ready\n")
     assert succeeded(run("stream", "--no-follow", "--tail-bytes", "2", job), "y\n")
     assert failed(run("stream", "--from-offset", "99", job), 1, "OUT_OF_RANGE", "ends at 6")
 
 
-def test_errors_are_one_clear_line_with_their_own_exit_code(run: Run, job: str) -> None:
+def test_errors_are_one_line_with_an_exit_code_by_cause(run: Run, job: str) -> None:
     assert failed(run("query", str(uuid.uuid4())), 3, "no job has the id", "NOT_FOUND")
     assert failed(run("query", "nonsense"), 1, "must be a UUID", "INVALID_ARGUMENT")
-    assert failed(run("stop", "--as", "user", job), 4, "role user may not call StopJob")
+    assert failed(run("stop", "--as", "user", job), 4, "role user is not allowed to call StopJob")
     assert failed(run("start", "no-such-program"), 3, "no-such-program", "PATH=")
     assert failed(run("start", "--memory", "1GB", "true"), 1, "--no-limits")
     assert failed(run("list", "--server", "127.0.0.1:1"), 5, "cannot be reached")
     assert failed(run("list", "--certs", "/nowhere"), 1, "/nowhere", "make certs")
     assert failed(run("start"), 2, "name a program")
     assert failed(run("start", "-command", "ls", "-l"), 2, "put -- before")
-    assert failed(run("start", "--memory", "lots", "true"), 2, "'lots' is not understood")
+    assert failed(run("start", "--memory", "lots", "true"), 2, "'lots' is invalid")
     assert failed(run("nonsense"), 2, "No such command")
     assert failed(run("start", "-command", "sh", "'"), 2, "cannot be split")
 
 
-def test_ctrl_c_ends_a_stream_cleanly(environment: dict[str, str], job: str) -> None:
-    with subprocess.Popen(
-        [COMMAND, "stream", job],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+def test_ctrl_c_ends_a_stream_without_an_error(environment: dict[str, str], job: str) -> None:
+    with streaming(environment, job) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
@@ -161,10 +167,10 @@ def test_ctrl_c_ends_a_stream_cleanly(environment: dict[str, str], job: str) -> 
         assert (process.returncode, errors) == (130, "")
 
 
-SWALLOWS = """
+SWALLOWS_INTERRUPTS = """
 import time
-from worker_service.cli import end_surely_when_interrupted
-end_surely_when_interrupted()
+from worker_service.cli import exit_on_interrupt
+exit_on_interrupt()
 words = ["ready"]
 while True:
     try:
@@ -176,9 +182,9 @@ while True:
 """
 
 
-def test_ctrl_c_ends_a_client_even_when_a_library_swallows_it() -> None:
+def test_ctrl_c_ends_a_client_even_if_a_library_swallows_it() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SWALLOWS], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SWALLOWS_INTERRUPTS], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -186,60 +192,49 @@ def test_ctrl_c_ends_a_client_even_when_a_library_swallows_it() -> None:
         assert process.wait(timeout=30) == 130
 
 
-def test_a_closed_pipe_ends_a_stream_quietly(environment: dict[str, str], run: Run) -> None:
+def test_closed_pipe_ends_a_stream_without_an_error(environment: dict[str, str], run: Run) -> None:
     job_id = run("start", "sh", "-c", "'yes | head -c 50000000; exec sleep 100'").stdout.split()[3]
-    with subprocess.Popen(
-        [COMMAND, "stream", job_id],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    with streaming(environment, job_id) as process:
         assert process.stdout is not None
-        assert process.stdout.read(2) == b"y\n"
+        assert process.stdout.read(2) == "y\n"
         process.stdout.close()
         assert process.wait(timeout=30) == 141
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
     run("stop", "--grace", "0", job_id)
 
 
-def test_a_broken_stream_says_where_to_go_on(
+def test_broken_stream_reports_the_offset_to_resume_at(
     certificates: Certificates, environment: dict[str, str]
 ) -> None:
     with launched_server(certificates) as (server, address):
         there = {**environment, "JOBWORKER_SERVER": address}
-        started = subprocess.run(
-            [COMMAND, "start", "sh", "-c", "'echo 12345; exec sleep 20'"],
-            env=there, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        job_id = started.stdout.split()[3]
-        with subprocess.Popen(
-            [COMMAND, "stream", job_id],
-            env=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        ) as stream:  # fmt: skip
+        run = runner(there)
+        job_id = run("start", "sh", "-c", "'echo 12345; exec sleep 20'").stdout.split()[3]
+        with streaming(there, job_id) as stream:
             assert stream.stdout is not None
             assert stream.stdout.readline() == "12345\n"
-            told = json.loads(
-                subprocess.run(
-                    [COMMAND, "query", "--json", job_id],
-                    env=there, capture_output=True, text=True, timeout=60, check=True,
-                ).stdout
-            )  # fmt: skip
+            pid = json.loads(run("query", "--json", job_id).stdout)["pid"]
             server.kill()
             _, errors = stream.communicate(timeout=30)
-        os.kill(told["pid"], signal.SIGKILL)  # the job of a killed server without cgroups lives on
+        os.kill(pid, signal.SIGKILL)  # without cgroups, a job outlives a killed server
         assert stream.returncode == 5
         assert "--from-offset 6" in errors
         assert errors.count("\n") == 1
 
 
-def test_help_teaches(run: Run) -> None:
+def test_help_has_the_originals_example_and_every_setting(run: Run) -> None:
     assert 'start -command "sort" "largefile.txt -o sortedfile.txt"' in run("--help").stdout
     served = run("serve", "--help").stdout
     for setting in ("--keepalive-time", "--max-streams", "--flush-interval", "--log-retention"):
         assert setting in served
-    assert " ".join(served.split()).count("cts on") >= 5  # says which side a setting acts on
+    affected = re.findall(
+        r"Affects what (the server|clients?) (sends?|receives?)", " ".join(served.split())
+    )
+    assert len(affected) >= 5
 
 
-def test_settings_come_from_flags_environment_and_a_file_in_this_order(
+def test_flag_overrides_environment_which_overrides_file(
     certificates: Certificates, tmp_path: Path
 ) -> None:
     config = tmp_path / "server.toml"
@@ -260,4 +255,4 @@ def test_settings_come_from_flags_environment_and_a_file_in_this_order(
     assert "--max-streams is -2" in error({"JOBWORKER_MAX_STREAMS": "-1"}, "--max-streams=-2")
     assert "--listen is 'nonsense'" in error({}, "--max-streams=1")
     config.write_text("max-stream = 1\n")
-    assert "max_stream, which is no setting" in error({})
+    assert "unknown settings: max_stream;" in error({})

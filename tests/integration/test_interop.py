@@ -1,6 +1,6 @@
-"""The original's client against our server, our client against the original's server.
+"""The original's client with our server, our client with the original's server.
 
-The original's messages are made by hand from its own .proto, so that no field of ours can slip in.
+The original's messages are made from its own .proto, so that they have none of our fields.
 """
 
 import socket
@@ -51,13 +51,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def test_the_originals_messages_have_only_the_originals_fields(original: dict[str, Any]) -> None:
+def test_original_messages_have_only_the_original_fields(original: dict[str, Any]) -> None:
     fields = {name: [f.name for f in each.DESCRIPTOR.fields] for name, each in original.items()}
     assert fields["StreamLogsResponse"] == ["message"]
     assert fields["QueryJobResponse"] == ["status", "pid", "exit_code", "signal", "message"]
 
 
-def test_the_originals_client_works_against_our_server(
+def test_original_client_works_with_our_server(
     original: dict[str, Any], server: Server, certificates: Certificates
 ) -> None:
     files = certificates.admin
@@ -86,7 +86,7 @@ def test_the_originals_client_works_against_our_server(
 
 @contextmanager
 def original_server(original: dict[str, Any], certificates: Certificates) -> Iterator[str]:
-    """A server that knows nothing of ours: it ignores our fields and sends only the original's."""
+    """Run a server with only the original's fields: it ignores ours."""
 
     def unary(rpc: str, **answer: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
@@ -134,7 +134,7 @@ def client(original: dict[str, Any], certificates: Certificates) -> Iterator[Cli
         yield connected
 
 
-def test_our_client_works_against_the_originals_server(client: Client) -> None:
+def test_our_client_works_with_the_original_server(client: Client) -> None:
     assert client.start("sort", ["largefile.txt"]) == JOB_ID
     assert client.stop(JOB_ID) == "ok"
     job = client.query(JOB_ID)
@@ -145,7 +145,7 @@ def test_our_client_works_against_the_originals_server(client: Client) -> None:
     assert [output.offset for output in outputs] == list(range(0, len(LOG), 10))
 
 
-def test_our_client_makes_up_for_an_offset_that_the_server_does_not_know(client: Client) -> None:
+def test_our_client_skips_to_an_offset_that_the_server_ignored(client: Client) -> None:
     assert next(client.stream(JOB_ID, Start(from_offset=13))) == Output(13, LOG[13:20])
     resumed = client.stream(JOB_ID, Start(from_offset=40))
     assert b"".join(output.data for output in resumed) == LOG[40:]
@@ -155,7 +155,7 @@ def test_our_client_makes_up_for_an_offset_that_the_server_does_not_know(client:
     ("start", "follow"),
     [(Start(tail_lines=1), True), (Start(tail_bytes=1), True), (Start(), False)],
 )
-def test_our_client_says_what_the_originals_server_cannot_do(
+def test_our_client_rejects_what_the_original_server_does_not_support(
     client: Client, start: Start, *, follow: bool
 ) -> None:
     with pytest.raises(StreamUnsupportedError, match="the original's API"):
@@ -166,7 +166,7 @@ def test_our_client_says_what_the_originals_server_cannot_do(
 def tls_server(
     certificates: Certificates, version: ssl.TLSVersion
 ) -> Iterator[tuple[str, Queue[str]]]:
-    """A server that speaks one version of TLS; yields its address, and what handshakes came to."""
+    """Run a server of one TLS version; yield its address and the version of each handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = version
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -175,7 +175,7 @@ def tls_server(
     handshakes: Queue[str] = Queue()
 
     def serve() -> None:
-        with suppress(OSError):  # the listener is closed in the end
+        with suppress(OSError):  # the listener is closed at the end
             while True:
                 raw, _ = listener.accept()
                 raw.settimeout(TIMEOUT_S)
@@ -195,23 +195,23 @@ def tls_server(
 
 
 @pytest.mark.parametrize(
-    ("version", "came_to"),
+    ("version", "expected"),
     [(ssl.TLSVersion.TLSv1_2, "none"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")],
 )
-def test_our_client_speaks_tls_13_alone(
-    version: ssl.TLSVersion, came_to: str, certificates: Certificates
+def test_our_client_speaks_only_tls_13(
+    version: ssl.TLSVersion, expected: str, certificates: Certificates
 ) -> None:
-    # The server of TLS 1.3 hangs up after the handshake: so it is the version that was refused.
+    # Both servers close the connection; only the one of TLS 1.3 has completed the handshake.
     with (
         tls_server(certificates, version) as (address, handshakes),
         client_for(address, certificates.admin, timeout_s=3) as client,
     ):
         with pytest.raises(CallError, match="refused the TLS connection"):
             client.query(JOB_ID)
-        assert handshakes.get(timeout=TIMEOUT_S) == came_to
+        assert handshakes.get(timeout=TIMEOUT_S) == expected
 
 
-def test_the_committed_code_is_what_the_proto_generates(tmp_path: Path) -> None:
+def test_committed_code_equals_the_generated_code(tmp_path: Path) -> None:
     root = Path(__file__).parents[2] / "proto"
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     arguments = [

@@ -1,4 +1,4 @@
-"""A server that is asked to end does so, even when a call of it never comes back."""
+"""A server that gets a signal ends, even if a call or its jobs do not."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ from tests.support.service import Certificates, client_for, launched_server
 from worker_service.client import CallError
 from worker_service.server import Server
 
-# A server whose `list` never comes back, and that is less patient than ours.
+# A server whose `ListJobs` never returns, with shorter time limits than ours.
 STUCK = """
 import threading
 from worker_service import server, service
@@ -27,7 +27,7 @@ main()
 
 
 @pytest.mark.timeout(60)
-def test_a_call_that_never_comes_back_does_not_keep_the_server(certificates: Certificates) -> None:
+def test_server_exits_although_a_call_never_returns(certificates: Certificates) -> None:
     with launched_server(certificates, program=(sys.executable, "-c", STUCK)) as (process, address):
 
         def lists() -> None:
@@ -45,7 +45,7 @@ def test_a_call_that_never_comes_back_does_not_keep_the_server(certificates: Cer
 
 
 @pytest.mark.timeout(60)
-def test_a_storm_of_signals_ends_a_server_like_one(certificates: Certificates) -> None:
+def test_many_signals_end_a_server_with_exit_code_0(certificates: Certificates) -> None:
     with launched_server(certificates, "--stop-grace", "1h") as (process, address):
         with client_for(address, certificates.admin) as client:
             stream = client.stream(client.start("sh", ["-c", "trap '' TERM; echo on; sleep 100"]))
@@ -56,7 +56,7 @@ def test_a_storm_of_signals_ends_a_server_like_one(certificates: Certificates) -
         assert process.returncode == 0
 
 
-def test_jobs_that_do_not_end_keep_neither_the_calls_nor_the_server(
+def test_stop_ends_the_calls_although_jobs_do_not_end(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(_: float | None) -> None:
@@ -67,13 +67,16 @@ def test_jobs_that_do_not_end_keep_neither_the_calls_nor_the_server(
     close = server.worker.close
     monkeypatch.setattr(server.worker, "close", never)
     assert not server.stop()
-    with client_for(server.address, certificates.admin) as client, pytest.raises(CallError) as no:
+    with (
+        client_for(server.address, certificates.admin) as client,
+        pytest.raises(CallError) as ended,
+    ):
         client.list_jobs()
-    assert no.value.code is grpc.StatusCode.UNAVAILABLE
+    assert ended.value.code is grpc.StatusCode.UNAVAILABLE
     close()
 
 
-def test_a_quiet_server_tells_of_every_call_all_the_same(certificates: Certificates) -> None:
+def test_audit_lines_are_written_at_log_level_error(certificates: Certificates) -> None:
     earlier = set(certificates.directory.glob("server-*.log"))
     with launched_server(certificates, "--log-level", "error") as (process, address):
         with client_for(address, certificates.admin) as client:

@@ -6,18 +6,24 @@ from harness.mutation.mutation import Edit, Mutation
 from tests.mutants.nodes import (
     ADMISSION,
     AUDIT,
+    CERTIFICATES,
+    CHECK,
+    CLI,
     DENY,
-    DESERVES,
     FOLLOW,
-    IDENTITIES,
+    IDENTITY,
     INTEROP,
+    MESSAGES,
     POOL,
+    REACTOR,
     SERVICE,
     SHUTDOWN,
-    SMALL,
     SPAWN,
     STALLED,
     STREAMS,
+    TIMERS,
+    TLS,
+    WIRE,
 )
 
 MUTANTS: Final = (
@@ -25,7 +31,7 @@ MUTANTS: Final = (
     Mutation(
         "a silent stream never asks its lease again",
         (Edit("follow.py", "reader.wait(1, lease_s)", "reader.wait(1)"),),
-        FOLLOW + "test_the_lease_is_asked_again_when_it_says_and_its_refusal_ends_the_stream",
+        FOLLOW + "test_lease_is_renewed_when_due_and_its_error_ends_the_stream",
     ),
     Mutation(
         "the budget is never given back",
@@ -34,22 +40,22 @@ MUTANTS: Final = (
                 "follow.py", "                budget.release(granted_bytes)", "                pass"
             ),
         ),
-        FOLLOW + "test_the_budget_is_given_back_however_a_stream_ends",
+        FOLLOW + "test_budget_is_released_when_a_stream_is_closed_or_ends",
     ),
     Mutation(
         "the budget is not shared",
         (Edit("follow.py", "min(share, left)", "wanted_bytes"),),
-        FOLLOW + "test_the_budget_is_never_exceeded_by_more_than_the_least_of_each_stream",
+        FOLLOW + "test_budget_is_exceeded_by_at_most_the_minimum_of_each_stream",
     ),
     Mutation(
         "every write is a message",
         (Edit("follow.py", "if live and hold_s > 0 and", "if live and hold_s > 1e9 and"),),
-        FOLLOW + "test_small_output_is_held_for_the_interval_and_close_ends_the_hold",
+        FOLLOW + "test_small_output_waits_for_the_interval_or_the_logs_end",
     ),
     Mutation(
         "lost output is not told",
         (Edit("follow.py", "                    reader.raise_if_output_lost()\n", ""),),
-        FOLLOW + "test_lost_output_is_told_after_what_there_is",
+        FOLLOW + "test_lost_output_is_an_error_after_the_stored_bytes",
     ),
     Mutation(
         "a slot is freed twice",
@@ -70,7 +76,7 @@ MUTANTS: Final = (
                 "if not context.is_active():",
             ),
         ),
-        STREAMS + "test_cancelling_a_silent_stream_frees_its_slot_and_its_thread",
+        STREAMS + "test_cancelled_silent_stream_frees_its_slot_and_its_thread",
     ),
     Mutation(
         "offsets are wrong on the wire",
@@ -81,7 +87,7 @@ MUTANTS: Final = (
                 "parts = [_OFFSET_TAG, _varint(chunk.offset + 1)]",
             ),
         ),
-        SMALL + "test_hand_made_messages_are_what_protobuf_makes",
+        WIRE + "test_encode_output_equals_protobufs_encoding",
     ),
     Mutation(
         "no-follow follows",
@@ -92,13 +98,13 @@ MUTANTS: Final = (
                 "if request.no_follow and not reader else None",
             ),
         ),
-        STREAMS + "test_no_follow_ends_although_the_job_goes_on_writing",
+        CLI + "test_stream_starts_at_tail_or_offset_and_ends_without_follow",
     ),
     # Identity.
     Mutation(
         "an expired certificate goes on streaming",
         (Edit("identity.py", "if now > self.not_after:", "if now < self.not_before:"),),
-        IDENTITIES + "test_25_a_stream_ends_when_its_clients_certificate_expires",
+        IDENTITY + "test_valid_for_s_rejects_a_certificate_outside_its_validity[expired]",
     ),
     Mutation(
         "roles do not count",
@@ -109,7 +115,7 @@ MUTANTS: Final = (
                 "if identity.role is None:",
             ),
         ),
-        SERVICE + "test_a_user_may_query_and_stream_and_nothing_else",
+        CHECK + "[identity.roles]",
     ),
     Mutation(
         "what is not listed is allowed",
@@ -120,17 +126,17 @@ MUTANTS: Final = (
                 "PERMISSIONS.get(method, frozenset(Role))",
             ),
         ),
-        SERVICE + "test_a_method_without_permissions_is_refused_to_an_admin",
+        IDENTITY + "test_method_without_permissions_is_refused_to_an_admin",
     ),
     Mutation(
         "the first of two roles counts",
         (Edit("identity.py", "if len(found) > 1:", "if len(found) > 9:"),),
-        DESERVES + "[19-both roles]",
+        CERTIFICATES,
     ),
     Mutation(
         "a weak key will do",
         (Edit("identity.py", "key.key_size >= RSA_MIN_BITS", "key.key_size >= RSA_MIN_BITS // 2"),),
-        DESERVES + "[17-RSA of 1024 bits]",
+        CERTIFICATES,
     ),
     Mutation(
         "any certificate is one for clients",
@@ -141,12 +147,12 @@ MUTANTS: Final = (
                 "if usages is None:",
             ),
         ),
-        DESERVES + "[16-no key usage]",
+        CERTIFICATES,
     ),
     Mutation(
         "a role without a text will do",
         (Edit("identity.py", "or not _is_text(value.value):", "or value.value is None:"),),
-        DESERVES + "[20-empty text]",
+        CERTIFICATES,
     ),
     Mutation(
         "TLS 1.2 is accepted",
@@ -157,26 +163,26 @@ MUTANTS: Final = (
                 "            context.wrap_socket(raw).close()\n            return\n",
             ),
         ),
-        IDENTITIES + "test_a_server_that_accepts_tls_12_does_not_start",
+        TLS + "test_check_refuses_tls12_rejects_a_server_that_accepts_it",
     ),
     Mutation(
         "an exposed key is used",
         (Edit("tls.py", "if mode & 0o077:", "if mode & 0o007:"),),
-        SERVICE + "test_a_key_that_others_may_read_is_refused_at_start",
+        TLS + "test_server_credentials_rejects_unsafe_or_mismatched_files[exposed key]",
     ),
     Mutation(
         "an internal error tells its text",
         (
             Edit(
                 "service.py",
-                'text = f"internal error; the server\'s log has it under {reference}"',
+                'text = f"internal error; see {reference} in the server\'s log"',
                 "text = __import__('traceback').format_exc()",
             ),
         ),
-        SERVICE + "test_an_unexpected_exception_does_not_leak_its_text",
+        SERVICE + "test_unexpected_exception_is_internal_and_its_text_only_in_the_log",
     ),
     Mutation(
-        "an rpc that nobody listed is open",
+        "an rpc missing from the permissions is allowed",
         (
             Edit(
                 "identity.py",
@@ -184,22 +190,22 @@ MUTANTS: Final = (
                 "PERMISSIONS.get(method, _EVERYBODY)",
             ),
         ),
-        AUDIT + "test_an_rpc_added_tomorrow_is_refused_to_everybody_until_it_is_listed[user]",
+        AUDIT + "test_unlisted_rpc_is_refused_to_every_role[user]",
     ),
     Mutation(
-        "the audit forgets what a call was about",
+        "the audit line omits a call's job",
         (Edit("audit.py", 'f" {self.subject}" if self.subject else ""', '""'),),
-        AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
+        AUDIT + "test_audit_line_reports_caller_subject_and_status",
     ),
     Mutation(
-        "the audit quotes what a client says as it is",
+        "the audit line does not escape a client's text",
         (Edit("audit.py", "else repr(text[:_SHOWN_CHARACTERS])", "else text"),),
-        AUDIT + "test_each_call_leaves_one_line_that_says_who_what_and_how_it_ended",
+        AUDIT + "test_audit_line_reports_caller_subject_and_status",
     ),
     Mutation(
         "a request that cannot be read leaves no line",
         (Edit("messages.py", "            return Unreadable()\n", "            raise\n"),),
-        AUDIT + "test_what_is_no_call_of_ours_leaves_a_line_too",
+        AUDIT + "test_unknown_rpc_and_unreadable_request_are_audited",
     ),
     Mutation(
         "a request is waited for before its caller is looked at",
@@ -210,8 +216,7 @@ MUTANTS: Final = (
                 "            yield call\n            _admit(call.identity, method, exists=exists)\n",
             ),
         ),
-        AUDIT + "test_who_may_not_call_is_refused_before_anything_of_the_request_has_come"
-        "[QueryJob]",
+        AUDIT + "test_forbidden_caller_is_refused_before_the_request_arrives[QueryJob]",
     ),
     Mutation(
         "a request is waited for without end",
@@ -222,7 +227,7 @@ MUTANTS: Final = (
                 "with self._timers.calling(cut, math.inf):",
             ),
         ),
-        AUDIT + "test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread",
+        AUDIT + "test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread",
     ),
     Mutation(
         "a crowd waits as long as one does",
@@ -233,7 +238,7 @@ MUTANTS: Final = (
                 "slot, within_s = None, REQUEST_MAX_S",
             ),
         ),
-        AUDIT + "test_a_request_that_does_not_come_ends_its_call_and_others_find_a_thread",
+        AUDIT + "test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread",
     ),
     Mutation(
         "who does not read is not cut off",
@@ -266,7 +271,7 @@ MUTANTS: Final = (
                 '    "/grpc.health.v1.Health/Watch": _EVERYBODY,\n',
             ),
         ),
-        AUDIT + "test_health_is_not_watched_and_reflection_counts_as_a_stream",
+        AUDIT + "test_health_watch_is_refused_and_reflection_takes_a_stream_slot",
     ),
     Mutation(
         "a look for a tail has no slot",
@@ -278,7 +283,7 @@ MUTANTS: Final = (
                 "                        responses = behaviour(request, context)\n",
             ),
         ),
-        STREAMS + "test_a_stream_that_looks_for_its_tail_keeps_its_slot_until_its_thread_is_free",
+        STREAMS + "test_stream_that_searches_its_tail_keeps_its_slot_until_its_thread_is_free",
     ),
     Mutation(
         "a reset passes for the end of the requests",
@@ -289,44 +294,44 @@ MUTANTS: Final = (
                 "    yield from requests\n",
             ),
         ),
-        SMALL + "test_requests_that_a_reset_ends_do_not_pass_for_requests_that_ended",
+        MESSAGES + "test_all_requests_raises_if_the_call_was_reset_after_its_requests",
     ),
     Mutation(
         "the log has another status than the client",
         (Edit("service.py", "call.code = context.code() or call.code", "call.code = call.code"),),
-        AUDIT + "test_the_status_in_a_line_is_the_one_that_the_client_got",
+        AUDIT + "test_status_in_the_audit_line_is_the_clients",
     ),
     Mutation(
         "a client makes a status as long as it likes",
         (Edit("service.py", "    if len(whole) > _DETAIL_MAX_BYTES:\n", "    if not whole:\n"),),
-        AUDIT + "test_what_a_client_says_makes_neither_a_line_nor_a_status_long",
+        AUDIT + "test_long_text_of_a_client_is_truncated_in_status_and_audit_line",
     ),
     Mutation(
         "timers know no sooner",
         (Edit("timers.py", "if due_at_s < self._wakes_at_s:", "if due_at_s > self._wakes_at_s:"),),
-        FOLLOW + "test_a_timer_whose_block_has_ended_does_not_call_and_a_sooner_one_is_not_late",
+        TIMERS + "test_timer_fires_before_a_later_one_and_not_after_its_block",
     ),
     Mutation(
         "a timer that fails ends them all",
         (Edit("timers.py", "    except Exception:\n", "    except KeyError:\n"),),
-        FOLLOW + "test_a_timer_that_fails_is_told_and_leaves_the_others",
+        TIMERS + "test_failing_timer_is_logged_and_other_timers_fire",
     ),
     Mutation(
         "a bad deny list denies nobody",
         (
             Edit(
                 "deny.py",
-                "            level, told = logging.WARNING",
+                "            level, text = logging.WARNING",
                 "            self._serials = frozenset()\n"
-                "            level, told = logging.WARNING",
+                "            level, text = logging.WARNING",
             ),
         ),
-        DENY + "test_a_list_that_has_become_bad_lets_nobody_in_who_was_out[gone]",
+        DENY + "test_invalid_file_leaves_the_previous_list_in_force[missing]",
     ),
     Mutation(
         "strangers can fill the log with bad certificates of ours",
         (Edit("tls.py", "            self._refused = stamp\n", ""),),
-        IDENTITIES + "test_26_renewed_files_that_do_not_fit_are_told_once_and_the_old_ones_stay",
+        SERVICE + "test_mismatched_renewed_files_are_logged_once_and_the_old_ones_stay",
     ),
     # The end, and what is lacking.
     Mutation(
@@ -338,7 +343,7 @@ MUTANTS: Final = (
                 "        self._epoll.close()\n        os.close(self._wakeup_fd)\n",
             ),
         ),
-        SMALL + "test_work_for_a_reactor_that_has_ended_goes_nowhere",
+        REACTOR + "test_call_soon_after_stop_writes_to_no_other_descriptor",
     ),
     Mutation(
         "a thread that the host refuses ends gRPC's own",
@@ -349,12 +354,12 @@ MUTANTS: Final = (
                 "        except KeyError as error:\n            if not self._threads:",
             ),
         ),
-        POOL + "test_calls_wait_for_a_thread_where_the_host_gives_no_more",
+        POOL + "test_calls_wait_if_the_host_allows_no_more_threads",
     ),
     Mutation(
         "a thread is believed to be idle when it says so",
         (Edit("pool.py", "_NeverIdle()  #", "threading.Semaphore(0)  #"),),
-        POOL + "test_a_call_has_a_thread_although_another_thread_told_too_late_that_it_is_busy",
+        POOL + "test_call_gets_a_thread_although_a_busy_thread_still_counts_as_idle",
     ),
     Mutation(
         "every call has a thread started",
@@ -363,12 +368,12 @@ MUTANTS: Final = (
                 "pool.py", "if self._unfinished <= len(self._threads):", "if self._unfinished < 0:"
             ),
         ),
-        POOL + "test_a_thread_that_is_free_is_used_before_another_is_started",
+        POOL + "test_free_thread_is_reused_before_another_is_started",
     ),
     Mutation(
         "a deny list that could not be read is not tried again",
         (Edit("deny.py", "            self._settled = False  #", "            #"),),
-        DENY + "test_a_list_that_could_not_be_read_is_taken_up_when_it_can_be",
+        DENY + "test_unreadable_file_is_reloaded_once_it_can_be_read",
     ),
     Mutation(
         "a deny list that was just written is not looked at again",
@@ -379,12 +384,12 @@ MUTANTS: Final = (
                 "if stamp != self._stamp:",
             ),
         ),
-        DENY + "test_a_file_changed_again_within_a_tick_of_the_clock_is_taken_up_too",
+        DENY + "test_file_changed_twice_within_one_clock_tick_is_reloaded",
     ),
     Mutation(
         "jobs that do not end keep the calls",
         (Edit("server.py", "        except TimeoutError:\n", "        except KeyError:\n"),),
-        SHUTDOWN + "test_jobs_that_do_not_end_keep_neither_the_calls_nor_the_server",
+        SHUTDOWN + "test_stop_ends_the_calls_although_jobs_do_not_end",
     ),
     Mutation(
         "a quiet log leaves out the audit",
@@ -395,12 +400,12 @@ MUTANTS: Final = (
                 "    audit.setLevel(logging.NOTSET)",
             ),
         ),
-        SHUTDOWN + "test_a_quiet_server_tells_of_every_call_all_the_same",
+        SHUTDOWN + "test_audit_lines_are_written_at_log_level_error",
     ),
     Mutation(
         "an environment's values are told",
         (Edit("spawn.py", "{key.partition('=')[0]!r}", "{key!r}"),),
-        SPAWN + "test_a_value_that_stands_in_a_key_is_not_told",
+        SPAWN + "test_error_for_a_key_with_a_value_does_not_show_the_value",
     ),
     Mutation(
         "what a job forked at once stays protected from the OOM killer",
@@ -411,7 +416,7 @@ MUTANTS: Final = (
                 "    if _adjust(pid) or True:\n",
             ),
         ),
-        "tests/impl/test_oom_score.py::test_what_a_job_forked_before_it_was_adjusted_is_adjusted_too",
+        "tests/impl/test_oom_score.py::test_processes_forked_before_the_adjustment_are_adjusted",
     ),
     # The client.
     Mutation(
@@ -419,10 +424,10 @@ MUTANTS: Final = (
         (
             Edit(
                 "client.py",
-                "skip_bytes = _make_up_for(start, follow=follow)",
-                "_make_up_for(start, follow=follow)",
+                "skip_bytes = _bytes_to_skip(start, follow=follow)",
+                "_bytes_to_skip(start, follow=follow)",
             ),
         ),
-        INTEROP + "test_our_client_makes_up_for_an_offset_that_the_server_does_not_know",
+        INTEROP + "test_our_client_skips_to_an_offset_that_the_server_ignored",
     ),
 )

@@ -8,7 +8,7 @@ from tests.mutants.nodes import (
     INHERITS,
     JOB,
     LOG,
-    SCARCITY,
+    SHORTAGE,
     SPAWN,
     WORKER,
 )
@@ -18,12 +18,12 @@ MUTANTS: Final = (
     Mutation(
         "close wakes nobody",
         (Edit("log.py", "woken = list(self._waiting)", "woken: list[LogReader] = []"),),
-        LOG + "test_a_waiting_reader_is_woken_by[close]",
+        LOG + "test_waiting_reader_is_woken_by[close]",
     ),
     Mutation(
         "every write wakes every reader",
         (Edit("log.py", "if reader.wake_at <= self._end_offset]", "]"),),
-        LOG + "test_a_reader_is_not_woken_before_the_bytes_it_waits_for",
+        LOG + "test_reader_is_not_woken_before_the_bytes_it_waits_for",
     ),
     Mutation(
         "a cancel wakes nobody",
@@ -34,12 +34,12 @@ MUTANTS: Final = (
                 "self._cancelled.set()",
             ),
         ),
-        LOG + "test_a_waiting_reader_is_woken_by[cancel]",
+        LOG + "test_waiting_reader_is_woken_by[cancel]",
     ),
     Mutation(
         "a cancel before the wait is lost",
         (Edit("log.py", "if not self._cancelled.is_set():", "if self._wakeup is not None:"),),
-        LOG + "test_a_cancel_before_the_wait_is_not_lost",
+        LOG + "test_cancel_before_the_wait_ends_it_at_once",
     ),
     Mutation(
         "a hole is taken for data",
@@ -50,7 +50,7 @@ MUTANTS: Final = (
                 "if len(data) == length:",
             ),
         ),
-        LOG + "test_a_reader_that_is_overtaken_while_it_reads_gets_no_hole",
+        LOG + "test_reader_overtaken_by_retention_during_a_read_gets_no_hole",
     ),
     Mutation(
         "missed bytes are not counted",
@@ -61,12 +61,12 @@ MUTANTS: Final = (
                 "return Chunk(start, data, 0), at_end\n            # Overtaken",
             ),
         ),
-        LOG + "test_a_reader_that_falls_behind_is_told_how_many_bytes_it_missed",
+        LOG + "test_reader_behind_retention_gets_the_number_of_missed_bytes",
     ),
     Mutation(
         "retention keeps the memory",
         (Edit("log.py", "if dropped >= PUNCH_STEP_BYTES:", "if dropped < 0:"),),
-        LOG + "test_retention_gives_the_memory_back",
+        LOG + "test_retention_frees_the_memory_of_dropped_bytes",
     ),
     Mutation(
         "the end is announced with output missing",
@@ -88,7 +88,7 @@ MUTANTS: Final = (
                 "            raise\n",
             ),
         ),
-        LOG + "test_what_is_in_memory_already_stays_there_while_no_descriptor_is_left[None]",
+        LOG + "test_append_without_a_descriptor_stays_in_memory[None]",
     ),
     # Jobs.
     Mutation(
@@ -100,7 +100,7 @@ MUTANTS: Final = (
                 "usage = self._tree.last_usage()\n        self.log.close()\n        self._process",
             ),
         ),
-        JOB + "test_the_status_is_final_before_the_log_is_closed",
+        JOB + "test_status_is_final_before_the_log_is_closed",
     ),
     Mutation(
         "the end is told before the output is drained",
@@ -122,7 +122,7 @@ MUTANTS: Final = (
                 "not self._output_open:",
             ),
         ),
-        JOB + "test_a_job_has_not_ended_while_its_tree_lives",
+        JOB + "test_job_is_running_until_its_tree_is_gone",
     ),
     Mutation(
         "a daemon outlives its job",
@@ -133,12 +133,12 @@ MUTANTS: Final = (
                 "        self._cancel(self._kill_timer)\n        self._drain",
             ),
         ),
-        WORKER + "test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output",
+        WORKER + "test_daemon_in_the_group_is_killed_with_the_main_process",
     ),
     Mutation(
         "a stopped process sleeps through its stop",
         (Edit("job.py", "            self._process.signal_group(signal.SIGCONT)\n", ""),),
-        WORKER + "test_a_stopped_process_can_be_stopped",
+        WORKER + "test_job_paused_with_sigstop_can_be_stopped",
     ),
     Mutation(
         "a stop leaves no grace",
@@ -149,12 +149,12 @@ MUTANTS: Final = (
                 "self._kill()",
             ),
         ),
-        WORKER + "test_a_tree_that_ignores_sigterm_is_killed_after_the_grace",
+        WORKER + "test_tree_that_ignores_sigterm_is_killed_after_the_grace",
     ),
     Mutation(
         "a job dies for want of a descriptor for its output",
         (Edit("job.py", "if error.errno in NO_DESCRIPTOR:", "if error.errno == errno.EPERM:"),),
-        SCARCITY + "test_output_that_no_descriptor_is_left_for_waits_in_its_pipe_and_the_job_lives",
+        SHORTAGE + "test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives",
     ),
     Mutation(
         "a pipe that has to wait is asked again at once",
@@ -165,12 +165,12 @@ MUTANTS: Final = (
                 "        self._output_timer",
             ),
         ),
-        SCARCITY + "test_output_that_no_descriptor_is_left_for_waits_in_its_pipe_and_the_job_lives",
+        SHORTAGE + "test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives",
     ),
     Mutation(
         "output that waits is lost at the end of the drain",
         (Edit("job.py", "            self._take_rest()\n", "            self._close_output()\n"),),
-        SCARCITY + "test_a_whole_pipe_that_waits_is_kept_when_no_descriptor_comes_back_in_time",
+        SHORTAGE + "test_full_pipe_is_kept_in_memory_if_no_descriptor_returns_in_time",
     ),
     Mutation(
         "a kill that fails is not tried again",
@@ -181,7 +181,7 @@ MUTANTS: Final = (
                 "pass",
             ),
         ),
-        SCARCITY + "test_a_kill_that_fails_is_tried_again",
+        SHORTAGE + "test_failed_kill_is_retried_until_it_succeeds",
     ),
     Mutation(
         "a job whose tree cannot be killed does not end",
@@ -192,17 +192,17 @@ MUTANTS: Final = (
                 "        except KeyError as error:\n            logger.error(  # noqa",
             ),
         ),
-        SCARCITY + "test_a_job_ends_although_its_tree_cannot_be_killed[True]",
+        SHORTAGE + "test_job_ends_although_its_tree_cannot_be_killed[True]",
     ),
     Mutation(
         "a kill opens its file when it is needed",
         (Edit("job.py", "kill_through(self._kill_fd)", "self._cgroup.kill()"),),
-        SCARCITY + "test_the_end_of_a_job_takes_no_descriptor",
+        SHORTAGE + "test_ending_a_job_opens_no_descriptor",
     ),
     Mutation(
         "an OOM kill is looked for when it is too late to open a file",
         (Edit("job.py", "self._cgroup.usage(self._memory_events_fd)", "self._cgroup.usage()"),),
-        SCARCITY + "test_the_end_of_a_job_takes_no_descriptor",
+        SHORTAGE + "test_ending_a_job_opens_no_descriptor",
     ),
     Mutation(
         "a lack of descriptors is taken for the kernel's refusal",
@@ -213,12 +213,13 @@ MUTANTS: Final = (
                 "                if error.errno == errno.EPERM:\n                    raise Host",
             ),
         ),
-        CGROUP + "test_limits_that_no_descriptor_is_left_for_are_no_refusal_of_the_kernel[cpu.max]",
+        CGROUP
+        + "test_create_without_a_descriptor_is_an_exhausted_host_not_a_refused_limit[cpu.max]",
     ),
     Mutation(
         "what cannot be listed is passed over",
         (Edit("cgroup.py", ", onerror=_raise):", "):"),),
-        CGROUP + "test_what_cannot_be_listed_is_not_passed_over",
+        CGROUP + "test_remove_fails_if_the_directories_inside_cannot_be_listed",
     ),
     Mutation(
         "counters that cannot be read are not told",
@@ -229,7 +230,7 @@ MUTANTS: Final = (
                 "        if error.errno == errno.EPERM:\n            logger",
             ),
         ),
-        CGROUP + "test_counters_without_a_descriptor_are_0_and_told_but_oom_kills_are_known",
+        CGROUP + "test_usage_without_a_descriptor_is_0_and_logged_except_for_oom_kills",
     ),
     Mutation(
         "only the leader is killed",
@@ -240,12 +241,12 @@ MUTANTS: Final = (
                 "_PIDFD_SIGNAL_PROCESS_GROUP: Final = 0",
             ),
         ),
-        WORKER + "test_a_daemon_of_the_group_dies_with_the_main_process_and_frees_the_output",
+        WORKER + "test_daemon_in_the_group_is_killed_with_the_main_process",
     ),
     Mutation(
         "a failed start leaves its pipe",
         (Edit("worker.py", "        os.close(read_fd)\n        raise", "        raise"),),
-        WORKER + "test_a_failed_start_leaves_nothing",
+        WORKER + "test_failed_start_leaves_no_descriptor_and_no_job",
     ),
     # Processes.
     Mutation(
@@ -279,7 +280,7 @@ MUTANTS: Final = (
                 "_POSIX_SPAWN_SETSIGMASK |",
             ),
         ),
-        SPAWN + "test_ignored_signals_are_back_to_their_defaults",
+        SPAWN + "test_child_has_no_blocked_or_ignored_signals",
     ),
     Mutation(
         "a child stays in the server's session",

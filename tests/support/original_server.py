@@ -1,7 +1,7 @@
-"""A server of the original's API written from scratch: its fields alone, a thread a stream.
+"""An independent server of the original's API: only its fields, one thread per stream.
 
-It stands for somebody else's implementation: no code of ours is in it, and nothing of ours that the
-original lacks. `python -m tests.support.original_server --listen HOST:PORT --ca --cert --key`.
+It represents a third party's implementation: it has no code of ours, and none of our additions.
+`python -m tests.support.original_server --listen HOST:PORT --ca --cert --key`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from grpc_tools import protoc
 
 PROTO: Final = Path(__file__).parents[1] / "proto" / "original"
 ROLES: Final = {"1.3.6.1.4.1.12345.1.1": "admin", "1.3.6.1.4.1.12345.1.2": "user"}
-USER_MAY: Final = {"QueryJob", "StreamLogs"}
+USER_RPCS: Final = {"QueryJob", "StreamLogs"}
 GRACE_S: Final = 2.0
 
 
@@ -160,8 +160,9 @@ def handlers(service: Service) -> dict[str, Any]:
     def guarded(rpc: str, work: Any) -> Any:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             role = role_of(context)
-            if role != "admin" and not (role == "user" and rpc in USER_MAY):
-                context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{role or 'nobody'} may not")
+            if role != "admin" and not (role == "user" and rpc in USER_RPCS):
+                text = f"role {role or 'none'} is not allowed to call {rpc}"
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
             return work(request, context)
 
         streams = rpc == "StreamLogs"

@@ -1,4 +1,4 @@
-"""Somebody without any rights, in a home and with a checkout of their own, as tests need to be."""
+"""An unprivileged user with a home directory and a checkout, for tests."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ GROUP: Final = "nogroup"
 
 
 def without_progress(said: str) -> str:
-    """Return what Vagrant said, without the hundreds of lines that overwrite each other."""
+    """Return Vagrant's output without its hundreds of progress lines."""
     lines = re.split(r"[\r\n]+|\x1b\[K", said)
     kept = [line for line in lines if line and not line.startswith("Progress: ")]
     return "\n".join(kept) + "\n"
@@ -29,11 +29,11 @@ def without_progress(said: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Runs commands as `USER`, and writes down what they said.
+    """Runs commands as `USER`, and logs their output.
 
     Attributes:
-        home: the user's, and nobody else's.
-        log: where every command and what it said goes.
+        home: the user's own directory.
+        log: the file to which every command and its output are appended.
     """
 
     home: Path
@@ -41,11 +41,11 @@ class Visitor:
 
     @property
     def checkout(self) -> Path:
-        """The user's own."""
+        """The user's checkout."""
         return self.home / "jobworker"
 
     def run(self, command: str, timeout_s: float) -> "subprocess.CompletedProcess[str]":
-        """Run a shell command in the checkout, and return how it ended and all that it said."""
+        """Run a shell command in the checkout; return its exit code and output."""
         started_s = time.monotonic()
         start = self.log.stat().st_size
         with self.log.open("a", encoding="utf-8") as log:
@@ -70,9 +70,9 @@ class Visitor:
             "LANG": "C.UTF-8",
             "XDG_RUNTIME_DIR": self.home / "run",
             "PYTHON": self.home / "python/bin/python3",
-            # It looks for its library where it was built for, which is not in this home.
+            # The interpreter looks for its library at its build location, not in this home.
             "LD_LIBRARY_PATH": self.home / "python/lib",
-            # Nobody asks the network whether there is a newer Vagrant or box.
+            # Vagrant must not search the network for a newer version or box.
             "VAGRANT_CHECKPOINT_DISABLE": "1",
         }
         drop = ["setpriv", f"--reuid={USER}", f"--regid={GROUP}", "--clear-groups"]
@@ -88,14 +88,14 @@ class Visitor:
                 if mark in (directory / "environ").read_bytes() + b"\0":
                     words = (directory / "cmdline").read_bytes().split(b"\0")
                     found[int(directory.name)] = b" ".join(words)[:200].decode("utf-8", "replace")
-            except OSError:  # it has ended, or is not to be looked into
+            except OSError:  # it has ended, or is not readable
                 continue
         return found
 
 
 @contextmanager
-def visiting(log: Path) -> Iterator[Visitor]:
-    """Let somebody in, with a checkout of what is here now; all they started ends with it."""
+def create_visitor(log: Path) -> Iterator[Visitor]:
+    """Create a user's home with a checkout of the present files; end their processes on exit."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
     # Short: libvirt makes sockets in it, whose paths may have 107 bytes.
@@ -126,6 +126,6 @@ def _furnish(visitor: Visitor) -> None:
     unpack = ["tar", "-C", str(visitor.checkout), "-xf", str(archive)]
     subprocess.run(unpack, check=True, timeout=120)
     archive.unlink()
-    # The interpreter may be where nobody but root may look.
+    # The interpreter may be in a directory that only root can read.
     shutil.copytree(sys.base_prefix, home / "python", symlinks=True)
     subprocess.run(["chown", "-R", f"{USER}:{GROUP}", str(home)], check=True, timeout=120)

@@ -14,7 +14,7 @@ import pytest
 
 from harness.host.packages import ensure_programs
 from harness.vm.box import PUBLIC_NAME, ensure_box
-from tests.support.visitor import ROOT, Visitor, visiting
+from tests.support.visitor import ROOT, Visitor, create_visitor
 
 pytestmark = [pytest.mark.vagrant, pytest.mark.timeout(5400)]
 
@@ -47,7 +47,7 @@ MAKE_FAILED = 2  # make's exit code; its last line has the command's
 def visitor() -> Iterator[Visitor]:
     now = dt.datetime.now(dt.UTC)
     log = ROOT / "results" / f"vagrant-{now:%Y%m%dT%H%M%SZ}.log"
-    with visiting(log) as user:
+    with create_visitor(log) as user:
         try:
             yield user
         finally:

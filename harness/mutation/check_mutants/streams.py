@@ -1,4 +1,4 @@
-"""Servers that lose, mix, delay or withhold output, or let one client harm another."""
+"""Servers that lose, mix, delay or withhold output, leak, or let one client harm another."""
 
 from typing import Final
 
@@ -24,7 +24,7 @@ MUTANTS: Final = (
         STREAMS + "many",
     ),
     Mutation(
-        "lets a stalled reader hold up the job and everybody",
+        "holds the log's lock while it sends, so a stalled reader blocks the job",
         (
             Edit(
                 "follow.py",
@@ -47,7 +47,7 @@ MUTANTS: Final = (
     ),
     # Bytes.
     Mutation(
-        "loses the oldest output of a reader that falls behind",
+        "drops pending output of a reader that falls behind",
         (
             Edit(
                 "follow.py",
@@ -59,7 +59,7 @@ MUTANTS: Final = (
         STREAMS + "writes",
     ),
     Mutation(
-        "sends the last byte of a large piece again",
+        "repeats the last byte of a large chunk",
         (
             Edit(
                 "log.py",
@@ -70,7 +70,7 @@ MUTANTS: Final = (
         STREAMS + "writes",
     ),
     Mutation(
-        "replays only what a small buffer holds",
+        "replays only the last 64 KiB of an ended job",
         (
             Edit(
                 "service.py",
@@ -82,12 +82,12 @@ MUTANTS: Final = (
         STREAMS + "after-end",
     ),
     Mutation(
-        "starts late joiners at the present end",
+        "starts late joiners at the current end",
         (
             Edit(
                 "service.py",
                 "            return log.reader_at(request.from_offset)  # 0 when absent",
-                # From 33 bytes on: the job of `identity.roles` says one word, and its user comes late, too.
+                # Only beyond 32 bytes: `identity.roles` streams a job with one word, and joins late.
                 "            seen = _reader.__dict__.setdefault('seen', set())\n"
                 "            end = log.extent().end_offset\n"
                 "            late = request.job_id in seen and end > 32 and not log.extent().closed\n"
@@ -98,7 +98,7 @@ MUTANTS: Final = (
         STREAMS + "late-joiner",
     ),
     Mutation(
-        "mixes the jobs of one program",
+        "shares one log among all jobs of a program",
         (
             Edit(
                 "worker.py",
@@ -111,7 +111,7 @@ MUTANTS: Final = (
         ("lifecycle.literal", "identity.roles"),
     ),
     Mutation(
-        "takes errors for something else than output",
+        "does not capture standard error",
         (
             Edit(
                 "spawn.py",
@@ -122,7 +122,7 @@ MUTANTS: Final = (
         STREAMS + "order",
     ),
     Mutation(
-        "tells exit code 0 of a job whose children it had to kill",
+        "reports exit code 0 in every case",
         (
             Edit(
                 "job.py",
@@ -133,18 +133,18 @@ MUTANTS: Final = (
         STREAMS + "survivor",
     ),
     Mutation(
-        "delivers what children say after their job's end",
+        "does not kill the children of an ended job",
         (Edit("job.py", "        self._kill()\n        self._drain", "        self._drain"),),
         STREAMS + "survivor",
     ),
     Mutation(
-        "listens to escaped children for a quarter of a minute",
+        "reads from escaped children for 15 s",
         (Edit("job.py", "DRAIN_MAX_S: Final = 2.0", "DRAIN_MAX_S: Final = 15.0"),),
         STREAMS + "survivor",
     ),
     # Time.
     Mutation(
-        "holds small output back for more",
+        "holds small output back until more is written",
         (
             Edit(
                 "follow.py",
@@ -157,7 +157,7 @@ MUTANTS: Final = (
         STREAMS + "live",
     ),
     Mutation(
-        "gives up on a reader that has waited for a second amid the output",
+        "ends a stream that had no output for a second",
         (
             Edit(
                 "follow.py",
@@ -184,7 +184,7 @@ MUTANTS: Final = (
         STREAMS + "end",
     ),
     Mutation(
-        "dies when a client gives up on a silent job",
+        "exits when a client cancels a stream of a silent job",
         (
             Edit(
                 "service.py",
@@ -196,7 +196,7 @@ MUTANTS: Final = (
     ),
     # Offsets.
     Mutation(
-        "ignores the offset asked for",
+        "ignores the requested offset",
         (
             Edit(
                 "service.py",
@@ -207,12 +207,12 @@ MUTANTS: Final = (
         STREAMS + "resume",
     ),
     Mutation(
-        "waits at an offset beyond the end",
+        "accepts an offset beyond the end and waits",
         (Edit("log.py", "        if offset > extent.end_offset:\n", "        if offset < 0:\n"),),
         STREAMS + "resume",
     ),
     Mutation(
-        "tells offsets that are one too high",
+        "sends offsets that are one too high",
         (
             Edit(
                 "wire.py",
@@ -223,7 +223,7 @@ MUTANTS: Final = (
         STREAMS + "resume",
     ),
     Mutation(
-        "forgets offsets beyond 4 MB",
+        "limits requested offsets to 4 MB",
         (
             Edit(
                 "service.py",
@@ -234,7 +234,7 @@ MUTANTS: Final = (
         STREAMS + "faults",
     ),
     Mutation(
-        "follows although it is not to",
+        "follows although no_follow is set",
         (
             Edit(
                 "service.py",
@@ -245,7 +245,7 @@ MUTANTS: Final = (
         STREAMS + "tails",
     ),
     Mutation(
-        "takes the last line for none",
+        "does not count the last line of a tail",
         (
             Edit(
                 "log.py",
@@ -256,7 +256,7 @@ MUTANTS: Final = (
         STREAMS + "tails",
     ),
     Mutation(
-        "starts readers that come back to a running job at its present end",
+        "resumes streams of a running job at its current end",
         (
             Edit(
                 "service.py",
@@ -267,9 +267,9 @@ MUTANTS: Final = (
         ),
         STREAMS + "live-faults",
     ),
-    # Many.
+    # Many readers, and slots.
     Mutation(
-        "admits half as many streams as were promised",
+        "admits half of the default maximum of streams",
         (
             Edit(
                 "config.py",
@@ -280,7 +280,7 @@ MUTANTS: Final = (
         STREAMS + "thousand",
     ),
     Mutation(
-        "ends the other streams of a job when one client goes away",
+        "cancels all streams of a job when one client disconnects",
         (
             Edit(
                 "service.py",
@@ -297,12 +297,12 @@ MUTANTS: Final = (
         STREAMS + "capacity",
     ),
     Mutation(
-        "refuses a stream without saying why",
+        "refuses a stream without a reason",
         (
             Edit(
                 "follow.py",
-                'f"max capacity reached: {self._maximum} streams are open, as many as this "',
-                'f"{self._maximum} streams are open, as many as this "',
+                'f"max capacity reached: {self._maximum} streams are open, the maximum of this "',
+                'f"{self._maximum} streams are open, the maximum of this "',
             ),
         ),
         STREAMS + "capacity",
@@ -316,7 +316,7 @@ MUTANTS: Final = (
         STREAMS + "cancel",
     ),
     Mutation(
-        "does not notice that a client has vanished",
+        "does not set the keepalive ping timeout",
         (
             Edit(
                 "server.py",
@@ -328,7 +328,7 @@ MUTANTS: Final = (
     ),
     # Memory.
     Mutation(
-        "keeps what it has sent, for each client",
+        "keeps all sent chunks of each stream in memory",
         (
             Edit(
                 "follow.py",
@@ -341,12 +341,12 @@ MUTANTS: Final = (
         STREAMS + "stalled",
     ),
     Mutation(
-        "keeps the memory of output that it has dropped",
+        "does not free the memory of dropped output",
         (Edit("log.py", "        if dropped >= PUNCH_STEP_BYTES:\n", "        if dropped < 0:\n"),),
         STREAMS + "retention",
     ),
     Mutation(
-        "does not count what a reader missed",
+        "does not report missed bytes",
         (
             Edit(
                 "log.py",
@@ -356,9 +356,9 @@ MUTANTS: Final = (
         ),
         STREAMS + "retention",
     ),
-    # Rounds and rounds.
+    # Leaks.
     Mutation(
-        "keeps a descriptor of each job that has ended",
+        "leaks a descriptor for each job",
         (
             Edit(
                 "spawn.py",
@@ -369,7 +369,7 @@ MUTANTS: Final = (
         STREAMS + "soak",
     ),
     Mutation(
-        "keeps 16 KiB for each stream that there was",
+        "leaks 16 KiB for each stream",
         (
             Edit(
                 "service.py",
@@ -381,7 +381,7 @@ MUTANTS: Final = (
         STREAMS + "soak",
     ),
     Mutation(
-        "leaves a thread behind for each stream",
+        "leaks a thread for each stream",
         (
             Edit(
                 "service.py",

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class JobWorkerStub:
-    """Runs Linux processes for remote clients. Every call is made over mutual TLS 1.3; the role in the
-    client's certificate decides what it may call.
+    """Runs Linux processes for remote clients. Every call uses mutual TLS 1.3; the role in the client's
+    certificate determines which rpcs it is allowed to call.
     """
 
     def __init__(self, channel):
@@ -64,8 +64,8 @@ class JobWorkerStub:
 
 
 class JobWorkerServicer:
-    """Runs Linux processes for remote clients. Every call is made over mutual TLS 1.3; the role in the
-    client's certificate decides what it may call.
+    """Runs Linux processes for remote clients. Every call uses mutual TLS 1.3; the role in the client's
+    certificate determines which rpcs it is allowed to call.
     """
 
     def StartJob(self, request, context):
@@ -76,29 +76,29 @@ class JobWorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StopJob(self, request, context):
-        """Ends a job's whole process tree and returns once it has ended. Admins only.
+        """Stops a job's whole process tree and returns once it has ended. Admins only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryJob(self, request, context):
-        """Tells a job's state from memory. Admins and users.
+        """Returns a job's state. Admins and users.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamLogs(self, request, context):
-        """Sends a job's output from its first byte (or as asked), then follows it until the job has
-        ended. Admins and users.
+        """Sends a job's output from its first byte (or the requested start), then follows it until the
+        job has ended. Admins and users.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the jobs since the server's start, oldest first. Admins only.
+        """Lists all jobs since the server started, oldest first. Admins only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,8 +141,8 @@ def add_JobWorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobWorker:
-    """Runs Linux processes for remote clients. Every call is made over mutual TLS 1.3; the role in the
-    client's certificate decides what it may call.
+    """Runs Linux processes for remote clients. Every call uses mutual TLS 1.3; the role in the client's
+    certificate determines which rpcs it is allowed to call.
     """
 
     @staticmethod

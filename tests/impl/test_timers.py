@@ -1,0 +1,76 @@
+"""The timers that bound calls."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from worker_service.timers import Timers
+
+LONG_S = 60.0
+
+
+@pytest.fixture
+def timers() -> Iterator[Timers]:
+    running = Timers()
+    yield running
+    running.close()
+
+
+def test_timer_repeats_after_the_seconds_it_returns_until_infinity(timers: Timers) -> None:
+    called_at_s: list[float] = []
+    done = threading.Event()
+
+    def call() -> float:
+        called_at_s.append(time.monotonic())
+        if len(called_at_s) < 3:
+            return 0.2
+        done.set()
+        return math.inf
+
+    began_s = time.monotonic()
+    with timers.calling(call, 0.2):
+        assert done.wait(10)
+    assert len(called_at_s) == 3
+    assert called_at_s[-1] - began_s > 0.55
+
+
+def test_timer_fires_before_a_later_one_and_not_after_its_block(timers: Timers) -> None:
+    called: list[str] = []
+    done = threading.Event()
+
+    def call(name: str) -> float:
+        called.append(name)
+        done.set()
+        return math.inf
+
+    with timers.calling(lambda: call("late"), LONG_S):
+        with timers.calling(lambda: call("ended"), 0.2):
+            pass
+        with timers.calling(lambda: call("soon"), 0.4):
+            assert done.wait(LONG_S / 2)
+    assert called == ["soon"]
+
+
+def test_failing_timer_is_logged_and_other_timers_fire(
+    timers: Timers, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = threading.Event()
+
+    def fail() -> float:
+        raise ValueError("on purpose")
+
+    def call() -> float:
+        done.set()
+        return math.inf
+
+    eight_thousand_years_s = 8000 * 365 * 86_400.0
+    with (
+        timers.calling(lambda: math.inf, eight_thousand_years_s),
+        timers.calling(fail, 0.0),
+        timers.calling(call, 0.2),
+    ):
+        assert done.wait(10)
+    assert "on purpose" in caplog.text

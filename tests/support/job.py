@@ -1,0 +1,159 @@
+"""A job whose process, tree and scheduler are controlled by the test: no real process runs."""
+
+import errno
+import os
+import signal
+
+from worker_service.cgroup import Usage
+from worker_service.job import Job, JobStatus, ProcessTree, State
+from worker_service.log import OutputLog
+from worker_service.reactor import Callback, Scheduler, Timer
+from worker_service.spawn import Command, ExitStatus
+
+PIDFD = 1_000_001
+TREE_FD = 1_000_002
+
+
+class FakeScheduler:
+    """Calls back when the test says so."""
+
+    def __init__(self) -> None:
+        self.watched: dict[int, Callback] = {}
+        self.timers: list[tuple[Timer, float]] = []  # with their delays
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        del events
+        assert fd not in self.watched
+        self.watched[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        del self.watched[fd]
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        timer = Timer(0.0, callback)
+        timer.due_s = float("inf")  # so that a later, shorter request replaces it
+        self.timers.append((timer, delay_s))
+        return timer
+
+    def ready(self, fd: int) -> None:
+        """Report an event of a descriptor, if it is watched."""
+        if fd in self.watched:
+            self.watched[fd]()
+
+    def live_timers(self) -> list[Timer]:
+        return [timer for timer, _ in self.timers if timer.callback is not None]
+
+    def fire(self, number: int) -> None:
+        """Call one of the live timers back, if there is any."""
+        live = self.live_timers()
+        if live:
+            _fire(live[number % len(live)])
+
+    def fire_after(self, delay_s: float) -> None:
+        """Call back every live timer of a delay."""
+        for timer, delay in list(self.timers):
+            if delay == delay_s and timer.callback is not None:
+                _fire(timer)
+
+
+def _fire(timer: Timer) -> None:
+    callback, timer.callback = timer.callback, None
+    assert callback is not None
+    callback()
+
+
+class FakeProcess:
+    pid = 4711
+    pidfd = PIDFD
+
+    def __init__(self) -> None:
+        self.exit: ExitStatus | None = None
+        self.signals: list[signal.Signals] = []
+        self.reaped = 0
+
+    def signal_group(self, signal_number: signal.Signals) -> None:
+        assert not self.reaped, "a signal after the pid was released may reach another process"
+        self.signals.append(signal_number)
+
+    def peek_exit(self) -> ExitStatus | None:
+        return self.exit
+
+    def reap(self) -> None:
+        self.reaped += 1
+
+
+class FakeTree:
+    def __init__(self, process: FakeProcess) -> None:
+        self.process = process
+        self.kills = 0
+        self.refuses = False
+        self.gone = False
+        self.discarded = 0
+
+    def kill(self) -> None:
+        assert not self.discarded
+        assert not self.process.reaped
+        self.kills += 1
+        if self.refuses:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def is_gone(self) -> bool:
+        return self.gone
+
+    def watch(self, scheduler: Scheduler, callback: Callback) -> None:
+        scheduler.watch(TREE_FD, 0, callback)
+
+    def unwatch(self, scheduler: Scheduler) -> None:
+        scheduler.unwatch(TREE_FD)
+
+    def usage(self) -> Usage | None:
+        assert not self.discarded, "a removed cgroup has no counters"
+        return Usage(oom_kills=1)
+
+    def last_usage(self) -> Usage | None:
+        return self.usage()
+
+    def discard(self) -> None:
+        assert self.process.exit is not None
+        self.discarded += 1
+
+
+class JobRig:
+    """A job that has begun, and its controls."""
+
+    def __init__(self, log: OutputLog | None = None, tree: ProcessTree | None = None) -> None:
+        self.read_fd, self.write_fd = os.pipe2(os.O_NONBLOCK)
+        self.log = log or OutputLog()
+        self.scheduler = FakeScheduler()
+        self.process = FakeProcess()
+        self.tree = FakeTree(self.process)
+        self.job = Job(
+            JobStatus("id", Command("true"), State.RUNNING, 4711, 1.0),
+            process=self.process,
+            tree=tree or self.tree,
+            output_fd=self.read_fd,
+            log=self.log,
+            scheduler=self.scheduler,
+        )
+        self.job.begin()
+
+    def output_ready(self) -> None:
+        """Report that the pipe can be read."""
+        self.scheduler.ready(self.read_fd)
+
+    def close_output(self) -> None:
+        """Close the write end of the pipe, if it is open."""
+        if self.write_fd >= 0:
+            os.close(self.write_fd)
+            self.write_fd = -1
+
+    def end_output(self) -> None:
+        """Close the write end of the pipe and report it."""
+        self.close_output()
+        self.output_ready()
+
+    def exit(self, code: int = 0, number: int = 0, *, gone: bool = True) -> None:
+        """End the main process, with its tree or not, and report it."""
+        self.process.exit = ExitStatus(code, number)
+        self.tree.gone = gone
+        self.scheduler.ready(PIDFD)
