@@ -18,9 +18,7 @@ from tests.loadtests.planted_server import slower
 ROOT = Path(__file__).parents[2]
 
 
-def test_planted_server_of_the_docs_changes_no_byte(
-    store: IdentityStore, tmp_path: Path
-) -> None:
+def test_planted_server_of_the_docs_changes_no_byte(store: IdentityStore, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "load.md").read_text()
     [command] = re.findall(r"'(\{python\} -m tests\.loadtests\.planted_server [^']*)'", text)
     [path] = re.findall(r"--profiles (tests/loadtests/\S+)", text)

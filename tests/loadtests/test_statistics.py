@@ -121,9 +121,7 @@ def test_invalid_pairs_are_refused(a: list[float], b: list[float]) -> None:
         ([1, 1, 1, 1, 1, -1], 2 * 7 / 2**6),
     ],
 )
-def test_p_omits_zeros_and_gives_ties_their_mean_rank(
-    differences: list[int], p: float
-) -> None:
+def test_p_omits_zeros_and_gives_ties_their_mean_rank(differences: list[int], p: float) -> None:
     found = effect([1.0] * len(differences), [math.exp(each / 10) for each in differences])
     assert found.p == pytest.approx(p)
 
