@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.drive.client import SLOW_FACTOR, Client
 from harness.drive.identities import CertFiles
-from harness.record.history import History, Json, Observation, Recorder
+from harness.record.history import History, Observation, Recorder
 from harness.record.verdict import Finding, UnsupportedError
 from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant
 
@@ -161,10 +161,6 @@ class Stage:
     def record(self, observation: Observation) -> None:
         """Record an observation of this check."""
         self.recorder.add(observation)
-
-    def fact(self, label: str, value: Json) -> None:
-        """Record something else. To be removed with `Fact`: see `Observation`."""
-        self.recorder.fact(label, value)
 
     def nonce(self) -> str:
         """Return a word that is unique within the run, the same for the same seed."""

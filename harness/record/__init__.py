@@ -1,1 +1,1 @@
-"""What is written down: histories, results, verdicts. Frozen values, to JSON and back."""
+"""What a run writes and reads back: histories, results, verdicts, as frozen values and JSON."""

@@ -1,10 +1,10 @@
-"""What happened in a run: frozen records, written as one JSON line each, and read back.
+"""The records of a check's run: frozen values, written as JSON Lines and read back.
 
-A check's run only records; its judge sees nothing but these records. So a saved run can be judged
-again, by a better judge, without a server.
+A check's `run` only records; its `judge` sees only these records. So a saved run can be judged
+again, by an improved judge, without a server.
 
-Calls and streams are recorded by the client. What else a check sees, it records as an `Observation`
-of its own: a frozen dataclass with typed fields. How a run was interrupted is an `Interruption`.
+The client records calls and streams. For everything else a check defines its own `Observation`, a
+frozen dataclass with typed fields. An `Interruption` records why a run ended early.
 """
 
 import json
@@ -21,12 +21,12 @@ import msgspec
 from harness.record.verdict import BrokenError, Finding
 from harness.record.whole_file import write_whole
 
-# A value as JSON has it. (msgspec, which reads records back, knows no recursive type.)
+# A JSON value. (msgspec, which reads records back, does not support recursive types.)
 type Json = Any
 
 
 class Outcome(StrEnum):
-    """How a call ended. UNKNOWN: no answer in time, so the server may or may not have done it."""
+    """How a call ended. UNKNOWN: it timed out; the server might have executed it."""
 
     OK = "OK"
     ERROR = "ERROR"
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One unary call. Times are seconds on the run's own clock; `label` is the judge's handle."""
+    """One unary call. Times are seconds since the run began; the judge finds it by its `label`."""
 
     label: str
     rpc: str
@@ -49,23 +49,23 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream of a job's output, as its reader saw it.
+    """One stream of a job's output, as its reader received it.
 
     Attributes:
-        label: the judge's handle.
+        label: by which the judge finds it.
         job_id: the job.
-        outcome, code, detail: how it ended; `CANCELLED` when the reader itself left.
-        start_offset: where its first byte stands in the job's output.
-        received_bytes: how many it received.
-        missed_bytes: how many the server said that it dropped.
-        wrong_at: offset of the first byte that is not what the job wrote; None when all were right,
-            or when nobody knows what the job wrote.
-        gap: what was wrong with the offsets that the server told; empty when nothing was.
-        offsets_told: whether it told any.
+        outcome, code, detail: how it ended; `CANCELLED` if the reader cancelled it.
+        start_offset: the offset of its first byte in the job's output.
+        received_bytes: the number of bytes received.
+        missed_bytes: the number of bytes that the server reported as dropped.
+        wrong_at: offset of the first byte that differs from what the job wrote; None if all are
+            right, or if the reader does not know what the job wrote.
+        gap: the inconsistency in the offsets that the server reported; empty if none.
+        offsets_told: whether the server reported offsets.
         sha256: of all received bytes.
-        text: the received bytes as Latin-1, as far as the check asked to keep them.
-        started_s, first_byte_s, last_byte_s, ended_s: on the run's own clock.
-        timeline: some (seconds, bytes received by then).
+        text: the received bytes as Latin-1, as many as the check keeps.
+        started_s, first_byte_s, last_byte_s, ended_s: seconds since the run began.
+        timeline: samples of (seconds, bytes received by then).
     """
 
     label: str
@@ -89,18 +89,22 @@ class Stream:
 
 
 class Observation:
-    """Base of what a check records beside calls and streams; subclasses are frozen dataclasses.
+    """Base class of what a check records besides calls and streams.
 
-    A subclass's fields are numbers, strings, booleans, enums, tuples, mappings and other frozen
-    dataclasses, so that a record becomes JSON and comes back as the same value. Its name is the
-    record's kind in the file, so it is unique among all checks.
+    Subclasses are frozen dataclasses. Their fields are numbers, strings, booleans, enums, tuples,
+    mappings and other frozen dataclasses, so that a record survives the round trip through JSON.
+    The class's name is the record's kind in the file and therefore unique among all checks.
     """
 
     __slots__ = ()
     kinds: ClassVar[dict[str, type["Observation"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Register the kind. `slots=True` makes each class twice; the second one counts."""
+        """Register the kind. `slots=True` creates each class twice; the second one counts.
+
+        Raises:
+            TypeError: another module has an observation of that name.
+        """
         known = Observation.kinds.get(cls.__name__)
         if known is not None and known.__module__ != cls.__module__:
             raise TypeError(
@@ -111,7 +115,7 @@ class Observation:
 
 
 class Cause(StrEnum):
-    """Why a run was interrupted, or says less than it was to."""
+    """Why a check's run was interrupted or is inconclusive."""
 
     SKIPPED = "the target lacks a need"
     BROKEN = "the harness failed"
@@ -122,10 +126,10 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Interruption(Observation):
-    """What kept a check's run from its end, or happened to its server meanwhile.
+    """An event that ended a check's run early, or made it inconclusive.
 
     Attributes:
-        cause: which of the five.
+        cause: the kind of event.
         detail: the reason, for people.
         finding: the broken promise; only with PROMISE_BROKEN.
     """
@@ -137,13 +141,13 @@ class Interruption(Observation):
 
 @dataclass(frozen=True, slots=True)
 class UsageCurve(Observation):
-    """A job's measured use of something over time, for the report's pictures.
+    """A job's measured resource usage over time, for the report's charts.
 
     Attributes:
-        title: what was used, and by what.
-        unit: of the values: "bytes" is shown in KiB, MiB, GiB; another as it is.
-        limit: the job's limit, in the unit; None: it has none.
-        samples: (seconds on the run's own clock, value).
+        title: the resource and its user.
+        unit: of the values; "bytes" is shown as KiB, MiB or GiB, any other as it is.
+        limit: the job's limit in that unit; None if unlimited.
+        samples: (seconds since the run began, value).
     """
 
     title: str
@@ -152,35 +156,23 @@ class UsageCurve(Observation):
     samples: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """Something else that was seen. To be replaced by observations: see `Observation`."""
-
-    label: str
-    value: Json
-
-
-Record = Call | Stream | Fact | Observation
-_KINDS: Final[dict[str, type[Record]]] = {"call": Call, "stream": Stream, "fact": Fact}
+Record = Call | Stream | Observation
+_KINDS: Final[dict[str, type[Record]]] = {"call": Call, "stream": Stream}
 
 
 class History:
-    """The records of one check, in the order in which they were made."""
+    """The records of one check's run, in the order in which they were added."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.records = tuple(records)
 
     def calls(self, label: str = "") -> list[Call]:
-        """Return the calls whose label begins so."""
+        """Return the calls whose label has this prefix."""
         return [r for r in self.records if isinstance(r, Call) and r.label.startswith(label)]
 
     def streams(self, label: str = "") -> list[Stream]:
-        """Return the streams whose label begins so."""
+        """Return the streams whose label has this prefix."""
         return [r for r in self.records if isinstance(r, Stream) and r.label.startswith(label)]
-
-    def facts(self, label: str = "") -> list[Fact]:
-        """Return the facts whose label begins so."""
-        return [r for r in self.records if isinstance(r, Fact) and r.label.startswith(label)]
 
     def all[Kind: Observation](self, kind: type[Kind]) -> list[Kind]:
         """Return the observations of a kind, in the order in which they were recorded."""
@@ -190,7 +182,7 @@ class History:
         """Return the one observation of a kind.
 
         Raises:
-            BrokenError: there is none, or more than one.
+            BrokenError: it is missing, or not the only one.
         """
         return _only(kind.__name__, self.all(kind))
 
@@ -198,7 +190,7 @@ class History:
         """Return the one call of this label.
 
         Raises:
-            BrokenError: there is none, or more than one.
+            BrokenError: it is missing, or not the only one.
         """
         return _only(label, [call for call in self.calls(label) if call.label == label])
 
@@ -206,38 +198,19 @@ class History:
         """Return the one stream of this label.
 
         Raises:
-            BrokenError: there is none, or more than one.
+            BrokenError: it is missing, or not the only one.
         """
         return _only(label, [each for each in self.streams(label) if each.label == label])
-
-    def fact(self, label: str) -> Json:
-        """Return the value of the one fact of this label.
-
-        Raises:
-            BrokenError: there is none, or more than one.
-        """
-        return _only(label, [fact for fact in self.facts(label) if fact.label == label]).value
-
-    def number(self, label: str) -> float:
-        """Return a fact that is a number.
-
-        Raises:
-            BrokenError: there is none.
-        """
-        value = self.fact(label)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BrokenError(f"fact {label!r} is {value!r}, no number")
-        return value
 
 
 def _only[Each](label: str, found: list[Each]) -> Each:
     if len(found) != 1:
-        raise BrokenError(f"the run has {len(found)} records {label!r} where it must have one")
+        raise BrokenError(f"the run has {len(found)} records {label!r} and must have one")
     return found[0]
 
 
 class Recorder:
-    """Takes records from any number of threads. Shared state and its guard: `_records`, `_lock`."""
+    """Collects records from any thread. Shared state and its guard: `_records` under `_lock`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -249,16 +222,12 @@ class Recorder:
         return time.monotonic() - self.zero_s
 
     def add(self, record: Record) -> None:
-        """Take a record."""
+        """Add a record."""
         with self._lock:
             self._records.append(record)
 
-    def fact(self, label: str, value: Json) -> None:
-        """Take a fact."""
-        self.add(Fact(label, value))
-
     def history(self) -> History:
-        """Return what was taken so far."""
+        """Return the records added so far."""
         with self._lock:
             return History(self._records)
 
@@ -274,18 +243,24 @@ def from_json(line: str) -> Record:
     """Return the record of a line.
 
     Raises:
-        BrokenError: it is none.
+        BrokenError: the line is not a record, or its kind is unknown.
     """
     try:
         values = json.loads(line)
-        kind = values.pop("kind")
-        return msgspec.convert(values, type=_KINDS.get(kind) or Observation.kinds[kind])
+        kind: str = values.pop("kind")
+        known = _KINDS.get(kind) or Observation.kinds.get(kind)
+        if known is not None:
+            return msgspec.convert(values, type=known)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenError(f"not a record of a run: {line[:200]!r} ({error})") from error
+    raise BrokenError(
+        f"unknown kind of record {kind!r}: another version of the harness wrote it; read this run "
+        "with that version, or run the check again"
+    )
 
 
 def save(history: History, path: Path) -> None:
-    """Write a history; the file is complete or not there."""
+    """Write a history; the file is complete or does not exist."""
     write_whole(path, "".join(to_json(record) + "\n" for record in history.records))
 
 
@@ -293,7 +268,7 @@ def load(path: Path) -> History:
     """Read a history.
 
     Raises:
-        BrokenError: it is not there, or no history.
+        BrokenError: it is missing, or is not a history.
     """
     try:
         text = path.read_text()

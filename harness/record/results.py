@@ -1,4 +1,4 @@
-"""What a run came to: a result a check, and the whole, written to `results.json` and read back."""
+"""A run's results, one per check and target, written to `results.json` and read back."""
 
 import json
 from collections import Counter
@@ -23,14 +23,14 @@ class CheckResult:
 
     Attributes:
         target: the target's name.
-        name: the check's, `area.what`.
+        name: the check's name, `area.what`.
         guarantee: the promise, as a sentence.
-        verdict: the heaviest of the findings'.
-        findings: everything that was judged.
-        seconds: how long it took.
+        verdict: the heaviest verdict of the findings.
+        findings: all findings.
+        seconds: the duration.
         cites: case numbers and requirement ids.
-        rerun: a command that repeats just this.
-        history: path of the records below the run's directory; empty when there are none.
+        rerun: the command that repeats only this check.
+        history: path of the records, relative to the run directory; empty without records.
     """
 
     target: str
@@ -45,12 +45,12 @@ class CheckResult:
 
     @property
     def area(self) -> str:
-        """What it belongs to."""
+        """The first part of the check's name."""
         return self.name.partition(".")[0]
 
     @property
     def telling(self) -> tuple[Finding, ...]:
-        """The findings that made the verdict what it is; none for a pass."""
+        """The findings that decided the verdict; none if it is PASS."""
         if self.verdict is Verdict.PASS:
             return ()
         return tuple(each for each in self.findings if each.verdict is self.verdict)
@@ -61,12 +61,12 @@ class RunReport:
     """A whole run.
 
     Attributes:
-        about: what repeats it, in the order to print: seed, command, commit, kernel, ...
+        about: what is needed to repeat it, in printing order: seed, command, commit, kernel, ...
         started_at: ISO 8601, UTC.
-        seconds: how long it took.
-        results: one each.
-        skips_allowed: patterns of `TARGET:NAME` that may be skipped; None allows every skip.
-        expected: how many results there must be: a run that was cut short says nothing final.
+        seconds: the duration.
+        results: one per check and target.
+        skips_allowed: globs; skips that match TARGET:CHECK are allowed. None allows every skip.
+        expected: the number of results of a complete run; with fewer the run is inconclusive.
     """
 
     about: Mapping[str, str]
@@ -77,21 +77,21 @@ class RunReport:
     expected: int = 0
 
     def unexpected_skips(self) -> list[CheckResult]:
-        """Return what was skipped although it must not be."""
+        """Return the skipped results that no pattern allows."""
         if self.skips_allowed is None:
             return []
         return [
             result
             for result in self.results
-            if result.verdict is Verdict.SKIPPED and not self._may_be_skipped(result)
+            if result.verdict is Verdict.SKIPPED and not self._is_skip_allowed(result)
         ]
 
-    def _may_be_skipped(self, result: CheckResult) -> bool:
+    def _is_skip_allowed(self, result: CheckResult) -> bool:
         name = f"{result.target}:{result.name}"
         return any(fnmatchcase(name, pattern) for pattern in self.skips_allowed or ())
 
     def counts(self) -> Counter[Verdict]:
-        """Return how many results have each verdict."""
+        """Return the number of results by verdict."""
         return Counter(result.verdict for result in self.results)
 
     @property
@@ -101,7 +101,7 @@ class RunReport:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if a promise was broken; BROKEN if something could not be said, or nothing was."""
+        """FAIL if any check failed; BROKEN if inconclusive, or if no check passed; else PASS."""
         counts = self.counts()
         if counts[Verdict.FAIL]:
             return Verdict.FAIL
@@ -113,12 +113,12 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 fail, 2 broken."""
+        """0 if PASS, 1 if FAIL, 2 if BROKEN."""
         return EXIT_CODES[self.verdict]
 
 
 def save_report(report: RunReport, directory: Path) -> None:
-    """Write `results.json`; it is complete or not there."""
+    """Write `results.json`; it is complete or does not exist."""
     values = {**msgspec.to_builtins(report), "verdict": report.verdict}
     write_whole(directory / RESULTS_FILE, json.dumps(values, indent=1) + "\n")
 
@@ -127,10 +127,10 @@ def load_report(directory: Path) -> RunReport:
     """Read `results.json`.
 
     Raises:
-        BrokenError: it does not exist, or is not a report.
+        BrokenError: it is missing, or is not a report.
     """
     try:
-        # Its verdict is for other readers: ours follows from the results.
+        # The stored verdict is for other programs; `RunReport` computes it from the results.
         return msgspec.convert(json.loads((directory / RESULTS_FILE).read_text()), type=RunReport)
     except (OSError, ValueError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error

@@ -1,6 +1,6 @@
-"""The four verdicts, what a finding says, and the one exception that stands for a fault of our own.
+"""Verdicts and findings, and the exceptions that decide a verdict.
 
-A verdict is never computed from nothing: a check that judged no promise is BROKEN.
+A check's verdict follows from its findings. A check without findings is BROKEN, never PASS.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,14 @@ from typing import Final
 
 
 class Verdict(StrEnum):
-    """What a check may say."""
+    """The result of a check, as in LTP's TPASS, TCONF, TFAIL and TBROK.
+
+    Attributes:
+        PASS: the server kept every promise that the check judged.
+        SKIPPED: the target lacks a feature or privilege that the check needs.
+        FAIL: the server broke a promise.
+        BROKEN: inconclusive: the harness, its virtual machine or the host failed.
+    """
 
     PASS = "PASS"  # noqa: S105 - no password
     SKIPPED = "SKIPPED"
@@ -18,13 +25,13 @@ class Verdict(StrEnum):
     BROKEN = "BROKEN"
 
 
-# Least weight first. A broken promise that was seen stays one, whatever else went wrong around it.
+# In ascending order. An observed FAIL outweighs BROKEN, whatever else went wrong in the run.
 _WEIGHT: Final = (Verdict.PASS, Verdict.SKIPPED, Verdict.BROKEN, Verdict.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One promise, judged: what was promised, what was seen, what was expected."""
+    """One judged promise: its verdict, and the observed and the expected value."""
 
     verdict: Verdict
     promise: str
@@ -33,7 +40,7 @@ class Finding:
     tolerance: str = ""
 
     def sentence(self) -> str:
-        """Return it as one line."""
+        """Return the finding as one line."""
         parts = [self.promise]
         parts += [f"got {self.got}"] if self.got else []
         parts += [f"want {self.want}"] if self.want else []
@@ -42,17 +49,17 @@ class Finding:
 
 
 def merge(findings: Iterable[Finding]) -> Verdict:
-    """Return the heaviest verdict; no finding at all is BROKEN."""
+    """Return the heaviest verdict of the findings; BROKEN without any finding."""
     verdicts = {finding.verdict for finding in findings}
     return max(verdicts, key=_WEIGHT.index, default=Verdict.BROKEN)
 
 
 class BrokenError(Exception):
-    """The harness, its virtual machine or this host failed: nothing can be said of the server."""
+    """The harness, its virtual machine or this host failed: inconclusive about the server."""
 
 
 class UnmetError(Exception):
-    """The server broke a promise on the way to what a check is about, which cannot go on."""
+    """The server broke a promise that the rest of the check depends on; the check ends as FAIL."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.sentence())
@@ -60,4 +67,4 @@ class UnmetError(Exception):
 
 
 class UnsupportedError(Exception):
-    """The target lacks something that a check needs; the text says what."""
+    """The target lacks something that the check needs, named in the text: SKIPPED."""

@@ -1,10 +1,10 @@
-"""Writes files that are complete or absent: a reader never sees half of one."""
+"""Writes files atomically: a reader never sees a partial file."""
 
 from pathlib import Path
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file beside its place, then rename it into it. Text is UTF-8.
+    """Write a temporary file in the same directory, then rename it. Text is UTF-8.
 
     Raises:
         OSError: the directory cannot be written to.

@@ -12,7 +12,7 @@ import pytest
 from harness.checks.check import Check, Need, Stage
 from harness.drive.identities import IdentityStore
 from harness.judge.promises import equal
-from harness.record.history import History
+from harness.record.history import History, Observation
 from harness.record.results import CheckResult, RunReport, load_report, save_report
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
 from harness.run.capabilities import Capabilities
@@ -21,6 +21,13 @@ from harness.run.judging import judge_again
 from harness.targets.target import DEFAULT, Host, Variant
 
 EVERYTHING = dict.fromkeys(Need, "")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Number(Observation):
+    """What the checks below observe."""
+
+    value: int
 
 
 class StandIn:
@@ -70,16 +77,16 @@ class StandIn:
 
 
 def passes(history: History) -> Iterator[Finding]:
-    yield equal("one is one", history.fact("one"), 1)
+    yield equal("one is one", history.the(Number).value, 1)
 
 
 def records_one(stage: Stage) -> None:
-    stage.fact("one", 1)
+    stage.record(Number(1))
 
 
 def raises(error: Exception) -> Callable[[Stage], None]:
     def run(stage: Stage) -> None:
-        stage.fact("one", 1)
+        stage.record(Number(1))
         raise error
 
     return run
@@ -140,7 +147,7 @@ def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
     target = StandIn()
 
     def dies(stage: Stage) -> None:
-        stage.fact("one", 1)
+        stage.record(Number(1))
         target.dead = True
 
     deadly = dataclasses.replace(GOOD, run=dies, alone=True)
@@ -164,7 +171,7 @@ def test_machine_that_dies_is_broken_even_if_a_promise_broke_before(
     target = StandIn()
 
     def machine_dies(stage: Stage) -> None:
-        stage.fact("one", 1)
+        stage.record(Number(1))
         target.machine_died_with = "guest vm died\nKernel panic"
         if error is not None:
             raise error
