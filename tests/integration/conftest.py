@@ -1,5 +1,6 @@
-"""One real server for the tests that do not need one of their own."""
+"""One real server for the tests that do not need their own."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,10 @@ def admin(server: Server, certificates: Certificates) -> Iterator[Client]:
 def user(server: Server, certificates: Certificates) -> Iterator[Client]:
     with client_for(server.address, certificates.user) as client:
         yield client
+
+
+@pytest.fixture
+def audit_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """Capture the audit lines of servers in this process."""
+    with caplog.at_level(logging.INFO, "worker_service.audit"):
+        yield caplog

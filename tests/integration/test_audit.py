@@ -43,10 +43,9 @@ STALLED_S = 1.0  # a stream that can send does so within milliseconds
 
 
 def test_audit_line_reports_caller_subject_and_status(
-    server: Server, certificates: Certificates, caplog: pytest.LogCaptureFixture
+    server: Server, certificates: Certificates, audit_log: pytest.LogCaptureFixture
 ) -> None:
     with (
-        caplog.at_level(logging.INFO, "worker_service.audit"),
         client_for(server.address, certificates.admin) as admin,
         client_for(server.address, certificates.user) as user,
     ):
@@ -57,31 +56,28 @@ def test_audit_line_reports_caller_subject_and_status(
         with pytest.raises(CallError):
             user.query("two\nlines rpc=StopJob role=admin")
     admin_serial, user_serial = map(serial_number, (certificates.admin, certificates.user))
-    [started] = audit_lines(caplog, "StartJob")
+    [started] = audit_lines(audit_log, "StartJob")
     assert started.startswith(
         f"rpc=StartJob command='sh' job={job_id} role=admin serial={admin_serial} peer=ipv4:"
     )
     assert " code=OK ms=" in started
-    [streamed] = audit_lines(caplog, "StreamLogs")
+    [streamed] = audit_lines(audit_log, "StreamLogs")
     assert f"job={job_id} role=user serial={user_serial}" in streamed
-    [refused] = audit_lines(caplog, "StopJob")
+    [refused] = audit_lines(audit_log, "StopJob")
     # A forbidden caller is refused before the request is read, so the line has no subject.
     assert refused.startswith(f"rpc=StopJob role=user serial={user_serial}")
     assert "code=PERMISSION_DENIED" in refused
     assert "detail=" in refused
     # A client's text cannot forge a line, and a job's arguments are not logged.
-    [forged] = audit_lines(caplog, "QueryJob")
+    [forged] = audit_lines(audit_log, "QueryJob")
     assert "\n" not in forged
-    assert "swordfish" not in caplog.text
+    assert "swordfish" not in audit_log.text
 
 
 def test_unknown_rpc_and_unreadable_request_are_audited(
-    server: Server, certificates: Certificates, caplog: pytest.LogCaptureFixture
+    server: Server, certificates: Certificates, audit_log: pytest.LogCaptureFixture
 ) -> None:
-    with (
-        caplog.at_level(logging.INFO, "worker_service.audit"),
-        channel_for(server.address, certificates.user) as connection,
-    ):
+    with channel_for(server.address, certificates.user) as connection:
         for method, code in (
             ("DeleteJob", grpc.StatusCode.UNIMPLEMENTED),
             ("QueryJob", grpc.StatusCode.INVALID_ARGUMENT),
@@ -90,7 +86,7 @@ def test_unknown_rpc_and_unreadable_request_are_audited(
             with pytest.raises(grpc.RpcError) as refused:
                 call(b"\xff\xff\xff", timeout=10)  # not a message of any type
             assert refused.value.code() is code
-            [line] = audit_lines(caplog, method)
+            [line] = audit_lines(audit_log, method)
             assert f"role=user serial={serial_number(certificates.user)}" in line
             assert f"code={code.name}" in line
 
@@ -166,28 +162,26 @@ def test_forbidden_caller_is_refused_before_the_request_arrives(
     method: str,
     server: Server,
     certificates: Certificates,
-    caplog: pytest.LogCaptureFixture,
+    audit_log: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
     no_role = certificates.authority.write(tmp_path, "no-role", CertificateSpec(roles=()))
     with (
-        caplog.at_level(logging.INFO, "worker_service.audit"),
         channel_for(server.address, no_role) as connection,
         begin_call(connection, f"/jobworker.v1.JobWorker/{method}") as call,
     ):
         assert refusal(call).code() is grpc.StatusCode.PERMISSION_DENIED
-    [line] = audit_lines(caplog, method)
+    [line] = audit_lines(audit_log, method)
     assert "code=PERMISSION_DENIED" in line
 
 
 def test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread(
-    certificates: Certificates, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    certificates: Certificates, audit_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "REQUEST_MAX_S", 2.0)
     # Calls beyond the first one get less time.
     monkeypatch.setattr(server_module, "Gate", lambda *given: Gate(given[0], given[1], 1))
     with (
-        caplog.at_level(logging.INFO, "worker_service.audit"),
         running_server(certificates, max_streams=1, unary_threads=1) as server,
         channel_for(server.address, certificates.user) as connection,
         begin_call(connection, QUERY) as query,
@@ -196,7 +190,7 @@ def test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread(
         # Both threads are taken until the calls are cancelled.
         for call in (query, stream):
             assert refusal(call).code() is grpc.StatusCode.CANCELLED
-        [queried], [streamed] = (audit_lines(caplog, rpc) for rpc in ("QueryJob", "StreamLogs"))
+        [queried], [streamed] = (audit_lines(audit_log, rpc) for rpc in ("QueryJob", "StreamLogs"))
         for line in (queried, streamed):
             assert "peer=ipv4:" in line
             assert "code=CANCELLED" in line
@@ -222,7 +216,7 @@ def test_call_that_ends_without_a_request_is_an_invalid_argument(
 def test_stalled_stream_is_cancelled_once_its_client_is_denied_or_expired(
     cause: str,
     certificates: Certificates,
-    caplog: pytest.LogCaptureFixture,
+    audit_log: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -237,7 +231,6 @@ def test_stalled_stream_is_cancelled_once_its_client_is_denied_or_expired(
     monkeypatch.setattr(service_module, "encode_output", encode)
     ends = dt.timedelta(seconds=4) if cause == "expired" else dt.timedelta(days=1)
     with (
-        caplog.at_level(logging.INFO, "worker_service.audit"),
         running_server(certificates, deny_serials=denied) as server,
         client_for(server.address, certificates.admin) as admin,
         ExitStack() as stack,
@@ -254,7 +247,7 @@ def test_stalled_stream_is_cancelled_once_its_client_is_denied_or_expired(
             denied.write_text(f"{serial_number(files)}\n")
         wait_until(lambda: server.admission.taken() == 0, "the slot to be free")
         assert 0 < time.monotonic() - due_s < CUT_WITHIN_S
-        [line] = audit_lines(caplog, "StreamLogs")
+        [line] = audit_lines(audit_log, "StreamLogs")
         assert "code=CANCELLED" in line
         assert ("no longer accepted" if cause == "denied" else "expired at") in line
         admin.stop(job_id, grace_s=0)
@@ -306,10 +299,9 @@ def test_status_in_the_audit_line_is_the_clients(
 
 
 def test_long_text_of_a_client_is_truncated_in_status_and_audit_line(
-    server: Server, certificates: Certificates, caplog: pytest.LogCaptureFixture
+    server: Server, certificates: Certificates, audit_log: pytest.LogCaptureFixture
 ) -> None:
     with (
-        caplog.at_level(logging.INFO, "worker_service.audit"),
         client_for(server.address, certificates.admin) as admin,
         channel_for(server.address, certificates.admin) as connection,
     ):
@@ -321,5 +313,5 @@ def test_long_text_of_a_client_is_truncated_in_status_and_audit_line(
         call: Any = connection.unary_unary("/jobworker.v1.JobWorker/" + "x" * 5000)
         with pytest.raises(grpc.RpcError):
             call(b"", timeout=10)
-        lines = [*audit_lines(caplog, "StartJob", 2), *audit_lines(caplog, "x" * 80)]
+        lines = [*audit_lines(audit_log, "StartJob", 2), *audit_lines(audit_log, "x" * 80)]
     assert all(len(line) < 2000 for line in lines)

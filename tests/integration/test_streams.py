@@ -1,6 +1,5 @@
 """When a stream's slot and thread are free again: what only the server itself shows."""
 
-import logging
 import threading
 from typing import Any
 
@@ -13,7 +12,7 @@ from worker_service.server import Server
 
 
 def test_cancelled_silent_stream_frees_its_slot_and_its_thread(
-    server: Server, admin: Client, caplog: pytest.LogCaptureFixture
+    server: Server, admin: Client, audit_log: pytest.LogCaptureFixture
 ) -> None:
     job_id = admin.start("sh", ["-c", "echo ready; sleep 100"])
     taken = server.admission.taken()
@@ -21,9 +20,8 @@ def test_cancelled_silent_stream_frees_its_slot_and_its_thread(
     stream = admin.stream(job_id, timeout_s=60, on_call=calls.append)
     next(stream)
     assert server.admission.taken() == taken + 1
-    with caplog.at_level(logging.INFO, "worker_service.audit"):
-        calls[0].cancel()
-        [line] = audit_lines(caplog, "StreamLogs")  # the last act of the call's thread
+    calls[0].cancel()
+    [line] = audit_lines(audit_log, "StreamLogs")  # the last act of the call's thread
     assert f"job={job_id}" in line
     assert "code=CANCELLED" in line
     assert server.admission.taken() == taken

@@ -1,4 +1,4 @@
-"""Faults of calls: of streams, of who may call, of a server's end, and of the client."""
+"""Faults of calls: streams, authorization, auditing, shutdown, and the client."""
 
 from typing import Final
 
@@ -29,12 +29,12 @@ from tests.mutants.nodes import (
 MUTANTS: Final = (
     # Streams.
     Mutation(
-        "a silent stream never asks its lease again",
+        "a silent stream does not renew its lease",
         (Edit("follow.py", "reader.wait(1, lease_s)", "reader.wait(1)"),),
         FOLLOW + "test_lease_is_renewed_when_due_and_its_error_ends_the_stream",
     ),
     Mutation(
-        "the budget is never given back",
+        "the budget is not released",
         (
             Edit(
                 "follow.py", "                budget.release(granted_bytes)", "                pass"
@@ -48,12 +48,12 @@ MUTANTS: Final = (
         FOLLOW + "test_budget_is_exceeded_by_at_most_the_minimum_of_each_stream",
     ),
     Mutation(
-        "every write is a message",
+        "every write is sent as its own message",
         (Edit("follow.py", "if live and hold_s > 0 and", "if live and hold_s > 1e9 and"),),
         FOLLOW + "test_small_output_waits_for_the_interval_or_the_logs_end",
     ),
     Mutation(
-        "lost output is not told",
+        "lost output is not reported",
         (Edit("follow.py", "                    reader.raise_if_output_lost()\n", ""),),
         FOLLOW + "test_lost_output_is_an_error_after_the_stored_bytes",
     ),
@@ -63,12 +63,12 @@ MUTANTS: Final = (
         ADMISSION,
     ),
     Mutation(
-        "one stream too many",
+        "one stream beyond the maximum is admitted",
         (Edit("follow.py", "if self._taken >= self._maximum:", "if self._taken > self._maximum:"),),
         ADMISSION,
     ),
     Mutation(
-        "a stream goes on after its client has gone",
+        "a stream continues after its client's cancel",
         (
             Edit(
                 "service.py",
@@ -90,7 +90,7 @@ MUTANTS: Final = (
         WIRE + "test_encode_output_equals_protobufs_encoding",
     ),
     Mutation(
-        "no-follow follows",
+        "a stream without follow follows",
         (
             Edit(
                 "service.py",
@@ -100,14 +100,14 @@ MUTANTS: Final = (
         ),
         CLI + "test_stream_starts_at_tail_or_offset_and_ends_without_follow",
     ),
-    # Identity.
+    # Authentication, authorization and auditing.
     Mutation(
-        "an expired certificate goes on streaming",
+        "an expired certificate is accepted",
         (Edit("identity.py", "if now > self.not_after:", "if now < self.not_before:"),),
         IDENTITY + "test_valid_for_s_rejects_a_certificate_outside_its_validity[expired]",
     ),
     Mutation(
-        "roles do not count",
+        "roles are not checked",
         (
             Edit(
                 "identity.py",
@@ -118,7 +118,7 @@ MUTANTS: Final = (
         CHECK + "[identity.roles]",
     ),
     Mutation(
-        "what is not listed is allowed",
+        "an unlisted method is allowed to every role",
         (
             Edit(
                 "identity.py",
@@ -129,17 +129,17 @@ MUTANTS: Final = (
         IDENTITY + "test_method_without_permissions_is_refused_to_an_admin",
     ),
     Mutation(
-        "the first of two roles counts",
+        "a certificate with two roles gets the first",
         (Edit("identity.py", "if len(found) > 1:", "if len(found) > 9:"),),
         CERTIFICATES,
     ),
     Mutation(
-        "a weak key will do",
+        "a weak key is accepted",
         (Edit("identity.py", "key.key_size >= RSA_MIN_BITS", "key.key_size >= RSA_MIN_BITS // 2"),),
         CERTIFICATES,
     ),
     Mutation(
-        "any certificate is one for clients",
+        "a certificate that is not for clients is accepted",
         (
             Edit(
                 "identity.py",
@@ -150,7 +150,7 @@ MUTANTS: Final = (
         CERTIFICATES,
     ),
     Mutation(
-        "a role without a text will do",
+        "a role without a text is accepted",
         (Edit("identity.py", "or not _is_text(value.value):", "or value.value is None:"),),
         CERTIFICATES,
     ),
@@ -171,7 +171,7 @@ MUTANTS: Final = (
         TLS + "test_server_credentials_rejects_unsafe_or_mismatched_files[exposed key]",
     ),
     Mutation(
-        "an internal error tells its text",
+        "an internal error shows its traceback",
         (
             Edit(
                 "service.py",
@@ -203,12 +203,12 @@ MUTANTS: Final = (
         AUDIT + "test_audit_line_reports_caller_subject_and_status",
     ),
     Mutation(
-        "a request that cannot be read leaves no line",
+        "an unreadable request is not audited",
         (Edit("messages.py", "            return Unreadable()\n", "            raise\n"),),
         AUDIT + "test_unknown_rpc_and_unreadable_request_are_audited",
     ),
     Mutation(
-        "a request is waited for before its caller is looked at",
+        "a request is awaited before its caller is authorized",
         (
             Edit(
                 "service.py",
@@ -219,7 +219,7 @@ MUTANTS: Final = (
         AUDIT + "test_forbidden_caller_is_refused_before_the_request_arrives[QueryJob]",
     ),
     Mutation(
-        "a request is waited for without end",
+        "a request is awaited without a bound",
         (
             Edit(
                 "service.py",
@@ -230,7 +230,7 @@ MUTANTS: Final = (
         AUDIT + "test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread",
     ),
     Mutation(
-        "a crowd waits as long as one does",
+        "calls beyond the first ones wait for requests as long",
         (
             Edit(
                 "service.py",
@@ -241,7 +241,7 @@ MUTANTS: Final = (
         AUDIT + "test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread",
     ),
     Mutation(
-        "who does not read is not cut off",
+        "a stalled stream is not cancelled",
         (
             Edit(
                 "service.py",
@@ -252,17 +252,17 @@ MUTANTS: Final = (
         STALLED + "[denied]",
     ),
     Mutation(
-        "who does not read is cut off late",
+        "a stalled stream is cancelled late",
         (Edit("service.py", "CUT_AFTER_S: Final = 1.0", "CUT_AFTER_S: Final = 4.0"),),
         STALLED + "[expired]",
     ),
     Mutation(
-        "a client that does not read is told nothing in the log",
+        "the audit line of a cancelled stalled stream has no reason",
         (Edit("service.py", "                call.cut = refusal\n", ""),),
         STALLED + "[denied]",
     ),
     Mutation(
-        "anybody may watch",
+        "every role may call Health.Watch",
         (
             Edit(
                 "identity.py",
@@ -274,7 +274,7 @@ MUTANTS: Final = (
         AUDIT + "test_health_watch_is_refused_and_reflection_takes_a_stream_slot",
     ),
     Mutation(
-        "a look for a tail has no slot",
+        "a search for a tail holds no slot",
         (
             Edit(
                 "service.py",
@@ -286,7 +286,7 @@ MUTANTS: Final = (
         STREAMS + "test_stream_that_searches_its_tail_keeps_its_slot_until_its_thread_is_free",
     ),
     Mutation(
-        "a reset passes for the end of the requests",
+        "a reset is taken for the end of the requests",
         (
             Edit(
                 "messages.py",
@@ -297,27 +297,27 @@ MUTANTS: Final = (
         MESSAGES + "test_all_requests_raises_if_the_call_was_reset_after_its_requests",
     ),
     Mutation(
-        "the log has another status than the client",
+        "the audit line has another status than the client",
         (Edit("service.py", "call.code = context.code() or call.code", "call.code = call.code"),),
         AUDIT + "test_status_in_the_audit_line_is_the_clients",
     ),
     Mutation(
-        "a client makes a status as long as it likes",
+        "a status text is not truncated",
         (Edit("service.py", "    if len(whole) > _DETAIL_MAX_BYTES:\n", "    if not whole:\n"),),
         AUDIT + "test_long_text_of_a_client_is_truncated_in_status_and_audit_line",
     ),
     Mutation(
-        "timers know no sooner",
+        "a sooner timer does not wake the thread",
         (Edit("timers.py", "if due_at_s < self._wakes_at_s:", "if due_at_s > self._wakes_at_s:"),),
         TIMERS + "test_timer_fires_before_a_later_one_and_not_after_its_block",
     ),
     Mutation(
-        "a timer that fails ends them all",
+        "a failing timer ends the thread",
         (Edit("timers.py", "    except Exception:\n", "    except KeyError:\n"),),
         TIMERS + "test_failing_timer_is_logged_and_other_timers_fire",
     ),
     Mutation(
-        "a bad deny list denies nobody",
+        "an invalid deny list denies no certificate",
         (
             Edit(
                 "deny.py",
@@ -329,13 +329,13 @@ MUTANTS: Final = (
         DENY + "test_invalid_file_leaves_the_previous_list_in_force[missing]",
     ),
     Mutation(
-        "strangers can fill the log with bad certificates of ours",
+        "invalid renewed files are logged at every handshake",
         (Edit("tls.py", "            self._refused = stamp\n", ""),),
         SERVICE + "test_mismatched_renewed_files_are_logged_once_and_the_old_ones_stay",
     ),
-    # The end, and what is lacking.
+    # Shutdown, and missing resources.
     Mutation(
-        "a reactor gives its descriptor back",
+        "a stopped reactor closes its descriptor",
         (
             Edit(
                 "reactor.py",
@@ -346,7 +346,7 @@ MUTANTS: Final = (
         REACTOR + "test_call_soon_after_stop_writes_to_no_other_descriptor",
     ),
     Mutation(
-        "a thread that the host refuses ends gRPC's own",
+        "a thread that cannot be started ends gRPC's own",
         (
             Edit(
                 "pool.py",
@@ -357,12 +357,12 @@ MUTANTS: Final = (
         POOL + "test_calls_wait_if_the_host_allows_no_more_threads",
     ),
     Mutation(
-        "a thread is believed to be idle when it says so",
+        "a busy thread counts as idle",
         (Edit("pool.py", "_NeverIdle()  #", "threading.Semaphore(0)  #"),),
         POOL + "test_call_gets_a_thread_although_a_busy_thread_still_counts_as_idle",
     ),
     Mutation(
-        "every call has a thread started",
+        "every call starts a thread",
         (
             Edit(
                 "pool.py", "if self._unfinished <= len(self._threads):", "if self._unfinished < 0:"
@@ -371,12 +371,12 @@ MUTANTS: Final = (
         POOL + "test_free_thread_is_reused_before_another_is_started",
     ),
     Mutation(
-        "a deny list that could not be read is not tried again",
+        "an unreadable deny list is not read again",
         (Edit("deny.py", "            self._settled = False  #", "            #"),),
         DENY + "test_unreadable_file_is_reloaded_once_it_can_be_read",
     ),
     Mutation(
-        "a deny list that was just written is not looked at again",
+        "a recently changed deny list is not read again",
         (
             Edit(
                 "deny.py",
@@ -387,12 +387,12 @@ MUTANTS: Final = (
         DENY + "test_file_changed_twice_within_one_clock_tick_is_reloaded",
     ),
     Mutation(
-        "jobs that do not end keep the calls",
+        "jobs that do not end keep the calls running",
         (Edit("server.py", "        except TimeoutError:\n", "        except KeyError:\n"),),
         SHUTDOWN + "test_stop_ends_the_calls_although_jobs_do_not_end",
     ),
     Mutation(
-        "a quiet log leaves out the audit",
+        "the log level disables the audit",
         (
             Edit(
                 "server.py",
@@ -403,12 +403,12 @@ MUTANTS: Final = (
         SHUTDOWN + "test_audit_lines_are_written_at_log_level_error",
     ),
     Mutation(
-        "an environment's values are told",
+        "an environment's values are shown in an error",
         (Edit("spawn.py", "{key.partition('=')[0]!r}", "{key!r}"),),
         SPAWN + "test_error_for_a_key_with_a_value_does_not_show_the_value",
     ),
     Mutation(
-        "what a job forked at once stays protected from the OOM killer",
+        "processes forked at once stay protected from the OOM killer",
         (
             Edit(
                 "oom_score.py",
@@ -420,7 +420,7 @@ MUTANTS: Final = (
     ),
     # The client.
     Mutation(
-        "an offset that the server ignores is believed",
+        "an offset that the server ignored is taken as met",
         (
             Edit(
                 "client.py",

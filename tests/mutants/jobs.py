@@ -16,7 +16,7 @@ from tests.mutants.nodes import (
 MUTANTS: Final = (
     # The log.
     Mutation(
-        "close wakes nobody",
+        "close wakes no reader",
         (Edit("log.py", "woken = list(self._waiting)", "woken: list[LogReader] = []"),),
         LOG + "test_waiting_reader_is_woken_by[close]",
     ),
@@ -26,7 +26,7 @@ MUTANTS: Final = (
         LOG + "test_reader_is_not_woken_before_the_bytes_it_waits_for",
     ),
     Mutation(
-        "a cancel wakes nobody",
+        "a cancel does not wake its reader",
         (
             Edit(
                 "log.py",
@@ -64,12 +64,12 @@ MUTANTS: Final = (
         LOG + "test_reader_behind_retention_gets_the_number_of_missed_bytes",
     ),
     Mutation(
-        "retention keeps the memory",
+        "retention does not free memory",
         (Edit("log.py", "if dropped >= PUNCH_STEP_BYTES:", "if dropped < 0:"),),
         LOG + "test_retention_frees_the_memory_of_dropped_bytes",
     ),
     Mutation(
-        "the end is announced with output missing",
+        "the end of output is announced one byte short",
         (
             Edit(
                 "log.py",
@@ -80,7 +80,7 @@ MUTANTS: Final = (
         LOG + "TestLog::runTest",
     ),
     Mutation(
-        "what is in memory is lost for want of a descriptor",
+        "output in memory is lost without a descriptor",
         (
             Edit(
                 "log.py",
@@ -103,7 +103,7 @@ MUTANTS: Final = (
         JOB + "test_status_is_final_before_the_log_is_closed",
     ),
     Mutation(
-        "the end is told before the output is drained",
+        "the final status precedes the end of the output",
         (
             Edit(
                 "job.py",
@@ -114,7 +114,7 @@ MUTANTS: Final = (
         JOB + "TestJob::runTest",
     ),
     Mutation(
-        "the end is told before the tree is gone",
+        "the final status precedes the end of the tree",
         (
             Edit(
                 "job.py",
@@ -136,7 +136,7 @@ MUTANTS: Final = (
         WORKER + "test_daemon_in_the_group_is_killed_with_the_main_process",
     ),
     Mutation(
-        "a stopped process sleeps through its stop",
+        "a paused process is not continued by a stop",
         (Edit("job.py", "            self._process.signal_group(signal.SIGCONT)\n", ""),),
         WORKER + "test_job_paused_with_sigstop_can_be_stopped",
     ),
@@ -152,12 +152,12 @@ MUTANTS: Final = (
         WORKER + "test_tree_that_ignores_sigterm_is_killed_after_the_grace",
     ),
     Mutation(
-        "a job dies for want of a descriptor for its output",
+        "a job is killed if its output needs a descriptor",
         (Edit("job.py", "if error.errno in NO_DESCRIPTOR:", "if error.errno == errno.EPERM:"),),
         SHORTAGE + "test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives",
     ),
     Mutation(
-        "a pipe that has to wait is asked again at once",
+        "a waiting pipe stays watched",
         (
             Edit(
                 "job.py",
@@ -168,12 +168,12 @@ MUTANTS: Final = (
         SHORTAGE + "test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives",
     ),
     Mutation(
-        "output that waits is lost at the end of the drain",
+        "waiting output is lost at the end of the drain",
         (Edit("job.py", "            self._take_rest()\n", "            self._close_output()\n"),),
         SHORTAGE + "test_full_pipe_is_kept_in_memory_if_no_descriptor_returns_in_time",
     ),
     Mutation(
-        "a kill that fails is not tried again",
+        "a failed kill is not retried",
         (
             Edit(
                 "job.py",
@@ -195,17 +195,17 @@ MUTANTS: Final = (
         SHORTAGE + "test_job_ends_although_its_tree_cannot_be_killed[True]",
     ),
     Mutation(
-        "a kill opens its file when it is needed",
+        "a kill opens its file only then",
         (Edit("job.py", "kill_through(self._kill_fd)", "self._cgroup.kill()"),),
         SHORTAGE + "test_ending_a_job_opens_no_descriptor",
     ),
     Mutation(
-        "an OOM kill is looked for when it is too late to open a file",
+        "OOM kills are read by opening a file at the job's end",
         (Edit("job.py", "self._cgroup.usage(self._memory_events_fd)", "self._cgroup.usage()"),),
         SHORTAGE + "test_ending_a_job_opens_no_descriptor",
     ),
     Mutation(
-        "a lack of descriptors is taken for the kernel's refusal",
+        "a lack of descriptors counts as a refused limit",
         (
             Edit(
                 "cgroup.py",
@@ -217,12 +217,12 @@ MUTANTS: Final = (
         + "test_create_without_a_descriptor_is_an_exhausted_host_not_a_refused_limit[cpu.max]",
     ),
     Mutation(
-        "what cannot be listed is passed over",
+        "a directory that cannot be listed is skipped",
         (Edit("cgroup.py", ", onerror=_raise):", "):"),),
         CGROUP + "test_remove_fails_if_the_directories_inside_cannot_be_listed",
     ),
     Mutation(
-        "counters that cannot be read are not told",
+        "unreadable counters are not logged",
         (
             Edit(
                 "cgroup.py",
@@ -305,7 +305,7 @@ MUTANTS: Final = (
         INHERITS,
     ),
     Mutation(
-        "errors go elsewhere",
+        "standard error is not captured",
         (
             Edit(
                 "spawn.py",

@@ -1,4 +1,4 @@
-"""Servers broken on purpose, each with the test that must notice: proof that the tests can fail.
+"""Servers broken on purpose, each with the test that must fail: proof that the tests can fail.
 
 A new mutant is one row, in `jobs` (below gRPC) or in `calls`: the file below `impl/worker_service`,
 the text to replace (it occurs there exactly once), what to put in its place, and the test.

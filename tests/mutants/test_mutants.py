@@ -11,7 +11,7 @@ from harness.mutation.mutation import Mutation, broken_copy
 from tests.mutants.table import MUTANTS
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 12  # of one test: a mutant that hangs is a mutant that was noticed
+TIMEOUT_S = 12  # of one test: a mutant that makes its test hang is caught as well
 RUN_TIMEOUT_S = 300
 TESTS_FAILED = 1
 
@@ -37,7 +37,7 @@ def run_tests(tree: Path, *nodes: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.mutants
 @pytest.mark.timeout(RUN_TIMEOUT_S)
-def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -> None:
+def test_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -> None:
     nodes = sorted({mutant.caught_by for mutant in MUTANTS})
     done = run_tests(copy_of_the_tree(tmp_path), *nodes)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -47,11 +47,11 @@ def test_the_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Pat
 @pytest.mark.mutants
 @pytest.mark.timeout(RUN_TIMEOUT_S)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_mutant_is_caught(mutant: Mutation, tmp_path: Path) -> None:
+def test_mutant_is_caught(mutant: Mutation, tmp_path: Path) -> None:
     """Break the code in a copy of the tree, and see the named test fail."""
     tree = copy_of_the_tree(tmp_path, mutant)
     done = run_tests(tree, mutant.caught_by)
     assert done.returncode == TESTS_FAILED, done.stdout[-3000:]
-    # By the test itself, or by its running out of time; not by a mutant that cannot be imported.
+    # The test failed or timed out; a mutant that cannot be imported does not count.
     node = mutant.caught_by
     assert f"FAILED {node}" in done.stdout or "Timeout" in done.stdout + done.stderr, done.stdout
