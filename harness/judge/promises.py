@@ -50,6 +50,25 @@ def at_least(promise: str, got: float, limit: float, why: str = "") -> Finding:
     return holds(promise, kept=got >= limit, got=got, want=f">= {limit:g}", tolerance=why)
 
 
+def in_time(
+    promise: str, took_s: float | None, bound_s: float, why: str = "", *, never: str = "never"
+) -> Finding:
+    """Promise that something happens within a bound, in seconds.
+
+    Args:
+        promise: the promise.
+        took_s: when it happened; None: not within the time that the run waited.
+        bound_s: the bound.
+        why: the reason for the bound's tolerance.
+        never: what a finding shows instead of None.
+    """
+    kept = took_s is not None and took_s <= bound_s
+    got = never if took_s is None else took_s
+    return holds(
+        f"{promise} (seconds)", kept=kept, got=got, want=f"within {bound_s:g}", tolerance=why
+    )
+
+
 def floor(what: str, got: float, least: float) -> Finding:
     """Require that the harness made enough load; with less the check is inconclusive: BROKEN."""
     verdict = Verdict.PASS if got >= least else Verdict.BROKEN

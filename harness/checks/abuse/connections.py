@@ -24,14 +24,12 @@ from harness.drive.net.tls_client import (
 )
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
-from harness.judge.promises import answered, assumed, equal, floor, holds, one_of
+from harness.judge.promises import answered, assumed, equal, floor, in_time, one_of
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
 from harness.record.verdict import BrokenError, Finding
 from harness.targets.target import RunningServer, Variant
 from jobworker.v1 import jobworker_pb2 as pb
-
-NEVER: Final = "never"
 
 SILENT: Final = 30
 DRIPPING: Final = 20
@@ -110,12 +108,8 @@ def judge_handshakes(history: History) -> Iterator[Finding]:
     """Each connection is closed in time, and the victim is unharmed."""
     seen = history.the(UnfinishedHandshakes)
     yield floor("silent and slow connections", seen.opened, SILENT + DRIPPING)
-    closed_s = seen.closed_after_s
-    yield holds(
-        "a connection that does not finish its handshake is closed (seconds)",
-        kept=closed_s is not None and closed_s <= seen.bound_s,
-        got=NEVER if closed_s is None else closed_s, want=f"within {seen.bound_s:g}",
-    )  # fmt: skip
+    promise = "a connection that does not finish its handshake is closed"
+    yield in_time(promise, seen.closed_after_s, seen.bound_s)
     yield from judge_victim(history)
 
 
@@ -316,11 +310,7 @@ def judge_windows(history: History) -> Iterator[Finding]:
         if seen.filled:
             code = history.stream("one too many").code
             yield equal("each stalled stream holds a slot", code, "RESOURCE_EXHAUSTED")
-    freed_s = seen.freed_after_s
-    yield holds(
-        "their slots are free after they disconnected (seconds)", kept=freed_s is not None,
-        got=NEVER if freed_s is None else freed_s, want=f"within {FREED_S:g}",
-    )  # fmt: skip
+    yield in_time("their slots are free after they disconnected", seen.freed_after_s, FREED_S)
     yield from judge_victim(history)
 
 
@@ -388,12 +378,8 @@ def judge_descriptors(history: History) -> Iterator[Finding]:
     for what in ("start", "query"):
         call = history.call(f"{what} meanwhile")
         yield one_of(f"a {what} meanwhile succeeds or reports what is lacking", call.code, TYPED)
-    recovered_s = seen.recovered_after_s
-    yield holds(
-        "new clients are accepted again once descriptors are free (seconds)",
-        kept=recovered_s is not None, got=NEVER if recovered_s is None else recovered_s,
-        want=f"within {RECOVERED_S:g}",
-    )  # fmt: skip
+    promise = "new clients are accepted again once descriptors are free"
+    yield in_time(promise, seen.recovered_after_s, RECOVERED_S)
     yield answered("jobs start again", history.calls("start afterwards")[-1])
     yield from judge_victim(history)
 

@@ -16,7 +16,7 @@ from harness.checks.raw_calls import GREET_TIMEOUT_S, QUERY_PATH, STREAM_PATH, o
 from harness.drive.client import Client, Reply
 from harness.drive.identities import CASES
 from harness.host.clock import seconds_until
-from harness.judge.promises import floor, holds
+from harness.judge.promises import floor, in_time
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
@@ -162,14 +162,11 @@ def judge_half_sent(history: History) -> Iterator[Finding]:
 
 
 def _in_time(crowd: HalfSentCalls, when: str, work: AdminWork, bound_s: float, why: str) -> Finding:
+    promise = (
+        f"an admin starts, queries and stops a job {when} the half-sent calls of: {crowd.caller}"
+    )
     never = f"never; the last answer to {work.failure}"
-    return holds(
-        f"an admin starts, queries and stops a job {when} the half-sent calls of: {crowd.caller} "
-        "(seconds)",
-        kept=work.took_s is not None and work.took_s <= bound_s,
-        got=never if work.took_s is None else work.took_s, want=f"within {bound_s:g}",
-        tolerance=why,
-    )  # fmt: skip
+    return in_time(promise, work.took_s, bound_s, why, never=never)
 
 
 HALF_SENT_CALLS: Final = Check(
