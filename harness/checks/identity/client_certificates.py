@@ -1,4 +1,4 @@
-"""Client certificates: each one of the table gets the status that it deserves."""
+"""Client certificates: each one of the table is accepted, or refused with its status."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +90,7 @@ def judge_certificates(history: History) -> Iterator[Finding]:
 
 CERTIFICATES: Final = Check(
     "identity.certificates",
-    "Each client certificate, valid or invalid in one of twenty ways, is accepted or refused.",
+    "Valid client certificates are accepted; those invalid in one of twenty ways are refused.",
     run_certificates, judge_certificates, frozenset({Need.IDENTITIES}),
     ("2-10", "16-22", "R-TLS-1", "R-CERT-2"), 90,
 )  # fmt: skip
