@@ -1,7 +1,7 @@
-"""What a run is told with: lines while it goes on, and files for people and for programs.
+"""Reports of a run: progress on the terminal, and files for people and programs.
 
-`terminal` talks during the run; after it, `write_all` writes results.json, junit.xml, report.html.
-Nothing here judges: verdicts come from the results. What servers said is shown, never obeyed.
+`terminal` prints during the run; then `write_all` writes results.json, junit.xml and report.html.
+Nothing here judges: verdicts come from the results. Text from servers is escaped and bounded.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.record.results import RunReport, save_report
 from harness.record.whole_file import write_whole
-from harness.report.html import Pictures, render
+from harness.report.html import Charts, render
 from harness.report.junit import to_xml
 
 REPORT_FILE: Final = "report.html"
@@ -19,13 +19,12 @@ JUNIT_FILE: Final = "junit.xml"
 def write_all(report: RunReport, directory: Path) -> None:
     """Write results.json, junit.xml and report.html into the run's directory.
 
-    The pictures are drawn from the histories below it; one that cannot be read, or of which nothing
-    can be drawn, is said to be so in the report and keeps nothing else from being written. Each
-    file is complete or not there.
+    The charts are drawn from the histories below that directory. If a history cannot be read or
+    drawn, the report says so in place of its charts. Each file is complete or does not exist.
 
     Raises:
         OSError: the directory cannot be written to.
     """
     save_report(report, directory)
     write_whole(directory / JUNIT_FILE, to_xml(report))
-    write_whole(directory / REPORT_FILE, render(report, Pictures(directory)))
+    write_whole(directory / REPORT_FILE, render(report, Charts(directory)))

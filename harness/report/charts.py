@@ -1,8 +1,6 @@
-"""Pictures of a check's records, as SVG to stand inside an HTML page. A new picture is a new maker.
+"""Charts of a check's records, as SVG inside an HTML page. A new chart is one entry in `MAKERS`.
 
-Pure and reproducible: the same history gives the same bytes. The text stays text, in the page's own
-font; the colours are the page's CSS variables, with fallbacks that colour-blind people tell apart
-(Okabe and Ito's palette).
+Pure and reproducible: the same history gives the same bytes. `theme` has the colours.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +22,7 @@ _TIME: Final = "time, s"
 LINES_MAX: Final = 400
 LEGEND_MAX: Final = 6
 USAGES_MAX: Final = 12
-# Of all lines of a picture together: some 300 kB of SVG.
+# Of all lines of a chart together: about 300 kB of SVG.
 _POINTS_MAX: Final = 20_000
 _POINTS_OF_A_LINE: Final = (24, 240)
 _LABEL_CHARACTERS_MAX: Final = 40
@@ -36,7 +34,7 @@ type Scale = tuple[float, str]
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture.
+    """A chart.
 
     Attributes:
         title, caption: plain text, not escaped.
@@ -56,11 +54,11 @@ class _Drawing:
 
 
 def draw(history: History, id_prefix: str = "chart") -> list[Chart]:
-    """Return the pictures of a history; none for what it holds no data of.
+    """Return the charts of a history: those for which it has data.
 
     Args:
         history: the records of a check.
-        id_prefix: begins every id in the SVG; must differ between the histories of one page.
+        id_prefix: prefix of every id in the SVG; unique for each history on a page.
 
     Raises:
         BrokenError: matplotlib wrote no SVG.
@@ -96,7 +94,7 @@ def _timelines(history: History) -> Iterator[_Drawing]:
     caption = f"{counted(len(found), 'streamer')} of {counted(len(jobs), 'job')}"
     if len(lines) < len(found):
         caption += f"; {len(lines)} of them drawn"
-    yield _Drawing("Streamers", f"{caption}: how far each one was, over time.", figure)
+    yield _Drawing("Streamers", f"{caption}: the position of each one over time.", figure)
 
 
 def _some(found: Sequence[Track]) -> list[Track]:
@@ -164,11 +162,11 @@ def _lag(history: History) -> Iterator[_Drawing]:
 
 
 def _lag_caption(worst: Lag) -> str:
-    caption = "How far streamers are behind the foremost one of the same job"
+    caption = "Lag behind the foremost streamer of the same job"
     if not worst.slowest_bytes:
-        return f"{caption}: never."
+        return f"{caption}: none."
     return (
-        f"{caption}; at worst {_bytes(worst.slowest_bytes)}: "
+        f"{caption}: at worst {_bytes(worst.slowest_bytes)}, "
         f"{_label(worst.slowest.label)} at {worst.at_s:.1f} s."
     )
 
@@ -215,7 +213,7 @@ def _bytes(number: float) -> str:
 
 
 def _label(text: str, characters_max: int = _LABEL_CHARACTERS_MAX) -> str:
-    """Return a text for a picture; ASCII, since the font that measures it has not every glyph."""
+    """Return a text for a chart; ASCII, since the font that measures it lacks other glyphs."""
     short = " ".join(text.split())[:characters_max]
     return short.encode("ascii", "backslashreplace").decode("ascii").translate(_CONTROLS) or "-"
 

@@ -1,7 +1,7 @@
-"""The report for people: one HTML file that needs nothing else, neither a network nor scripts.
+"""The report for people: one self-contained HTML file, readable without a network or scripts.
 
-Whatever goes into the page passes the template's escaping and `text.visible`; only pictures are
-markup already. Its policy lets no script run but its own, in case something slipped through.
+The template escapes all text, and `text.visible` makes it printable; only charts are markup. As a
+second defence, the page's Content-Security-Policy allows only its own script to run.
 """
 
 import base64
@@ -17,18 +17,8 @@ import jinja2
 from harness.record.history import load
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import BrokenError, Finding, Verdict
+from harness.report import summary
 from harness.report.charts import Chart, draw
-from harness.report.summary import (
-    ORDER,
-    SummaryRow,
-    conclusion,
-    counted,
-    duration,
-    reason,
-    rows,
-    skips_by_reason,
-    weightiest_first,
-)
 from harness.report.text import bounded
 from harness.report.theme import page_template
 
@@ -38,41 +28,41 @@ _SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """The pictures of a check, and what kept some from being there."""
+class DrawnCharts:
+    """The charts of a check, and a note if they could not be drawn."""
 
     charts: tuple[Chart, ...] = ()
     note: str = ""
 
 
-class Pictures:
-    """Draws the pictures of a run's histories, which lie below its directory."""
+class Charts:
+    """Draws the charts of a run's histories, which are below its directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def __call__(self, result: CheckResult, id_prefix: str) -> Drawn:
-        """Return a check's pictures; never raises, since a report without them beats none."""
+    def __call__(self, result: CheckResult, id_prefix: str) -> DrawnCharts:
+        """Return a check's charts; never raises: a report without charts is better than none."""
         if not result.history:
-            return Drawn()
+            return DrawnCharts()
         try:
             history = load(self._directory / result.history)
         except (BrokenError, OSError, ValueError) as error:
-            return Drawn(note=f"The records cannot be read: {error}")
+            return DrawnCharts(note=f"The records cannot be read: {error}")
         try:
-            return Drawn(tuple(draw(history, id_prefix)))
-        except Exception as error:  # noqa: BLE001 - as said above, whatever the records hold
+            return DrawnCharts(tuple(draw(history, id_prefix)))
+        except Exception as error:  # noqa: BLE001 - see the docstring
             kind = "" if isinstance(error, BrokenError) else f"{type(error).__name__}: "
-            return Drawn(note=f"No pictures can be drawn of the records: {kind}{error}")
+            return DrawnCharts(note=f"The charts cannot be drawn: {kind}{error}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One check against one target, as the page shows it."""
+    """One check against one target, as on the page."""
 
     result: CheckResult
     anchor: str
-    drawn: Drawn
+    drawn: DrawnCharts
     unexpected: bool
 
     @property
@@ -85,7 +75,7 @@ class _Case:
 
     @property
     def findings(self) -> list[Finding]:
-        return weightiest_first(self.result.findings)[:FINDINGS_MAX]
+        return summary.heaviest_first(self.result.findings)[:FINDINGS_MAX]
 
     @property
     def findings_left_out(self) -> int:
@@ -93,12 +83,12 @@ class _Case:
 
     @property
     def reason(self) -> str:
-        return reason(self.result)
+        return summary.reason(self.result)
 
 
 @dataclass(frozen=True, slots=True)
 class _Guarantee:
-    """One check, against every target that it ran against."""
+    """One check, against all of its targets."""
 
     anchor: str
     cases: Sequence[_Case]
@@ -110,19 +100,19 @@ class _Guarantee:
 
 def render(
     report: RunReport,
-    pictures: Callable[[CheckResult, str], Drawn] = lambda _result, _prefix: Drawn(),
+    charts: Callable[[CheckResult, str], DrawnCharts] = lambda _result, _prefix: DrawnCharts(),
 ) -> str:
-    """Return a run as a page.
+    """Return a run's page.
 
     Args:
         report: the run.
-        pictures: gives a check's pictures; the text is what their ids must begin with.
+        charts: returns a check's charts; the string is the required prefix of their ids.
     """
-    cases = _cases(report, pictures)
+    cases = _cases(report, charts)
     page = _template().render(
         report=report,
-        conclusion=conclusion(report),
-        counts=[(verdict, report.counts()[verdict]) for verdict in ORDER],
+        conclusion=summary.conclusion(report),
+        counts=[(verdict, report.counts()[verdict]) for verdict in summary.ORDER],
         targets=_targets(report),
         problems=[
             case
@@ -137,20 +127,20 @@ def render(
     return page.replace("SCRIPT-HASH", _script_hash(page), 1)
 
 
-def _targets(report: RunReport) -> dict[str, list[SummaryRow]]:
-    targets: dict[str, list[SummaryRow]] = {}
-    for row in rows(report):
+def _targets(report: RunReport) -> dict[str, list[summary.SummaryRow]]:
+    targets: dict[str, list[summary.SummaryRow]] = {}
+    for row in summary.rows(report):
         targets.setdefault(row.target, []).append(row)
     return targets
 
 
-def _cases(report: RunReport, pictures: Callable[[CheckResult, str], Drawn]) -> list[_Case]:
+def _cases(report: RunReport, charts: Callable[[CheckResult, str], DrawnCharts]) -> list[_Case]:
     unexpected = {id(result) for result in report.unexpected_skips()}
     cases = []
     anchors: set[str] = set()
     for number, result in enumerate(report.results):
         anchor = _unique(f"{_slug(result.target)}:{_slug(result.name)}", anchors)
-        drawn = pictures(result, f"p{number}")
+        drawn = charts(result, f"p{number}")
         cases.append(_Case(result, anchor, drawn, id(result) in unexpected))
     return cases
 
@@ -171,7 +161,7 @@ def _skips(report: RunReport, cases: Sequence[_Case]) -> Mapping[str, list[_Case
     by_result = {id(case.result): case for case in cases}
     return {
         why: [by_result[id(result)] for result in results]
-        for why, results in skips_by_reason(report).items()
+        for why, results in summary.skips_by_reason(report).items()
     }
 
 
@@ -192,12 +182,17 @@ def _unique(anchor: str, taken: set[str]) -> str:
 def _template() -> jinja2.Template:
     return page_template(
         "harness.report",
-        {"bounded": bounded, "counted": counted, "duration": duration, "slug": _slug},
+        {
+            "bounded": bounded,
+            "counted": summary.counted,
+            "duration": summary.duration,
+            "slug": _slug,
+        },
     )
 
 
 def _script_hash(page: str) -> str:
-    """Return what the page's policy must name for its script to run."""
+    """Return the source expression that lets the page's policy run its script."""
     [script] = _SCRIPT.findall(page)
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,7 +1,7 @@
-"""The report for continuous integration: junit.xml, a suite for each target, a case for each check.
+"""The report for continuous integration: junit.xml, a suite per target, a case per check.
 
-What would look green and is not gets an <error>: a check that must not be skipped, and a run in
-which nothing passed.
+A skip that is not allowed, and a run in which no check passed, become an <error>: CI would count
+both as success.
 """
 
 from xml.etree import ElementTree as ET
@@ -18,7 +18,7 @@ _COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 
 
 def to_xml(report: RunReport) -> bytes:
-    """Return a run as JUnit's XML, in UTF-8."""
+    """Return a run as JUnit XML, in UTF-8."""
     root = ET.Element("testsuites", name="jobworker", time=f"{report.seconds:.3f}")
     unexpected = {(result.target, result.name) for result in report.unexpected_skips()}
     for target in dict.fromkeys(result.target for result in report.results):
@@ -48,7 +48,7 @@ def _add_about(suite: ET.Element, report: RunReport) -> None:
 
 
 def _add_case(suite: ET.Element, result: CheckResult, *, unexpected: bool) -> None:
-    # Readers show classname.name, which so is the check's own name again.
+    # CI shows classname.name, which is the check's name.
     case = ET.SubElement(
         suite,
         "testcase",
@@ -59,7 +59,7 @@ def _add_case(suite: ET.Element, result: CheckResult, *, unexpected: bool) -> No
     if result.verdict is Verdict.PASS:
         return
     if unexpected:
-        what = f"must not be skipped, but was: {reason(result)}"
+        what = f"this skip is not allowed: {reason(result)}"
         _add_outcome(case, "error", what, "unexpected skip", result)
         return
     first = result.telling[0].sentence() if result.telling else "no finding"
@@ -84,7 +84,7 @@ def _is_red(root: ET.Element) -> bool:
 
 def _add_run(root: ET.Element, report: RunReport) -> None:
     suite = ET.SubElement(root, "testsuite", name="run", timestamp=_timestamp(report), time="0.000")
-    case = ET.SubElement(suite, "testcase", classname="run", name="says something", time="0.000")
+    case = ET.SubElement(suite, "testcase", classname="run", name="is conclusive", time="0.000")
     ET.SubElement(case, "error", message=conclusion(report), type=report.verdict)
     _count(suite)
 

@@ -1,6 +1,6 @@
-"""The numbers behind the pictures: a history's streams and measurements as series over time.
+"""The data of the charts: a history's streams and measurements as time series.
 
-Pure: records in, numbers out. Times are seconds on the run's own clock.
+Pure functions of records. Times are seconds since the run began.
 """
 
 import math
@@ -13,13 +13,13 @@ from typing import Final
 
 from harness.record.history import History, Stream, UsageCurve
 
-# Fewer points than these tell when a stream began and ended, but not how it went.
+# With fewer points a stream's begin and end are known, but not its course.
 POINTS_MIN: Final = 3
 BUCKETS_MAX: Final = 100
 BUCKET_MIN_S: Final = 0.2  # two steps of a receiver's timeline
 MOMENTS: Final = 200
-# A receiver notes every message that comes later than a step after its last note. So a pause of
-# several steps was one: nothing came, until right before the note that ends it.
+# A receiver samples each message that arrives later than a step after the last sample. So between
+# samples several steps apart nothing arrived until right before the later one.
 _PAUSE_STEPS: Final = 3
 
 type Point = tuple[float, float]
@@ -27,7 +27,7 @@ type Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One streamer's way through a job's output: points of (seconds, bytes received by then)."""
+    """One streamer's progress: points of (seconds, bytes received by then)."""
 
     label: str
     job_id: str
@@ -37,16 +37,16 @@ class Track:
 
     @property
     def begin_s(self) -> float:
-        """When it began."""
+        """The time of its begin."""
         return self.points[0][0]
 
     @property
     def last_s(self) -> float:
-        """When its last byte came."""
+        """The time of its last byte."""
         return self.points[-1][0]
 
     def received_at(self, at_s: float) -> float:
-        """Return the bytes received by a moment; between two points in proportion."""
+        """Return the bytes received by a moment, interpolated linearly between two points."""
         after = bisect_right(self.points, at_s, key=lambda point: point[0])
         if after == 0:
             return 0.0
@@ -56,11 +56,11 @@ class Track:
         return left + (right - left) * (at_s - left_s) / (right_s - left_s)
 
     def position_at(self, at_s: float) -> float:
-        """Return the offset in the job's output that was reached by a moment."""
+        """Return the offset in the job's output reached by a moment."""
         return self.start_offset + self.received_at(at_s)
 
     def resampled(self, points_max: int) -> list[Point]:
-        """Return its points, or so many evenly spaced ones when there are more."""
+        """Return its points or, if they are more than `points_max`, that many evenly spaced."""
         if len(self.points) <= points_max:
             return list(self.points)
         times_s = _evenly(self.begin_s, self.last_s, points_max)
@@ -69,7 +69,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far streamers are behind the foremost one of their job at a moment, in bytes."""
+    """How far streamers lag behind the foremost one of their job at a moment, in bytes."""
 
     at_s: float
     median_bytes: float
@@ -78,13 +78,13 @@ class Lag:
 
 
 def tracks(history: History) -> list[Track]:
-    """Return the streams with a timeline; none when no timeline shows how a stream went."""
+    """Return the streams with a timeline; none if no timeline has POINTS_MIN points."""
     found = [_track(stream) for stream in history.streams() if stream.timeline]
-    telling = any(_is_telling(stream) for stream in history.streams())
-    return found if telling else []
+    has_course = any(_has_course(stream) for stream in history.streams())
+    return found if has_course else []
 
 
-def _is_telling(stream: Stream) -> bool:
+def _has_course(stream: Stream) -> bool:
     return len({at_s for at_s, _ in stream.timeline}) >= POINTS_MIN
 
 
@@ -100,7 +100,7 @@ def _track(stream: Stream) -> Track:
 
 
 def _step_s(timeline: Sequence[tuple[float, int]]) -> float:
-    # The last point is the end of the stream, at any distance from the one before.
+    # The last point is the end of the stream, at any distance from the previous one.
     gaps = [right - left for (left, _), (right, _) in pairwise(timeline[:-1])]
     return min((gap for gap in gaps if gap > 0), default=math.inf)
 
@@ -112,7 +112,7 @@ def _evenly(begin_s: float, end_s: float, number: int) -> list[float]:
 def throughput(found: Sequence[Track]) -> list[tuple[float, float, float]]:
     """Return (begin in seconds, end in seconds, bytes per second of all streams) for each bucket.
 
-    The buckets are equal, at most BUCKETS_MAX and, where that is possible, at least BUCKET_MIN_S.
+    There are at most BUCKETS_MAX buckets of equal length, at least BUCKET_MIN_S if possible.
     """
     if not found:
         return []
@@ -128,10 +128,10 @@ def throughput(found: Sequence[Track]) -> list[tuple[float, float, float]]:
 
 
 def lags(found: Sequence[Track]) -> list[Lag]:
-    """Return, for evenly spaced moments, how far streamers are behind the foremost of their job.
+    """Return, for evenly spaced moments, how far streamers lag behind the foremost of their job.
 
-    Counts who has begun and not ended; the foremost counts on when it has ended. Jobs with one
-    streamer are left out.
+    Streamers count from their begin to their end; the foremost also after its end. Jobs with one
+    streamer are omitted.
     """
     jobs: dict[str, list[Track]] = {}
     for track in found:
@@ -158,5 +158,5 @@ def _behind(jobs: Sequence[Sequence[Track]], at_s: float) -> Lag | None:
 
 
 def usage_curves(history: History) -> list[UsageCurve]:
-    """Return the measured usages that have samples."""
+    """Return the usage curves that have samples."""
     return [curve for curve in history.all(UsageCurve) if curve.samples]

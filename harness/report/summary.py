@@ -1,4 +1,4 @@
-"""What a run comes to, as numbers and sentences: the same in every kind of report."""
+"""A run's summary in numbers and sentences, the same in every kind of report."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Final
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import Finding, Verdict
 
-# The order in which verdicts are shown: what needs eyes comes first.
+# The order in which verdicts are shown: those that need attention come first.
 ORDER: Final = (Verdict.FAIL, Verdict.BROKEN, Verdict.SKIPPED, Verdict.PASS)
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """One area of one target; `seconds` is the sum of its checks', which may have overlapped."""
+    """One area of one target; `seconds` is the sum over its checks, which can overlap."""
 
     target: str
     area: str
@@ -22,7 +22,7 @@ class SummaryRow:
 
 
 def rows(report: RunReport) -> list[SummaryRow]:
-    """Return a row for each target and area, in the order in which they first came."""
+    """Return a row for each target and area, in the order of their first result."""
     grouped: dict[tuple[str, str], list[CheckResult]] = {}
     for target in dict.fromkeys(result.target for result in report.results):
         for result in report.results:
@@ -45,7 +45,7 @@ def reason(result: CheckResult) -> str:
 
 
 def skips_by_reason(report: RunReport) -> dict[str, list[CheckResult]]:
-    """Return everything that was skipped, under its reason; the most frequent reason first."""
+    """Return the skipped results by reason; the most frequent reason first."""
     grouped: dict[str, list[CheckResult]] = {}
     for result in report.results:
         if result.verdict is Verdict.SKIPPED:
@@ -53,8 +53,8 @@ def skips_by_reason(report: RunReport) -> dict[str, list[CheckResult]]:
     return dict(sorted(grouped.items(), key=lambda item: -len(item[1])))
 
 
-def weightiest_first(findings: tuple[Finding, ...]) -> list[Finding]:
-    """Return findings so that a bound on how many are shown never hides a broken promise."""
+def heaviest_first(findings: tuple[Finding, ...]) -> list[Finding]:
+    """Return findings, failures first, so that truncation does not hide a broken promise."""
     return sorted(findings, key=lambda finding: ORDER.index(finding.verdict))
 
 
@@ -64,29 +64,29 @@ def counted(number: int, what: str) -> str:
 
 
 def conclusion(report: RunReport) -> str:
-    """Return the overall verdict's reason as a sentence."""
+    """Return the reason of the overall verdict as a sentence."""
     counts = report.counts()
     unexpected = len(report.unexpected_skips())
     if counts[Verdict.FAIL]:
         return f"A promise was broken in {counted(counts[Verdict.FAIL], 'check')}."
     reasons = []
     if counts[Verdict.BROKEN]:
-        reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} could not be judged")
+        reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} BROKEN")
     if unexpected:
-        reasons.append(f"{counted(unexpected, 'check')} skipped against what the run allows")
+        reasons.append(f"{counted(unexpected, 'check')} skipped without being allowed to")
     if report.is_cut_short:
-        reasons.append(f"it ended after {len(report.results)} of {report.expected} checks")
+        reasons.append(f"interrupted after {len(report.results)} of {report.expected} checks")
     if not counts[Verdict.PASS]:
-        reasons.append("no check passed, so nothing was shown")
+        reasons.append("no check passed")
     if reasons:
-        return f"The run says nothing final: {'; '.join(reasons)}."
+        return f"Inconclusive: {'; '.join(reasons)}."
     skipped = counts[Verdict.SKIPPED]
-    besides = f"; {counted(skipped, 'check')} skipped" if skipped else ""
-    return f"Every promise that was judged was kept{besides}."
+    rest = f"; {counted(skipped, 'check')} skipped" if skipped else ""
+    return f"Every promise that was judged was kept{rest}."
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people read it: `0.4 s`, `42 s`, `3 min 07 s`, `1 h 02 min`."""
+    """Return a duration for people: `0.4 s`, `42 s`, `3 min 07 s`, `1 h 02 min`."""
     if seconds < 10:  # noqa: PLR2004 - below this a tenth matters
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

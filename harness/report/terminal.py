@@ -1,11 +1,11 @@
-"""The report while a run goes on: one line a check, and at the end what it came to.
+"""The report during a run: one line per check, and a summary at the end.
 
-On a terminal the checks that run now are shown below the lines. Elsewhere (a file, a pipe, CI)
-there are plain lines alone, without control codes and unbroken however long.
+A terminal also shows the running checks below those lines. A file, a pipe or CI gets plain lines
+only, without control codes and never wrapped.
 
-Threads: every method may be called from any. Whoever prints holds `_printing`, the display's own
-thread too: rich works out where the cursor is and moves it in two steps. Shared state: what runs
-and how many are done, guarded by `_lock`, which may be taken while printing, never the reverse.
+Threads: any thread may call any method. A thread that prints holds `_printing`, including the
+display's own: rich computes the cursor's position and moves it in two steps. Shared state: the
+running checks and the number done, guarded by `_lock`. Lock order: `_printing` before `_lock`.
 """
 
 import sys
@@ -52,7 +52,7 @@ type Cell = tuple[str, str]  # text, style
 
 
 class Listed(Protocol):
-    """What a list shows of a check."""
+    """The parts of a check that `check --list` prints."""
 
     @property
     def name(self) -> str:
@@ -72,17 +72,17 @@ class Listed(Protocol):
 
 
 def console_of_stdout() -> Console:
-    """Return a console that takes nothing but a terminal for one, whatever CI's variables say."""
+    """Return a console that is a terminal only if stdout is one, whatever CI's variables say."""
     return Console(force_terminal=sys.stdout.isatty(), highlight=False)
 
 
 class Terminal:
-    """Tells a run's progress.
+    """Prints a run's progress.
 
     Args:
-        console: where to; None: standard output.
-        total: how many checks there will be; 0: nobody knows.
-        now_s: a clock.
+        console: the console to print to; None: standard output.
+        total: the number of checks; 0: unknown.
+        now_s: a monotonic clock.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Terminal:
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
-        """Begin to show what runs, on a terminal."""
+        """On a terminal, start to show the running checks."""
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console,
@@ -126,7 +126,7 @@ class Terminal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Show no longer what runs; gives the cursor back."""
+        """Stop showing the running checks; restore the cursor."""
         self._stop()
 
     def _refresh(self, live: Live) -> None:
@@ -145,7 +145,7 @@ class Terminal:
                 live.stop()
 
     def begin(self, about: Mapping[str, str], total: int | None = None) -> None:
-        """Print what repeats the run, and take how many checks there will be."""
+        """Print what is needed to repeat the run, and set the number of checks."""
         with self._lock:
             self._total = self._total if total is None else total
             self._started_s = self._now_s()
@@ -157,23 +157,23 @@ class Terminal:
         self._print(*lines, Text())
 
     def note(self, text: str) -> None:
-        """Print something worth knowing."""
+        """Print a remark."""
         self._print(Text(shown(text), "dim"))
 
     def started(self, target: str, name: str) -> None:
-        """Take the start of a check."""
+        """Record that a check started."""
         with self._lock:
             self._running[target, name] = self._now_s()
 
     def finished(self, result: CheckResult) -> None:
-        """Print a check's line and, unless it passed, what it says."""
+        """Print a check's line and, unless it passed, its findings."""
         with self._lock:
             self._running.pop((result.target, result.name), None)
             self._done += 1
         self._print(*_result_lines(result))
 
     def end(self, report: RunReport, directory: Path) -> None:
-        """Print what the run came to, and where report.html is."""
+        """Print the summary of the run, and the path of report.html."""
         self._stop()
         lines = [Text(), *_table(rows(report)), *_skips(report), Text()]
         counts = report.counts()
@@ -193,7 +193,7 @@ class Terminal:
             _print(self._console, lines)
 
     def _progress(self) -> Text:
-        """Return what runs now; called by the display's thread."""
+        """Return the running checks; called by the display's thread."""
         now_s = self._now_s()
         with self._lock:
             running = sorted(self._running.items(), key=lambda item: item[1])
@@ -210,9 +210,9 @@ class Terminal:
 
 
 def _print(console: Console, lines: Sequence[Text]) -> None:
-    """Print lines whole, however long; a terminal may wrap them."""
+    """Print lines unwrapped; a terminal wraps them itself."""
     text = Text("\n").join(lines)
-    # Such a console cannot show everything, but must not fail on anything.
+    # Such a console cannot show every character, but must not fail on any.
     if not console.encoding.startswith("utf"):
         plain = text.plain.encode(console.encoding, "backslashreplace").decode(console.encoding)
         text = Text(plain) if plain != text.plain else text
@@ -250,13 +250,13 @@ def _finding_lines(finding: Finding) -> list[Text]:
 
 
 def _indented(text: str, columns: int) -> str:
-    """Return a text, bounded, each of its lines indented."""
+    """Return a text, truncated, with each line indented."""
     margin = " " * columns
     return "\n".join(margin + line for line in shown(text, FIELD_CHARACTERS_MAX).splitlines())
 
 
 def _table(found: Sequence[SummaryRow]) -> list[Text]:
-    """Return the counts by target and area; aligned by hand, since nothing here may be wrapped."""
+    """Return the counts by target and area; aligned here, since rich's tables wrap lines."""
     header: list[Cell] = [(name, "bold") for name in ("target", "area", *ORDER, "seconds")]
     table = [header]
     for row in found:
@@ -289,7 +289,10 @@ def _skips(report: RunReport) -> list[Text]:
     unexpected = report.unexpected_skips()
     if unexpected:
         what = counted(len(unexpected), "check")
-        lines += [Text(), Text(f"UNEXPECTED SKIPS: {what} must not be skipped", "bold magenta")]
+        lines += [
+            Text(),
+            Text(f"UNEXPECTED SKIPS: {what} skipped without being allowed to", "bold magenta"),
+        ]
         lines += [
             Text(f"    {visible(each.target)}  {visible(each.name)}", "magenta")
             for each in unexpected
@@ -298,7 +301,7 @@ def _skips(report: RunReport) -> list[Text]:
 
 
 def render_list(checks: Sequence[Listed], console: Console | None = None) -> None:
-    """Print every guarantee, grouped by area."""
+    """Print the guarantee of every check, grouped by area."""
     areas: dict[str, list[Listed]] = {}
     for check in checks:
         areas.setdefault(check.name.partition(".")[0], []).append(check)

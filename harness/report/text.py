@@ -1,23 +1,23 @@
-"""Text that came from untrusted servers, made fit to be shown: one door for all kinds of report.
+"""Sanitises text from untrusted servers, for every kind of report.
 
-Promises: what leaves here has no character that steers a terminal, that XML 1.0 cannot hold, that
-UTF-8 cannot encode or that the eye cannot see, and is no longer than asked for. Markup (`<`, `&`)
-is left to who writes it: the escape differs.
+Guarantees: the result has no terminal control character, no character that XML 1.0 or UTF-8 cannot
+encode, no invisible character, and at most the given length. The caller escapes markup (`<`, `&`),
+since the escapes differ between formats.
 """
 
 from typing import Final
 
 FIELD_CHARACTERS_MAX: Final = 2000
-# Of what must be shortened, the begin says what it is and the end how it came out (a traceback).
+# Of a truncated text, the beginning says what it is and the end how it came out (a traceback).
 _HEAD_SHARE: Final = 2 / 3
 _KEPT: Final = frozenset("\n\t")
 
 
 def visible(text: str) -> str:
-    r"""Return a text with everything that is not printable as a backslash escape.
+    r"""Return a text with each unprintable character as a backslash escape.
 
     Line feeds and tabs stay. Controls, lone surrogates, format and bidirectional marks, unassigned
-    code points and odd spaces become `\x1b`, `\udc80`, `\u202e`.
+    code points and unusual spaces become `\x1b`, `\udc80`, `\u202e`.
     """
     if text.isprintable():
         return text
@@ -29,7 +29,7 @@ def _escaped(character: str) -> str:
 
 
 def bounded(text: str, characters_max: int = FIELD_CHARACTERS_MAX) -> str:
-    """Return a text, its middle left out when it is longer; says how much was left out."""
+    """Return a text; if it is longer, its middle is replaced by the number of characters cut."""
     if len(text) <= characters_max:
         return text
     head = int(characters_max * _HEAD_SHARE)
@@ -39,10 +39,10 @@ def bounded(text: str, characters_max: int = FIELD_CHARACTERS_MAX) -> str:
 
 
 def shown(text: str, characters_max: int = FIELD_CHARACTERS_MAX) -> str:
-    """Return a text bounded and made visible."""
+    """Return a text truncated and made printable."""
     return visible(bounded(text, characters_max))
 
 
 def one_line(text: str, characters_max: int) -> str:
-    """Return a text on one line, bounded and made visible."""
+    """Return a text on one line, truncated and made printable."""
     return visible(bounded(" ".join(text.split()), characters_max))

@@ -1,4 +1,4 @@
-"""How the programs that the harness starts come onto a host."""
+"""Installation of the programs that the harness starts."""
 
 import os
 from pathlib import Path
@@ -11,17 +11,17 @@ from harness.record.verdict import BrokenError
 PROGRAMS = {"sh": "dash", "no-such-program": "b-package", "nor-this-one": "a-package"}
 
 
-def test_only_packages_of_missing_programs_are_missing() -> None:
+def test_missing_packages_are_those_of_missing_programs() -> None:
     assert missing_packages(PROGRAMS) == ["a-package", "b-package"]
     ensure_programs({"sh": "dash"})
 
 
-def test_a_file_stands_for_a_package_without_programs() -> None:
+def test_missing_packages_accept_a_file_in_place_of_a_program() -> None:
     files = {__file__: "c-package", "/no/such/file": "d-package"}
     assert missing_packages(files) == ["d-package"]
 
 
-def test_who_may_not_install_is_told_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_message_has_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(BrokenError) as raised:
         ensure_programs(PROGRAMS)
@@ -33,20 +33,20 @@ def test_who_may_not_install_is_told_the_command(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where a stand-in for apt-get writes what it was asked."""
-    asked = tmp_path / "asked"
+    """Return the file to which a stand-in for apt-get writes its arguments."""
+    arguments = tmp_path / "arguments"
     program = tmp_path / "apt-get"
     program.write_text(
-        f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >>{asked}\n'
+        f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >>{arguments}\n'
         '[ "$1" = update ] || { echo "no room" >&2; exit 100; }\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    return asked
+    return arguments
 
 
-def test_root_installs_and_a_failure_shows_what_apt_said(apt: Path) -> None:
+def test_root_installs_and_a_failure_has_the_output_of_apt(apt: Path) -> None:
     with pytest.raises(BrokenError, match=r"(?s)apt-get install b-package failed.*100.*no room"):
         ensure_programs({"no-such-program": "b-package"})
     assert apt.read_text().splitlines() == [

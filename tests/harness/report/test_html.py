@@ -1,4 +1,4 @@
-"""What the page says, and that nothing in it is obeyed or loaded."""
+"""The page's text, and that it neither loads anything nor runs foreign scripts."""
 
 import dataclasses
 import html
@@ -9,7 +9,7 @@ import pytest
 
 from harness.record.verdict import Finding, Verdict
 from harness.report.charts import Chart
-from harness.report.html import FINDINGS_MAX, Drawn, render
+from harness.report.html import FINDINGS_MAX, DrawnCharts, render
 from tests.harness.report.cases import report_of, result_of
 from tests.harness.report.sample import NASTY
 
@@ -47,7 +47,7 @@ def said(page: str) -> str:
     return " ".join(Page(page).text.split())
 
 
-def test_it_goes_from_the_verdict_down_to_every_check() -> None:
+def test_page_has_verdict_summary_problems_skips_and_all_checks_in_this_order() -> None:
     page = render(
         report_of(
             result_of("a.kept", Verdict.PASS),
@@ -61,19 +61,19 @@ def test_it_goes_from_the_verdict_down_to_every_check() -> None:
         text.index(each)
         for each in (
             "FAIL A promise was broken in 1 check. 1 FAIL 1 BROKEN 1 SKIPPED 1 PASS",
-            "What repeats this run seed 4711 kernel Linux 6.12",
+            "How to repeat this run seed 4711 kernel Linux 6.12",
             "By target and area",
-            "What did not pass FAIL b.broken local",
+            "Failed and broken checks FAIL b.broken local",
             "BROKEN a.unsaid local",
-            "What was skipped, and why lacks cgroups (1) b.left-out local",
-            "Every check",
+            "Skipped checks lacks cgroups (1) b.left-out local",
+            "All checks",
             "a.kept 1.2, R7 The guarantee of a.kept.",
         )
     ]
     assert places == sorted(places)
 
 
-def test_a_problem_says_promise_got_want_tolerance_and_how_to_repeat_it() -> None:
+def test_failed_check_has_promise_got_want_tolerance_and_rerun_command() -> None:
     finding = Finding(Verdict.FAIL, "share of a processor", "0.81", "0.5", "±10%")
     page = render(report_of(result_of("limits.cpu", Verdict.FAIL, findings=(finding,))))
     assert (
@@ -82,7 +82,7 @@ def test_a_problem_says_promise_got_want_tolerance_and_how_to_repeat_it() -> Non
     ) in said(page)
 
 
-def test_a_guarantee_is_said_once_for_all_targets() -> None:
+def test_guarantee_appears_once_for_all_targets() -> None:
     page = render(
         report_of(*(result_of("a.one", Verdict.PASS, target=each) for each in ("local", "guest")))
     )
@@ -101,19 +101,19 @@ def test_ids_are_unique_and_every_link_has_its_target() -> None:
     assert links <= {f"#{each}" for each in ids}
 
 
-def test_only_skips_are_broken_and_unexpected_ones_are_shouted() -> None:
+def test_run_of_skips_is_broken_and_skips_not_allowed_are_listed() -> None:
     report = report_of(result_of("a.one", Verdict.SKIPPED), skips_allowed=())
     text = said(render(report))
-    assert text.startswith("BROKEN The run says nothing final: 1 check skipped against")
-    assert "1 check must not be skipped, but was. a.one local" in text
+    assert text.startswith("BROKEN Inconclusive: 1 check skipped without being allowed to")
+    assert "1 check skipped without being allowed to a.one local" in text
 
 
-def test_an_empty_run_is_a_page_too() -> None:
-    assert said(render(report_of())).startswith("BROKEN The run says nothing final")
+def test_empty_run_is_broken() -> None:
+    assert said(render(report_of())).startswith("BROKEN Inconclusive")
 
 
 @pytest.mark.parametrize("place", ["target", "name", "guarantee", "rerun", "cites", "finding"])
-def test_nothing_that_a_server_says_becomes_markup(place: str) -> None:
+def test_text_from_a_server_is_escaped(place: str) -> None:
     finding = Finding(Verdict.FAIL, NASTY, NASTY, NASTY, NASTY)
     result = result_of("a.one", Verdict.FAIL)
     changed: dict[str, object] = {
@@ -133,11 +133,11 @@ def test_nothing_that_a_server_says_becomes_markup(place: str) -> None:
     assert len(page) < 100_000
 
 
-def test_findings_are_bounded_and_the_broken_promises_are_always_among_them() -> None:
+def test_findings_are_truncated_with_failures_first() -> None:
     kept = tuple(Finding(Verdict.PASS, f"kept {n}.") for n in range(1000))
     findings = (*kept, *(Finding(Verdict.FAIL, f"broken {n}.") for n in range(7)))
     text = said(render(report_of(result_of("a.one", Verdict.FAIL, findings=findings))))
-    problem, _, every = text.partition("Every check")
+    problem, _, every = text.partition("All checks")
     assert [f"broken {n}." in problem for n in range(7)] == [True] * 5 + [False] * 2
     assert "and 2 more: all findings" in problem
     assert all(f"broken {n}." in every for n in range(7))
@@ -146,18 +146,18 @@ def test_findings_are_bounded_and_the_broken_promises_are_always_among_them() ->
     assert f"and {1007 - FINDINGS_MAX} more" in every
 
 
-def test_pictures_stand_with_their_check_and_their_words_are_escaped() -> None:
+def test_chart_captions_are_escaped() -> None:
     chart = Chart("<b>title</b>", "caption & more", "<svg role='img'></svg>")
     page = render(
         report_of(result_of("a.one", Verdict.PASS)),
-        lambda _result, prefix: Drawn((chart,), f"note {prefix} <i>"),
+        lambda _result, prefix: DrawnCharts((chart,), f"note {prefix} <i>"),
     )
     assert "<figcaption><b>&lt;b&gt;title&lt;/b&gt;</b> caption &amp; more</figcaption>" in page
     assert "<svg role='img'></svg></figure>" in page
     assert "note p0 <i>" in said(page)
 
 
-def test_it_loads_nothing_and_lets_nothing_but_its_own_script_run() -> None:
+def test_page_loads_nothing_and_its_policy_allows_only_its_own_script() -> None:
     page = render(report_of(result_of("a.one", Verdict.FAIL)))
     assert re.findall(r"https?:|//[a-z]+\.", page) == []
     assert re.findall(r"\b(?:src|srcset|action|background)=|@import|url\(", page) == []
@@ -174,7 +174,7 @@ def test_it_loads_nothing_and_lets_nothing_but_its_own_script_run() -> None:
     assert {tag for tag, _ in elements} & {"link", "img", "iframe", "object", "embed"} == set()
 
 
-def test_without_scripts_the_filter_is_not_there_and_everything_else_is() -> None:
+def test_page_without_scripts_hides_only_the_filter() -> None:
     elements = Page(render(report_of(result_of("a.one", Verdict.PASS)))).elements
     hidden = [attributes.get("id") for _, attributes in elements if "hidden" in attributes]
     assert hidden == ["filter"]

@@ -1,4 +1,4 @@
-"""The numbers behind the pictures."""
+"""The data of the charts."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def steady(bytes_per_s: int, seconds: float) -> list[tuple[float, int]]:
     return [(n / 10, bytes_per_s * n // 10) for n in range(1, round(seconds * 10) + 1)]
 
 
-def test_a_track_rises_in_proportion_between_its_points() -> None:
+def test_track_is_interpolated_linearly_between_its_points() -> None:
     [track] = tracks(History([stream("a", [(0.1, 100), (0.2, 200), (0.4, 600)])]))
     assert [track.received_at(at_s) for at_s in (-1, 0, 0.05, 0.1, 0.3, 0.4, 9)] == [
         0,
@@ -47,25 +47,25 @@ def test_a_track_rises_in_proportion_between_its_points() -> None:
     ]
 
 
-def test_a_pause_is_level_until_right_before_it_ends() -> None:
+def test_track_is_level_during_a_pause() -> None:
     [track] = tracks(History([stream("a", [(0.1, 10), (0.2, 20), (0.3, 30), (5.3, 40)])]))
     assert track.received_at(5.1) == 30
     assert track.received_at(5.25) == pytest.approx(35)
 
 
-def test_streams_that_tell_no_course_are_no_tracks() -> None:
+def test_streams_are_tracks_only_if_one_has_enough_points() -> None:
     short = [stream("a", [(0.1, 5), (0.2, 10)]), stream("b", [])]
     assert tracks(History(short)) == []
-    telling = stream("c", steady(10, 1))
-    assert [track.label for track in tracks(History([*short, telling]))] == ["a", "c"]
+    long = stream("c", steady(10, 1))
+    assert [track.label for track in tracks(History([*short, long]))] == ["a", "c"]
 
 
-def test_a_position_counts_from_where_the_stream_started() -> None:
+def test_track_position_counts_from_the_start_offset() -> None:
     [track] = tracks(History([stream("a", steady(1000, 2), start_offset=5000)]))
     assert track.position_at(1.0) == pytest.approx(6000)
 
 
-def test_few_points_are_taken_as_they_are_and_many_evenly() -> None:
+def test_resampling_keeps_few_points_and_spaces_many_evenly() -> None:
     [track] = tracks(History([stream("a", steady(1000, 10))]))
     assert track.resampled(200) == list(track.points)
     taken = track.resampled(3)
@@ -82,13 +82,13 @@ def test_throughput_is_the_sum_of_all_streams_in_equal_buckets() -> None:
     assert buckets[-1][1] == 10.0
 
 
-def test_throughput_keeps_every_byte_and_bounds_its_buckets() -> None:
+def test_throughput_counts_every_byte_in_a_bounded_number_of_buckets() -> None:
     buckets = throughput(tracks(History([stream("a", [*steady(777, 3), (400.0, 5000)])])))
     assert len(buckets) == 100
     assert sum(rate * (end_s - begin_s) for begin_s, end_s, rate in buckets) == pytest.approx(5000)
 
 
-def test_lag_is_what_the_foremost_of_the_same_job_has_more() -> None:
+def test_lag_is_the_distance_to_the_foremost_streamer_of_the_same_job() -> None:
     history = History(
         [
             stream("front", steady(1000, 10)),
@@ -105,7 +105,7 @@ def test_lag_is_what_the_foremost_of_the_same_job_has_more() -> None:
     assert found[0].slowest_bytes == 0
 
 
-def test_who_has_not_begun_or_has_left_is_not_behind() -> None:
+def test_lag_omits_streamers_before_their_begin_and_after_their_end() -> None:
     history = History(
         [
             stream("front", steady(1000, 10)),
@@ -123,12 +123,12 @@ def test_who_has_not_begun_or_has_left_is_not_behind() -> None:
     assert slowest_bytes_by(9.5) == pytest.approx(0, abs=1)
 
 
-def test_one_streamer_has_nobody_to_be_behind() -> None:
+def test_lag_of_a_single_streamer_is_omitted() -> None:
     assert lags(tracks(History([stream("a", steady(10, 5))]))) == []
     assert throughput([]) == []
 
 
-def test_usage_curves_without_samples_are_left_out() -> None:
+def test_usage_curves_without_samples_are_omitted() -> None:
     measured = UsageCurve("Memory", "bytes", 100.0, ((0.0, 1.0),))
     unmeasured = UsageCurve("Memory", "bytes", None, ())
     assert usage_curves(History([measured, unmeasured, measured])) == [measured, measured]

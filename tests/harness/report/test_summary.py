@@ -1,4 +1,4 @@
-"""What a run comes to in numbers and sentences."""
+"""A run's summary in numbers and sentences."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from harness.record.verdict import Finding, Verdict
 from harness.report.summary import (
     conclusion,
     duration,
+    heaviest_first,
     reason,
     rows,
     skips_by_reason,
-    weightiest_first,
 )
 from tests.harness.report.cases import report_of, result_of
 
 
-def test_rows_count_each_area_of_each_target_in_the_order_of_the_run() -> None:
+def test_rows_count_areas_per_target_in_the_order_of_the_run() -> None:
     report = report_of(
         result_of("b.one", Verdict.PASS, target="local", seconds=1.5),
         result_of("a.one", Verdict.FAIL, target="local", seconds=2.0),
@@ -29,7 +29,7 @@ def test_rows_count_each_area_of_each_target_in_the_order_of_the_run() -> None:
     ]
 
 
-def test_skips_are_grouped_by_reason_the_most_frequent_first() -> None:
+def test_skips_are_grouped_by_reason_most_frequent_first() -> None:
     report = report_of(
         result_of("a.one", Verdict.SKIPPED, promise="lacks python3"),
         result_of("a.two", Verdict.SKIPPED, promise="lacks cgroups"),
@@ -41,22 +41,20 @@ def test_skips_are_grouped_by_reason_the_most_frequent_first() -> None:
     assert list(grouped) == ["lacks cgroups", "lacks python3"]
 
 
-def test_a_skip_without_a_reason_says_so() -> None:
+def test_reason_of_a_skip_without_findings_is_a_placeholder() -> None:
     assert reason(result_of("a.one", Verdict.SKIPPED, findings=())) == "no reason given"
 
 
-def test_broken_promises_come_before_kept_ones_and_stay_in_order() -> None:
+def test_findings_are_ordered_by_weight_and_stable() -> None:
     made = [("p", Verdict.PASS), ("b", Verdict.BROKEN), ("f", Verdict.FAIL), ("g", Verdict.FAIL)]
     findings = tuple(Finding(verdict, promise) for promise, verdict in made)
-    assert [each.promise for each in weightiest_first(findings)] == ["f", "g", "b", "p"]
+    assert [each.promise for each in heaviest_first(findings)] == ["f", "g", "b", "p"]
 
 
-def test_only_skips_are_a_run_that_says_nothing() -> None:
+def test_run_of_skips_is_broken_and_inconclusive() -> None:
     report = report_of(result_of("a.one", Verdict.SKIPPED))
     assert report.verdict is Verdict.BROKEN
-    assert conclusion(report) == (
-        "The run says nothing final: no check passed, so nothing was shown."
-    )
+    assert conclusion(report) == "Inconclusive: no check passed."
 
 
 @pytest.mark.parametrize(
@@ -72,14 +70,11 @@ def test_only_skips_are_a_run_that_says_nothing() -> None:
         (
             ["PASS", "BROKEN", "SKIPPED"],
             (),
-            (
-                "The run says nothing final: 1 check could not be judged; "
-                "1 check skipped against what the run allows."
-            ),
+            "Inconclusive: 1 check BROKEN; 1 check skipped without being allowed to.",
         ),
     ],
 )
-def test_the_conclusion_says_why(
+def test_conclusion_has_the_reason_of_the_verdict(
     verdicts: list[str], allowed: tuple[str, ...] | None, expected: str
 ) -> None:
     results = [result_of(f"a.n{n}", Verdict(verdict)) for n, verdict in enumerate(verdicts)]
@@ -90,5 +85,5 @@ def test_the_conclusion_says_why(
     ("seconds", "expected"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (187, "3 min 07 s"), (3720, "1 h 02 min")],
 )
-def test_durations_read_as_people_say_them(seconds: float, expected: str) -> None:
+def test_duration_has_the_units_that_people_use(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected

@@ -1,4 +1,4 @@
-"""What a run says while it goes on, to a file and to a terminal."""
+"""The progress of a run, printed to a file and to a terminal."""
 
 import io
 import re
@@ -23,7 +23,7 @@ def plain() -> tuple[Console, io.StringIO]:
     return Console(file=file, force_terminal=False, width=40), file
 
 
-def test_to_a_file_each_check_is_one_plain_line() -> None:
+def test_output_to_a_file_is_one_plain_line_per_check() -> None:
     console, file = plain()
     with Terminal(console) as terminal:
         terminal.begin({"seed": "4711", "kernel": "Linux 6.12"}, total=2)
@@ -41,7 +41,7 @@ def test_to_a_file_each_check_is_one_plain_line() -> None:
     ]
 
 
-def test_a_failure_says_what_was_promised_got_and_wanted_and_how_to_repeat_it() -> None:
+def test_failure_has_promise_got_want_tolerance_and_rerun_command() -> None:
     console, file = plain()
     findings = (
         Finding(Verdict.PASS, "kept"),
@@ -63,7 +63,7 @@ def test_a_failure_says_what_was_promised_got_and_wanted_and_how_to_repeat_it() 
     assert lines[-2:] == ["    and 2 more", "    rerun: harness run --only limits.cpu"]
 
 
-def test_long_lines_are_not_broken_and_nothing_steers_the_terminal() -> None:
+def test_long_lines_are_not_wrapped_and_control_characters_are_escaped() -> None:
     console, file = plain()
     terminal = Terminal(console)
     terminal.finished(
@@ -76,7 +76,7 @@ def test_long_lines_are_not_broken_and_nothing_steers_the_terminal() -> None:
     assert r"    \x1b]0;owned\x07\x1b[2J\r[bold]<b> :smile: \udc80" + "x" * 300 + "\n" in text
 
 
-def test_a_console_of_few_characters_is_enough() -> None:
+def test_ascii_console_gets_escapes() -> None:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding="ascii")
     Terminal(Console(file=file, force_terminal=False)).note("±10% 漢")
@@ -84,7 +84,7 @@ def test_a_console_of_few_characters_is_enough() -> None:
     assert raw.getvalue() == b"\\xb110% \\u6f22\n"
 
 
-def test_the_end_counts_names_every_skip_and_shouts_about_unexpected_ones() -> None:
+def test_summary_has_counts_every_skip_and_the_skips_not_allowed() -> None:
     console, file = plain()
     report = report_of(
         result_of("streams.one", Verdict.PASS),
@@ -104,30 +104,30 @@ def test_the_end_counts_names_every_skip_and_shouts_about_unexpected_ones() -> N
         "    local  limits.one",
         "    local  limits.two",
         "",
-        "UNEXPECTED SKIPS: 1 check must not be skipped",
+        "UNEXPECTED SKIPS: 1 check skipped without being allowed to",
         "    local  limits.two",
         "",
-        "BROKEN  The run says nothing final: 1 check skipped against what the run allows.",
+        "BROKEN  Inconclusive: 1 check skipped without being allowed to.",
         "2 SKIPPED, 1 PASS in 12 s",
         "report: /run/42/report.html",
     ]
 
 
-def test_a_run_of_skips_alone_ends_broken() -> None:
+def test_run_of_skips_ends_broken() -> None:
     console, file = plain()
     Terminal(console).end(report_of(result_of("a.one", Verdict.SKIPPED)), Path("/run"))
-    assert "\nBROKEN  The run says nothing final: no check passed" in file.getvalue()
+    assert "\nBROKEN  Inconclusive: no check passed" in file.getvalue()
 
 
 class SlowFile(io.StringIO):
-    """Takes its time for each write, so that another thread would come in between."""
+    """Waits in each write, so that another thread would interleave."""
 
     def write(self, text: str) -> int:
         threading.Event().wait(0.001)
         return super().write(text)
 
 
-def test_lines_of_many_threads_never_mix() -> None:
+def test_lines_of_concurrent_threads_do_not_interleave() -> None:
     file = SlowFile()
     console = Console(file=file, force_terminal=False)
     names = [[f"area.check-{thread}-{n}" for n in range(10)] for thread in range(8)]
@@ -143,16 +143,16 @@ def test_lines_of_many_threads_never_mix() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    told = re.findall(
+    printed = re.findall(
         r"FAIL     local  (\S+) +1\.0 s\n    promise of \1\n    rerun: .*--only \1\n",
         file.getvalue(),
     )
-    assert sorted(told) == sorted(name for mine in names for name in mine)
+    assert sorted(printed) == sorted(name for mine in names for name in mine)
     assert file.getvalue().count("\n") == 3 * 80
 
 
 class Screen(io.StringIO):
-    """A terminal's end, which says when something was shown on it."""
+    """A terminal that sets an event when an expected text is written to it."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class Screen(io.StringIO):
         return written
 
 
-def test_a_terminal_shows_what_runs_since_when_and_how_many_are_done() -> None:
+def test_terminal_shows_running_checks_with_durations_and_the_number_done() -> None:
     screen = Screen("streams.slow")
     console = Console(
         file=screen, force_terminal=True, width=60, color_system="standard", legacy_windows=False
@@ -186,12 +186,12 @@ def test_a_terminal_shows_what_runs_since_when_and_how_many_are_done() -> None:
     assert "1 of 3 done, 12 s" in without_colours
     assert "       12 s  local  streams.slow" in without_colours
     assert "\x1b[32mPASS   \x1b[0m" in text
-    # What ran is wiped away before the end is told, and the cursor is given back.
+    # The running checks are erased before the summary, and the cursor is restored.
     assert "streams.slow" not in text[text.rindex("target") :]
     assert "\x1b[?25h" in text
 
 
-def test_a_terminal_gets_its_cursor_back_when_the_run_breaks() -> None:
+def test_terminal_cursor_is_restored_when_the_run_raises() -> None:
     screen = Screen("")
     terminal = Terminal(Console(file=screen, force_terminal=True, width=60))
 
@@ -204,7 +204,7 @@ def test_a_terminal_gets_its_cursor_back_when_the_run_breaks() -> None:
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
 
 
-def test_a_pipe_is_no_terminal_whatever_ci_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_is_not_a_terminal_whatever_ci_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     file = io.StringIO()
@@ -227,7 +227,7 @@ class _Check(NamedTuple):
     cites: tuple[str, ...] = ()
 
 
-def test_a_list_tells_every_guarantee_by_area() -> None:
+def test_list_has_every_guarantee_by_area() -> None:
     console, file = plain()
     checks = [
         _Check("streams.binary", "Output is carried as it was written."),

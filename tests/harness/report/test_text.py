@@ -1,4 +1,4 @@
-"""What untrusted text becomes before it is shown."""
+"""Untrusted text as it is shown."""
 
 import pytest
 
@@ -16,24 +16,24 @@ from harness.report.text import bounded, one_line, shown, visible
         ("\ufffe\uffff\U000e0001", r"\ufffe\uffff\U000e0001"),
     ],
 )
-def test_what_cannot_be_seen_is_escaped(text: str, expected: str) -> None:
+def test_invisible_characters_are_escaped(text: str, expected: str) -> None:
     assert visible(text) == expected
 
 
-def test_nothing_that_steers_a_terminal_is_left() -> None:
+def test_visible_text_has_no_control_characters() -> None:
     every = visible("".join(map(chr, range(0x3000))))
     assert all(each.isprintable() or each in "\n\t" for each in every)
 
 
-def test_a_long_text_keeps_its_begin_and_its_end_and_says_what_it_lost() -> None:
+def test_long_text_keeps_beginning_and_end_and_counts_what_was_cut() -> None:
     text = "begin" + "x" * 1000 + "end"
     assert bounded(text, 12) == "beginxxx [... 996 characters left out ...] xend"
     assert bounded(text, 1008) == text
 
 
-def test_a_text_is_bounded_before_it_is_escaped() -> None:
+def test_text_is_truncated_before_it_is_escaped() -> None:
     assert shown("\x00" * 9, 6) == r"\x00\x00\x00\x00 [... 3 characters left out ...] \x00\x00"
 
 
-def test_one_line_is_one_line() -> None:
+def test_one_line_joins_lines() -> None:
     assert one_line(" a\n  b\x0b\tc\x00", 100) == r"a b c\x00"

@@ -1,4 +1,4 @@
-"""The files of a run."""
+"""The files of a run: results.json, junit.xml and report.html."""
 
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,7 +14,7 @@ from tests.harness.report.cases import report_of, result_of
 USAGE = UsageCurve("Memory", "bytes", None, ((0, 1), (1, 2)))
 
 
-def test_a_run_is_written_for_programs_for_ci_and_for_people(tmp_path: Path) -> None:
+def test_write_all_writes_results_junit_and_report(tmp_path: Path) -> None:
     save(History([USAGE]), tmp_path / "one.jsonl")
     report = report_of(result_of("a.one", Verdict.PASS, history="one.jsonl"))
     write_all(report, tmp_path)
@@ -36,13 +36,22 @@ def test_a_run_is_written_for_programs_for_ci_and_for_people(tmp_path: Path) -> 
             b'{"kind": "UsageCurve", "title": 1, "unit": "", "limit": null, "samples": []}\n',
             "The records cannot be read: not a record of a run",
         ),
+        (b'{"kind": "Of1.0"}\n', "The records cannot be read: unknown kind of record"),
+        (
+            (
+                b'{"kind": "stream", "label": "a", "job_id": "j", "outcome": "OK", "code": "OK",'
+                b'"detail": "", "received_bytes": 1, "sha256": "", "started_s": "x", "ended_s": 1,'
+                b'"timeline": [[1, 2], [2, 3], [3, 4]]}\n'
+            ),
+            "The records cannot be read: not a record of a run",
+        ),
         (
             b'{"kind": "UsageCurve", "title": "", "unit": "", "limit": 1, "samples": [[0, NaN]]}',
-            "No pictures can be drawn of the records: ValueError",
+            "The charts cannot be drawn: ValueError",
         ),
     ],
 )
-def test_records_that_cannot_be_read_do_not_lose_the_report(
+def test_report_is_written_though_the_records_are_invalid(
     tmp_path: Path, content: bytes | None, said: str
 ) -> None:
     if content is not None:
