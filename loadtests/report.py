@@ -163,7 +163,7 @@ def _problems(report: LoadReport) -> list[dict[str, Any]]:
         if finding.verdict is not Verdict.PASS:
             cards.setdefault((finding.verdict, finding.promise), []).append(("", finding))
     for result in report.results:
-        for finding in result.telling:
+        for finding in result.decisive:
             key = (finding.verdict, finding.promise)
             cards.setdefault(key, []).append((result.title, finding))
     ordered = sorted(cards.items(), key=lambda card: ORDER.index(card[0][0]), reverse=True)
@@ -196,7 +196,7 @@ def print_result(result: LoadResult) -> None:
     word = click.style(f"{result.verdict:8}", fg=_COLOURS[result.verdict], bold=True)
     title, parts = one_line(result.title, 60), "   ".join(_summary(result))
     click.echo(f"{word} {title:34} {parts}  ({result.seconds:.0f} s)")
-    for finding in result.telling:
+    for finding in result.decisive:
         click.echo(f"         {one_line(finding.sentence(), 400)}")
 
 

@@ -50,7 +50,7 @@ class LoadResult:
         return merge(self.findings)
 
     @property
-    def telling(self) -> tuple[Finding, ...]:
+    def decisive(self) -> tuple[Finding, ...]:
         """The findings that explain the verdict; empty for a pass."""
         if self.verdict is Verdict.PASS:
             return ()

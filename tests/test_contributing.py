@@ -92,7 +92,7 @@ def test_example_check_fails_on_the_example_mutant(
     tree = broken_copy(mutation, ROOT, tmp_path / "tree")
     result = result_of(check, tree, identities, tmp_path)
     assert result.verdict is Verdict.FAIL, result
-    assert result.telling[0].promise == "a job's output arrives"
+    assert result.decisive[0].promise == "a job's output arrives"
 
 
 def test_example_certificate_is_a_case(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def canary_command(
     plant: str,
     variable: str,
 ) -> int:
-    """Plant a race in a real server; the detector in that server must report it."""
+    """Plant a race in a real server; it must be reported."""
     with plant_in_copy(_find_race(load_planted(planted_file), plant), source) as tree:
         watched = judge_under_detector(watch, launch, checks, tree)
     if any(f"DATA RACE on {variable}\n" in text for text in watched.found):
@@ -329,7 +329,7 @@ def canary_command(
 @races.command("all")
 @click.pass_context
 def all_command(context: click.Context) -> int:
-    """Run explore, prove, server and canary in this order, as `make race` does."""
+    """Run explore, prove, server and canary (`make race`)."""
     parts = (explore, prove_command, server_command, canary_command)
     codes: list[int] = [context.invoke(part) for part in parts]
     return max(codes)

@@ -216,7 +216,7 @@ def observed(row: Row, results: Sequence[CheckResult]) -> str:
     if result is None:
         return NOT_RUN
     if result.verdict is Verdict.SKIPPED:
-        return f"SKIPPED: {result.telling[0].promise}"
+        return f"SKIPPED: {result.decisive[0].promise}"
     found = [each for each in result.findings if re.search(row.promise, each.promise)]
     if not found:
         raise BrokenError(f"{row.judge} has no finding on {row.promise!r} (case {row.case})")

@@ -49,7 +49,7 @@ class CheckResult:
         return self.name.partition(".")[0]
 
     @property
-    def telling(self) -> tuple[Finding, ...]:
+    def decisive(self) -> tuple[Finding, ...]:
         """The findings that decided the verdict; none if it is PASS."""
         if self.verdict is Verdict.PASS:
             return ()

@@ -23,7 +23,7 @@ from harness.report.text import bounded
 from harness.report.theme import page_template
 
 FINDINGS_MAX: Final = 200
-TELLING_MAX: Final = 5
+DECISIVE_MAX: Final = 5
 _SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -66,12 +66,12 @@ class _Case:
     unexpected: bool
 
     @property
-    def telling(self) -> tuple[Finding, ...]:
-        return self.result.telling[:TELLING_MAX]
+    def decisive(self) -> tuple[Finding, ...]:
+        return self.result.decisive[:DECISIVE_MAX]
 
     @property
-    def telling_left_out(self) -> int:
-        return len(self.result.telling) - len(self.telling)
+    def decisive_left_out(self) -> int:
+        return len(self.result.decisive) - len(self.decisive)
 
     @property
     def findings(self) -> list[Finding]:

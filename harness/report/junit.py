@@ -62,7 +62,7 @@ def _add_case(suite: ET.Element, result: CheckResult, *, unexpected: bool) -> No
         what = f"this skip is not allowed: {reason(result)}"
         _add_outcome(case, "error", what, "unexpected skip", result)
         return
-    first = result.telling[0].sentence() if result.telling else "no finding"
+    first = result.decisive[0].sentence() if result.decisive else "no finding"
     what = reason(result) if result.verdict is Verdict.SKIPPED else first
     _add_outcome(case, _TAGS[result.verdict], what, result.verdict, result)
 
@@ -71,8 +71,8 @@ def _add_outcome(case: ET.Element, tag: str, what: str, kind: str, result: Check
     message = one_line(what, _MESSAGE_CHARACTERS_MAX)
     outcome = ET.SubElement(case, tag, message=message, type=kind)
     lines = [shown(result.guarantee)]
-    lines += [shown(finding.sentence()) for finding in result.telling[:_FINDINGS_MAX]]
-    left_out = len(result.telling) - _FINDINGS_MAX
+    lines += [shown(finding.sentence()) for finding in result.decisive[:_FINDINGS_MAX]]
+    left_out = len(result.decisive) - _FINDINGS_MAX
     lines += [f"and {counted(left_out, 'finding')} more"] if left_out > 0 else []
     lines += [f"rerun: {shown(result.rerun)}"] if result.rerun else []
     outcome.text = "\n".join(lines)

@@ -41,7 +41,7 @@ def rows(report: RunReport) -> list[SummaryRow]:
 
 def reason(result: CheckResult) -> str:
     """Return why a check was skipped."""
-    return "; ".join(each.sentence() for each in result.telling) or "no reason given"
+    return "; ".join(each.sentence() for each in result.decisive) or "no reason given"
 
 
 def skips_by_reason(report: RunReport) -> dict[str, list[CheckResult]]:

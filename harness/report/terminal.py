@@ -229,9 +229,9 @@ def _result_lines(result: CheckResult) -> list[Text]:
         line.append(f"  {one_line(reason(result), REASON_CHARACTERS_MAX)}", "dim")
     lines = [line]
     if result.verdict in {Verdict.FAIL, Verdict.BROKEN}:
-        for finding in result.telling[:FINDINGS_MAX]:
+        for finding in result.decisive[:FINDINGS_MAX]:
             lines += _finding_lines(finding)
-        left_out = len(result.telling) - FINDINGS_MAX
+        left_out = len(result.decisive) - FINDINGS_MAX
         lines += [Text(f"    and {left_out} more")] if left_out > 0 else []
         if result.rerun:
             lines.append(Text.assemble("    ", ("rerun: ", "bold"), one_line(result.rerun, 2000)))

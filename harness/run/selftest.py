@@ -103,9 +103,9 @@ def prove(
         results = run_checks(target_for(tree), checks, options, Silent(), capabilities)
     by_name = {result.name: result for result in results}
     named = by_name.pop(mutant.caught_by)
-    finding = named.telling[0].sentence() if named.telling else "every promise kept"
+    finding = named.decisive[0].sentence() if named.decisive else "every promise kept"
     disturbed = tuple(
-        f"{name} {result.verdict}: {result.telling[0].sentence()[:300]}"
+        f"{name} {result.verdict}: {result.decisive[0].sentence()[:300]}"
         for name, result in by_name.items()
         if result.verdict not in _allowed_verdicts(mutant, name)
     )

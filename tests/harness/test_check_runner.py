@@ -123,7 +123,7 @@ def test_run_and_judge_decide_the_verdict(
 ) -> None:
     result = verdict_of(dataclasses.replace(GOOD, **changes), tmp_path)  # type: ignore[arg-type]
     assert result.verdict is verdict
-    assert text in " ".join(finding.sentence() for finding in result.telling)
+    assert text in " ".join(finding.sentence() for finding in result.decisive)
     assert result.rerun == "again area.good"
 
 
@@ -138,7 +138,7 @@ def test_check_that_times_out_is_broken(tmp_path: Path) -> None:
     result = verdict_of(check, tmp_path)
     ended.set()
     assert result.verdict is Verdict.BROKEN
-    assert "did not come to its end" in result.telling[0].sentence()
+    assert "the check timed out after 0 s" in result.decisive[0].sentence()
 
 
 def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
@@ -156,7 +156,7 @@ def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
         target, [deadly, dataclasses.replace(GOOD, alone=True)], options, Silent(), EVERYTHING
     )
     assert first.verdict is Verdict.FAIL
-    assert "its last words" in first.telling[0].sentence()
+    assert "its last words" in first.decisive[0].sentence()
     assert second.verdict is Verdict.PASS
     assert target.started == 2
 
@@ -179,7 +179,7 @@ def test_machine_that_dies_is_broken_even_if_a_promise_broke_before(
     result = verdict_of(dataclasses.replace(GOOD, run=machine_dies), tmp_path, target)
     assert result.verdict is Verdict.BROKEN
     assert {finding.verdict for finding in result.findings} == {Verdict.BROKEN}
-    assert "Kernel panic" in result.telling[0].got
+    assert "Kernel panic" in result.decisive[0].got
     report = RunReport({}, "", 1.0, (result,))
     assert judge_again(report, tmp_path, [GOOD]).verdict is Verdict.BROKEN
 
@@ -212,7 +212,7 @@ def test_check_with_an_unmet_need_is_skipped_with_the_reason_and_not_run(tmp_pat
     lacking = {**EVERYTHING, Need.PYTHON: "the target lacks python"}
     [result] = run_checks(StandIn(), [check], Options("s", tmp_path), Silent(), lacking)
     assert result.verdict is Verdict.SKIPPED
-    assert result.telling[0].promise == "the target lacks python"
+    assert result.decisive[0].promise == "the target lacks python"
 
 
 def test_saved_run_is_judged_again_by_the_current_judge(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_crash_of_the_harness_is_a_broken_result(tmp_path: Path) -> None:
 
     result = verdict_of(GOOD, tmp_path, Crashing())
     assert result.verdict is Verdict.BROKEN
-    assert "no such thing" in result.telling[0].sentence()
+    assert "no such thing" in result.decisive[0].sentence()
 
 
 def test_file_that_is_not_a_report_is_broken(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_server_of_the_original_api_passes_fails_and_skips_as_expected(
         "streams.after-end", "streams.order", "streams.many",
     }  # fmt: skip
     skipped = {
-        result.name: result.telling[0].promise
+        result.name: result.decisive[0].promise
         for result in report.results
         if result.verdict is Verdict.SKIPPED
     }
@@ -145,7 +145,7 @@ def test_server_of_the_original_api_passes_fails_and_skips_as_expected(
     # It accepts weak keys, empty roles and wrong purposes, and checks expiry at the handshake only.
     failed = {result.name: result for result in report.results if result.verdict is Verdict.FAIL}
     assert set(failed) == {"identity.certificates", "identity.resumption", "identity.roles"}
-    telling = failed["identity.certificates"].telling
+    telling = failed["identity.certificates"].decisive
     assert "RSA of 1024 bits" in " ".join(finding.promise for finding in telling)
 
 

@@ -278,6 +278,14 @@ def take_both(first: AnyLock, second: AnyLock) -> Callable[[], None]:
     return take
 
 
+def take_both_ways(one: AnyLock, other: AnyLock) -> Callable[[], None]:
+    def take() -> None:
+        take_both(one, other)()
+        take_both(other, one)()
+
+    return take
+
+
 def test_two_lock_orders_are_reported_without_a_deadlock() -> None:
     with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
@@ -302,11 +310,7 @@ def test_two_lock_orders_of_one_thread_are_not_reported() -> None:
     with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
 
-        def both_ways() -> None:
-            take_both(one, other)()
-            take_both(other, one)()
-
-        run(both_ways)
+        run(take_both_ways(one, other))
         assert detector.found == []
 
 
@@ -327,11 +331,7 @@ def test_thread_with_both_lock_orders_does_not_hide_a_later_thread() -> None:
     with run_detector() as detector:
         one, other = threading.Lock(), threading.Lock()
 
-        def both_ways() -> None:
-            take_both(one, other)()
-            take_both(other, one)()
-
-        run(both_ways)
+        run(take_both_ways(one, other))
         assert detector.found == []
         run(take_both(one, other))
         assert {type(found) for found in detector.found} == {LockCycle}

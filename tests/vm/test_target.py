@@ -120,8 +120,8 @@ def test_guest_that_dies_during_a_check_is_broken_and_shows_its_console(
     for result in results:
         assert {finding.verdict for finding in result.findings} == {Verdict.BROKEN}
         # The kernel closes QEMU's sockets just before QEMU's exit is visible: then ssh "broke".
-        assert re.search(r"guest dying-\w+ (died|broke)", result.telling[0].got)
-        assert "last words" in result.telling[0].got
+        assert re.search(r"guest dying-\w+ (died|broke)", result.decisive[0].got)
+        assert "last words" in result.decisive[0].got
     interruptions = load(tmp_path / results[0].history).all(Interruption)
     [broken] = [each for each in interruptions if each.cause is Cause.PROMISE_BROKEN]
     assert "UNAVAILABLE" in broken.detail
