@@ -10,16 +10,30 @@ from worker_service.client import CallError, Client, Start
 from worker_service.log import LogReader, OutputLog
 from worker_service.server import Server
 
+READY = "ready\n"
+
 
 def test_cancelled_silent_stream_frees_its_slot_and_its_thread(
-    server: Server, admin: Client, audit_log: pytest.LogCaptureFixture
+    server: Server,
+    admin: Client,
+    audit_log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    prepare_wait, waits_for_more = LogReader.prepare_wait, threading.Event()
+
+    def prepare(reader: LogReader, wanted_offset: int) -> None:
+        prepare_wait(reader, wanted_offset)
+        if wanted_offset > len(READY):
+            waits_for_more.set()
+
+    monkeypatch.setattr(LogReader, "prepare_wait", prepare)
     job_id = admin.start("sh", ["-c", "echo ready; sleep 100"])
     taken = server.admission.taken()
     calls: list[Any] = []
     stream = admin.stream(job_id, timeout_s=60, on_call=calls.append)
     next(stream)
     assert server.admission.taken() == taken + 1
+    assert waits_for_more.wait(10)  # a cancel before that would end the call without a wake-up
     calls[0].cancel()
     [line] = audit_lines(audit_log, "StreamLogs")  # the last act of the call's thread
     assert f"job={job_id}" in line
