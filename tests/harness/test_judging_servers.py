@@ -225,7 +225,7 @@ def test_list_prints_the_guarantees() -> None:
 
 
 def test_selftest_runs_one_mutant_by_its_name() -> None:
-    done = harness("selftest", "--where", "local", "-k", "UNKNOWN of an unknown job")
+    done = harness("selftest", "--where", "local", "-k", "UNKNOWN for an unknown job")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 mutants caught" in done.stdout
     lines = done.stdout.splitlines()
