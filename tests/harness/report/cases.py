@@ -1,4 +1,4 @@
-"""Short ways to make results."""
+"""Results and reports for tests."""
 
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import Finding, Verdict
@@ -29,7 +29,7 @@ def result_of(
 
 
 def report_of(*results: CheckResult, skips_allowed: tuple[str, ...] | None = None) -> RunReport:
-    """Return a run of these."""
+    """Return a run with these results."""
     return RunReport(
         about={"seed": "4711", "kernel": "Linux 6.12"},
         started_at="2025-11-24T22:48:31Z",

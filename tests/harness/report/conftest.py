@@ -1,4 +1,4 @@
-"""What the report's tests share."""
+"""Fixtures of the report's tests."""
 
 import pytest
 

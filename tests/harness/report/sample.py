@@ -1,6 +1,6 @@
-"""A run such as there could be: two targets, all four verdicts, histories with many streamers.
+"""A realistic run: two targets, all four verdicts, histories with many streamers.
 
-Look at it: `python -m tests.harness.report.sample DIRECTORY`.
+To view it: `python -m tests.harness.report.sample DIRECTORY`.
 """
 
 import random
@@ -19,24 +19,24 @@ TARGETS: Final = ("local", "guest")
 NASTY: Final = "<script>alert('got')</script> \x1b[31mred\x00 \udc80\ufffe " + "A" * 5000
 
 GUARANTEES: Final = {
-    "jobs.exit-code": "A job's exit code is reported as the kernel gave it.",
-    "jobs.group-dies": "Stopping a job ends every process it has started, whatever they ignore.",
-    "jobs.unknown-id": "A job id that nobody was given is NOT_FOUND in every call.",
-    "streams.from-the-start": "A streamer that comes late gets the output from its first byte.",
+    "jobs.exit-code": "A job's exit code is reported as the kernel returned it.",
+    "jobs.group-dies": "Stopping a job ends all of its processes, whatever signals they ignore.",
+    "jobs.unknown-id": "An unknown job id is NOT_FOUND in every call.",
+    "streams.from-the-start": "A late streamer gets the output from its first byte.",
     "streams.binary": "Output is carried as it was written: all 256 byte values, no encoding.",
     "streams.many-readers": "Two hundred streamers of one job each get every byte, in order.",
-    "streams.slow-reader": "A streamer that does not read slows nobody else down.",
-    "streams.cancel": "A streamer that leaves frees what it held on the server.",
-    "limits.memory": "A job that wants more memory than allowed is killed, alone.",
+    "streams.slow-reader": "A streamer that does not read slows no other streamer down.",
+    "streams.cancel": "A cancelled streamer frees its resources on the server.",
+    "limits.memory": "A job that exceeds its memory limit is killed, and no other.",
     "limits.cpu": "A job gets no more processor time than its quota.",
     "limits.io": "A job writes to the disk no faster than its limit.",
     "tls.old-versions": "TLS 1.2 and older are refused in the handshake.",
     "tls.foreign-ca": "A client certificate of another authority is refused in the handshake.",
     "tls.expired": "An expired client certificate is refused in the handshake.",
-    "roles.user-stops": "A user may not stop a job; it is PERMISSION_DENIED and the job runs on.",
-    "roles.no-role": "A certificate without a role may do nothing.",
+    "roles.user-stops": "StopJob by a user is PERMISSION_DENIED, and the job keeps running.",
+    "roles.no-role": "Every call with a certificate without a role is PERMISSION_DENIED.",
     "load.starts": "A hundred starts a second are answered within 250 ms (p99).",
-    "load.churn": "Ten minutes of jobs that come and go leave no descriptor and no cgroup behind.",
+    "load.churn": "Ten minutes of short jobs leak no descriptor and no cgroup.",
 }
 ODD: Final = {
     ("local", "streams.binary"): [
@@ -68,7 +68,7 @@ ODD: Final = {
     ("local", "tls.expired"): [
         Finding(
             Verdict.BROKEN,
-            "the check runs to its end",
+            "the check completes",
             "Traceback (most recent call last):\n"
             '  File "/work/main/harness/run/session.py", line 183, in _record_run\n'
             "    check.run(stage)\nConnectionRefusedError: [Errno 111] Connection refused",
@@ -101,7 +101,7 @@ def write_sample(directory: Path) -> RunReport:
         about={
             "seed": "4711",
             "command": "python -m harness run --target local --target guest --seed 4711",
-            "commit": "e5399c0d1f, with changes that are not committed",
+            "commit": "e5399c0d1f, with uncommitted changes",
             "kernel": "Linux 6.12.48+deb13-cloud-amd64 x86_64",
             "controllers": "cpuset cpu io memory hugetlb pids rdma misc",
         },
@@ -115,42 +115,47 @@ def write_sample(directory: Path) -> RunReport:
 
 
 def _result(target: str, name: str, directory: Path) -> CheckResult:
-    chance = random.Random(f"{target}:{name}")
+    random_source = random.Random(f"{target}:{name}")
     passed = [
         Finding(Verdict.PASS, f"reader-{n} received everything", "5000000", "5000000")
-        for n in range(chance.randint(1, 6))
+        for n in range(random_source.randint(1, 6))
     ]
     findings = tuple(ODD.get((target, name), passed))
     history = ""
     if (target, name) in DRAWN:
         history = f"history/{target}/{name}.jsonl"
         (directory / history).parent.mkdir(parents=True, exist_ok=True)
-        save(_history(name, chance), directory / history)
+        save(_history(name, random_source), directory / history)
     return CheckResult(
         target=target,
         name=name,
         guarantee=GUARANTEES[name],
         verdict=merge(findings),
         findings=findings,
-        seconds=chance.uniform(0.1, 4) * (8 if name.startswith("load") else 1),
-        cites=(f"{chance.randint(1, 9)}.{chance.randint(1, 9)}", f"R{chance.randint(1, 40)}"),
+        seconds=random_source.uniform(0.1, 4) * (8 if name.startswith("load") else 1),
+        cites=(
+            f"{random_source.randint(1, 9)}.{random_source.randint(1, 9)}",
+            f"R{random_source.randint(1, 40)}",
+        ),
         rerun=f"python -m harness run --target {target} --seed 4711 --only {name}",
         history=history,
     )
 
 
-def _history(name: str, chance: random.Random) -> History:
+def _history(name: str, random_source: random.Random) -> History:
     if name.startswith("limits"):
         samples = tuple((n / 10, min(64.0, 8 + n * 0.6) * 2**20) for n in range(120))
         return History([UsageCurve("Memory of the job", "bytes", 64 * 2**20, samples)])
     number = 200 if name.endswith("many-readers") else 4
-    return History([reader(index, chance, slow=index == number - 2) for index in range(number)])
+    return History(
+        [reader(index, random_source, slow=index == number - 2) for index in range(number)]
+    )
 
 
-def reader(index: int, chance: random.Random, *, slow: bool = False) -> Record:
-    """Return a streamer that came a little late, and that does not read for a while when slow."""
-    begin_s = chance.uniform(0, 3)
-    speed = chance.uniform(0.9, 1.1)
+def reader(index: int, random_source: random.Random, *, slow: bool = False) -> Record:
+    """Return a streamer that joins a little late and, if slow, pauses for a while."""
+    begin_s = random_source.uniform(0, 3)
+    speed = random_source.uniform(0.9, 1.1)
     timeline = []
     received = 0.0
     for step in range(1, 151):
@@ -175,7 +180,7 @@ def reader(index: int, chance: random.Random, *, slow: bool = False) -> Record:
 
 
 def main() -> None:
-    """Write the sample where the command line says, and talk as a run would."""
+    """Write the sample into the given directory, and print progress as a run does."""
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
     report = write_sample(directory)
@@ -184,7 +189,7 @@ def main() -> None:
         terminal.note("local: the target lacks a cgroup v2 for each job")
         for result in report.results:
             terminal.started(result.target, result.name)
-            time.sleep(0.05)  # so that there is something to look at
+            time.sleep(0.05)  # so that the progress is visible
             terminal.finished(result)
         terminal.end(report, directory)
 
