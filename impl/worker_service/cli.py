@@ -60,7 +60,8 @@ def main() -> None:
     worker-service query JOB_ID
     worker-service stop JOB_ID
 
-    Your client certificate has your role: an admin may call everything, a user query and stream.
+    Your client certificate has your role: an admin can call everything, a user query and stream.
+
     Exit codes: 0 success, 1 failure, 2 usage error, 3 not found, 4 not permitted, 5 unreachable.
     """  # noqa: D301 - \b is click's mark for lines to keep
 
@@ -181,13 +182,14 @@ class _StartCommand(click.Command):
 @click.option("-command", "--command", "command", metavar="PROGRAM", help="The program to run.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.option("--cpu", type=CORES, help="CPU limit in cores; 0.5 is half a core.")
-@click.option("--memory", type=SIZE, help="Memory limit: 100MiB. Above it the job is killed.")
+@click.option("--memory", type=SIZE, help="Memory limit, like 100MiB; above it a job is killed.")
 @click.option("--io-weight", type=int, help="Relative share of disk time, 1 to 10000.")
 @click.option("--io-max", type=IO_MAX, multiple=True, help="Disk rate limits. Repeatable.")
 @click.option("--pids", type=int, help="Maximum number of processes and threads.")
 @click.option(
-    "--env", "environment", multiple=True, metavar="KEY=VALUE", help="Variable. Repeatable."
-)
+    "--env", "environment", multiple=True, metavar="KEY=VALUE",
+    help="Environment variable. Repeatable.",
+)  # fmt: skip
 @click.option("--cwd", metavar="DIR", help="Working directory: an absolute path on the server.")
 @click.option("--stream", "then_stream", is_flag=True, help="Stream the output after the start.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -73,7 +73,7 @@ def _setting(kind: str, default: object, text: str, *, least: float = 0) -> Any:
 class Settings:
     """A server's settings. Sizes are in bytes, durations in seconds."""
 
-    listen: str = _setting(TEXT, "127.0.0.1:50051", "HOST:PORT to listen on; port 0: any free one.")
+    listen: str = _setting(TEXT, "127.0.0.1:50051", "HOST:PORT to listen on; port 0 picks one.")
     ca: Path = _setting(TEXT, Path("certs/out/ca.crt"), "CA that signs the client certificates.")
     cert: Path = _setting(TEXT, Path("certs/out/server.crt"), "The server's certificate.")
     key: Path = _setting(TEXT, Path("certs/out/server.key"), "Its private key, mode 0600.")
@@ -120,7 +120,7 @@ class Settings:
         DURATION, 600.0, "Idle time after which the server pings a connection.", least=1
     )
     keepalive_timeout: float = _setting(
-        DURATION, 20.0, "Time to answer that ping; then the connection is closed.", least=1
+        DURATION, 20.0, "Time to answer that ping before the connection is closed.", least=1
     )
     max_connection_idle: float = _setting(
         DURATION, 1800.0, "A connection without calls is closed after this time.", least=1
@@ -145,7 +145,7 @@ class Settings:
         "applies to frames that the server sends.", least=16 * KIB
     )  # fmt: skip
     handshake_timeout: float = _setting(
-        DURATION, 20.0, "A connection without a TLS handshake by then is closed.", least=0.1
+        DURATION, 20.0, "Time to finish the TLS handshake before a connection is closed.", least=0.1
     )
     reflection: bool = _setting(FLAG, True, "Offer gRPC server reflection to admins.")
     log_level: str = _setting(
