@@ -153,7 +153,7 @@ DOORS = [
             "harness/vm/machine.py", "harness/vm/persistent_vm.py", "harness/targets/local.py",
             "harness/drive/streamers.py",
         }),
-        "host.piped_program, or a context manager of vm, targets.local or streamers.Crowd",
+        "host.piped_program, or a context manager of vm, targets.local or drive.streamers",
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,
