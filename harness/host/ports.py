@@ -32,9 +32,9 @@ def reserved_port() -> Iterator[int]:
     """Reserve a free loopback port against all other callers, until the context ends.
 
     The port is outside the kernel's ephemeral range (`ip_local_port_range` in ip(7)) if enough
-    ports are: the kernel could otherwise assign it to a client before the server listens. The reservation
-    is the abstract name of a socket, which ends with this process; listening on the port itself
-    would keep some servers from using it.
+    ports are: the kernel could otherwise assign it to a client before the server listens. The
+    reservation is the abstract name of a socket, which ends with this process; listening on the
+    port itself would keep some servers from using it.
 
     Raises:
         BrokenError: no free port was found.
