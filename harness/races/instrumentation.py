@@ -143,7 +143,7 @@ def _instrument_class(watched_class: type, watch: Watch, current: Current) -> Ca
         listener.read(read)
         value = get(self, name)
         if read.atomic:
-            # A write between `read` and here: whoever has its value has acquired its release.
+            # A write came between `read` and `value`: acquire what its thread released.
             listener.get(read)
         return value
 

@@ -6,8 +6,8 @@ different threads at the same moment: no thread makes two of the steps, and no l
 of them, since that lock would exclude the threads from each other (Goodlock: Havelund, SPIN 2000).
 Reacquiring a lock that the thread holds (an `RLock`) cannot block and draws no edge.
 
-So that threads of any later time count too, an edge is kept for each thread and each set of locks
-held, within bounds: cycles of more than `_CYCLE_MAX_LOCKS` locks are not reported.
+So that later threads count too, an edge is stored for each thread and each set of locks held,
+within bounds: cycles of more than `_CYCLE_MAX_LOCKS` locks are not reported.
 
 Callers hold the detector's guard.
 """

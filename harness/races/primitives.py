@@ -31,7 +31,7 @@ def _made_at() -> str:
 
 
 class _WithStatement:
-    """The `with` statement of whatever has `acquire` and `release`."""
+    """The `with` statement of a class that has `acquire` and `release`."""
 
     acquire: Callable[..., bool]
     release: Callable[..., None]

@@ -1,6 +1,6 @@
-"""The look of every report: stylesheet, palette, pictures and templates, for checks and loads.
+"""The theme of every report: stylesheet, palette, charts and templates, for checks and loads.
 
-Whatever text goes into a page passes the template's escaping and `text.visible`: no page can forget
+The template escapes all text in a page, and `text.visible` makes it printable: no page can forget
 it. The colours are CSS variables with fallbacks that colour-blind people distinguish (Okabe and
 Ito's palette).
 """
@@ -62,7 +62,7 @@ def drawing_style(background: str = "none") -> AbstractContextManager[None]:
 
 
 def blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """Return an empty picture."""
+    """Return an empty chart."""
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x_label)
@@ -72,11 +72,11 @@ def blank(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, id_prefix: str) -> str:
-    """Return a figure as an `<svg>` element that does nothing to the page around it.
+    """Return a figure as an `<svg>` element without effect on the page around it.
 
     Args:
         figure: drawn in `drawing_style`; the same data gives the same bytes.
-        id_prefix: begins every id in it; must differ between the pictures of a page.
+        id_prefix: begins every id in it; must differ between the charts of a page.
 
     Raises:
         BrokenError: matplotlib wrote something else.
@@ -97,7 +97,7 @@ def svg(figure: Figure, id_prefix: str) -> str:
 
 
 def _shorter(path: re.Match[str]) -> str:
-    """Write a path's coordinates to a hundredth of a point: a third of the size, the same look."""
+    """Round a path's coordinates to a hundredth of a point: a third of the size, the same look."""
     numbers = re.sub(r"-?\d+\.\d{3,}", lambda each: f"{float(each[0]):.2f}", path[0])
     return " ".join(numbers.split())
 
@@ -105,7 +105,7 @@ def _shorter(path: re.Match[str]) -> str:
 def page_template(package: str, filters: Mapping[str, Callable[..., Any]]) -> jinja2.Template:
     """Return the template `report.html.j2` of a package, with the stylesheet as `stylesheet`.
 
-    Beside the given filters it has `picture`, which inserts a chart's SVG.
+    Besides the given filters it has `picture`, which inserts a chart's SVG.
     """
     environment = jinja2.Environment(
         autoescape=True,

@@ -33,7 +33,7 @@ def run_threads(*functions: Callable[[], None]) -> None:
 
 
 class Kernel:
-    """Real descriptors, polled without waiting; whoever writes notifies a condition that waits."""
+    """Real descriptors, polled without waiting; each writer notifies a condition to wait on."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

@@ -95,7 +95,7 @@ def a_close_against_a_follower() -> None:
         reader = worker.log(job_id).reader_at(0)
 
         def follower() -> None:
-            reader.wait(1_000_000)  # more than ever comes: until the end
+            reader.wait(1_000_000)  # more than all output: waits for the end
 
         run_threads(closer, follower)
         assert reader.pending_bytes() == (4, True), "output is missing at the end"

@@ -81,8 +81,8 @@ def a_stop_races_with_the_end() -> None:
         run_threads(process.write_and_exit, stopper)
         last = wait_for_end(worker, job_id)
         assert stopped == [last], "a stop returned another status than the final one"
-        told = (last.state, last.signal, output(worker, job_id))
-        assert told in {(State.EXITED, 0, b"end"), (State.SIGNALED, 15, b"term")}, told
+        seen = (last.state, last.signal, output(worker, job_id))
+        assert seen in {(State.EXITED, 0, b"end"), (State.SIGNALED, 15, b"term")}, seen
 
 
 def a_stop_races_with_the_start() -> None:
