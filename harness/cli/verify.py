@@ -17,7 +17,7 @@ from harness.run.choice import Choice
     "location",
     type=click.Choice([location.value for location in Location]),
     help="Where to verify: in the running Vagrant machine, on this host and in a VM (guest), or on "
-    "this host alone (here); default: the first of these that is possible.",
+    "this host alone (here); default: the first that is possible.",
 )
 @click.option(
     "--target",
@@ -29,9 +29,9 @@ from harness.run.choice import Choice
 def verify(*, location: str | None, **chosen: object) -> None:
     """Run lint, tests, audits and every check of our server.
 
-    It runs in a Vagrant machine or with a VM where this host lacks cgroup v2. Lint, tests and
-    audits are the area `project`; -k and --area choose among them, too. Exit code 0: all passed. 1:
-    one failed. 2: inconclusive: the harness or its environment failed.
+    The checks of limits run in a Vagrant machine or a VM; see --in. Lint, tests and audits are the
+    area `project`; -k and --area choose among them, too. Exit code 0: all passed. 1: one failed. 2:
+    inconclusive: the harness or its environment failed.
     """
     choice = Choice(**chosen)  # type: ignore[arg-type]
     become_root_on_disposable_host()
