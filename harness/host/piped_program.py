@@ -1,4 +1,4 @@
-"""A program of ours that is spoken to in lines, over its standard input and output."""
+"""Runs a program and exchanges lines with it over its standard input and output."""
 
 import contextlib
 import subprocess
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class PipedProgram:
-    """Runs a program whose errors go to ours; a context manager, killed and reaped at its end."""
+    """A running program that shares our stderr; it is killed and reaped when the context ends."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
@@ -23,7 +23,7 @@ class PipedProgram:
         self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                # What a dead program has not read cannot be flushed.
+                # Closing flushes, and a dead program reads nothing.
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
@@ -33,26 +33,26 @@ class PipedProgram:
         return self._process.pid
 
     def kill(self) -> None:
-        """End it; `lines` ends with it."""
+        """Kill the program, which ends `lines`."""
         self._process.kill()
         self._process.wait()
 
     def say(self, line: str) -> None:
-        """Send a line; a program that has ended does not get it."""
+        """Send a line; do nothing if the program has ended."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(line + "\n")
                 self._process.stdin.flush()
 
     def lines(self) -> Iterator[str]:
-        """Yield each line that it writes, until it ends."""
+        """Yield each line of output until the program ends."""
         while line := self._read_line():
             yield line
 
     def first_line(self, timeout_s: float) -> str:
-        """Return the first line that it writes; empty if it ended without one or was too slow.
+        """Return the first line of output, or "" if the program ended or timed out before it.
 
-        A program that is too slow is killed.
+        A program that times out is killed.
         """
         timer = threading.Timer(timeout_s, self._process.kill)
         timer.start()
