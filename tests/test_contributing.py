@@ -19,7 +19,7 @@ from harness.mutation.mutation import Mutation, broken_copy
 from harness.races.scenario import load_module
 from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
-from harness.run.check_runner import Options, run_checks
+from harness.run.check_runner import Options, Silent, run_checks
 from harness.run.selftest import local_target
 from loadtests.profiles import load_profiles
 from tests.test_tidy import ROOT
@@ -43,12 +43,6 @@ def example_module(section: str, directory: Path) -> ModuleType:
     path = directory / f"example_{re.sub('[^a-z]', '_', section.lower())}.py"
     path.write_text(source)
     return load_module(path)
-
-
-class Silent:
-    def note(self, text: str) -> None: ...
-    def started(self, target: str, name: str) -> None: ...
-    def finished(self, result: CheckResult) -> None: ...
 
 
 @pytest.fixture(scope="module")
