@@ -186,6 +186,18 @@ def test_design_shows_the_layers_of_the_harness() -> None:
     assert {folder: shown[folder] for folder in layers} == layers
 
 
+def test_design_names_shared_state_that_exists() -> None:
+    design = (ROOT / "DESIGN.md").read_text()
+    table = design.partition("### Threads and what they share\n")[2].partition("\n\nSIGTERM")[0]
+    names = set(re.findall(r"\w+", " ".join(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))))
+    code = " ".join(path.read_text() for path in tracked("impl/*.py"))
+    named = {
+        name for name in names if name.startswith("_") or re.match(r"[A-Z]+[a-z]+[A-Z_]?", name)
+    }
+    assert {"OutputLog", "_waiting"} <= named
+    assert not [name for name in sorted(named) if not re.search(rf"\b{name}\b", code)]
+
+
 def test_design_gives_the_reason_of_each_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     named = {
