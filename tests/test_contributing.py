@@ -13,14 +13,19 @@ from types import ModuleType
 
 import pytest
 
-from harness.checks.check import Check, Need
+from harness.checks.check import Check
 from harness.drive.identities import Case, IdentityStore, make_identities
 from harness.mutation.mutation import Mutation, broken_copy
 from harness.races.scenario import load_module
 from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
 from harness.run.check_runner import Options, Silent, run_checks
-from harness.run.selftest import local_target
+from harness.run.selftest import (
+    CONTROL_CHECKS,
+    checks_named,
+    local_target,
+    unbroken_capabilities,
+)
 from loadtests.profiles import load_profiles
 from tests.test_tidy import ROOT
 
@@ -64,29 +69,33 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> IdentityStore:
     return make_identities(tmp_path_factory.mktemp("identities"))
 
 
-def result_of(check: Check, tree: Path, identities: IdentityStore, out: Path) -> CheckResult:
-    capabilities = dict.fromkeys(Need, "")
-    [result] = run_checks(
-        local_target(identities, tree), [check], Options("seed", out), Silent(), capabilities
-    )
-    return result
+def results_of(
+    checks: list[Check], tree: Path, identities: IdentityStore, out: Path
+) -> dict[str, CheckResult]:
+    options = Options("seed", out, own_server=True)
+    target = local_target(identities, tree)
+    capabilities = unbroken_capabilities(local_target(identities, ROOT))
+    results = run_checks(target, checks, options, Silent(), capabilities)
+    return {result.name: result for result in results}
 
 
 def test_example_check_passes_on_our_server(
     check: Check, identities: IdentityStore, tmp_path: Path
 ) -> None:
-    result = result_of(check, ROOT, identities, tmp_path)
+    result = results_of([check], ROOT, identities, tmp_path)[check.name]
     assert result.verdict is Verdict.PASS, result
 
 
-def test_example_check_fails_on_the_example_mutant(
+def test_example_mutant_fails_its_check_and_the_control_checks_that_it_names(
     check: Check, mutation: Mutation, identities: IdentityStore, tmp_path: Path
 ) -> None:
     assert mutation.caught_by == check.name
+    controls = [name for area, name in CONTROL_CHECKS.items() if area != check.area]
     tree = broken_copy(mutation, ROOT, tmp_path / "tree")
-    result = result_of(check, tree, identities, tmp_path)
-    assert result.verdict is Verdict.FAIL, result
-    assert result.decisive[0].promise == "a job's output arrives"
+    results = results_of([check, *checks_named(controls)], tree, identities, tmp_path)
+    failed = {name for name, result in results.items() if result.verdict is not Verdict.PASS}
+    assert failed == {check.name, *mutation.also}, results
+    assert results[check.name].decisive[0].promise == "a job's output arrives"
 
 
 def test_example_certificate_is_a_case(tmp_path: Path) -> None:
