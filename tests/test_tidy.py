@@ -151,9 +151,8 @@ DOORS = [
         frozenset({
             "harness/host/processes.py", "harness/host/piped_program.py",
             "harness/vm/machine.py", "harness/vm/persistent_vm.py", "harness/targets/local.py",
-            "harness/drive/streamers.py",
         }),
-        "host.piped_program, or a context manager of vm, targets.local or drive.streamers",
+        "host.piped_program, or a context manager of vm or targets.local",
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,

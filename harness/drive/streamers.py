@@ -8,17 +8,19 @@ Threads: one for each process, which reads its output.
 """
 
 import json
+import os
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final, Self
 
 import msgspec
 
 from harness.drive.identities import CertFiles
+from harness.host.piped_program import PipedProgram
 from harness.record.history import Recorder, from_json
 from harness.record.verdict import BrokenError
 
@@ -83,7 +85,8 @@ class ConcurrentReaders:
         self._files = files
         self._readers = list(readers)
         self._recorder = recorder
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[PipedProgram] = []
+        self._running = ExitStack()
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._joined: set[str] = set()
@@ -101,16 +104,11 @@ class ConcurrentReaders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait()
+        self.kill()
+        # Before the pipes are closed: the threads read from them.
         for thread in self._threads:
             thread.join(_END_TIMEOUT_S)
-        for process in self._processes:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    _close_quietly(pipe.close)
+        self._running.close()
 
     def wait_joined(self, timeout_s: float) -> int:
         """Wait until every reader that is not late has its first byte; return how many have."""
@@ -124,20 +122,22 @@ class ConcurrentReaders:
     def go(self) -> None:
         """Start the timers of the late joiners."""
         for process in self._processes:
-            self._say(process, "go")
+            process.say("go")
 
     def pause(self) -> None:
         """Pause all processes with SIGSTOP: connections stay open, but nothing is read."""
-        self._signal(signal.SIGSTOP)
+        for process in self._processes:
+            os.kill(process.pid, signal.SIGSTOP)
 
     def kill(self) -> None:
         """Kill all processes."""
-        self._signal(signal.SIGKILL)
+        for process in self._processes:
+            process.kill()
 
     def cancel(self) -> None:
         """Make every reader cancel its stream."""
         for process in self._processes:
-            self._say(process, "cancel")
+            process.say("cancel")
 
     def wait_done(self, timeout_s: float) -> bool:
         """Wait until every reader has ended; return whether that was in time."""
@@ -162,32 +162,18 @@ class ConcurrentReaders:
             raise BrokenError("the readers did not end, although they were cancelled")
 
     def _start(self, readers: Sequence[Reader]) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "harness.drive.streamer_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-m", "harness.drive.streamer_process"]
+        process = self._running.enter_context(PipedProgram(command))
         self._processes.append(process)
         files = (str(self._files.ca), str(self._files.cert), str(self._files.key))
         order = Order(self._address, files, self._recorder.zero_s, tuple(readers))
-        self._say(process, msgspec.json.encode(order).decode())
+        process.say(msgspec.json.encode(order).decode())
         thread = threading.Thread(target=self._listen, args=(process,), name="readers")
         self._threads.append(thread)
         thread.start()
 
-    @staticmethod
-    def _say(process: "subprocess.Popen[str]", line: str) -> None:
-        if process.stdin is None:
-            return
-        try:
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            return  # it has ended; `wait_done` notices
-
-    def _listen(self, process: "subprocess.Popen[str]") -> None:
-        for line in process.stdout or ():
+    def _listen(self, process: PipedProgram) -> None:
+        for line in process.lines():
             try:
                 message = json.loads(line)
             except ValueError:
@@ -201,14 +187,3 @@ class ConcurrentReaders:
         with self._changed:
             self._ended_processes += 1
             self._changed.notify_all()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes:
-            process.send_signal(number)
-
-
-def _close_quietly(close: Callable[[], None]) -> None:
-    try:
-        close()
-    except BrokenPipeError:
-        return  # the process was killed: what was buffered for it is of no use
