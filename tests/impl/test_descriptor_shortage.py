@@ -115,8 +115,8 @@ def cgroup_of_files(path: Path) -> Cgroup:
 
 def test_ending_a_job_opens_no_descriptor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rig = JobRig(tree=CgroupTree(cgroup_of_files(tmp_path / "job")))
+    rig.end_output()  # before: it frees the descriptors of the pipe
     with no_descriptor_left(), caplog.at_level(logging.WARNING):
-        rig.end_output()
         rig.exit(number=9)
     assert rig.job.wait_ended(0)
     assert (tmp_path / "job" / "cgroup.kill").read_text() == "1"
