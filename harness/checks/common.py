@@ -118,11 +118,25 @@ def server_memory_bytes(stage: Stage, server: RunningServer) -> int:
     return sum(int(float(word)) for word in done.stdout.split())
 
 
-def server_count(stage: Stage, server: RunningServer, what: str) -> int:
-    """Return a server's number of `threads`, `fds` or `children` (zombies count as children)."""
-    scripts = {
-        "threads": f"ls /proc/{server.pid}/task | wc -l",
-        "fds": f"ls /proc/{server.pid}/fd | wc -l",
-        "children": f"cat /proc/{server.pid}/task/*/children | wc -w",
-    }
-    return int(stage.host.run(scripts[what]).require(f"counting the server's {what}"))
+@dataclass(frozen=True, slots=True)
+class ServerCounts:
+    """The numbers of a server's threads, open descriptors and children (zombies included)."""
+
+    threads: int
+    descriptors: int
+    children: int = 0
+
+
+def server_counts(stage: Stage, server: RunningServer) -> ServerCounts:
+    """Count what a server holds now.
+
+    Raises:
+        BrokenError: its process cannot be observed.
+    """
+    script = (
+        f"ls /proc/{server.pid}/task | wc -l && ls /proc/{server.pid}/fd | wc -l && "
+        f"cat /proc/{server.pid}/task/*/children | wc -w"
+    )
+    counts = stage.host.run(script).require("counting the server's threads and descriptors")
+    threads, descriptors, children = map(int, counts.split())
+    return ServerCounts(threads, descriptors, children)

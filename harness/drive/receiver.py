@@ -111,7 +111,7 @@ class Receiver:
         self._start_offset = plan.from_offset or plan.skip_bytes
         self._skip_bytes = plan.skip_bytes
         self._next_offset: int | None = None
-        self._offsets_told = False
+        self._offsets_reported = False
         self._missed_bytes = 0
         self._wrong_at: int | None = None
         self._gap = ""
@@ -160,7 +160,7 @@ class Receiver:
     def _take(self, message: pb.StreamLogsResponse) -> None:
         data = message.message
         has_offset = message.HasField("offset")
-        self._offsets_told = self._offsets_told or has_offset
+        self._offsets_reported = self._offsets_reported or has_offset
         self._missed_bytes += message.missed_bytes
         if self._next_offset is None:
             self._begin(message.offset if has_offset else None)
@@ -239,7 +239,7 @@ class Receiver:
             missed_bytes=self._missed_bytes,
             wrong_at=self._wrong_at,
             gap=self._gap,
-            offsets_told=self._offsets_told,
+            offsets_reported=self._offsets_reported,
             text=bytes(self._text).decode("latin-1"),
             first_byte_s=self._first_byte_s,
             last_byte_s=self._last_byte_s,

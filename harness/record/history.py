@@ -61,7 +61,7 @@ class Stream:
         wrong_at: offset of the first byte that differs from what the job wrote; None if all are
             right, or if the reader does not know what the job wrote.
         gap: the inconsistency in the offsets that the server reported; empty if none.
-        offsets_told: whether the server reported offsets.
+        offsets_reported: whether the server reported offsets.
         sha256: of all received bytes.
         text: the received bytes as Latin-1, as many as the check keeps.
         started_s, first_byte_s, last_byte_s, ended_s: seconds since the run began.
@@ -81,7 +81,7 @@ class Stream:
     missed_bytes: int = 0
     wrong_at: int | None = None
     gap: str = ""
-    offsets_told: bool = False
+    offsets_reported: bool = False
     text: str = ""
     first_byte_s: float | None = None
     last_byte_s: float | None = None

@@ -130,7 +130,7 @@ def _has_offsets(client: Client) -> bool:
     if not reply.ok:
         return True
     stream = client.stream(reply.message.job_id, StreamPlan(timeout_s=60))
-    return stream.offsets_told or stream.outcome is not Outcome.OK
+    return stream.offsets_reported or stream.outcome is not Outcome.OK
 
 
 def _has_job_environment(client: Client) -> bool:

@@ -8,11 +8,11 @@ import pytest
 from harness.checks.abuse.concurrent_victim import (
     ConcurrentVictim,
     CountsAfterAbuse,
-    ServerCounts,
     judge_victim,
 )
 from harness.checks.abuse.connections import IdleConnections, judge_idle
 from harness.checks.abuse.half_sent_calls import AdminWork, HalfSentCalls, judge_half_sent
+from harness.checks.common import ServerCounts
 from harness.record.history import Call, History, Outcome, Stream
 from harness.record.verdict import BrokenError, Finding, Verdict
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Need, Stage
-from harness.checks.common import KIB, WriterStep, open_gate, server_count, start_writer
+from harness.checks.common import (
+    KIB,
+    ServerCounts,
+    WriterStep,
+    open_gate,
+    server_counts,
+    start_writer,
+)
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, at_most
@@ -34,14 +41,6 @@ SPARE_THREADS: Final = 20
 SPARE_DESCRIPTORS: Final = 6
 SPARE_WHY: Final = "what gRPC and a thread pool keep for later"
 NEEDS: Final = frozenset({Need.PYTHON, Need.NATIVE})
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCounts:
-    """The numbers of threads and descriptors of a server."""
-
-    threads: int
-    descriptors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _run_victim(stage: Stage, server: RunningServer, spare: ServerCounts | None)
         streaming = threading.Thread(target=receiver.run, name="victim", daemon=True)
         streaming.start()
         joined = receiver.first_byte.wait(stage.join_timeout_s) and receiver.received_bytes > 0
-        before = _counts(stage, server) if spare else None
+        before = server_counts(stage, server) if spare else None
         yield
         with stage.client("user", server=server) as newcomer:
             newcomer.query(writer.job_id, label="newcomer")
@@ -123,24 +122,20 @@ def _run_victim(stage: Stage, server: RunningServer, spare: ServerCounts | None)
         client.query(writer.job_id, label="the writer's end")
 
 
-def _counts(stage: Stage, server: RunningServer) -> ServerCounts:
-    return ServerCounts(server_count(stage, server, "threads"), server_count(stage, server, "fds"))
-
-
 def _settled_counts(
     stage: Stage, server: RunningServer, before: ServerCounts, spare: ServerCounts
 ) -> ServerCounts:
     """Wait until the counts are as before, as far as that happens in time; return them."""
 
     def settled() -> bool:
-        now = _counts(stage, server)
+        now = server_counts(stage, server)
         return (
             now.threads <= before.threads + spare.threads
             and now.descriptors <= before.descriptors + spare.descriptors
         )
 
     seconds_until(settled, stage.patience(SETTLE_TIMEOUT_S))
-    return _counts(stage, server)
+    return server_counts(stage, server)
 
 
 def peak_memory_bytes(stage: Stage, server: RunningServer) -> int:

@@ -78,7 +78,7 @@ FAULTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ServerStart:
+class StartWithBadFiles:
     """The end of a server's start.
 
     Attributes:
@@ -105,7 +105,7 @@ class ServerStarts(Observation):
     """
 
     valid_files: str
-    by_fault: Mapping[str, ServerStart]
+    by_fault: Mapping[str, StartWithBadFiles]
 
 
 def run_start(stage: Stage) -> None:
@@ -121,13 +121,13 @@ def run_start(stage: Stage) -> None:
     ):
         valid_files = client.start("true").call.code
 
-    def start(fault: BadFiles) -> ServerStart:
+    def start(fault: BadFiles) -> StartWithBadFiles:
         with make_host_files(stage) as files:
             fault.make(stage, files)
             command = target.command_line(target.new_root(), (), files.certificates)
             done = stage.host.run(f"timeout -k 5 {STARTED_S} {command} 2>&1")
             output = done.stdout.replace(files.directory, "...")[-_OUTPUT_CHARACTERS:]
-            return ServerStart(done.exit_code, output)
+            return StartWithBadFiles(done.exit_code, output)
 
     with ThreadPoolExecutor(2) as pool:
         starts = list(pool.map(start, FAULTS))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
-from harness.checks.common import server_count
+from harness.checks.common import ServerCounts, server_counts
 from harness.checks.lifecycle.job_end import JobEnd, end_of
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
@@ -223,15 +223,6 @@ COUNT_SLACK: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class ServerCounts:
-    """The server's threads, open descriptors and children (zombies included)."""
-
-    threads: int
-    descriptors: int
-    children: int
-
-
-@dataclass(frozen=True, slots=True)
 class ShortJobs(Observation):
     """The silent jobs that were queried, how many had ended, and the server's counts.
 
@@ -268,11 +259,7 @@ def _counts(stage: Stage, client: Client) -> ServerCounts | None:
     if stage.server.pid is None or not stage.target_has(Need.HOST):
         return None
     client.output(client.must_start("true"))  # jobs end in about the order of their starts
-    return ServerCounts(
-        threads=server_count(stage, stage.server, "threads"),
-        descriptors=server_count(stage, stage.server, "fds"),
-        children=server_count(stage, stage.server, "children"),
-    )
+    return server_counts(stage, stage.server)
 
 
 def judge_short_jobs(history: History) -> Iterator[Finding]:

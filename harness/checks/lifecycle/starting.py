@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
-from harness.checks.common import UNKNOWN_ID, server_count
+from harness.checks.common import UNKNOWN_ID, server_counts
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
@@ -105,7 +105,7 @@ def _count_descriptors(stage: Stage, server: RunningServer, client: Client) -> D
 
     def descriptors() -> int:
         client.output(client.must_start("true"))
-        return server_count(stage, server, "fds")
+        return server_counts(stage, server).descriptors
 
     before = descriptors()
     for command, arguments in AGAIN:

@@ -12,9 +12,9 @@ from typing import Final
 import msgspec
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import MIB
 from harness.checks.limits.host_cgroups import (
     LIMITED,
-    MIB,
     OBSERVED,
     PROGRAMS,
     cgroup_of,

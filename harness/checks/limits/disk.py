@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import MIB
 from harness.checks.limits.host_cgroups import (
-    MIB,
     Counters,
     cgroup_of,
     exists,

@@ -27,7 +27,6 @@ from harness.targets.launching import CGROUP_MOUNT, LaunchingTarget
 from harness.targets.target import RunningServer
 from jobworker.v1 import jobworker_pb2 as pb
 
-MIB: Final = 1024 * 1024
 HOST_TIMEOUT_S: Final = 120.0
 _SETTLE_TIMEOUT_S: Final = 60.0
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import MIB
 from harness.checks.limits.host_cgroups import (
-    MIB,
     cgroup_of,
     count_sleepers,
     exists,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import MIB
 from harness.checks.limits.host_cgroups import (
-    MIB,
     OBSERVED,
     PROGRAMS,
     cgroup_of,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import server_count
+from harness.checks.common import server_counts
 from harness.drive.client import Client
 from harness.drive.fault_proxy import FaultProxy, NetworkFault
 from harness.drive.receiver import StreamPlan
@@ -227,7 +227,7 @@ def run_cancel(stage: Stage) -> None:
         job_id = client.must_start("sh", ["-c", "echo ready; exec sleep 300"])
         for _ in range(2):
             _is_admitted_soon(client, job_id)  # so that the pool has started its threads
-        before = server_count(stage, server, "threads")
+        before = server_counts(stage, server).threads
         cycles = stage.pick(full=CYCLES, small=10)
         not_admitted = 0
         for _ in range(cycles):
@@ -235,10 +235,10 @@ def run_cancel(stage: Stage) -> None:
             if not_admitted > MISSES_MAX:
                 break
         settled_s = seconds_until(
-            lambda: server_count(stage, server, "threads") <= before + SPARE_THREADS,
+            lambda: server_counts(stage, server).threads <= before + SPARE_THREADS,
             stage.patience(SETTLED_S),
         )
-        after = server_count(stage, server, "threads")
+        after = server_counts(stage, server).threads
         settled = settled_s is not None
         stage.record(CancelledStreams(cycles, not_admitted, before, after, settled))
         client.stop(job_id)
