@@ -7,7 +7,6 @@ authenticated or not permitted; 5 the server is unreachable or did not answer in
 
 import dataclasses
 import datetime as dt
-import json
 import os
 import shlex
 import signal
@@ -19,30 +18,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import grpc
 
-from worker_service import config
+from worker_service import arguments, config
 from worker_service.cgroup import IoMax, Limits
 from worker_service.client import CallError, Client, ClientOptions, Job, Output, Start
-from worker_service.errors import JobWorkerError
-from worker_service.options import CORES, DURATION, IO_MAX, SIZE, with_settings
+from worker_service.options import with_settings
+from worker_service.terminal import (
+    EXIT_INTERRUPTED,
+    OutputError,
+    errors_as_one_line,
+    fail,
+    install_streams,
+    print_json,
+    print_line,
+    warn,
+    write_some,
+)
 from worker_service.tls import CertificateFiles
 
-EXIT_FAILED: Final = 1
-EXIT_NOT_FOUND: Final = 3
-EXIT_NOT_ALLOWED: Final = 4
-EXIT_UNREACHABLE: Final = 5
-EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
-EXIT_NO_READER: Final = 128 + signal.SIGPIPE
 _INTERRUPT_GRACE_S: Final = 2.0
-
-_EXIT_CODES: Final = {
-    grpc.StatusCode.NOT_FOUND: EXIT_NOT_FOUND,
-    grpc.StatusCode.UNAUTHENTICATED: EXIT_NOT_ALLOWED,
-    grpc.StatusCode.PERMISSION_DENIED: EXIT_NOT_ALLOWED,
-    grpc.StatusCode.UNAVAILABLE: EXIT_UNREACHABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED: EXIT_UNREACHABLE,
-}
 
 # Options end at the first argument, as in the original (Go's flag package): what follows belongs to
 # the program.
@@ -68,8 +62,9 @@ def main() -> None:
 
 _CONNECTION_OPTIONS: Final = (
     click.option(
-        "--server", default="localhost:50051", show_default=True, metavar="HOST:PORT",
-        envvar="JOBWORKER_SERVER", show_envvar=True, help="Address of the server.",
+        "--server", type=arguments.TEXT, default="localhost:50051", show_default=True,
+        metavar="HOST:PORT", envvar="JOBWORKER_SERVER", show_envvar=True,
+        help="Address of the server.",
     ),
     click.option(
         "--as", "role", default="admin", show_default=True, metavar="NAME",
@@ -82,13 +77,15 @@ _CONNECTION_OPTIONS: Final = (
         help="Directory with ca.crt and the client certificates.",
     ),
     click.option(
-        "--server-name", metavar="NAME", envvar="JOBWORKER_SERVER_NAME", show_envvar=True,
+        "--server-name", type=arguments.TEXT, metavar="NAME",
+        envvar="JOBWORKER_SERVER_NAME", show_envvar=True,
         help="Name to verify in the server's certificate, if it differs from the host.",
     ),
     click.option(
-        "--timeout", type=DURATION, default="10s", show_default=True,
+        "--timeout", type=arguments.TIMEOUT, default="10s", show_default=True,
         envvar="JOBWORKER_TIMEOUT", show_envvar=True,
-        help="Deadline of a call; stop adds its grace period, stream has no deadline.",
+        help="Deadline of a call; stop adds its grace period, stream has one for the connection "
+        "only.",
     ),
 )  # fmt: skip
 
@@ -103,20 +100,24 @@ def _connected(command: Callable[..., None]) -> Callable[..., None]:
 def _client(
     server: str, role: str, certs: Path, server_name: str | None, timeout: float
 ) -> Iterator[Client]:
-    """Connect; report an error as one line and an exit code."""
+    """Connect; exit on Ctrl-C."""
     files = CertificateFiles(
         ca=certs / "ca.crt", certificate=certs / f"{role}.crt", key=certs / f"{role}.key"
     )
     options = ClientOptions(server, files, timeout_s=timeout, server_name=server_name)
     exit_on_interrupt()
-    with _errors_as_one_line(), Client(options) as client:
-        yield client
+    try:
+        with Client(options) as client:
+            yield client
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def exit_on_interrupt() -> None:
     """Make Ctrl-C end a client even if the exception that it raises is lost.
 
-    gRPC logs and drops an exception that is raised inside one of its callbacks.
+    gRPC logs and drops an exception that is raised inside one of its callbacks. Ctrl-C that was
+    ignored when the program started, as for a shell's background jobs, stays ignored.
     """
 
     def handle(_number: int, _frame: object) -> None:
@@ -125,43 +126,25 @@ def exit_on_interrupt() -> None:
         timer.start()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, handle)
-
-
-@contextmanager
-def _errors_as_one_line() -> Iterator[None]:
-    try:
-        yield
-    except CallError as error:
-        _fail(f"{error} [{error.code.name}]", _EXIT_CODES.get(error.code, EXIT_FAILED))
-    except JobWorkerError as error:
-        _fail(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # Otherwise Python reports the error again when it flushes standard output at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_NO_READER)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handle)
 
 
 def run() -> None:
     """Run the command line as a program: errors are one line on standard error."""
-    try:
-        sys.exit(main.main(standalone_mode=False))
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-        hint = f" (try {path} --help)" if path else ""
-        _fail(error.format_message() + hint, error.exit_code)
-    except click.Abort:
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def _fail(text: str, exit_code: int) -> None:
-    click.echo("worker-service: " + " ".join(text.split()), err=True)
-    sys.exit(exit_code)
+    install_streams()
+    with errors_as_one_line():
+        try:
+            sys.exit(main.main(standalone_mode=False))
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            hint = f" (try {context.command_path} --help)" if context else ""
+            fail(error.format_message() + hint, error.exit_code)
+        except click.Abort:
+            sys.exit(EXIT_INTERRUPTED)
 
 
 class _StartCommand(click.Command):
@@ -179,25 +162,46 @@ class _StartCommand(click.Command):
 
 
 @main.command(cls=_StartCommand, context_settings=_OPTIONS_FIRST)
-@click.option("-command", "--command", "command", metavar="PROGRAM", help="The program to run.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-@click.option("--cpu", type=CORES, help="CPU limit in cores; 0.5 is half a core.")
-@click.option("--memory", type=SIZE, help="Memory limit, like 100MiB; above it a job is killed.")
-@click.option("--io-weight", type=int, help="Relative share of disk time, 1 to 10000.")
-@click.option("--io-max", type=IO_MAX, multiple=True, help="Disk rate limits. Repeatable.")
-@click.option("--pids", type=int, help="Maximum number of processes and threads.")
 @click.option(
-    "--env", "environment", multiple=True, metavar="KEY=VALUE",
+    "-command",
+    "--command",
+    "command",
+    type=arguments.TEXT,
+    metavar="PROGRAM",
+    help="The program to run.",
+)
+@click.argument("words", nargs=-1, type=arguments.TEXT)
+@click.option("--cpu", type=arguments.CPU, help="CPU limit in cores; 0.5 is half a core.")
+@click.option(
+    "--memory", type=arguments.MEMORY, help="Memory limit, like 100MiB; above it a job is killed."
+)
+@click.option(
+    "--io-weight", type=arguments.IO_WEIGHT, help="Relative share of disk time, 1 to 10000."
+)
+@click.option(
+    "--io-max", type=arguments.IO_MAX, multiple=True, help="Disk rate limits. Repeatable."
+)
+@click.option("--pids", type=arguments.PIDS, help="Maximum number of processes and threads.")
+@click.option(
+    "--env", "environment", type=arguments.TEXT, multiple=True, metavar="KEY=VALUE",
     help="Environment variable. Repeatable.",
 )  # fmt: skip
-@click.option("--cwd", metavar="DIR", help="Working directory: an absolute path on the server.")
-@click.option("--stream", "then_stream", is_flag=True, help="Stream the output after the start.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--cwd",
+    type=arguments.TEXT,
+    metavar="DIR",
+    help="Working directory: an absolute path on the server.",
+)
+@click.option(
+    "--stream", "then_stream", is_flag=True,
+    help="Stream the output after the start. The job's id then goes to standard error.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the job's id as a JSON object.")
 @_connected
 def start(
     command: str | None,
     words: tuple[str, ...],
-    cpu: int | None,
+    cpu: float | None,
     memory: int | None,
     io_weight: int | None,
     io_max: tuple[IoMax, ...],
@@ -218,9 +222,9 @@ def start(
     worker-service start --cpu 0.5 --memory 100MiB make -j2 all
     worker-service start -command sh -- -c "'echo one; sleep 1; echo two'"
     """  # noqa: D301 - \b is click's mark for lines to keep
-    program, arguments = _split_words(command, words)
+    program, program_arguments = _split_words(command, words)
     limits = Limits(
-        cpu_millicores=cpu,
+        cpu_millicores=None if cpu is None else round(cpu * 1000),
         memory_max_bytes=memory,
         io_weight=io_weight,
         io_max=io_max,
@@ -229,17 +233,36 @@ def start(
     with _client(**connection) as client:
         job_id = client.start(
             program,
-            arguments,
+            program_arguments,
             limits=limits,
             environment=_split_environment(environment),
             working_directory=cwd,
         )
-        if as_json:
-            _print_json({"job_id": job_id})
-        else:
-            click.echo(f"job with id {job_id} started.", err=then_stream)
+        try:
+            if as_json:
+                print_json({"job_id": job_id}, to_stderr=then_stream)
+            else:
+                print_line(f"job with id {job_id} started.", to_stderr=then_stream)
+        except OutputError as error:
+            raise OutputError(f"{error}; job with id {job_id} started") from None
+        if limits != Limits():
+            _warn_of_ignored_limits(client, job_id)
         if then_stream:
             _copy_to_stdout(client.stream(job_id))
+
+
+def _warn_of_ignored_limits(client: Client, job_id: str) -> None:
+    """Warn if the server has no limits: one of the original's ignores the added field."""
+    try:
+        ignored = client.query(job_id).limits is None
+    except CallError as error:
+        warn(f"warning: whether the server applies the limits is unknown: {error}")
+        return
+    if ignored:
+        warn(
+            f"warning: the server does not know limits; job {job_id} runs without those that were "
+            "given"
+        )
 
 
 def _split_words(command: str | None, words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -265,8 +288,10 @@ def _split_environment(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 @main.command()
-@click.argument("job_id")
-@click.option("--grace", type=DURATION, help="Time from SIGTERM to SIGKILL; 0 kills at once.")
+@click.argument("job_id", type=arguments.TEXT)
+@click.option(
+    "--grace", type=arguments.GRACE, help="Time from SIGTERM to SIGKILL; 0 kills at once."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_connected
 def stop(job_id: str, grace: float | None, as_json: bool, **connection: Any) -> None:
@@ -274,13 +299,13 @@ def stop(job_id: str, grace: float | None, as_json: bool, **connection: Any) -> 
     with _client(**connection) as client:
         message = client.stop(job_id, grace)
         if as_json:
-            _print_json({"job_id": job_id, "stopped": True, "message": message})
+            print_json({"job_id": job_id, "stopped": True, "message": message})
         else:
-            click.echo(f"Success! job with id {job_id} stopped.")
+            print_line(f"Success! job with id {job_id} stopped.")
 
 
 @main.command()
-@click.argument("job_id")
+@click.argument("job_id", type=arguments.TEXT)
 @click.option("-v", "--verbose", is_flag=True, help="Print all details, not only the state.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @_connected
@@ -289,13 +314,25 @@ def query(job_id: str, verbose: bool, as_json: bool, **connection: Any) -> None:
     with _client(**connection) as client:
         job = client.query(job_id)
     if as_json:
-        _print_json(_as_dict(job))
+        print_json(_as_dict(job))
         return
-    click.echo(f"job with id {job_id} {'is running' if job.running else 'has stopped'}.")
+    print_line(f"job with id {job_id} {'is running' if job.running else 'has stopped'}.")
     if verbose:
-        for key, value in _as_dict(job).items():
-            if value not in {None, ""} and key != "job_id":
-                click.echo(f"  {key}: {value}")
+        for name, value in _details(_as_dict(job)):
+            if name != "job_id":
+                print_line(f"  {name}: {value}")
+
+
+def _details(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each present value with its name, like `limits.cpu_millicores`."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _details(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            numbered = {f"{name}[{index}]": item for index, item in enumerate(value)}
+            yield from _details(numbered, prefix)
+        elif value not in {None, ""}:
+            yield f"{prefix}{name}", value
 
 
 @main.command(name="list")
@@ -307,23 +344,23 @@ def list_command(as_json: bool, **connection: Any) -> None:
         jobs = client.list_jobs()
     if as_json:
         for job in jobs:
-            _print_json(_as_dict(job))
+            print_json(_as_dict(job))
         return
-    click.echo(f"{'JOB ID':36}  {'STATE':12}  {'STARTED (UTC)':19}  {'OUTPUT':>12}  COMMAND")
+    print_line(f"{'JOB ID':36}  {'STATE':12}  {'STARTED (UTC)':19}  {'OUTPUT':>12}  COMMAND")
     for job in jobs:
         state = job.status if job.running else f"{job.status} {job.signal or job.exit_code}"
         started = f"{job.started_at:%Y-%m-%d %H:%M:%S}" if job.started_at else "-"
-        click.echo(
+        print_line(
             f"{job.job_id:36}  {state:12}  {started:19}  {job.log_size_bytes or 0:>12}  "
             f"{shlex.join(job.command)}"
         )
 
 
 @main.command()
-@click.argument("job_id")
-@click.option("--from-offset", type=SIZE, help="Start at this byte of the output.")
-@click.option("--tail", type=click.IntRange(min=0), help="Start with the last N lines.")
-@click.option("--tail-bytes", type=SIZE, help="Start with the last N bytes.")
+@click.argument("job_id", type=arguments.TEXT)
+@click.option("--from-offset", type=arguments.OFFSET, help="Start at this byte of the output.")
+@click.option("--tail", type=arguments.LINES, help="Start with the last N lines.")
+@click.option("--tail-bytes", type=arguments.OFFSET, help="Start with the last N bytes.")
 @click.option("--no-follow", is_flag=True, help="Stop at the current end of the output.")
 @click.option("--exit-status", is_flag=True, help="Exit with the job's code (128+N: signal N).")
 @_connected
@@ -353,25 +390,26 @@ def stream(
 
 
 def _copy_to_stdout(outputs: Iterator[Output]) -> None:
-    """Write output as it arrives; if the connection breaks, report where to resume."""
+    """Write output as it arrives; if that breaks, report where to resume."""
     next_offset = None
     descriptor = sys.stdout.fileno()
     try:
         for output in outputs:
             if output.missed_bytes:
-                click.echo(
-                    f"worker-service: {output.missed_bytes} bytes before offset {output.offset} "
-                    "are no longer kept by the server",
-                    err=True,
+                warn(
+                    f"{output.missed_bytes} bytes before offset {output.offset} are no longer kept "
+                    "by the server"
                 )
+            next_offset = output.offset
             view = memoryview(output.data)
             while view:
-                view = view[os.write(descriptor, view) :]
-            next_offset = output.offset + len(output.data)
-    except CallError as error:
-        if next_offset is None:
-            raise
-        raise CallError(error.code, f"{error}; resume with --from-offset {next_offset}") from None
+                written = write_some(descriptor, view)
+                view = view[written:]
+                next_offset += written
+    except (CallError, OutputError) as error:
+        if next_offset is not None:
+            error.args = (f"{error}; resume with --from-offset {next_offset}",)
+        raise
 
 
 def _as_dict(job: Job) -> dict[str, object]:
@@ -387,15 +425,10 @@ def _as_dict(job: Job) -> dict[str, object]:
     return {each.name: plain(getattr(job, each.name)) for each in dataclasses.fields(job)}
 
 
-def _print_json(value: dict[str, object]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
-
-
 def _load_config(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
     """Use the TOML file's values as the defaults of the other options."""
     if value is not None:
-        with _errors_as_one_line():
-            ctx.default_map = {**(ctx.default_map or {}), **config.load_toml(value)}
+        ctx.default_map = {**(ctx.default_map or {}), **config.load_toml(value)}
 
 
 @main.command()
@@ -413,8 +446,11 @@ def serve(**settings: Any) -> None:
     """
     from worker_service import server  # noqa: PLC0415 - clients do not need it
 
-    with _errors_as_one_line():
-        server.serve(
-            config.Settings(**settings),
-            announce=lambda address: click.echo(f"listening on {address}"),
-        )
+    server.serve(config.Settings(**settings), announce=_announce)
+
+
+def _announce(address: str) -> None:
+    try:
+        print_line(f"listening on {address}")
+    except OutputError as error:  # a server may run without a standard output
+        warn(f"listening on {address} ({error})")

@@ -5,9 +5,12 @@ response, not by a version, and emulated here where that is possible.
 """
 
 import datetime as dt
+import ipaddress
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
+from urllib.parse import urlsplit
 
 import grpc
 
@@ -24,10 +27,15 @@ from worker_service.wire import (
 )
 
 DEFAULT_TIMEOUT_S: Final = 10.0
-# On top of a stop's grace period: for the kill, the drain, and the network.
-_STOP_MARGIN_S: Final = 30.0
 _DEFAULT_GRACE_S: Final = 10.0
+# How long a server that did not answer a stop in time may take to answer a query.
+_CONFIRM_TIMEOUT_S: Final = 1.0
+_CONNECT_TIMEOUT_S: Final = 20.0  # gRPC's default
 _MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
+# The original's servers have other names for a job that has not ended.
+_ENDED: Final = frozenset({"exited", "signaled"})
+# In gRPC's order; it reads no other (src/core/handshaker/http_connect/http_proxy_mapper.cc).
+_PROXY_VARIABLES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 class CallError(JobWorkerError):
@@ -36,6 +44,10 @@ class CallError(JobWorkerError):
     def __init__(self, code: grpc.StatusCode, detail: str) -> None:
         super().__init__(detail)
         self.code = code
+
+
+class StopUnfinishedError(JobWorkerError):
+    """The server is stopping the job, but the job did not end before the call's deadline."""
 
 
 class StreamUnsupportedError(JobWorkerError):
@@ -64,7 +76,7 @@ class Job:
     @property
     def running(self) -> bool:
         """Whether the job has not ended."""
-        return self.status == "running"
+        return self.status not in _ENDED
 
     @property
     def shell_exit_code(self) -> int:
@@ -97,7 +109,8 @@ class ClientOptions:
     Attributes:
         server: HOST:PORT.
         files: the client's certificates.
-        timeout_s: the deadline of each call but a stream; a stop adds its grace period.
+        timeout_s: the deadline of each call but a stream; a stop adds its grace period. A
+            connection that takes longer, or 20 s, is unreachable; gRPC waits at least 1 s.
         server_name: the name to verify in the server's certificate, if not the host.
         keepalive_time_s: idle time after which a stream's connection is probed. Servers refuse
             clients that ping more often than they allow, every 5 minutes by default.
@@ -166,23 +179,53 @@ class Client:
         return response.job_id
 
     def stop(self, job_id: str, grace_s: float | None = None) -> str:
-        """Stop a job and return the server's message."""
+        """Stop a job and return the server's message.
+
+        Raises:
+            StopUnfinishedError: the server's grace period is longer than expected here, or the job
+                ends slowly.
+        """
         request = pb.StopJobRequest(
             job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
         )
-        timeout_s = (_DEFAULT_GRACE_S if grace_s is None else grace_s) + _STOP_MARGIN_S
-        response: pb.StopJobResponse = self._call(self._stub.StopJob, request, timeout_s)
+        grace_s = _DEFAULT_GRACE_S if grace_s is None else grace_s
+        timeout_s = grace_s + self._options.timeout_s
+        response: pb.StopJobResponse
+        try:
+            response = self._call(self._stub.StopJob, request, timeout_s)
+        except CallError as error:
+            if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            return self._result_of_unanswered_stop(job_id, timeout_s, error)
         if not response.success:
             raise CallError(
                 grpc.StatusCode.UNKNOWN, response.message or "the server did not stop it"
             )
         return response.message
 
+    def _result_of_unanswered_stop(
+        self, job_id: str, waited_s: float, unanswered: CallError
+    ) -> str:
+        """Distinguish a server that is still stopping the job from one that does not answer."""
+        try:
+            job = self._query(job_id, min(_CONFIRM_TIMEOUT_S, self._options.timeout_s))
+        except CallError:
+            raise unanswered from None
+        if job.running:
+            raise StopUnfinishedError(
+                f"job {job_id} has not ended within {waited_s:g} s; the server continues to stop "
+                "it. Query it later, or give a longer --timeout, or a shorter --grace to kill it "
+                "earlier"
+            ) from None
+        return job.message
+
     def query(self, job_id: str) -> Job:
         """Return a job's state and usage."""
-        response: pb.QueryJobResponse = self._call(
-            self._stub.QueryJob, pb.QueryJobRequest(job_id=job_id)
-        )
+        return self._query(job_id, self._options.timeout_s)
+
+    def _query(self, job_id: str, timeout_s: float) -> Job:
+        request = pb.QueryJobRequest(job_id=job_id)
+        response: pb.QueryJobResponse = self._call(self._stub.QueryJob, request, timeout_s)
         return _job_from(job_id, response)
 
     def list_jobs(self) -> list[Job]:
@@ -242,7 +285,7 @@ class Client:
         try:
             yield from _outputs(call, start, follow=follow)
         except grpc.RpcError as error:
-            raise _call_error(error) from None
+            raise _call_error(error, self._options.server) from None
         finally:
             call.cancel()
 
@@ -253,9 +296,11 @@ class Client:
         timeout_s: float | None = None,
     ) -> Response:
         try:
-            return method(request, timeout=timeout_s or self._options.timeout_s)
+            return method(
+                request, timeout=self._options.timeout_s if timeout_s is None else timeout_s
+            )
         except grpc.RpcError as error:
-            raise _call_error(error) from None
+            raise _call_error(error, self._options.server) from None
 
 
 def _outputs(call: _StreamCall, start: Start, *, follow: bool) -> Iterator[Output]:
@@ -291,9 +336,17 @@ def _bytes_to_skip(start: Start, *, follow: bool) -> int:
 
 
 def _channel_options(options: ClientOptions) -> list[tuple[str, int | str]]:
+    keepalive_timeout_ms = int(options.keepalive_timeout_s * 1000)
     settings: list[tuple[str, int | str]] = [
         ("grpc.keepalive_time_ms", int(options.keepalive_time_s * 1000)),
-        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+        # gRPC's actual wait for the answer; its default of 60 s would override the above.
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
+        # Also the time limit of a connection attempt, with its TLS handshake.
+        (
+            "grpc.min_reconnect_backoff_ms",
+            int(min(options.timeout_s, _CONNECT_TIMEOUT_S) * 1000),
+        ),
         ("grpc.max_receive_message_length", _MESSAGE_MAX_BYTES),
         # Each client has its own connection: shared ones would share the flow-control window too.
         ("grpc.use_local_subchannel_pool", 1),
@@ -302,10 +355,21 @@ def _channel_options(options: ClientOptions) -> list[tuple[str, int | str]]:
         settings.append(("grpc.ssl_target_name_override", options.server_name))
     if options.stream_window_bytes:
         settings.append(("grpc.http2.lookahead_bytes", options.stream_window_bytes))
+    if _is_loopback(options.server):
+        settings.append(("grpc.enable_http_proxy", 0))  # a proxy would call its own host
     return settings
 
 
-def _call_error(error: grpc.RpcError) -> CallError:
+def _is_loopback(server: str) -> bool:
+    host = ""
+    try:
+        host = urlsplit("//" + server.rpartition("/")[2]).hostname or ""
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _call_error(error: grpc.RpcError, server: str) -> CallError:
     # An RpcError that a call raises is the call itself, which the type stubs do not say.
     code: grpc.StatusCode = error.code()
     detail: str = error.details() or code.name
@@ -314,6 +378,12 @@ def _call_error(error: grpc.RpcError) -> CallError:
             f"the server cannot be reached, or refused the TLS connection ({detail}); check the "
             "address, and that both certificates are valid and from the same CA"
         )
+        proxy = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
+        if proxy is not None and not _is_loopback(server):
+            detail += (
+                f"; gRPC connects through the proxy of the variable {proxy}, unless no_proxy names "
+                "the host"
+            )
     return CallError(code, detail)
 
 

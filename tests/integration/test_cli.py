@@ -7,39 +7,24 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import Run, command_environment, failed, runner, succeeded
 from tests.support.service import COMMAND, Certificates, launched_server, wait_until
 from worker_service.server import Server
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def environment(server: Server, certificates: Certificates) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "JOBWORKER_SERVER": server.address,
-        "JOBWORKER_CERTS": str(certificates.directory),
-    }
+    return command_environment(server.address, certificates)
 
 
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
     return runner(environment)
-
-
-def runner(environment: dict[str, str]) -> Run:
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *arguments],
-            env=environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-
-    return command
 
 
 def streaming(environment: dict[str, str], job_id: str) -> "subprocess.Popen[str]":
@@ -57,18 +42,6 @@ def job(run: Run) -> Iterator[str]:
     job_id = started.stdout.split()[3]
     yield job_id
     run("stop", "--grace", "0", job_id)
-
-
-def succeeded(done: subprocess.CompletedProcess[str], output: str) -> bool:
-    return (done.stdout, done.stderr, done.returncode) == (output, "", 0)
-
-
-def failed(done: subprocess.CompletedProcess[str], exit_code: int, *texts: str) -> bool:
-    """Return whether a command failed with one clear line and nothing on standard output."""
-    one_line = done.stderr.startswith("worker-service: ") and done.stderr.count("\n") == 1
-    has_texts = all(text in done.stderr for text in texts)
-    assert (done.returncode, done.stdout, one_line, has_texts) == (exit_code, "", True, True), done
-    return True
 
 
 def test_original_commands_print_the_documented_lines(run: Run, tmp_path: Path) -> None:
