@@ -29,8 +29,9 @@ LAYERS: dict[str, set[str]] = {
     "worker": {"errors", "cgroup", "spawn", "log", "reactor", "job"},
     "follow": {"errors", "log"},
     "identity": {"errors"},
-    "deny": {"errors"},
-    "tls": {"errors"},
+    "watched_files": {"errors"},
+    "deny": {"errors", "watched_files"},
+    "tls": {"errors", "watched_files"},
     "wire": {"cgroup", "log"},
     "config": {"errors", "cgroup"},
     "timers": set(),
@@ -54,18 +55,14 @@ LAYERS: dict[str, set[str]] = {
     "server": {"errors", "cgroup", "config", "deny", "follow", "pool", "service", "tls", "worker"},
     "client": {"errors", "cgroup", "tls", "wire"},
     "options": {"cgroup", "config"},
-    "arguments": {"cgroup", "options"},
-    "terminal": {"errors", "client"},
-    "cli": {
-        "arguments", "cgroup", "client", "config", "options", "server", "terminal", "tls",
-    },  # fmt: skip
+    "cli": {"errors", "cgroup", "client", "config", "options", "server", "tls"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
-    "deny", "config", "options", "arguments", "timers", "oom_score", "messages",
-    "pool",
+    "deny", "config", "options", "timers", "oom_score", "messages",
+    "pool", "watched_files",
 }  # fmt: skip
 
 # A module of the harness imports only from its own folder and from these; the order is the layers'.

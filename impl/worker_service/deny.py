@@ -1,47 +1,55 @@
 """The deny list: a file of serial numbers of client certificates that are no longer accepted.
 
-One serial number per line, in hexadecimal, as the audit lines and `openssl x509 -serial` show it;
-text after a `#` is a comment. A changed file is reloaded automatically, at the next check. If it is
-invalid or missing, that is logged and the previous list stays in force: a typing error must not
-readmit a denied client. A change goes unnoticed if the file system stamps it with a time long past,
-as that of a host whose clock is behind may.
+One serial number per line, in hexadecimal, as the audit lines and `openssl x509` show it: `08ab`,
+`0x08ab`, `08:AB`, `serial=08AB`, `Serial Number: 08:ab`, `Serial Number: 2219 (0x8ab)`. Text after
+a `#` is a comment. A changed file is reloaded automatically, at the next check.
+
+A typing error must not readmit a denied client. While a line is invalid, the valid ones are denied,
+and so is all that was denied before; a list without a valid line therefore changes nothing. While
+the file is missing, unreadable or writable by everyone, the previous list stays in force. Each of
+these is logged. A server starts with a list that has a valid line, or no invalid one.
 """
 
 import logging
-import os
-import stat
-import threading
-import time
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from worker_service.errors import ConfigurationError, NotAuthenticatedError
+from worker_service.watched_files import Contents, WatchedFiles
 
 logger = logging.getLogger(__name__)
 
-# Many file systems stamp changes to the clock tick, some to a second or two: a file that is changed
-# twice within one may look the same. Until a change is this old, the file is read at every check.
-SETTLED_S: Final = 2.0
-
-type _Stamp = tuple[int, int, int] | None
+_ADVICE: Final = (
+    "write one serial number per line, in hexadecimal, as `openssl x509 -noout -serial` shows it"
+)
+# After the label: hexadecimal digits; bytes in pairs; the decimal and hexadecimal form of a short
+# number. Two numbers on a line are none of these.
+_NUMBER: Final = re.compile(
+    r"(?:serial ?(?:number ?)?[=:] ?)?"
+    r"(?:(?:0x)?(?P<digits>[0-9a-f]+)"
+    r"|(?P<bytes>[0-9a-f]{1,2}(?:[: ][0-9a-f]{2})+)"
+    r"|[0-9]+ \(0x(?P<short>[0-9a-f]+)\))",
+    re.IGNORECASE | re.ASCII,
+)
+_UTF_16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
+_REPORTED_LINES: Final = 5  # of a file that is something else entirely
+_SHOWN_CHARACTERS: Final = 40
 
 
 class DenyList:
     """The certificates that are refused although they are valid.
 
-    Shared state and its guard: all but `_path` under `_lock`.
-
     Raises:
-        ConfigurationError: the file cannot be read, or a line is not a serial number.
+        ConfigurationError: the file cannot be read, everyone can write it, or it has invalid lines
+            and no valid one.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._stamp = _stamp(path)
-        self._settled = _is_settled(self._stamp)
-        self._serials = _load(path)
-        self._reported = _in_force(self._serials)
+        self._file = WatchedFiles(
+            (path,), _accept, refusal="the previous deny list stays in force", advice=_ADVICE
+        )
 
     def check(self, serial_number: int) -> None:
         """Check a certificate against the file as it is now.
@@ -49,73 +57,54 @@ class DenyList:
         Raises:
             NotAuthenticatedError: it is on the list.
         """
-        if serial_number in self._current():
+        if serial_number in self._file.current():
             raise NotAuthenticatedError(
                 f"the client certificate with serial number {serial_number:x} is no longer "
                 "accepted by this server; use another one"
             )
 
-    def _current(self) -> frozenset[int]:
-        stamp = _stamp(self._path)
-        with self._lock:
-            if stamp != self._stamp or not self._settled:
-                self._reload(stamp)
-            return self._serials
 
-    def _reload(self, stamp: _Stamp) -> None:
-        changed = stamp != self._stamp
-        self._stamp, self._settled = stamp, _is_settled(stamp)
-        try:
-            self._serials = _load(self._path)
-            level, text = logging.INFO, _in_force(self._serials)
-        except ConfigurationError as error:
-            level, text = logging.WARNING, f"the previous deny list stays in force: {error}"
-            self._settled = False  # its cause may end without a new stamp: a lack of descriptors
-        if changed or text != self._reported:  # once, not at every check
-            self._reported = text
-            logger.log(level, "%s", text)
+def _accept(files: Sequence[Contents], previous: frozenset[int] | None) -> frozenset[int]:
+    """Return the serial numbers to deny, and log which lines are invalid.
 
-
-def _in_force(serials: frozenset[int]) -> str:
-    return f"the deny list has {len(serials)} serial numbers"
-
-
-def _is_settled(stamp: _Stamp) -> bool:
-    """Return whether any later change of the file is sure to give it another stamp."""
-    return stamp is None or abs(time.time_ns() - stamp[1]) >= SETTLED_S * 1e9
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    # The change time: set by every change of content, mode or name, and it cannot be set back.
-    return status.st_ino, status.st_ctime_ns, status.st_size
-
-
-def _load(path: Path) -> frozenset[int]:
-    try:
-        with path.open(encoding="ascii") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    Raises:
+        ConfigurationError: see `DenyList`; of invalid lines only at the start.
+    """
+    (file,) = files
+    if file.everyone_can_write:
         raise ConfigurationError(
-            f"deny list {path}: {error}; write one serial number per line, in hexadecimal"
-        ) from error
-    if mode & stat.S_IWOTH:
-        raise ConfigurationError(
-            f"deny list {path} has mode {mode:04o}, everyone can write it; chmod o-w {path}"
+            f"deny list {file.path} has mode {file.mode:04o}, everyone can write it; "
+            f"chmod o-w {file.path}"
         )
-    words = [(number, line.partition("#")[0].strip()) for number, line in enumerate(lines, 1)]
-    return frozenset(_serial(path, number, word) for number, word in words if word)
+    serials, invalid = _parse(file)
+    if not invalid:
+        logger.info("the deny list has %d serial numbers", len(serials))
+        return serials
+    if previous is None and not serials:
+        raise ConfigurationError(f"{invalid[0]}, and no other line is; {_ADVICE}")
+    for text in invalid[:_REPORTED_LINES]:
+        logger.warning("%s; %s", text, _ADVICE)
+    in_force = serials | (previous or frozenset())
+    logger.warning(
+        "the deny list has %d invalid lines; until they are corrected, its %d valid ones and all "
+        "that was denied before are denied: %d serial numbers",
+        len(invalid), len(serials), len(in_force),
+    )  # fmt: skip
+    return in_force
 
 
-def _serial(path: Path, number: int, word: str) -> int:
-    try:
-        return int(word.replace(":", ""), 16)
-    except ValueError:
-        raise ConfigurationError(
-            f"deny list {path}, line {number}: {word!r} is not a serial number; write it in "
-            "hexadecimal, as the audit lines show it"
-        ) from None
+def _parse(file: Contents) -> tuple[frozenset[int], list[str]]:
+    """Return the serial numbers, and a text for each invalid line."""
+    encoding = "utf-16" if file.data.startswith(_UTF_16_MARKS) else "utf-8-sig"
+    serials, invalid = set(), []
+    for number, line in enumerate(file.data.decode(encoding, "replace").split("\n"), 1):
+        words = " ".join(line.partition("#")[0].split())
+        if not words or words.casefold() == "serial number:":  # openssl: the number is below it
+            continue
+        found = _NUMBER.fullmatch(words)
+        if found is None:
+            shown = repr(words[:_SHOWN_CHARACTERS])
+            invalid.append(f"deny list {file.path}, line {number}: {shown} is not a serial number")
+        else:
+            serials.add(int(re.sub("[: ]", "", found[found.lastgroup or 0]), 16))
+    return frozenset(serials), invalid

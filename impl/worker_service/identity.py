@@ -7,6 +7,7 @@ call and again during long streams, because a resumed TLS session outlives its c
 
 import datetime as dt
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from worker_service.errors import NotAuthenticatedError, NotPermittedError
@@ -78,8 +80,11 @@ class Identity:
         """
         now = dt.datetime.now(dt.UTC)
         if now < self.not_before:
+            wait_s = math.ceil((self.not_before - now).total_seconds())
             raise NotAuthenticatedError(
-                f"the client certificate is not valid before {self.not_before:%Y-%m-%d %H:%M:%SZ}"
+                "the client certificate is not valid before "
+                f"{self.not_before:%Y-%m-%d %H:%M:%SZ}, {wait_s} s from now by the server's clock; "
+                "wait, or set that clock if it is behind"
             )
         if now > self.not_after:
             raise NotAuthenticatedError(
@@ -132,23 +137,21 @@ def _parse(pem: bytes) -> Identity:
     """Read the constant parts of a certificate; its validity is checked on every call."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        extensions = certificate.extensions
-    except (ValueError, x509.DuplicateExtension) as error:
+        extensions, key = certificate.extensions, certificate.public_key()
+        serial_number = certificate.serial_number
+        validity = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except Exception as error:
+        # cryptography's errors have no common base: ValueError, DuplicateExtension, InvalidVersion,
+        # UnsupportedGeneralNameType (a name in the SAN), UnsupportedAlgorithm (the key) and more.
+        # What cannot be read authenticates no caller, and is no fault of the server.
         raise NotAuthenticatedError(f"the client certificate cannot be read: {error}") from error
-    _check_key(certificate)
+    _check_key(key)
     _check_purpose(extensions)
     role, problem = _role(extensions)
-    return Identity(
-        serial_number=certificate.serial_number,
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-        role=role,
-        role_problem=problem,
-    )
+    return Identity(serial_number, *validity, role, problem)
 
 
-def _check_key(certificate: x509.Certificate) -> None:
-    key = certificate.public_key()
+def _check_key(key: CertificatePublicKeyTypes) -> None:
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_MIN_BITS:
         return
     if isinstance(key, ec.EllipticCurvePublicKey) and key.key_size >= EC_MIN_BITS:

@@ -6,23 +6,27 @@ as a failed handshake of the first client. Both are detected here, at the start.
 
 import datetime as dt
 import logging
-import os
+import math
 import socket
 import ssl
-import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from worker_service import GRPC_IMPORTED_TOO_EARLY
 from worker_service.errors import ConfigurationError
+from worker_service.watched_files import Contents, WatchedFiles, read_files
 
 logger = logging.getLogger(__name__)
 
-_SELF_CHECK_TIMEOUT_S = 30.0  # long, so that a busy machine does not prevent a start
+_ADVICE: Final = "make the certificates (make certs) or set their paths"
+_SELF_CHECK_TIMEOUT_S: Final = 30.0  # long, so that a busy machine does not prevent a start
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,27 @@ class CertificateFiles:
     certificate: Path
     key: Path
 
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        """All three, in this order."""
+        return self.ca, self.certificate, self.key
+
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    ca: bytes
+    authorities: tuple[x509.Certificate, ...]
     certificate: bytes
     key: bytes
+
+    def trusted(self) -> bytes:
+        """Return the authorities that are valid now, for gRPC.
+
+        A bundle keeps an expired authority beside its successor, often of the same subject. gRPC's
+        TLS library takes the first of a subject, and fails the handshake if that has expired. If
+        none is valid, it gets all and fails all handshakes; it must never trust an empty list.
+        """
+        valid = [each for each in self.authorities if _is_valid_now(each)] or self.authorities
+        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in valid)
 
 
 def server_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
@@ -48,12 +67,13 @@ def server_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
     new files. Invalid files are logged, and the previous ones stay in use.
 
     Raises:
-        ConfigurationError: a file is missing, exposed, expired, or does not match the others.
+        ConfigurationError: a file is missing, exposed, not valid now, or does not match the others.
     """
     _require_tls13_only()
+    reloader = Reloader(files)
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(_load(files)),
-        _Reloader(files),  # type: ignore[arg-type] # may return None, which the stubs do not say
+        reloader.configuration(),
+        reloader,  # type: ignore[arg-type] # may return None, which the stubs do not say
         require_client_authentication=True,
     )
 
@@ -65,9 +85,9 @@ def channel_credentials(files: CertificateFiles) -> grpc.ChannelCredentials:
         ConfigurationError: as `server_credentials`.
     """
     _require_tls13_only()
-    material = _load(files)
+    material = _accept(read_files(files.paths, _ADVICE))
     return grpc.ssl_channel_credentials(
-        root_certificates=material.ca,
+        root_certificates=material.trusted(),
         private_key=material.key,
         certificate_chain=material.certificate,
     )
@@ -110,107 +130,111 @@ def _require_tls13_only() -> None:
         )
 
 
-class _Reloader:
+class Reloader:
     """Called by gRPC before each handshake: new credentials, or None for no change."""
 
     def __init__(self, files: CertificateFiles) -> None:
         self._files = files
-        self._seen = self._refused = self._stamp()
+        self._watched = WatchedFiles(
+            files.paths,
+            lambda contents, _: _accept(contents),
+            refusal="renewed certificates are not used yet",
+            advice=_ADVICE,
+        )
+        material = self._watched.current()
+        self._used = material, material.trusted()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        stamp = self._stamp()
-        if stamp in (self._seen, self._refused):
+        """See the class."""
+        material = self._watched.current()
+        trusted = material.trusted()
+        if (material, trusted) == self._used:
             return None
-        try:
-            configuration = _configuration(_load(self._files))
-        except ConfigurationError as error:
-            # Once for these files: anyone can start handshakes, which must not fill the log.
-            self._refused = stamp
-            logger.warning("renewed certificates are not used yet: %s", error)
-            return None
-        self._seen = stamp
+        self._used = material, trusted
         logger.info("renewed certificates are in use: %s", self._files.certificate)
-        return configuration
+        return self.configuration()
 
-    def _stamp(self) -> tuple[tuple[int, int], ...] | None:
-        paths = (self._files.ca, self._files.certificate, self._files.key)
-        try:
-            return tuple((status.st_ino, status.st_mtime_ns) for status in map(os.stat, paths))
-        except OSError:
-            return None  # between two renames: loading reports what is missing
-
-
-def _configuration(material: _Material) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(material.key, material.certificate)], root_certificates=material.ca
-    )
-
-
-def _load(files: CertificateFiles) -> _Material:
-    mode = stat.S_IMODE(_stat(files.key).st_mode)
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"key {files.key} has mode {mode:04o}, others can read it; make it 0600 "
-            f"(chmod 600 {files.key}) and renew it if it was exposed"
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return the files in use, for gRPC."""
+        material, trusted = self._used
+        return grpc.ssl_server_certificate_configuration(
+            [(material.key, material.certificate)], root_certificates=trusted
         )
-    for path in (files.ca, files.certificate):
-        mode = stat.S_IMODE(_stat(path).st_mode)
-        if mode & stat.S_IWOTH:  # write access to the CA is enough to become an admin
+
+
+def _accept(contents: Sequence[Contents]) -> _Material:
+    """Check the CA, the certificate and the key; the key last, since that takes longest.
+
+    Raises:
+        ConfigurationError: see `server_credentials`.
+    """
+    ca, certificate, key = contents
+    if key.mode & 0o077:
+        raise ConfigurationError(
+            f"key {key.path} has mode {key.mode:04o}, others can read it; make it 0600 "
+            f"(chmod 600 {key.path}) and renew it if it was exposed"
+        )
+    for each in (ca, certificate):
+        if each.everyone_can_write:  # write access to the CA is enough to become an admin
             raise ConfigurationError(
-                f"certificate {path} has mode {mode:04o}, everyone can write it; make it 0644 "
-                f"(chmod 644 {path}) and check that it was not replaced"
+                f"certificate {each.path} has mode {each.mode:04o}, everyone can write it; make it "
+                f"0644 (chmod 644 {each.path}) and check that it was not replaced"
             )
-    material = _Material(*(_read(path) for path in (files.ca, files.certificate, files.key)))
-    _check_fits(files, material)
-    return material
-
-
-def _check_fits(files: CertificateFiles, material: _Material) -> None:
-    try:
-        key = serialization.load_pem_private_key(material.key, password=None)
-    except (ValueError, TypeError) as error:
-        # The exception's own text could quote the file; only its type is shown.
+    chain, authorities = _certificates(certificate), _certificates(ca)
+    _check_dates(certificate.path, chain[0])
+    if not any(map(_is_valid_now, authorities)):
+        _check_dates(ca.path, max(authorities, key=lambda each: each.not_valid_after_utc))
+    if _public_key(certificate.path, chain[0]) != _private_key(key).public_key():
         raise ConfigurationError(
-            f"key {files.key} is not an unencrypted PEM private key ({type(error).__name__})"
-        ) from None
-    certificate = _certificate(files.certificate, material.certificate)
-    if certificate.public_key() != key.public_key():
-        raise ConfigurationError(
-            f"key {files.key} does not belong to certificate {files.certificate}; "
+            f"key {key.path} does not belong to certificate {certificate.path}; "
             "renew the pair (make certs)"
         )
-    authority = _certificate(files.ca, material.ca)
+    return _Material(tuple(authorities), certificate.data, key.data)
+
+
+def _is_valid_now(certificate: x509.Certificate) -> bool:
     now = dt.datetime.now(dt.UTC)
-    for path, each in ((files.certificate, certificate), (files.ca, authority)):
-        if not each.not_valid_before_utc <= now <= each.not_valid_after_utc:
-            raise ConfigurationError(
-                f"certificate {path} is valid from {each.not_valid_before_utc:%Y-%m-%d} to "
-                f"{each.not_valid_after_utc:%Y-%m-%d}, not now; renew it (make certs)"
-            )
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
 
-def _certificate(path: Path, pem: bytes) -> x509.Certificate:
+def _check_dates(path: Path, certificate: x509.Certificate) -> None:
+    now = dt.datetime.now(dt.UTC)
+    starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < starts:
+        wait_s = math.ceil((starts - now).total_seconds())
+        raise ConfigurationError(
+            f"certificate {path} is not valid before {starts:%Y-%m-%d %H:%M:%SZ}, {wait_s} s from "
+            "now; wait, or set this machine's clock if it is behind"
+        )
+    if now > ends:
+        raise ConfigurationError(
+            f"certificate {path} expired at {ends:%Y-%m-%d %H:%M:%SZ}; renew it (make certs)"
+        )
+
+
+# cryptography's errors have no common base: ValueError, TypeError, UnsupportedAlgorithm,
+# InvalidVersion and more. Whatever it raises for a file, the file is what is wrong.
+
+
+def _certificates(file: Contents) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not a PEM certificate: {error}") from error
+        return x509.load_pem_x509_certificates(file.data)
+    except Exception as error:
+        raise ConfigurationError(f"{file.path} is not a PEM certificate: {error}") from error
 
 
-def _stat(path: Path) -> os.stat_result:
+def _public_key(path: Path, certificate: x509.Certificate) -> object:
     try:
-        return path.stat()
-    except OSError as error:
-        raise _missing(path, error) from error
+        return certificate.public_key()
+    except Exception as error:
+        raise ConfigurationError(f"certificate {path} has no usable key: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _private_key(file: Contents) -> PrivateKeyTypes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _missing(path, error) from error
-
-
-def _missing(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"{path}: {error.strerror}; make the certificates (make certs) or set their paths"
-    )
+        return serialization.load_pem_private_key(file.data, password=None)
+    except Exception as error:  # noqa: BLE001 - see above
+        # The exception's own text could quote the file; only its type is shown.
+        raise ConfigurationError(
+            f"key {file.path} is not an unencrypted PEM private key ({type(error).__name__})"
+        ) from None

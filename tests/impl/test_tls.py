@@ -1,19 +1,36 @@
 """Credentials from files, and the check that our own server refuses TLS 1.2."""
 
+import datetime as dt
+import math
 import shutil
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
+from unittest import mock
 
+import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from harness.drive.identities import ADMIN, Authority, CertificateSpec, server_spec
+from harness.host.clock import poll_until
+from worker_service import tls, watched_files
 from worker_service.errors import ConfigurationError
-from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
+from worker_service.tls import (
+    CertificateFiles,
+    Reloader,
+    channel_credentials,
+    check_refuses_tls12,
+    server_credentials,
+)
 
 
 @pytest.fixture
@@ -64,6 +81,93 @@ def test_server_credentials_rejects_unsafe_or_mismatched_files(
     damage(files)
     with pytest.raises(ConfigurationError, match=text):
         server_credentials(files)
+
+
+def test_certificate_that_starts_soon_is_refused_with_the_seconds(tmp_path: Path) -> None:
+    spec = replace(server_spec(), starts=dt.timedelta(seconds=30))
+    written = Authority().write(tmp_path, "server", spec)
+    with pytest.raises(ConfigurationError, match=r"not valid before .*Z, (29|30) s from now; wait"):
+        server_credentials(CertificateFiles(written.ca, written.cert, written.key))
+
+
+def test_renewed_certificate_is_used_once_it_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watched_files, "RETRY_S", 0)
+    authority = Authority()
+    written = authority.write(tmp_path, "server", server_spec())
+    reloader = Reloader(CertificateFiles(written.ca, written.cert, written.key))
+    # The files have times in whole seconds.
+    starts_s = math.ceil(time.time()) + 1
+    starts = dt.timedelta(seconds=starts_s - time.time())
+    authority.write(tmp_path, "server", replace(server_spec(), starts=starts))
+    assert reloader() is None
+    assert reloader() is None
+    poll_until(lambda: time.time() >= starts_s or None, 10, "the certificate's first second")
+    assert reloader() is not None
+    assert caplog.text.count("renewed certificates are not used yet") == 1
+
+
+def _authority(authority: Authority, days_until_end: int) -> bytes:
+    """Return an authority's certificate as it was renewed: same name and key, another end."""
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(authority.name)
+        .issuer_name(authority.name)
+        .public_key(authority.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=30))
+        .not_valid_after(now + dt.timedelta(days=days_until_end))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    )
+    certificate = builder.sign(authority.key, hashes.SHA256())
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize("ends", [(-1, 30), (30, -1), (-2, -1, 30)], ids=str)
+def test_handshake_uses_the_valid_authority_of_a_bundle(
+    ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    authority = Authority()
+    written = authority.write(tmp_path, "server", server_spec())
+    client = authority.write_pair(tmp_path, "client", CertificateSpec(roles=(ADMIN,)))
+    written.ca.write_bytes(b"".join(_authority(authority, days) for days in ends))
+    server = grpc.server(ThreadPoolExecutor(1))
+    credentials = server_credentials(CertificateFiles(written.ca, written.cert, written.key))
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    ours = channel_credentials(CertificateFiles(client.ca, client.cert, client.key))
+    try:
+        with grpc.secure_channel(f"127.0.0.1:{port}", ours) as channel:
+            grpc.channel_ready_future(channel).result(20)
+    finally:
+        server.stop(None).wait(20)
+
+
+def test_bundle_without_a_valid_authority_is_refused(files: CertificateFiles) -> None:
+    authority = Authority()
+    files.ca.write_bytes(_authority(authority, -9) + _authority(authority, -1))
+    with pytest.raises(ConfigurationError, match=r"ca\.crt expired at .*; renew it"):
+        server_credentials(files)
+
+
+def test_authority_that_expired_since_the_start_is_dropped(files: CertificateFiles) -> None:
+    authority = Authority()
+    files.ca.write_bytes(_authority(authority, 1) + _authority(authority, 30))
+    reloader = Reloader(files)
+    assert reloader() is None
+    with mock.patch.object(tls.dt, "datetime", Tomorrow):
+        assert reloader() is not None
+        assert reloader() is None
+
+
+class Tomorrow(dt.datetime):
+    """The clock, two days ahead."""
+
+    @classmethod
+    def now(cls, tz: dt.tzinfo | None = None) -> Self:
+        return super().now(tz) + dt.timedelta(days=2)
 
 
 @contextmanager

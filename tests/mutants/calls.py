@@ -23,6 +23,7 @@ from tests.mutants.nodes import (
     STREAMS,
     TIMERS,
     TLS,
+    WATCHED,
     WIRE,
 )
 
@@ -167,7 +168,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "an exposed key is used",
-        (Edit("tls.py", "if mode & 0o077:", "if mode & 0o007:"),),
+        (Edit("tls.py", "if key.mode & 0o077:", "if key.mode & 0o007:"),),
         TLS + "test_server_credentials_rejects_unsafe_or_mismatched_files[exposed key]",
     ),
     Mutation(
@@ -320,17 +321,22 @@ MUTANTS: Final = (
         "an invalid deny list denies no certificate",
         (
             Edit(
-                "deny.py",
-                "            level, text = logging.WARNING",
-                "            self._serials = frozenset()\n"
-                "            level, text = logging.WARNING",
+                "watched_files.py",
+                "        self._refused = str(error)\n",
+                "        self._refused, self._value = str(error), frozenset()\n",
             ),
         ),
-        DENY + "test_invalid_file_leaves_the_previous_list_in_force[missing]",
+        DENY + "test_missing_or_unsafe_file_leaves_the_previous_list_in_force[missing]",
     ),
     Mutation(
         "invalid renewed files are logged at every handshake",
-        (Edit("tls.py", "            self._refused = stamp\n", ""),),
+        (
+            Edit(
+                "watched_files.py",
+                "self._refuse(error, report=new)",
+                "self._refuse(error, report=True)",
+            ),
+        ),
         SERVICE + "test_mismatched_renewed_files_are_logged_once_and_the_old_ones_stay",
     ),
     # Shutdown, and missing resources.
@@ -371,20 +377,45 @@ MUTANTS: Final = (
         POOL + "test_free_thread_is_reused_before_another_is_started",
     ),
     Mutation(
-        "an unreadable deny list is not read again",
-        (Edit("deny.py", "            self._settled = False  #", "            #"),),
-        DENY + "test_unreadable_file_is_reloaded_once_it_can_be_read",
+        "an unreadable file is not read again",
+        (Edit("watched_files.py", " or self._refused:", ":"),),
+        WATCHED + "test_unreadable_file_is_loaded_once_it_can_be_read",
     ),
     Mutation(
-        "a recently changed deny list is not read again",
+        "a recently changed file is not read again",
+        (Edit("watched_files.py", " or not self._settled or", " or"),),
+        WATCHED + "test_file_changed_twice_within_one_clock_tick_is_loaded_again",
+    ),
+    Mutation(
+        "refused contents are not tried again",
+        (Edit("watched_files.py", "time.monotonic() < self._retry_at_s:", "self._seen:"),),
+        WATCHED + "test_refused_contents_are_tried_again_without_a_change",
+    ),
+    Mutation(
+        "refused contents are tried again at every call",
+        (Edit("watched_files.py", "time.monotonic() + RETRY_S", "0.0"),),
+        WATCHED + "test_refused_contents_are_tried_once_in_the_retry_time",
+    ),
+    Mutation(
+        "an invalid line of the deny list readmits who was denied before",
+        (Edit("deny.py", "in_force = serials | (previous or frozenset())", "in_force = serials"),),
+        DENY + "test_invalid_line_adds_the_valid_ones_and_readmits_no_client",
+    ),
+    Mutation(
+        "an unreadable name in a certificate is an internal error",
         (
             Edit(
-                "deny.py",
-                "if stamp != self._stamp or not self._settled:",
-                "if stamp != self._stamp:",
+                "identity.py",
+                "    except Exception as error:\n",
+                "    except ValueError as error:\n",
             ),
         ),
-        DENY + "test_file_changed_twice_within_one_clock_tick_is_reloaded",
+        IDENTITY + "test_unreadable_certificate_is_not_authenticated[name of an unknown kind]",
+    ),
+    Mutation(
+        "a bundle's expired authority is used instead of its successor",
+        (Edit("tls.py", " if _is_valid_now(each)] or", "] or"),),
+        TLS + "test_handshake_uses_the_valid_authority_of_a_bundle",
     ),
     Mutation(
         "jobs that do not end keep the calls running",

@@ -12,7 +12,7 @@ FOLLOW: Final = "worker_service/follow.py"
 LOG: Final = "worker_service/log.py"
 JOB: Final = "worker_service/job.py"
 WORKER: Final = "worker_service/worker.py"
-DENY: Final = "worker_service/deny.py"
+WATCHED: Final = "worker_service/watched_files.py"
 REACTOR: Final = "worker_service/reactor.py"
 
 DETECTOR, DFS, RANDOM, PCT, HISTORY = "detector", "dfs", "random", "pct", "linearizability"
@@ -351,16 +351,18 @@ PLANTED = (
     ),
     # The deny list.
     planted_race(
-        "a changed deny list counts as read before it is read", "deny.change", DENY, """\
+        "a changed deny list counts as read before it is read", "deny.change", WATCHED, """\
 -        with self._lock:
--            if stamp != self._stamp or not self._settled:
+-            stamp = self._stamp_now()
+-            if stamp != self._stamp or not self._settled or self._refused:
 -                self._reload(stamp)
--            return self._serials
-+        if stamp != self._stamp or not self._settled:
+-            return self._value
++        stamp = self._stamp_now()
++        if stamp != self._stamp or not self._settled or self._refused:
 +            self._stamp = stamp
 +            with self._lock:
 +                self._reload(stamp)
-+        return self._serials
++        return self._value
 """,
         (DETECTOR, DFS, PCT),
     ),

@@ -40,10 +40,15 @@ class HostFiles:
             f"chmod {mode} {path}.new && mv {path}.new {path}"
         )
 
-    def put_pair(self, files: CertFiles) -> None:
+    def put_pair(self, files: CertFiles, key_mode: str = "600") -> None:
         """Write an authority's certificate, and a server's certificate and key."""
-        for name, path in zip(_NAMES, (files.ca, files.cert, files.key), strict=True):
-            self.put(name, path.read_text())
+        paths, modes = (files.ca, files.cert, files.key), ("600", "600", key_mode)
+        for name, path, mode in zip(_NAMES, paths, modes, strict=True):
+            self.put(name, path.read_text(), mode)
+
+    def chmod(self, name: str, mode: str) -> None:
+        """Change a file's mode and nothing else."""
+        self.run(f"chmod {mode} {shlex.quote(self.path(name))}")
 
     def run(self, script: str) -> None:
         """Run a script there that must succeed."""

@@ -30,6 +30,9 @@ class CertificateRenewal(Observation):
         shown_first: before the renewal.
         shown_renewed: after it.
         shown_mismatched: after the key was replaced by one of another certificate.
+        exposed_file: of a third certificate, whose key others can read at first.
+        shown_exposed: after that pair replaced the mismatched one.
+        shown_corrected: after a chmod of its key, and no other change.
     """
 
     joined: bool
@@ -38,6 +41,9 @@ class CertificateRenewal(Observation):
     shown_first: str
     shown_renewed: str
     shown_mismatched: str
+    exposed_file: str
+    shown_exposed: str
+    shown_corrected: str
 
 
 def run_rotation(stage: Stage) -> None:
@@ -59,6 +65,11 @@ def run_rotation(stage: Stage) -> None:
         shown_renewed = _shown_serial(server.address)
         # The key of another certificate, as after a renewal that failed halfway.
         files.put("server.key", identities.files("admin").key.read_text())
+        shown_mismatched = _shown_serial(server.address)
+        exposed = identities.sign("exposed", server_spec())
+        files.put_pair(exposed, key_mode="644")
+        shown_exposed = _shown_serial(server.address)
+        files.chmod("server.key", "600")
         stage.record(
             CertificateRenewal(
                 joined=joined,
@@ -66,7 +77,10 @@ def run_rotation(stage: Stage) -> None:
                 renewed_file=serial_number(renewed),
                 shown_first=shown_first,
                 shown_renewed=shown_renewed,
-                shown_mismatched=_shown_serial(server.address),
+                shown_mismatched=shown_mismatched,
+                exposed_file=serial_number(exposed),
+                shown_exposed=shown_exposed,
+                shown_corrected=_shown_serial(server.address),
             )
         )
         with stage.client(server=server) as another:
@@ -84,10 +98,10 @@ def _shown_serial(address: str) -> str:
 def judge_rotation(history: History) -> Iterator[Finding]:
     """New handshakes use the renewed files, invalid files change nothing, streams continue."""
     seen = history.the(CertificateRenewal)
-    first, renewed = seen.first_file, seen.renewed_file
+    files = (seen.first_file, seen.renewed_file, seen.exposed_file)
+    names = dict(zip(files, ("the first", "the renewed", "the exposed"), strict=True))
     yield assumed("the stream had started", true=seen.joined, got="nothing")
-    yield assumed("the files differ", true=first != renewed, got=renewed, want=f"not {first}")
-    names = {first: "the first", renewed: "the renewed"}
+    yield assumed("the files differ", true=len(names) == len(files), got=files)
     for shown, promise, want in (
         (seen.shown_first, "the server starts with its first certificate", "the first"),
         (
@@ -96,6 +110,12 @@ def judge_rotation(history: History) -> Iterator[Finding]:
             "the renewed",
         ),
         (seen.shown_mismatched, "a mismatched key changes nothing", "the renewed"),
+        (seen.shown_exposed, "a key that others can read changes nothing", "the renewed"),
+        (
+            seen.shown_corrected,
+            "a refused certificate is used once its key's mode is corrected",
+            "the exposed",
+        ),
     ):
         yield equal(promise, names.get(shown, shown), want)
     yield answered("new connections are accepted", history.call("new connection"))
@@ -107,7 +127,7 @@ def judge_rotation(history: History) -> Iterator[Finding]:
 ROTATION: Final = Check(
     "identity.rotation",
     "Renewed certificates are used without a restart, and running streams continue.",
-    run_rotation, judge_rotation, OWN_FILES, ("26",),
+    run_rotation, judge_rotation, OWN_FILES, ("26", "97"),
 )  # fmt: skip
 
 
@@ -115,6 +135,7 @@ DENIED_PROMISED_S: Final = 2.0  # docs/security.md
 DENIED_LATE_S: Final = 3.0
 DENIED_WHY: Final = f"{DENIED_PROMISED_S:g} s promised, {DENIED_LATE_S:g} s for a busy machine"
 DENIED_WAIT_S: Final = 15.0  # to measure how late the end was
+INVALID_LINE: Final = "not a serial number\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +152,7 @@ class DeniedStream(Observation):
 
 
 def run_denied(stage: Stage) -> None:
-    """Deny a user who has a stream; make the list invalid; remove the user from the list."""
+    """Deny a user who has a stream, beside an invalid line; leave only that; then no line."""
     identities = stage.target.identities
     serial = serial_number(identities.files("user"))
     with make_host_files(stage) as files:
@@ -150,7 +171,7 @@ def run_denied(stage: Stage) -> None:
             )
             streaming = pool.submit(receiver.run)
             joined = receiver.first_byte.wait(stage.join_timeout_s)
-            files.put("denied", f"{serial}  # stolen laptop\n")
+            files.put("denied", f"{INVALID_LINE}{_as_openssl(serial)}  # stolen laptop\n")
             denied_at_s = time.monotonic()
             ended = receiver.ended.wait(stage.patience(DENIED_WAIT_S))
             after_s = time.monotonic() - denied_at_s
@@ -159,11 +180,16 @@ def run_denied(stage: Stage) -> None:
             streaming.result()
             user.query(job_id, label="while denied")
             admin.query(job_id, label="an admin meanwhile")
-            files.put("denied", "not a serial number\n")
+            files.put("denied", INVALID_LINE)
             user.query(job_id, label="while the list is invalid")
             files.put("denied", "# empty\n")
             user.query(job_id, label="afterwards")
             admin.stop(job_id)
+
+
+def _as_openssl(serial: str) -> str:
+    """Return a serial number as `openssl x509 -noout -serial` prints it: in whole bytes."""
+    return f"serial={'0' * (len(serial) % 2)}{serial.upper()}"
 
 
 def judge_denied(history: History) -> Iterator[Finding]:
@@ -191,5 +217,5 @@ def judge_denied(history: History) -> Iterator[Finding]:
 DENY_LIST: Final = Check(
     "identity.denied",
     "A certificate on the deny list is refused at its next call, and in streams within 2 s.",
-    run_denied, judge_denied, OWN_FILES | {Need.DENY_LIST}, ("R-AUTHZ-1",),
+    run_denied, judge_denied, OWN_FILES | {Need.DENY_LIST}, ("R-AUTHZ-1", "96"),
 )  # fmt: skip

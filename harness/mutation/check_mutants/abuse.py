@@ -75,10 +75,10 @@ MUTANTS: Final = (
         (
             Edit(
                 "tls.py",
-                "        stamp = self._stamp()\n        if",
-                "        stamp = self._stamp()\n"
+                "        trusted = material.trusted()\n        if",
+                "        trusted = material.trusted()\n"
                 "        self.count = getattr(self, 'count', 0) + 1\n"
-                "        if self.count % 4 == 0:\n            os.dup(2)\n        if",
+                "        if self.count % 4 == 0:\n            __import__('os').dup(2)\n        if",
             ),
         ),
         "abuse.idle",

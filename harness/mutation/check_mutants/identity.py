@@ -226,7 +226,23 @@ MUTANTS: Final = (
     ),
     Mutation(
         "does not reload renewed certificates",
-        (Edit("tls.py", "if stamp in (self._seen, self._refused):", "if stamp is not None:"),),
+        (Edit("tls.py", "if (material, trusted) == self._used:", "if material:"),),
+        "identity.rotation",
+    ),
+    Mutation(
+        "never uses renewed certificates that it refused once",
+        (
+            Edit(
+                "watched_files.py",
+                "if stamp != self._stamp or not self._settled or self._refused:",
+                "if stamp != self._stamp:",
+            ),
+            Edit(
+                "watched_files.py",
+                "(status.st_ctime_ns, status.st_mtime_ns,",
+                "(status.st_mtime_ns,",
+            ),
+        ),
         "identity.rotation",
     ),
     Mutation(
@@ -234,7 +250,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tls.py",
-                "if certificate.public_key() != key.public_key():",
+                "if _public_key(certificate.path, chain[0]) != _private_key(key).public_key():",
                 "if certificate is None:",
             ),
         ),
@@ -242,12 +258,12 @@ MUTANTS: Final = (
     ),
     Mutation(
         "starts with a key that its group can read",
-        (Edit("tls.py", "if mode & 0o077:", "if mode & 0o007:"),),
+        (Edit("tls.py", "if key.mode & 0o077:", "if key.mode & 0o007:"),),
         "identity.start",
     ),
     Mutation(
         "starts with an authority that everyone can write",
-        (Edit("tls.py", "if mode & stat.S_IWOTH:  #", "if mode & stat.S_ISVTX:  #"),),
+        (Edit("tls.py", "if each.everyone_can_write:  #", "if each.mode & 0o1000:  #"),),
         "identity.start",
     ),
     Mutation(
@@ -259,8 +275,8 @@ MUTANTS: Final = (
         "does not reload the deny list",
         (
             Edit(
-                "deny.py",
-                "if stamp != self._stamp or not self._settled:",
+                "watched_files.py",
+                "if stamp != self._stamp or not self._settled or self._refused:",
                 "if self._stamp is None:",
             ),
         ),
@@ -268,14 +284,17 @@ MUTANTS: Final = (
     ),
     Mutation(
         "denies no client when its deny list is invalid",
-        (
-            Edit(
-                "deny.py",
-                "            level, text = logging.WARNING",
-                "            self._serials = frozenset()\n"
-                "            level, text = logging.WARNING",
-            ),
-        ),
+        (Edit("deny.py", "in_force = serials | (previous or frozenset())", "in_force = serials"),),
+        "identity.denied",
+    ),
+    Mutation(
+        "does not read serial numbers as openssl prints them",
+        (Edit("deny.py", '    r"(?:serial ?(?:number ?)?[=:] ?)?"\n', ""),),
+        "identity.denied",
+    ),
+    Mutation(
+        "refuses a deny list because of one invalid line",
+        (Edit("deny.py", "if previous is None and not serials:", "if invalid:"),),
         "identity.denied",
     ),
 )

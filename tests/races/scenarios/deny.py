@@ -8,9 +8,10 @@ from harness.races.exploration import atomic_step
 from harness.races.instrumentation import Watch
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
-from worker_service import deny as deny_module
+from worker_service import watched_files
 from worker_service.deny import DenyList
 from worker_service.errors import NotAuthenticatedError
+from worker_service.watched_files import WatchedFiles
 
 LOST = 0xBAD
 
@@ -27,7 +28,7 @@ def a_certificate_is_denied() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="races-deny-") as directory,
         # A recently changed list is read at every check; for how long depends on a real clock.
-        mock.patch.object(deny_module, "SETTLED_S", 0.0),
+        mock.patch.object(watched_files, "SETTLED_S", 0.0),
     ):
         file = Path(directory, "denied")
         file.write_text("# none\n")
@@ -50,6 +51,6 @@ def a_certificate_is_denied() -> None:
 SCENARIOS = (
     Scenario(
         "deny.change", "A certificate is refused from the moment it is on the list.",
-        a_certificate_is_denied, (deny_module,), Watch((DenyList,)),
+        a_certificate_is_denied, (watched_files,), Watch((WatchedFiles,)),
     ),
 )  # fmt: skip
