@@ -55,13 +55,17 @@ LAYERS: dict[str, set[str]] = {
     "server": {"errors", "cgroup", "config", "deny", "follow", "pool", "service", "tls", "worker"},
     "client": {"errors", "cgroup", "tls", "wire"},
     "options": {"cgroup", "config"},
-    "cli": {"errors", "cgroup", "client", "config", "options", "server", "tls"},
+    "arguments": {"cgroup", "options"},
+    "terminal": {"errors", "client"},
+    "cli": {
+        "arguments", "cgroup", "client", "config", "options", "server", "terminal", "tls",
+    },  # fmt: skip
     "__main__": {"cli"},
     "__init__": set(),
 }
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
-    "deny", "config", "options", "timers", "oom_score", "messages",
+    "deny", "config", "options", "arguments", "timers", "oom_score", "messages",
     "pool", "watched_files",
 }  # fmt: skip
 
