@@ -7,6 +7,9 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 
+# They would run another checkout's code, or lead `cd proto` to another folder.
+unexport CDPATH PYTHONHOME PYTHONPATH
+
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -71,4 +74,4 @@ lock: setup ## Resolve the dependencies anew into requirements.lock
 		--group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove what the other targets made, certificates included
-	@rm -rf .venv certs/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-* certs/out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
