@@ -89,20 +89,24 @@ class GeneratorWorker:
             return what(self)
 
     def _listen(self) -> None:
-        for line in self._program.lines():
-            if not (line.startswith("{") and line.endswith("}\n")):
-                continue  # cut off by its end, or not a message
-            message = msgspec.json.decode(line, type=WorkerMessage)
+        """Take the messages of the program until it ends; what waits for one is then woken."""
+        try:
+            for line in self._program.lines():
+                if line.startswith("{") and line.endswith("}\n"):  # else cut off, or no message
+                    self._take(msgspec.json.decode(line, type=WorkerMessage))
+        finally:
             with self._changed:
-                if message.joined is not None:
-                    self.joined.add(message.joined)
-                if message.lost is not None:
-                    self.lost.add(message.lost)
-                self.ready = self.ready or message.ready
-                self.report = message.report or self.report
+                self.ended = True
                 self._changed.notify_all()
+
+    def _take(self, message: WorkerMessage) -> None:
         with self._changed:
-            self.ended = True
+            if message.joined is not None:
+                self.joined.add(message.joined)
+            if message.lost is not None:
+                self.lost.add(message.lost)
+            self.ready = self.ready or message.ready
+            self.report = message.report or self.report
             self._changed.notify_all()
 
 

@@ -56,7 +56,7 @@ class Strictness:
     noisy: bool = False
 
     @property
-    def disturbed(self) -> Verdict:
+    def disturbed_verdict(self) -> Verdict:
         """The verdict on a load that the machine disturbed."""
         return Verdict.SKIPPED if self.noisy else Verdict.BROKEN
 
@@ -95,7 +95,7 @@ def _floor(load: Load, figures: Figures, strictness: Strictness) -> Iterator[Fin
         blocked = figures.writer.blocked_share or 0.0
         by_others = blocked < (1 - achieved / asked) / 2  # the server caused less than half of it
         yield _finding(
-            strictness.disturbed if by_others else Verdict.BROKEN,
+            strictness.disturbed_verdict if by_others else Verdict.BROKEN,
             "the job writes at the requested rate",
             f"{achieved:.1f} messages/s (it waited {blocked:.0%} of the time for the server)",
             f"{asked:.1f} messages/s, at least {share:.0%} of it",
@@ -122,7 +122,7 @@ def _why_not_joined(load: Load) -> str:
 
 def _noise(load: Load, figures: Figures, strictness: Strictness) -> Iterator[Finding]:
     """Judge whether the generator or the machine was the bottleneck."""
-    floor, verdict = load.profile.floor, strictness.disturbed
+    floor, verdict = load.profile.floor, strictness.disturbed_verdict
     for value, bound, unit, promise in _bounds(figures, floor, planned=load.profile.is_planned):
         if value is not None:
             yield _finding(

@@ -134,6 +134,8 @@ def server_counts(stage: Stage, server: RunningServer) -> ServerCounts:
         BrokenError: its process cannot be observed.
     """
     script = (
+        # Of a process that is gone, or a zombie, the link does not resolve.
+        f"[ -e /proc/{server.pid}/exe ] && "
         f"ls /proc/{server.pid}/task | wc -l && ls /proc/{server.pid}/fd | wc -l && "
         f"cat /proc/{server.pid}/task/*/children | wc -w"
     )

@@ -1,5 +1,6 @@
 """Calls as HTTP/2 messages, for the checks that speak below gRPC."""
 
+import errno
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from harness.checks.common import UNKNOWN_ID
 from harness.drive.identities import CertFiles
 from harness.drive.net.http2 import CallEnd, CallOutcome, Http2, RawHttp2
 from harness.drive.net.tls_client import TlsConnection, client_context
-from harness.record.verdict import Finding, UnmetError, Verdict
+from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 
 QUERY_PATH: Final = "/jobworker.v1.JobWorker/QueryJob"
@@ -53,10 +54,13 @@ def must_connect(address: str, context: ssl.SSLContext) -> TlsConnection:
 
     Raises:
         UnmetError: it does not.
+        BrokenError: this process has no free descriptor.
     """
     try:
         return TlsConnection(address, context)
     except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise BrokenError(f"no connection to {address}: {error.strerror}") from error
         got = f"{type(error).__name__}: {error}"
         promise = "the server accepts new connections"
         raise UnmetError(Finding(Verdict.FAIL, promise, got)) from error

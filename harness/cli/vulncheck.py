@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Final
 
 import click
+from packaging.version import Version
 
 from harness.host.repository import ROOT
 from harness.record.verdict import BrokenError
 from harness.vulncheck.audit import (
+    Audit,
     AuditOutcome,
+    Service,
     audit,
     installed_pins,
+    live_service,
     require_canaries,
     require_complete,
 )
@@ -75,15 +79,13 @@ def _check(
     pins, described = _chosen_pins(path, extra)
     with _service(offline) as endpoint:
         as_of = _as_of(endpoint, allow_stale=allow_stale)
-        url = endpoint.url if endpoint is not None else None
-        for canary, flags in require_canaries(url).items():
+        service = Service(endpoint.url, is_own=True) if endpoint is not None else live_service()
+        for canary, flags in require_canaries(service).items():
             click.echo(f"canary {canary.pin} ({canary.kind}): flagged by {flags} advisories")
-        result = audit(pins, url)
+        result = audit(pins, service)
         require_complete(result, pins)
-        if endpoint is not None and (
-            missing := {(pin.name, pin.version) for pin in pins} - endpoint.queried()
-        ):
-            raise BrokenError(f"pip-audit did not query {sorted(name for name, _ in missing)}")
+        if endpoint is not None:
+            _require_used(endpoint, pins, result)
     for each in result.vulnerabilities:
         fixed = f"; fixed in {', '.join(each.fixed_in)}" if each.fixed_in else "; no known fix"
         click.echo(f"FOUND {each.package} {each.version}: {each.advisory}{fixed}")
@@ -93,6 +95,23 @@ def _check(
         return AuditOutcome.FOUND
     click.echo(f"CLEAN: {count}, {as_of}")
     return AuditOutcome.CLEAN
+
+
+def _require_used(endpoint: Endpoint, pins: list[Pin], result: Audit) -> None:
+    """Require that every pin was queried, and that no answer was dropped.
+
+    Raises:
+        BrokenError: pip-audit left a pin out, or does not report one that the database flags.
+    """
+    reported = {(each.package, Version(each.version)) for each in result.vulnerabilities}
+    wanted = {(pin.name, pin.version) for pin in pins}
+    for what, missing in (
+        ("query", wanted - endpoint.queried()),
+        ("report", (wanted & endpoint.affected()) - reported),
+    ):
+        if missing:
+            shown = ", ".join(f"{name}=={version}" for name, version in sorted(missing))
+            raise BrokenError(f"pip-audit did not {what} {shown}")
 
 
 def _chosen_pins(path: Path | None, extra: tuple[str, ...]) -> tuple[list[Pin], str]:
@@ -112,7 +131,7 @@ def _chosen_pins(path: Path | None, extra: tuple[str, ...]) -> tuple[list[Pin], 
         pinned = {(pin.name, pin.version) for pin in pins}
         more = [pin for pin in installed if (pin.name, pin.version) not in pinned]
         pins += more
-        parts.append(f"{len(installed)} of {len(installed)} installed packages audited")
+        parts.append(f"all {len(installed)} installed packages")
         if more:
             parts.append(f"not from the lock file: {', '.join(map(str, more))}")
     pins += [parse_pin(text) for text in extra]
@@ -137,7 +156,7 @@ def _as_of(endpoint: Endpoint | None, *, allow_stale: bool) -> str:
     """
     now = dt.datetime.now(dt.UTC)
     if endpoint is None:
-        return f"by the live OSV service on {now:%Y-%m-%d %H:%MZ}"
+        return f"by {live_service()} on {now:%Y-%m-%d %H:%MZ}"
     database = endpoint.database
     days = (now - database.date).days
     skipped = "".join(f", {count} {reason}" for reason, count in database.skipped.items())

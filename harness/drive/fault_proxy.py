@@ -57,9 +57,8 @@ class FaultProxy:
         self._stopped = threading.Event()
         self._blackhole = threading.Event()
         self._cut = threading.Event()
-        self._silenced: socket.socket | None = (
-            None  # to a server that has read the end of its client's stream
-        )
+        # The connection to the server whose client has been half-closed.
+        self._silenced: socket.socket | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(_ACCEPT_STEP_S)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"

@@ -199,10 +199,10 @@ ROWS: Final = (
         "abuse.oversized", "false message length|headers", unproven=NO_CONTROL),
     Row("82", "2,000 calls without their message, by a client without a role",
         "an admin's start, query and stop are answered, within 5 s", "abuse.half-sent",
-        "beside the half-sent calls of: no role",
+        "beside the calls half-sent by a client without a role",
         ("authenticates a call only after its message",)),
     Row("82", "the same, by a user", "the same, within 6 s", "abuse.half-sent",
-        "beside the half-sent calls of: user", ("waits an hour for a call's message",)),
+        "beside the calls half-sent by a user", ("waits an hour for a call's message",)),
     Row("82", "streams whose client grants no window", "other clients are unharmed",
         "abuse.windows", "a reader beside|are free", ("sends output to one stream at a time",)),
 )  # fmt: skip

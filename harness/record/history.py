@@ -16,11 +16,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import msgspec
-
+from harness.record.typed_json import from_values, to_values
 from harness.record.verdict import BrokenError, Finding
 from harness.record.whole_file import write_whole
 
+_OTHER_VERSION: Final = (
+    "if another version of the harness wrote it, read this run with that version, or run the check "
+    "again"
+)
 # A JSON value. (msgspec, which reads records back, does not support recursive types.)
 type Json = Any
 
@@ -115,18 +118,18 @@ class Observation:
 
 
 class Cause(StrEnum):
-    """Why a check's run was interrupted or is inconclusive."""
+    """What ended a check's run early, or decides its verdict by itself."""
 
-    SKIPPED = "the target lacks a need"
-    BROKEN = "the harness failed"
-    PROMISE_BROKEN = "a promise was broken on the way"
-    SERVER_DIED = "the server died"
-    MACHINE_DIED = "the server's machine died or does not answer"
+    NEED_MISSING = "need-missing"
+    HARNESS_FAILED = "harness-failed"
+    PROMISE_BROKEN = "promise-broken"  # on the way to what the check is about
+    SERVER_DIED = "server-died"
+    MACHINE_DIED = "machine-died"  # or does not answer
 
 
 @dataclass(frozen=True, slots=True)
 class Interruption(Observation):
-    """An event that ended a check's run early, or made it inconclusive.
+    """An event that ended a check's run early, or decides its verdict by itself.
 
     Attributes:
         cause: the kind of event.
@@ -236,7 +239,7 @@ def to_json(record: Record) -> str:
     """Return a record as one line of JSON."""
     kinds = (kind for kind, each in _KINDS.items() if isinstance(record, each))
     kind = next(kinds, type(record).__name__)
-    return json.dumps({"kind": kind, **msgspec.to_builtins(record)}, ensure_ascii=True)
+    return json.dumps({"kind": kind, **to_values(record)}, ensure_ascii=True)
 
 
 def from_json(line: str) -> Record:
@@ -250,13 +253,12 @@ def from_json(line: str) -> Record:
         kind: str = values.pop("kind")
         known = _KINDS.get(kind) or Observation.kinds.get(kind)
         if known is not None:
-            return msgspec.convert(values, type=known)
+            return from_values(values, known)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenError(f"not a record of a run: {line[:200]!r} ({error})") from error
-    raise BrokenError(
-        f"unknown kind of record {kind!r}: another version of the harness wrote it; read this run "
-        "with that version, or run the check again"
-    )
+        raise BrokenError(
+            f"not a record of a run: {line[:200]!r} ({error}); {_OTHER_VERSION}"
+        ) from error
+    raise BrokenError(f"unknown kind of record {kind!r}; {_OTHER_VERSION}")
 
 
 def save(history: History, path: Path) -> None:

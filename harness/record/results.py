@@ -8,8 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from harness.record.typed_json import from_values, to_values
 from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.record.whole_file import write_whole
 
@@ -119,7 +118,7 @@ class RunReport:
 
 def save_report(report: RunReport, directory: Path) -> None:
     """Write `results.json`; it is complete or does not exist."""
-    values = {**msgspec.to_builtins(report), "verdict": report.verdict}
+    values = {**to_values(report), "verdict": report.verdict}
     write_whole(directory / RESULTS_FILE, json.dumps(values, indent=1) + "\n")
 
 
@@ -130,7 +129,9 @@ def load_report(directory: Path) -> RunReport:
         BrokenError: it is missing, or is not a report.
     """
     try:
+        values = json.loads((directory / RESULTS_FILE).read_text())
         # The stored verdict is for other programs; `RunReport` computes it from the results.
-        return msgspec.convert(json.loads((directory / RESULTS_FILE).read_text()), type=RunReport)
-    except (OSError, ValueError) as error:
+        del values["verdict"]
+        return from_values(values, RunReport)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error

@@ -212,7 +212,7 @@ class _Runner:
         recorder = Recorder()
         lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
         if lacking:
-            recorder.add(Interruption(Cause.SKIPPED, "; ".join(lacking)))
+            recorder.add(Interruption(Cause.NEED_MISSING, "; ".join(lacking)))
             return recorder.history()
         with ExitStack() as stack:
             try:
@@ -222,7 +222,7 @@ class _Runner:
                     else self.shared.get()
                 )
             except (BrokenError, UnsupportedError) as error:
-                recorder.add(Interruption(Cause.BROKEN, str(error)))
+                recorder.add(Interruption(Cause.HARNESS_FAILED, str(error)))
                 return recorder.history()
             stage = Stage(
                 self.target,
@@ -245,7 +245,7 @@ def _run_within_limit(check: Check, stage: Stage) -> None:
     thread.join(limit_s)
     if thread.is_alive():
         text = f"the check timed out after {limit_s:.0f} s"
-        stage.recorder.add(Interruption(Cause.BROKEN, text))
+        stage.recorder.add(Interruption(Cause.HARNESS_FAILED, text))
 
 
 def _run(check: Check, stage: Stage) -> None:
@@ -256,11 +256,11 @@ def _run(check: Check, stage: Stage) -> None:
     except UnmetError as error:
         record(Interruption(Cause.PROMISE_BROKEN, str(error), error.finding))
     except UnsupportedError as error:
-        record(Interruption(Cause.SKIPPED, f"the target lacks {error}"))
+        record(Interruption(Cause.NEED_MISSING, f"the target lacks {error}"))
     except BrokenError as error:
-        record(Interruption(Cause.BROKEN, str(error)))
+        record(Interruption(Cause.HARNESS_FAILED, str(error)))
     except Exception:  # noqa: BLE001 - a check that crashes is BROKEN, whatever it was
-        record(Interruption(Cause.BROKEN, crash_text()))
+        record(Interruption(Cause.HARNESS_FAILED, crash_text()))
 
 
 def _record_death(server: RunningServer, recorder: Recorder) -> None:

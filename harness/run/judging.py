@@ -38,10 +38,10 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
 def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
     for each in interruptions:
         match each.cause:
-            case Cause.SKIPPED:
+            case Cause.NEED_MISSING:
                 yield Finding(Verdict.SKIPPED, each.detail)
             case Cause.PROMISE_BROKEN if each.finding is not None:
-                yield each.finding
+                yield dataclasses.replace(each.finding, verdict=Verdict.FAIL)
             case Cause.SERVER_DIED:
                 promise = "the server survives the check"
                 yield Finding(Verdict.FAIL, promise, f"it ended: {each.detail}")
@@ -60,8 +60,7 @@ def crash_text() -> str:
 def judge_again(report: RunReport, directory: Path, checks: Sequence[Check]) -> RunReport:
     """Judge a saved run again with the current judges.
 
-    Raises:
-        BrokenError: a history does not exist.
+    A check whose history cannot be read is BROKEN; one that no longer exists keeps its result.
     """
     by_name = {check.name: check for check in checks}
     return dataclasses.replace(
@@ -75,7 +74,10 @@ def judge_again(report: RunReport, directory: Path, checks: Sequence[Check]) -> 
 def _judge_result(result: CheckResult, directory: Path, check: Check | None) -> CheckResult:
     if check is None or not result.history:
         return result
-    findings = judge_check(check, load(directory / result.history))
+    try:
+        findings = judge_check(check, load(directory / result.history))
+    except BrokenError as error:
+        findings = (Finding(Verdict.BROKEN, "the records can be read", str(error)),)
     return dataclasses.replace(
         result, findings=findings, verdict=merge(findings), guarantee=check.guarantee
     )

@@ -1,5 +1,6 @@
 """Runs `pip-audit` and accepts its result only with proof of what it audited."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -21,6 +22,9 @@ from harness.record.verdict import BrokenError
 from harness.vulncheck.pins import Pin, read_pins
 
 AUDIT_TIMEOUT_S: Final = 300.0
+OSV_URL_VARIABLE: Final = "PIP_AUDIT_OSV_URL"
+# Warnings of pip-audit about records that it then passes over.
+_IGNORED: Final = ("Unsupported OSV schema version", "is missing 'affected'")
 OWN_PACKAGE: Final = "jobworker"  # this project, which is on no index
 # pip-audit requires hashes. Nothing is downloaded, so they need not be real.
 _HASH: Final = f"--hash=sha256:{'0' * 64}"
@@ -60,18 +64,46 @@ class Audit:
     vulnerabilities: tuple[Vulnerability, ...]
 
 
-def audit(pins: Sequence[Pin], osv_url: str | None) -> Audit:
-    """Run `pip-audit` on pins; one run for each version of a package.
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An advisory service.
+
+    Attributes:
+        url: of its queries; "" is OSV's own service, whose URL pip-audit knows.
+        is_own: whether it is this program's endpoint on loopback.
+    """
+
+    url: str = ""
+    is_own: bool = False
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        return self.url or "the live OSV service"
+
+
+def live_service() -> Service:
+    """Return OSV's service, or the one that pip-audit's own variable names."""
+    return Service(os.environ.get(OSV_URL_VARIABLE, ""))
+
+
+def audit(pins: Sequence[Pin], service: Service) -> Audit:
+    """Run `pip-audit` on pins; several versions of one package take several runs.
 
     Args:
-        pins: the pins to audit. Names and versions are passed on normalized, so that the result
-            does not depend on a second parser.
-        osv_url: the query URL of the advisory service; None is the live OSV service.
+        pins: what to audit. Their normalized names and versions are passed on, so the result does
+            not depend on how another parser reads them. A local version, 1.0+deb1, is audited as
+            its public version too: a distribution's build of the same code.
+        service: the advisory service.
 
     Raises:
-        BrokenError: `pip-audit` failed, or its output is invalid.
+        BrokenError: it gave no readable answer.
     """
-    results = [_run(batch, osv_url) for batch in _batches(pins)]
+    public = [
+        dataclasses.replace(pin, version=Version(pin.version.public))
+        for pin in pins
+        if pin.version.local is not None
+    ]
+    results = [_run(batch, service) for batch in _batches([*pins, *public])]
     return Audit(
         frozenset().union(*(each.audited for each in results)),
         {name: why for each in results for name, why in each.skipped.items()},
@@ -87,8 +119,13 @@ def _batches(pins: Iterable[Pin]) -> Iterator[list[Pin]]:
         yield batch
 
 
-def _run(pins: Sequence[Pin], osv_url: str | None) -> Audit:
-    environment = dict(os.environ)
+def _run(pins: Sequence[Pin], service: Service) -> Audit:
+    # Of pip-audit's own variables none: they change what it does.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PIP_AUDIT_")
+    }
+    if service.is_own:
+        environment |= {"NO_PROXY": "*", "no_proxy": "*"}  # no proxy can reach our loopback
     with tempfile.TemporaryDirectory(prefix="jobworker-audit-") as directory:
         path = Path(directory) / "requirements.txt"
         path.write_text("".join(f"{pin} {_HASH}\n" for pin in pins))
@@ -96,16 +133,15 @@ def _run(pins: Sequence[Pin], osv_url: str | None) -> Audit:
         command += ["--disable-pip", "--strict", "--progress-spinner=off", "--format=json"]
         # A new cache: an old one could answer for a service that is unreachable.
         command += [f"--cache-dir={directory}/cache", "--vulnerability-service=osv"]
-        if osv_url is not None:
-            command.append(f"--osv-url={osv_url}")
-            # Our own endpoint is on loopback, where a proxy cannot reach it.
-            environment |= {"NO_PROXY": "*", "no_proxy": "*"}
+        command += [f"--osv-url={service.url}"] if service.url else []
         done = run(command, AUDIT_TIMEOUT_S, environment=environment)
+    if ignored := [text for text in _IGNORED if text in done.stderr]:
+        raise BrokenError(f"pip-audit ignored a part of the answer: {ignored[0]}")
     try:
         return _read(done.stdout)
     except (ValueError, InvalidVersion) as error:
         last = (done.stderr or done.stdout).strip().rpartition("\n")[2][:500]
-        proxies = [] if osv_url is not None else _proxies()
+        proxies = [] if service.is_own else _proxies()
         through = f"; queried through {', '.join(proxies)}" if proxies else ""
         raise BrokenError(
             f"pip-audit failed (exit code {done.exit_code}): {last or error}{through}"
@@ -221,7 +257,7 @@ CANARIES: Final = (
 )
 
 
-def require_canaries(osv_url: str | None) -> dict[Canary, int]:
+def require_canaries(service: Service) -> dict[Canary, int]:
     """Require that each canary is read and flagged; return the number of its advisories.
 
     Raises:
@@ -235,7 +271,7 @@ def require_canaries(osv_url: str | None) -> dict[Canary, int]:
             nested.write_text(canary.nested)
             path.write_text(canary.lines.format(nested=nested))
             [pins[canary]] = [pin for pin in read_pins(path) if pin.applies]
-    result = audit(list(pins.values()), osv_url)
+    result = audit(list(pins.values()), service)
     flagged = {
         canary: sum(found.package == pin.name for found in result.vulnerabilities)
         for canary, pin in pins.items()

@@ -64,11 +64,11 @@ class Affected:
     def includes(self, version: Version) -> bool:
         """Return whether a version is listed, or is in one of the ranges.
 
-        Versions are compared by PEP 440: 1.01 equals 1.1. An entry with neither versions nor a
-        range of versions includes every version, since it could be about this one.
+        Versions are compared by PEP 440: 1.01 equals 1.1. An entry without a readable version
+        and without a range of versions includes every version, since it could be about this one.
         """
         ranges = [each for each in self.ranges or () if each.type in _COMPARABLE_RANGES]
-        if not self.versions and not ranges:
+        if not ranges and not any(_is_version(text) for text in self.versions or ()):
             return True
         return any(_is_same(text, version) for text in self.versions or ()) or any(
             _is_in_range(each.events, version) for each in ranges
@@ -179,9 +179,14 @@ def _of_python(advisory: Advisory) -> Iterator[tuple[str, Affected]]:
 
 
 def _served(values: Any, name: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
-    """Return a record with the entries of one package; pip-audit fails on some other entries."""
+    """Return a record such that pip-audit uses it: with the entries of one package alone.
+
+    pip-audit fails on some entries of others, and silently drops records of another version of the
+    schema, and those that have `withdrawn`, even if it is empty.
+    """
     return {
-        **values,
+        **{name: value for name, value in values.items() if name != "withdrawn"},
+        "schema_version": "1.0.0",
         "affected": [
             {**each, "ranges": each.get("ranges") or [], "versions": each.get("versions") or []}
             for each in values["affected"]
@@ -190,6 +195,14 @@ def _served(values: Any, name: str) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
             and canonicalize_name(package["name"]) == name
         ],
     }
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
 
 
 def _is_same(text: str, version: Version) -> bool:
@@ -211,20 +224,35 @@ def _is_in_range(events: Sequence[Mapping[str, str]], version: Version) -> bool:
         return True
 
 
+# Events at the same version in the order in which they act: out before in, and at the last affected
+# version still in.
+_EVENT_ORDER: Final = {"fixed": 0, "limit": 0, "introduced": 1, "last_affected": 2}
+
+
 def _walk(events: Sequence[Mapping[str, str]], version: Version) -> bool:
-    """Return whether a version is affected after all events: `introduced` begins, `fixed` ends."""
+    """Walk the events in the order of their versions: in after `introduced`, out at `fixed`.
+
+    Raises:
+        ValueError: an event is not one of the schema's, or none is `introduced`.
+    """
     inside = False
-    for event in sorted(events, key=_event_version):
-        [(kind, text)] = list(event.items())[:1]
-        at = Version("0") if text == "0" else Version(text)
-        if kind == "introduced" and (text == "0" or version >= at):
+    parsed = sorted(map(_parse_event, events))
+    if not any(order == _EVENT_ORDER["introduced"] for _, order in parsed):
+        raise ValueError("no version is introduced")
+    for at, order in parsed:
+        if order == _EVENT_ORDER["introduced"] and version >= at:
             inside = True
-        elif (kind == "fixed" and version >= at) or (kind == "last_affected" and version > at):
+        elif (order == _EVENT_ORDER["fixed"] and version >= at) or (
+            order == _EVENT_ORDER["last_affected"] and version > at
+        ):
             inside = False
     return inside
 
 
-def _event_version(event: Mapping[str, str]) -> tuple[Version, bool]:
-    [(kind, text)] = list(event.items())[:1]
-    # "0" is before the first version; a fix at a version sorts before an introduction at it.
-    return (Version("0.dev0") if text == "0" else Version(text), kind == "introduced")
+def _parse_event(event: Mapping[str, str]) -> tuple[Version, int]:
+    [(kind, text)] = event.items()
+    if kind not in _EVENT_ORDER:
+        raise ValueError(f"{kind!r} is not an event")
+    # "0" is before the first version, pre-releases included; "*" is a limit beyond the last.
+    at = {"0": "0.dev0", "*": f"{2**31}!0"}.get(text, text)
+    return Version(at), _EVENT_ORDER[kind]

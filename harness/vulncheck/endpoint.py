@@ -1,6 +1,7 @@
 """OSV's query API on loopback, answered from a dump, for the duration of a check.
 
-Threads: the server's, one per request. Shared state and its guard: `_queried` under `_lock`.
+Threads: the server's, one per request. Shared state and its guard: `_queried` and `_affected`
+under `_lock`.
 """
 
 import json
@@ -20,13 +21,14 @@ REQUEST_TIMEOUT_S: Final = 30.0
 
 
 class Endpoint:
-    """A running endpoint: its URL, and the packages that it was queried for."""
+    """A running endpoint: its URL, the packages that it was queried for, and those affected."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.url = ""
         self._lock = threading.Lock()
         self._queried: set[tuple[str, Version]] = set()
+        self._affected: set[tuple[str, Version]] = set()
 
     def answer(self, query: object) -> dict[str, object] | None:
         """Return the answer to a query, or None if the query is invalid."""
@@ -35,15 +37,22 @@ class Endpoint:
             version = Version(query["version"])  # type: ignore[index]
         except (TypeError, KeyError, AttributeError, InvalidVersion):
             return None
+        found = self.database.query(name, version)
         with self._lock:
             self._queried.add((name, version))
-        found = self.database.query(name, version)
+            if found:
+                self._affected.add((name, version))
         return {"vulns": found} if found else {}
 
     def queried(self) -> set[tuple[str, Version]]:
         """Return the packages that were queried, each with its version."""
         with self._lock:
             return set(self._queried)
+
+    def affected(self) -> set[tuple[str, Version]]:
+        """Return the queried packages for which the answer was not empty."""
+        with self._lock:
+            return set(self._affected)
 
 
 @contextmanager

@@ -74,9 +74,28 @@ def parse_pin(text: str) -> Pin:
 
 def _read(path: Path, outer: list[Path]) -> Iterator[Pin]:
     """Yield the pins of a file and its nested files; `outer` are the files that lead to it."""
-    if path in outer:
+    # Not by comparing paths: a cycle may spell each round another way.
+    if path.exists() and any(path.samefile(each) for each in outer):
         chain = " -> ".join(map(str, [*outer, path]))
         raise BrokenError(f"requirements files include one another: {chain}")
+    file = _parse(path)
+    for option in file.options:
+        if unknown := set(option.options) - _HARMLESS_OPTIONS - {_NESTED}:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
+            raise _refusal(path, option.requirement_line, f"{names} can change what is installed")
+        for nested in option.options.get(_NESTED, ()):
+            # Relative to the path as it is written, as pip does: a symlink is not followed.
+            yield from _read(path.parent / nested, [*outer, path])
+    for requirement in file.requirements:
+        line = requirement.requirement_line
+        try:
+            yield _installed(requirement, f"{path}:{line.line_number}")
+        except ValueError as error:
+            raise _refusal(path, line, str(error)) from error
+
+
+def _parse(path: Path) -> RequirementsFile:
+    """Return a file's lines, all of them understood."""
     try:
         file = RequirementsFile.from_file(str(path), include_nested=False)
     except Exception as error:
@@ -85,18 +104,12 @@ def _read(path: Path, outer: list[Path]) -> Iterator[Pin]:
         raise BrokenError(f"{path} cannot be read as a requirements file: {reason}") from error
     for bad in file.invalid_lines:
         raise _refusal(path, bad, bad.error_message)
-    for option in file.options:
-        if unknown := set(option.options) - _HARMLESS_OPTIONS - {_NESTED}:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
-            raise _refusal(path, option.requirement_line, f"{names} can change what is installed")
-        for nested in option.options.get(_NESTED, ()):
-            yield from _read((path.parent / nested).resolve(), [*outer, path])
-    for requirement in file.requirements:
-        line = requirement.requirement_line
-        try:
-            yield _installed(requirement, f"{path}:{line.line_number}")
-        except ValueError as error:
-            raise _refusal(path, line, str(error)) from error
+    for each in (*file.options, *file.requirements):
+        if "${" in each.requirement_line.line:
+            raise _refusal(
+                path, each.requirement_line, "pip replaces variables, this check does not"
+            )
+    return file
 
 
 def _installed(requirement: InstallRequirement, origin: str) -> Pin:

@@ -48,7 +48,7 @@ def test_idle_connections_below_floor_are_broken(wanted: int, alive: int, verdic
 def test_half_sent_calls_below_floor_are_broken(sent: int, verdict: Verdict) -> None:
     seen = HalfSentCalls("user", 2000, sent, AdminWork(1.0), AdminWork(1.0))
     judged = verdicts(judge_half_sent(History([seen])))
-    assert judged["load floor: calls half-sent by user"] is verdict
+    assert judged["load floor: calls half-sent by a user"] is verdict
 
 
 def test_admin_that_was_never_answered_fails_with_last_answer() -> None:

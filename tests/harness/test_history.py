@@ -54,7 +54,7 @@ class EveryField(Observation):
 CALL = Call("stop 1", "StopJob", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "late", 0.5, 1.5, {"a": [1]})
 STREAM = Stream(
     "reader 1", "id", Outcome.OK, "OK", "", 5, "ab" * 32, 0.1, 2.0,
-    start_offset=7, missed_bytes=2, wrong_at=9, gap="gap", offsets_told=True, text="\xff\x00\n",
+    start_offset=7, missed_bytes=2, wrong_at=9, gap="gap", offsets_reported=True, text="\xff\x00\n",
     first_byte_s=0.2, last_byte_s=1.9, timeline=((0.2, 1), (1.9, 5)),
 )  # fmt: skip
 INTERRUPTION = Interruption(
@@ -94,9 +94,22 @@ def test_record_of_an_unknown_kind_is_broken_and_the_message_says_what_to_do() -
     with pytest.raises(BrokenError) as raised:
         from_json(line)
     assert str(raised.value) == (
-        "unknown kind of record 'FieldOfAnotherVersion': another version of the harness wrote it; "
-        "read this run with that version, or run the check again"
+        "unknown kind of record 'FieldOfAnotherVersion'; if another version of the harness wrote "
+        "it, read this run with that version, or run the check again"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        (to_json(STREAM).replace('"missed_bytes"', '"lost_bytes"'), "lost_bytes, missed_bytes"),
+        (to_json(STREAM).replace('"gap": "gap", ', ""), "gap"),
+        (to_json(OBSERVATION).replace('"at_s": 0.5', '"at_s": 0.5, "more": 1'), "samples"),
+    ],
+)
+def test_record_with_other_fields_is_broken_and_not_filled_in(line: str, field: str) -> None:
+    with pytest.raises(BrokenError, match=rf"other fields than those of \w+: {field}\)"):
+        from_json(line)
 
 
 def test_two_observations_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +157,7 @@ def test_calls_and_streams_are_found_by_prefix_and_observations_by_type() -> Non
 
 def test_recorder_keeps_the_order() -> None:
     recorder = Recorder()
-    added = [Interruption(Cause.BROKEN, str(number)) for number in range(3)]
+    added = [Interruption(Cause.HARNESS_FAILED, str(number)) for number in range(3)]
     for each in added:
         recorder.add(each)
     assert recorder.history().all(Interruption) == added

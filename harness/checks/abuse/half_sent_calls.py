@@ -39,6 +39,7 @@ ANSWERED_WHY: Final = {
 POOL_THREADS: Final = 1500
 NO_ROLE: Final = next(case.file_name for case in CASES if case.name == "no role")
 CALLERS: Final = {"no role": NO_ROLE, "user": "user"}
+CALLER_WORDS: Final = {"no role": "a client without a role", "user": "a user"}
 PATHS: Final = (QUERY_PATH, STREAM_PATH)
 
 
@@ -154,7 +155,7 @@ def judge_half_sent(history: History) -> Iterator[Finding]:
     crowds = history.all(HalfSentCalls)
     yield floor("clients that left calls half-sent", len(crowds), 1)
     for crowd in crowds:
-        yield floor(f"calls half-sent by {crowd.caller}", crowd.sent, crowd.wanted)
+        yield floor(f"calls half-sent by {CALLER_WORDS[crowd.caller]}", crowd.sent, crowd.wanted)
         bound_s, why = ANSWERED_S[crowd.caller], ANSWERED_WHY[crowd.caller]
         yield _in_time(crowd, "beside", crowd.beside, bound_s, why)
         yield _in_time(crowd, "after", crowd.after, RECOVERED_S, RECOVERED_WHY)
@@ -163,7 +164,8 @@ def judge_half_sent(history: History) -> Iterator[Finding]:
 
 def _in_time(crowd: HalfSentCalls, when: str, work: AdminWork, bound_s: float, why: str) -> Finding:
     promise = (
-        f"an admin starts, queries and stops a job {when} the half-sent calls of: {crowd.caller}"
+        f"an admin starts, queries and stops a job {when} the calls half-sent by "
+        f"{CALLER_WORDS[crowd.caller]}"
     )
     never = f"never; the last answer to {work.failure}"
     return in_time(promise, work.took_s, bound_s, why, never=never)

@@ -90,7 +90,7 @@ def judge_certificates(history: History) -> Iterator[Finding]:
 
 CERTIFICATES: Final = Check(
     "identity.certificates",
-    "Valid client certificates are accepted; those invalid in one of twenty ways are refused.",
+    "Valid client certificates are accepted; those with any of eighteen faults are refused.",
     run_certificates, judge_certificates, frozenset({Need.IDENTITIES}),
     ("2-10", "16-22", "R-TLS-1", "R-CERT-2"), 90,
 )  # fmt: skip

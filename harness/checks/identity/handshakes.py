@@ -92,7 +92,8 @@ def judge_strangers(history: History) -> Iterator[Finding]:
         )  # fmt: skip
     for name, status in seen.lacking.items():
         yield one_of(f"a client without {name} is refused", status, REFUSING)
-    for name, outcome in seen.by_protocol.items():
+    for name in OTHER_PROTOCOLS:
+        outcome = seen.by_protocol[name]
         yield holds(
             f"a connection with {name} is closed without an answer (case 15)",
             kept=outcome.end in CLOSING, got=str(outcome), want="closed",

@@ -53,8 +53,8 @@ class Negotiated:
     `version` is the TLS version that introduced the cipher: of TLS 1.1 it is TLSv1.0.
     """
 
-    version: str = ""
-    cipher: str = ""
+    version: str
+    cipher: str
 
     def __str__(self) -> str:
         return f"{self.version} {self.cipher}" if self.cipher else REFUSED
@@ -110,7 +110,7 @@ def negotiate(address: str, files: CertFiles, *options: str | Path) -> Negotiate
     found = re.search(r"^New, (\S+), Cipher is (\S+)$", output, re.MULTILINE)
     if found is None:
         raise BrokenError(f"openssl s_client reports no cipher: {output[-500:]}")
-    return Negotiated() if found[2] == "(NONE)" else Negotiated(found[1], found[2])
+    return Negotiated("", "") if found[2] == "(NONE)" else Negotiated(found[1], found[2])
 
 
 def _old_ciphers() -> list[str]:

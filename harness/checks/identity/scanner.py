@@ -58,7 +58,10 @@ def judge_scanner(history: History) -> Iterator[Finding]:
         found = server.weaknesses[weakness]
         yield assumed(f"{weakness} was scanned for", true=found is not None, got=found)
         if found is not None:
-            yield equal(f"the server has {weakness}, {by}", found, False)
+            yield holds(
+                f"the server does not have {weakness}, {by}",
+                kept=not found, got="it has", want="it has not",
+            )  # fmt: skip
 
 
 SCANNER: Final = Check(

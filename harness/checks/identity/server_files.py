@@ -14,7 +14,8 @@ from harness.record.verdict import Finding, UnsupportedError
 
 # A server that runs for so long has started, and is ended; one that refuses takes a second.
 STARTED_S: Final = 30
-_TIMED_OUT: Final = 124  # timeout(1): the command was still running
+# timeout(1): the command was still running; 137: it ignored SIGTERM, too.
+_TIMED_OUT: Final = frozenset({124, 137})
 _OUTPUT_CHARACTERS: Final = 600
 
 
@@ -92,7 +93,7 @@ class StartWithBadFiles:
     @property
     def started(self) -> bool:
         """Whether the server was still running, or ended as if all was well."""
-        return self.exit_code in {0, _TIMED_OUT}
+        return self.exit_code in {0, *_TIMED_OUT}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,8 @@ def judge_stalled(history: History) -> Iterator[Finding]:
         ("denied", seen.denied, denied_s, DENIED_WHY),
     ):
         held, after_s = slot.was_held, slot.freed_after_s
-        yield assumed(f"the slot was held: {lost_by}", true=held, got=held, want="True")
+        promise = f"the stalled client held the only slot before its certificate {lost_by}"
+        yield assumed(promise, true=held, got=held, want="True")
         yield holds(
             f"a stalled client loses its slot when its certificate is {lost_by} (seconds)",
             kept=after_s is not None and -EARLY_S <= after_s <= within_s,

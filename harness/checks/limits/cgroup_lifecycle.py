@@ -33,7 +33,6 @@ from harness.targets.launching import CGROUP_MOUNT
 from jobworker.v1 import jobworker_pb2 as pb
 
 _OBSERVED: Final = frozenset({Need.CGROUPS, Need.HOST})
-_LAUNCHED: Final = _OBSERVED | {Need.LAUNCH}
 
 BORN: Final = 50
 BORN_AT_ONCE: Final = 10

@@ -14,9 +14,9 @@ import msgspec
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import MIB
 from harness.checks.limits.host_cgroups import (
-    LIMITED,
-    OBSERVED,
-    PROGRAMS,
+    READS_KERNEL_FILES,
+    RUNS_JOBS,
+    SETS_LIMITS,
     cgroup_of,
     cgroups_of,
     cpu_s,
@@ -125,7 +125,7 @@ DEFAULT_HALF_CORE: Final = Check(
     "The default half core is enforced, by the job's own clock.",
     _run_default_half_core,
     _judge_default_half_core,
-    needs=PROGRAMS,
+    needs=RUNS_JOBS,
     cites=("56", "49", "R-CGROUP-2"),
     alone=True,
 )
@@ -210,7 +210,7 @@ CPU_CHECKS: Final = tuple(
         guarantee,
         partial(_run_cpu, cores),
         partial(_judge_cpu, cores),
-        needs=OBSERVED,
+        needs=READS_KERNEL_FILES,
         cites=("49", "R-CGROUP-1"),
         alone=True,
     )
@@ -261,7 +261,7 @@ PIDS: Final = Check(
     "A job cannot have more processes than its limit, and the server is unharmed.",
     _run_pids,
     _judge_pids,
-    needs=LIMITED,
+    needs=SETS_LIMITS,
     cites=("52",),
 )
 

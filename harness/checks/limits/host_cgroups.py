@@ -30,10 +30,10 @@ from jobworker.v1 import jobworker_pb2 as pb
 HOST_TIMEOUT_S: Final = 120.0
 _SETTLE_TIMEOUT_S: Final = 60.0
 
-# What a check needs that only runs jobs, sets their limits, or also reads the kernel's files.
-PROGRAMS: Final = frozenset({Need.CGROUPS, Need.PYTHON})
-LIMITED: Final = PROGRAMS | {Need.LIMIT_FIELDS}
-OBSERVED: Final = LIMITED | {Need.HOST}
+# The needs of a check that runs programs; that also sets limits; that also reads kernel files.
+RUNS_JOBS: Final = frozenset({Need.CGROUPS, Need.PYTHON})
+SETS_LIMITS: Final = RUNS_JOBS | {Need.LIMIT_FIELDS}
+READS_KERNEL_FILES: Final = SETS_LIMITS | {Need.HOST}
 
 
 @dataclass(frozen=True, slots=True)

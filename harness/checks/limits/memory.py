@@ -8,8 +8,8 @@ from typing import Final
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import MIB
 from harness.checks.limits.host_cgroups import (
-    OBSERVED,
-    PROGRAMS,
+    READS_KERNEL_FILES,
+    RUNS_JOBS,
     cgroup_of,
     cpu_s,
     exists,
@@ -93,7 +93,7 @@ DEFAULT_MEMORY: Final = Check(
     "The default 100 MB are enforced: a job that allocates 200 MB ends by signal 9.",
     _run_default_memory,
     _judge_default_memory,
-    needs=PROGRAMS,
+    needs=RUNS_JOBS,
     cites=("56", "50", "R-CGROUP-2"),
     alone=True,
 )
@@ -117,7 +117,7 @@ MEMORY_WITHIN: Final = Check(
     "A job that stays within its memory limit runs to its end.",
     _run_within_memory,
     _judge_within_memory,
-    needs=PROGRAMS,
+    needs=RUNS_JOBS,
     cites=("56",),
 )
 
@@ -175,7 +175,7 @@ MEMORY: Final = Check(
     "A job beyond its memory limit is killed as a whole, and its status reports the OOM kill.",
     _run_memory,
     _judge_memory,
-    needs=OBSERVED,
+    needs=READS_KERNEL_FILES,
     cites=("50", "R-CGROUP-1", "R-JOB-4"),
     alone=True,
 )
@@ -233,7 +233,7 @@ MEMORY_BOMB: Final = Check(
     "A bomb of memory ends by its limit while the server answers.",
     _run_memory_bomb,
     _judge_memory_bomb,
-    needs=PROGRAMS,
+    needs=RUNS_JOBS,
     cites=("54",),
     alone=True,
 )
@@ -292,12 +292,13 @@ FORK_BOMB: Final = Check(
     "A fork bomb that ignores SIGTERM is ended within 10 s while the server answers.",
     _run_fork_bomb,
     _judge_fork_bomb,
-    needs=OBSERVED | {Need.GRACE},
+    needs=READS_KERNEL_FILES | {Need.GRACE},
     cites=("53", "R-JOB-3"),
     alone=True,
 )
 
 
+# First breath: the first milliseconds, before a server could move the process into its cgroup.
 FIRST_BREATH_JOBS: Final = 4
 
 

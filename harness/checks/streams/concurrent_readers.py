@@ -26,7 +26,8 @@ class ReadersOfOneJob(Observation):
     Attributes:
         job_id: the job.
         readers: how many there were.
-        joined: how many had their first byte before the job wrote the rest.
+        joined: for the record, how many had their first byte before the job wrote the rest;
+            `most_at_once` judges how many there were.
         total_bytes: how much the job wrote.
     """
 
@@ -86,7 +87,7 @@ MANY: Final = Check(
 def run_thousand(stage: Stage) -> None:
     """Run 1000 readers of one job."""
     if stage.scale is Scale.SMALL:
-        raise UnsupportedError("a processor of its own speed, which 1000 readers need")
+        raise UnsupportedError("a native processor, which 1000 readers need")
     _follow(stage, (1000,), (WriterStep(256 * KIB, pause_ms=100, repeat=4),))
 
 

@@ -46,7 +46,7 @@ CUT_CODES: Final = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL")
 
 # -- streams of a job that has ended --------------------------------------------------------------
 
-# More than the largest message of any server that keeps gRPC's default limit of 4 MiB.
+# More than 4 MiB, gRPC's default limit of a message: the cut comes after a whole message.
 CUT_AFTER_BYTES: Final = 4_500_000
 NETWORKS: Final = _networks(bytes_per_s=8 * MIB, cut_after_bytes=CUT_AFTER_BYTES)
 TIMEOUT_S: Final = 60.0

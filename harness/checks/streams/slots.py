@@ -241,7 +241,7 @@ def run_cancel(stage: Stage) -> None:
         after = server_counts(stage, server).threads
         settled = settled_s is not None
         stage.record(CancelledStreams(cycles, not_admitted, before, after, settled))
-        client.stop(job_id)
+        client.must_stop(job_id)
 
 
 def _is_admitted_soon(client: Client, job_id: str) -> bool:

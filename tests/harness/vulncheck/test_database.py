@@ -32,6 +32,10 @@ def listed(*versions: str) -> dict[str, Any]:
     return {"package": PACKAGE, "versions": list(versions)}
 
 
+def ranged(*events: dict[str, str]) -> dict[str, Any]:
+    return {"package": PACKAGE, "ranges": [{"type": "ECOSYSTEM", "events": list(events)}]}
+
+
 @pytest.mark.parametrize(
     ("advisory", "pin"),
     [
@@ -55,6 +59,14 @@ def test_listed_version_is_compared_by_pep_440(advisory: str, pin: str, tmp_path
         {"package": PACKAGE, "ranges": [{"type": "ECOSYSTEM", "events": [{"fixed": "?"}]}]},
         {"package": PACKAGE, "ranges": [{"type": "SEMVER", "events": [{"introduced": "0"}]}]},
         {"package": {**PACKAGE, "ecosystem": "PyPI:https://example.org"}, "versions": ["1.0"]},
+        {"package": PACKAGE, "versions": ["release-1"]},
+        ranged({"introducd": "0"}),
+        ranged(),
+        ranged({"fixed": "0.5"}),
+        ranged({"last_affected": "0.5"}),
+        ranged({"fixed": "0.5", "introduced": "2"}),
+        ranged({"introduced": "1.0"}, {"last_affected": "1.0"}),
+        ranged({"introduced": "0"}, {"limit": "*"}),
     ],
 )
 def test_entry_without_comparable_versions_affects_every_version(

@@ -75,6 +75,8 @@ def test_pin_for_another_machine_is_kept_and_does_not_apply(tmp_path: Path) -> N
         ("!!", "Invalid requirement"),
         (f"package==1.0 {HASH} --config-settings a=b", "no such option"),
         (f"package==${{VERSION}} {HASH}", "Invalid requirement"),
+        (f"package==1.0 ; python_version < '${{NEWEST}}' {HASH}", "pip replaces variables"),
+        ("-r ${OTHER}.txt", "pip replaces variables"),
     ],
 )
 def test_line_that_is_not_pin_is_refused_with_its_place(
@@ -103,6 +105,23 @@ def test_file_without_readable_pins_is_refused(text: str, said: str, tmp_path: P
     path.write_text(text)
     with pytest.raises(BrokenError, match=said):
         read_pins(path)
+
+
+def test_nested_file_behind_symlink_is_relative_to_the_link_as_pip_has_it(tmp_path: Path) -> None:
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nested.txt").write_text(f"jinja2==2.1{name == 'c':d} {HASH}\n")
+    (tmp_path / "c" / "real.txt").write_text("-r nested.txt\n")
+    (tmp_path / "b" / "link.txt").symlink_to(tmp_path / "c" / "real.txt")
+    (tmp_path / "lock.txt").write_text("-r b/link.txt\n")
+    assert pins(tmp_path / "lock.txt") == ["jinja2==2.10"]
+
+
+def test_files_that_include_one_another_are_refused_however_they_are_spelt(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.txt").write_text("-r ../d/./x.txt\n")
+    with pytest.raises(BrokenError, match="include one another"):
+        read_pins(tmp_path / "d" / "x.txt")
 
 
 def test_file_of_another_encoding_is_refused(tmp_path: Path) -> None:

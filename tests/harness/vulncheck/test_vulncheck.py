@@ -200,7 +200,7 @@ def test_own_lock_file_and_environment_are_audited_together(tmp_path: Path) -> N
     done = vulncheck(None, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS)))
     assert done.returncode == 0, done.stdout + done.stderr
     count = len(installed_pins())
-    assert f"{count} of {count} installed packages audited" in done.stdout
+    assert f"all {count} installed packages" in done.stdout
     assert count > 40
 
 
@@ -290,3 +290,24 @@ def test_endpoint_refuses_invalid_queries(body: bytes) -> None:
         assert post(endpoint.url, body)[0] == 400
         assert post(endpoint.url, b'{"package": {"name": "x"}, "version": "1"}') == (200, b"{}")
         assert endpoint.queried() == {("x", Version("1"))}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"schema_version": "2.0.0"}, {"withdrawn": ""}, {"withdrawn": None}]
+)
+def test_record_that_pip_audit_would_drop_is_found(
+    changed: dict[str, str | None], lock: Path, tmp_path: Path
+) -> None:
+    path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS, {**PLANTED, **changed}))
+    done = vulncheck(lock, "--offline", path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FOUND planted 1.5" in done.stdout
+
+
+def test_local_version_is_audited_as_its_public_version_too(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"planted==1.5+deb1 {HASH}\n")
+    last = record("planted", {"introduced": "0"}, {"last_affected": "1.5"})
+    path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS, last))
+    done = vulncheck(lock, "--offline", path)
+    assert done.returncode == 1, done.stdout + done.stderr
