@@ -33,7 +33,8 @@ LAYERS: dict[str, set[str]] = {
     "deny": {"errors", "watched_files"},
     "tls": {"errors", "watched_files"},
     "wire": {"cgroup", "log"},
-    "config": {"errors", "cgroup"},
+    "rule": set(),
+    "config": {"errors", "cgroup", "rule"},
     "timers": set(),
     "messages": set(),
     "pool": {"errors"},
@@ -52,9 +53,20 @@ LAYERS: dict[str, set[str]] = {
         "wire",
         "worker",
     },
-    "server": {"errors", "cgroup", "config", "deny", "follow", "pool", "service", "tls", "worker"},
+    "server": {
+        "errors",
+        "cgroup",
+        "config",
+        "deny",
+        "follow",
+        "pool",
+        "rule",
+        "service",
+        "tls",
+        "worker",
+    },
     "client": {"errors", "cgroup", "tls", "wire"},
-    "options": {"cgroup", "config"},
+    "options": {"errors", "cgroup", "config", "rule"},
     "arguments": {"cgroup", "options"},
     "terminal": {"errors", "client"},
     "cli": {
@@ -65,7 +77,7 @@ LAYERS: dict[str, set[str]] = {
 }
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
-    "deny", "config", "options", "arguments", "timers", "oom_score", "messages",
+    "deny", "rule", "config", "options", "arguments", "timers", "oom_score", "messages",
     "pool", "watched_files",
 }  # fmt: skip
 

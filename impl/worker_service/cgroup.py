@@ -415,7 +415,7 @@ def _require_cgroup2(mount: Path) -> None:
 
 def _device_number(device: str) -> str:
     """Return MAJOR:MINOR of a block device given as that or as a path."""
-    if re.fullmatch(r"\d{1,4}:\d{1,7}", device):
+    if re.fullmatch(r"[0-9]{1,4}:[0-9]{1,7}", device):
         return device
     try:
         status = Path(device).stat() if device.startswith("/") else None

@@ -19,9 +19,10 @@ from typing import Any, Final
 
 import click
 
-from worker_service import arguments, config
+from worker_service import arguments
 from worker_service.cgroup import IoMax, Limits
 from worker_service.client import CallError, Client, ClientOptions, Job, Output, Start
+from worker_service.config import Settings
 from worker_service.options import with_settings
 from worker_service.terminal import (
     EXIT_INTERRUPTED,
@@ -425,28 +426,19 @@ def _as_dict(job: Job) -> dict[str, object]:
     return {each.name: plain(getattr(job, each.name)) for each in dataclasses.fields(job)}
 
 
-def _load_config(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
-    """Use the TOML file's values as the defaults of the other options."""
-    if value is not None:
-        ctx.default_map = {**(ctx.default_map or {}), **config.load_toml(value)}
-
-
 @main.command()
-@click.option(
-    "--config", "config_file", type=click.Path(path_type=Path), is_eager=True, expose_value=False,
-    callback=_load_config, envvar="JOBWORKER_CONFIG", show_envvar=True,
-    help="TOML file of settings, named like the options without the leading dashes.",
-)  # fmt: skip
 @with_settings
-def serve(**settings: Any) -> None:
-    """Serve jobs until SIGTERM or Ctrl-C. Needs cgroup v2 and root, or --no-limits.
+def serve(settings: Settings) -> None:
+    """Serve jobs until a signal. Needs cgroup v2 and root, or --no-limits.
 
+    SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGQUIT end all jobs and the server; a second one kills the
+    jobs. SIGHUP, SIGINT and SIGQUIT have no effect if they are ignored at the start (nohup, sh &).
     A flag overrides the variable, which overrides the file.
     Sizes: 64KiB, 100MB. Durations: 5ms, 20s, 10min.
     """
     from worker_service import server  # noqa: PLC0415 - clients do not need it
 
-    server.serve(config.Settings(**settings), announce=_announce)
+    server.serve(settings, announce=_announce)
 
 
 def _announce(address: str) -> None:

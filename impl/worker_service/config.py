@@ -2,219 +2,227 @@
 
 Each setting is one field of `Settings`; its flag, variable and TOML key follow from its name:
 `max_streams` is `--max-streams`, `JOBWORKER_MAX_STREAMS` and `max-streams` in the file. A flag
-overrides the variable, which overrides the file, which overrides the default.
+overrides the variable, which overrides the file, which overrides the default. Every value passes
+the setting's `Rule`, whatever its source; an error names the source, the value and the bounds.
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from worker_service.cgroup import DEFAULT_MOUNT
 from worker_service.errors import ConfigurationError
+from worker_service.rule import HOUR_S, Kind, Rule
 
 ENVIRONMENT_PREFIX: Final = "JOBWORKER"
 
 KIB: Final = 1024
-MIB: Final = 1024 * 1024
+MIB: Final = 1024**2
+GIB: Final = 1024**3
+TIB: Final = 1024**4
 
-_SIZE_UNITS: Final = {
-    "": 1, "b": 1, "k": KIB, "kb": 1000, "kib": KIB, "m": MIB, "mb": 1000**2, "mib": MIB,
-    "g": 1024 * MIB, "gb": 1000**3, "gib": 1024 * MIB,
-}  # fmt: skip
-_TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-def _parse(text: str, units: Mapping[str, float], example: str) -> float:
-    digits = text.strip().lower()
-    number = digits.rstrip("abcdefghijklmnopqrstuvwxyz").strip()
-    unit = digits[len(number) :].strip()
-    try:
-        value = float(number) * units[unit]
-    except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is invalid; write for example {example}") from None
-    if not 0 <= value < float(2**63):
-        raise ValueError(f"{text!r} is out of range; write for example {example}")
-    return value
+_GRPC_DURATION_MAX_S: Final = 576 * HOUR_S  # 24 days: gRPC counts milliseconds in 31 bits
+_MEMORY_MAX_BYTES: Final = 64 * TIB  # x86-64 maps no more; every real bound is the machine's
+_THREADS_MAX: Final = 100_000  # each stream and each call takes one
+_STOP_GRACE_MAX_S: Final = 3600  # `worker.GRACE_MAX_S`; a test compares them
+_SHOWN_MAX: Final = 100  # characters of a rejected value in an error
 
 
-def parse_size(text: str) -> int:
-    """Return bytes for a text such as `65536`, `64KiB` (1024s) or `64kB` (1000s).
-
-    Raises:
-        ValueError: with an example of a valid text.
-    """
-    return int(_parse(text, _SIZE_UNITS, "65536, 64KiB or 100MB"))
-
-
-def parse_duration(text: str) -> float:
-    """Return seconds for a text such as `0.5`, `5ms`, `20s` or `10min`.
-
-    Raises:
-        ValueError: with an example of a valid text.
-    """
-    return _parse(text, _TIME_UNITS, "0.5, 5ms, 20s or 10min")
+def _shown(value: object) -> str:
+    """Return a rejected value on one line and cut; Python refuses to print longer integers."""
+    if isinstance(value, int) and abs(value) >= 10**_SHOWN_MAX:
+        return "a number of more than 100 digits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
 
 
-SIZE: Final = "size"
-DURATION: Final = "duration"
-NUMBER: Final = "number"
-TEXT: Final = "text"
-FLAG: Final = "flag"
-FILE: Final = "file"
+def _setting(rule: Rule, default: object, text: str) -> Any:  # noqa: ANN401 - dataclasses.field's own type
+    return field(default=default, metadata={"rule": rule, "help": text})
 
 
-def _setting(kind: str, default: object, text: str, *, least: float = 0) -> Any:  # noqa: ANN401 - dataclasses.field's own type
-    return field(default=default, metadata={"kind": kind, "help": text, "least": least})
+def _size(lowest: int, highest: int) -> Rule:
+    return Rule(Kind.SIZE, lowest, highest)
+
+
+def _duration(lowest_s: float, highest_s: float) -> Rule:
+    return Rule(Kind.DURATION, lowest_s, highest_s)
+
+
+def _number(lowest: int, highest: int) -> Rule:
+    return Rule(Kind.NUMBER, lowest, highest)
+
+
+_ADDRESS_RULE: Final = Rule(Kind.ADDRESS)
+_PATH: Final = Rule(Kind.PATH)
+_FLAG: Final = Rule(Kind.FLAG)
+_LOG_LEVEL: Final = Rule(Kind.LOG_LEVEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """A server's settings. Sizes are in bytes, durations in seconds."""
 
-    listen: str = _setting(TEXT, "127.0.0.1:50051", "HOST:PORT to listen on; port 0 picks one.")
-    ca: Path = _setting(TEXT, Path("certs/out/ca.crt"), "CA that signs the client certificates.")
-    cert: Path = _setting(TEXT, Path("certs/out/server.crt"), "The server's certificate.")
-    key: Path = _setting(TEXT, Path("certs/out/server.key"), "Its private key, mode 0600.")
+    listen: str = _setting(
+        _ADDRESS_RULE, "127.0.0.1:50051", "HOST:PORT to listen on; port 0 picks one."
+    )
+    ca: Path = _setting(_PATH, Path("certs/out/ca.crt"), "CA that signs the client certificates.")
+    cert: Path = _setting(_PATH, Path("certs/out/server.crt"), "The server's certificate.")
+    key: Path = _setting(_PATH, Path("certs/out/server.key"), "Its private key, mode 0600.")
     deny_serials: Path | None = _setting(
-        FILE, None, "File of denied certificate serial numbers, one per line, in hexadecimal. "
+        _PATH, None, "File of denied certificate serial numbers, one per line, in hexadecimal. "
         "Reloaded automatically when it changes; open streams end within 2 s."
     )  # fmt: skip
     limits: bool = _setting(
-        FLAG, True, "Run each job in a cgroup v2 with limits. --no-limits runs jobs without limits "
-        "and rejects those that request limits."
+        _FLAG, True, "Run each job in a cgroup v2 with limits. --no-limits runs jobs without "
+        "limits and rejects those that request limits."
     )  # fmt: skip
     cgroup_root: Path = _setting(
-        TEXT, DEFAULT_MOUNT / "jobworker", "cgroupfs directory for the jobs; one per server."
+        _PATH, DEFAULT_MOUNT / "jobworker", "cgroupfs directory for the jobs; one per server."
     )
     stop_grace: float = _setting(
-        DURATION, 10.0, "Time from SIGTERM to SIGKILL, at shutdown and if a stop gives none."
-    )
+        _duration(0, _STOP_GRACE_MAX_S), 10.0,
+        "Time from SIGTERM to SIGKILL, at shutdown and if a stop gives none."
+    )  # fmt: skip
     log_retention: int = _setting(
-        SIZE, 0, "Most recent output to keep of each job; 0 keeps all of it, in memory."
-    )
+        _size(0, _MEMORY_MAX_BYTES), 0,
+        "Most recent output to keep of each job; 0 keeps all of it, in memory."
+    )  # fmt: skip
     max_streams: int = _setting(
-        NUMBER, 1000, "Maximum number of streams; more get RESOURCE_EXHAUSTED at once.", least=1
-    )
+        _number(1, _THREADS_MAX), 1000,
+        "Maximum number of streams; more get RESOURCE_EXHAUSTED at once."
+    )  # fmt: skip
     unary_threads: int = _setting(
-        NUMBER, 128, "Threads for start, stop and query, in addition to the streams'.", least=1
-    )
+        _number(1, _THREADS_MAX), 128,
+        "Threads for start, stop and query, in addition to the streams'."
+    )  # fmt: skip
     flush_interval: float = _setting(
-        DURATION, 0.005, "Minimum time between two small messages of a stream; after a pause, "
-        "output is sent at once. Affects what the server sends."
+        _duration(0, 60), 0.005, "Minimum time between two small messages of a stream; after a "
+        "pause, output is sent at once. Affects what the server sends."
     )  # fmt: skip
     flush_size: int = _setting(
-        SIZE, 256 * KIB, "Pending output of this size is sent without waiting for the interval. "
-        "Affects what the server sends.", least=1
+        _size(1, 32 * MIB), 256 * KIB, "Pending output of this size is sent without waiting for "
+        "the interval; so is a full message, and half of --log-retention, so that a reader that "
+        "keeps up misses nothing. Affects what the server sends."
     )  # fmt: skip
     message_size: int = _setting(
-        SIZE, 512 * KIB, "Maximum size of an output message; must fit the client's limit, in gRPC "
-        "4 MiB by default. Affects what the server sends.", least=KIB
+        _size(KIB, 32 * MIB), 512 * KIB, "Maximum size of an output message; must fit the client's "
+        "limit, in gRPC 4 MiB by default. Affects what the server sends."
     )  # fmt: skip
     in_flight: int = _setting(
-        SIZE, 64 * MIB, "Maximum output in unsent messages of all streams, plus 64 KiB for each.",
-        least=MIB
+        _size(MIB, _MEMORY_MAX_BYTES), 64 * MIB,
+        "Maximum output in unsent messages of all streams, plus 64 KiB for each."
     )  # fmt: skip
     keepalive_time: float = _setting(
-        DURATION, 600.0, "Idle time after which the server pings a connection.", least=1
-    )
+        _duration(1, _GRPC_DURATION_MAX_S), 600.0,
+        "Idle time after which the server pings a connection."
+    )  # fmt: skip
     keepalive_timeout: float = _setting(
-        DURATION, 20.0, "Time to answer that ping before the connection is closed.", least=1
+        _duration(1, HOUR_S), 20.0, "Time to answer that ping before the connection is closed."
     )
     max_connection_idle: float = _setting(
-        DURATION, 1800.0, "A connection without calls is closed after this time.", least=1
-    )
+        _duration(1, _GRPC_DURATION_MAX_S), 1800.0,
+        "A connection without calls is closed after this time."
+    )  # fmt: skip
     max_concurrent_streams: int = _setting(
-        NUMBER, 1000, "Maximum number of concurrent calls on one connection; clients queue more. "
-        "Announced by the server, enforced by clients.", least=1
+        _number(1, 2**31 - 1), 1000, "Maximum number of concurrent calls on one connection; "
+        "clients queue more. Announced by the server, enforced by clients."
     )  # fmt: skip
     max_receive_size: int = _setting(
-        SIZE, 4 * MIB, "Maximum size of a request. Affects what clients send.", least=KIB
+        _size(KIB, GIB), 4 * MIB, "Maximum size of a request. Affects what clients send."
     )
-    stream_window: int = _setting(
-        SIZE, 64 * KIB, "HTTP/2 window of each call. Affects what the server receives; output is "
-        "limited by the client's window.", least=64 * KIB - 1
+    stream_window: int = _setting(  # RFC 9113, 6.9.2: 65535 is the initial window
+        _size(64 * KIB - 1, GIB), 64 * KIB, "HTTP/2 window of each call. Affects what the server "
+        "receives; output is limited by the client's window."
     )  # fmt: skip
     connection_window: bool = _setting(
-        FLAG, True, "Grow HTTP/2 windows to the bandwidth-delay product (BDP probing); gRPC has no "
-        "fixed connection window in Python. Affects what the server receives."
+        _FLAG, True, "Grow HTTP/2 windows to the bandwidth-delay product (BDP probing); gRPC has "
+        "no fixed connection window in Python. Affects what the server receives."
     )  # fmt: skip
-    frame_size: int = _setting(
-        SIZE, 16 * KIB, "Maximum HTTP/2 frame size that the server accepts; the client's setting "
-        "applies to frames that the server sends.", least=16 * KIB
+    frame_size: int = _setting(  # RFC 9113, 4.2
+        _size(16 * KIB, 16 * MIB - 1), 16 * KIB, "Maximum HTTP/2 frame size that the server "
+        "accepts; the client's setting applies to frames that the server sends."
     )  # fmt: skip
     handshake_timeout: float = _setting(
-        DURATION, 20.0, "Time to finish the TLS handshake before a connection is closed.", least=0.1
-    )
-    reflection: bool = _setting(FLAG, True, "Offer gRPC server reflection to admins.")
-    log_level: str = _setting(
-        TEXT, "info", "debug, info, warning or error, to stderr; audit lines are always written."
-    )
+        _duration(0.1, HOUR_S), 20.0,
+        "Time to finish the TLS handshake before a connection is closed."
+    )  # fmt: skip
+    reflection: bool = _setting(_FLAG, True, "Offer gRPC server reflection to admins.")
+    log_level: str = _setting(_LOG_LEVEL, "info", "To stderr; audit lines are always written.")
 
     def __post_init__(self) -> None:
-        """Check each setting against its bound.
+        """Check each setting against its rule.
 
         Raises:
             ConfigurationError: names the setting, the value received and the values allowed.
         """
         for each in fields(self):
             value = getattr(self, each.name)
-            least = each.metadata["least"]
-            if each.metadata["kind"] in {SIZE, DURATION, NUMBER} and value < least:
-                raise ConfigurationError(
-                    f"{flag(each.name)} is {value}; it must be at least {least}"
-                )
-        if self.log_level not in {"debug", "info", "warning", "error"}:
-            raise ConfigurationError(
-                f"--log-level is {self.log_level!r}; it must be debug, info, warning or error"
-            )
-        host, separator, port = self.listen.rpartition(":")
-        if not (separator and host and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004 - ports
-            raise ConfigurationError(f"--listen is {self.listen!r}; it must be HOST:PORT")
+            if value is not each.default:
+                _accept(each, value, flag(each.name))
 
 
 def flag(name: str) -> str:
     """Return the flag of a setting."""
-    return "--" + name.replace("_", "-")
+    return f"--{_key(name)}"
 
 
-def convert(name: str, text: str) -> object:
-    """Return a setting's value from its text.
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{ENVIRONMENT_PREFIX}_{name.upper()}"
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def read_settings(
+    flags: Mapping[str, object], environment: Mapping[str, str], file: Path | None
+) -> Settings:
+    """Return the settings from all sources; None is a flag that was not given.
 
     Raises:
-        ValueError: with an example of a valid text.
+        ConfigurationError: names the source of a rejected value, or why the file cannot be used.
     """
-    each = next(each for each in fields(Settings) if each.name == name)
-    match each.metadata["kind"]:
-        case "size":
-            return parse_size(text)
-        case "duration":
-            return parse_duration(text)
-        case "number":
-            return int(text)
-        case "file":
-            return Path(text)
-        case _:
-            return Path(text) if isinstance(each.default, Path) else text
+    table = _load_toml(file) if file is not None else {}
+    accepted = {}
+    for each in fields(Settings):
+        sources = (
+            (flag(each.name), flags.get(each.name)),
+            (variable(each.name), environment.get(variable(each.name))),
+            (f"{_key(each.name)} in {file}", table.get(_key(each.name))),
+        )
+        for source, value in sources:
+            if value is not None:
+                accepted[each.name] = _accept(each, value, source)
+                break
+    return Settings(**accepted)
 
 
-def load_toml(path: Path) -> dict[str, object]:
-    """Return the settings in a TOML file, by the names of their fields.
+def _accept(each: Field[Any], value: object, source: str) -> Any:  # noqa: ANN401 - as `Rule.accept`
+    rule: Rule = each.metadata["rule"]
+    try:
+        return rule.accept(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{source} is {_shown(value)}; it must be {error}") from None
+
+
+def _load_toml(path: Path) -> dict[str, object]:
+    """Return the settings in a TOML file, by their keys.
 
     Raises:
         ConfigurationError: unreadable, not TOML, or a key is not a setting.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--config {path}: {error}") from error
-    known = {each.name for each in fields(Settings) if each.default is not MISSING}
-    found = {key.replace("-", "_"): value for key, value in table.items()}
-    unknown = sorted(set(found) - known)
+    except (OSError, ValueError, RecursionError) as error:  # also: not UTF-8, a NUL in the path
+        raise ConfigurationError(f"settings file {path}: {error}") from error
+    known = [_key(each.name) for each in fields(Settings)]
+    unknown = [key for key in table if key not in known]
     if unknown:
-        names = ", ".join(sorted(name.replace("_", "-") for name in known))
         raise ConfigurationError(
-            f"--config {path} has unknown settings: {', '.join(unknown)}; settings are {names}"
+            f"settings file {path} has the unknown settings {_shown(unknown)}; settings are "
+            f"{', '.join(sorted(known))}"
         )
-    return found
+    return table

@@ -1,6 +1,8 @@
-"""Parameter types of the command line, and options made from the server's settings."""
+"""Parameter types of the command line, and the options that set the server's settings."""
 
 import dataclasses
+import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +11,8 @@ import click
 
 from worker_service import config
 from worker_service.cgroup import IoMax
+from worker_service.errors import ConfigurationError
+from worker_service.rule import Kind, Rule
 
 
 class _Converted(click.ParamType[object]):
@@ -26,66 +30,86 @@ class _Converted(click.ParamType[object]):
         try:
             return self._parse(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(f"{value!r} is invalid; it must be {error}", param, ctx)
 
 
-SIZE: Final = _Converted("size", config.parse_size)
-DURATION: Final = _Converted("duration", config.parse_duration)
-
-
-def _parse_cores(text: str) -> int:
-    return round(float(text) * 1000)
+_RATE: Final = Rule(Kind.SIZE, 1, 2**63 - 1)  # the kernel's numbers are signed
+_RATES: Final = {
+    "rbps": "read_bytes_per_second",
+    "wbps": "write_bytes_per_second",
+    "riops": "read_operations_per_second",
+    "wiops": "write_operations_per_second",
+}
 
 
 def _parse_io_max(text: str) -> IoMax:
     """Parse `/dev/vda:rbps=1MiB,wiops=100`."""
     device, _, rest = text.rpartition(":")
-    names = {
-        "rbps": "read_bytes_per_second",
-        "wbps": "write_bytes_per_second",
-        "riops": "read_operations_per_second",
-        "wiops": "write_operations_per_second",
-    }
     pairs = [pair.partition("=") for pair in rest.split(",")]
-    if not device or any(key not in names or not value for key, _, value in pairs):
+    try:
+        rates = {_RATES[key]: _RATE.accept(value) for key, _, value in pairs}
+    except (KeyError, ValueError):
+        rates = {}
+    if not device or len(rates) != len(pairs):  # also a key that is given twice
         raise ValueError(
-            f"{text!r} is invalid; write DEVICE:KEY=VALUE,... with keys {', '.join(names)}, "
-            "for example /dev/vda:rbps=1MiB,wiops=100"
+            f"DEVICE:KEY=VALUE,... with keys {', '.join(_RATES)}, each once, and values from "
+            f"{_RATE.bounds()}, for example /dev/vda:rbps=1MiB,wiops=100"
         )
-    return IoMax(device, **{names[key]: config.parse_size(value) for key, _, value in pairs})
+    return IoMax(device, **rates)
 
 
-CORES: Final = _Converted("cores", _parse_cores)
+# What the API's fields can carry; a single parameter may accept less.
+SIZE: Final = _Converted("size", Rule(Kind.SIZE, 0, 2**64 - 1).accept)
+DURATION: Final = _Converted("duration", Rule(Kind.DURATION, 0, (2**32 - 1) / 1000).accept)
 IO_MAX: Final = _Converted("device:key=value,...", _parse_io_max)
 
 
 def _setting_option(
     each: dataclasses.Field[Any],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option for one field of `config.Settings`."""
-    kind = each.metadata["kind"]
+    """Return the option for one field of `config.Settings`.
+
+    It takes any text: `config.read_settings` checks the values of all sources alike.
+    """
+    rule: Rule = each.metadata["rule"]
     name = config.flag(each.name)
-    common: dict[str, Any] = {
-        "default": each.default,
-        "envvar": f"{config.ENVIRONMENT_PREFIX}_{each.name.upper()}",
-        "show_envvar": True,
-        "help": each.metadata["help"],
-        "show_default": True,
-    }
-    if kind == config.FLAG:
-        return click.option(f"{name}/--no-{name[2:]}", each.name, **common)
-    types: dict[str, Any] = {
-        config.SIZE: SIZE,
-        config.DURATION: DURATION,
-        config.NUMBER: int,
-        config.FILE: click.Path(path_type=Path),
-        config.TEXT: click.Path(path_type=Path) if isinstance(each.default, Path) else str,
-    }
-    return click.option(name, each.name, type=types[kind], **common)
+    notes = [
+        f"env var: {config.variable(each.name)}",
+        *([] if each.default is None else [f"default: {rule.text(each.default)}"]),
+        *([rule.bounds()] if rule.bounds() else []),
+    ]
+    if rule.kind is Kind.FLAG:
+        name = f"{name}/--no-{name[2:]}"
+    return click.option(
+        name,
+        each.name,
+        type=bool if rule.kind is Kind.FLAG else str,
+        default=None,
+        metavar=None if rule.kind is Kind.FLAG else rule.kind.upper(),
+        help=f"{each.metadata['help']}  [{'; '.join(notes)}]",
+    )
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Add one option for each field of `config.Settings` to a command."""
+def with_settings(serve: Callable[[config.Settings], None]) -> Callable[..., None]:
+    """Give a command one option for each field of `config.Settings`, and a file of them.
+
+    Raises:
+        click.UsageError: a setting is not accepted, or the file cannot be used.
+    """
+
+    @functools.wraps(serve)
+    def with_flags(config_file: Path | None, **flags: object) -> None:
+        try:
+            settings = config.read_settings(flags, os.environ, config_file)
+        except ConfigurationError as error:
+            raise click.UsageError(str(error), click.get_current_context()) from error
+        serve(settings)
+
+    command: Callable[..., None] = with_flags
     for each in reversed(dataclasses.fields(config.Settings)):
         command = _setting_option(each)(command)
-    return command
+    return click.option(
+        "--config", "config_file", type=click.Path(path_type=Path),
+        envvar="JOBWORKER_CONFIG", show_envvar=True,
+        help="TOML file of settings, named like the options without the leading dashes.",
+    )(command)  # fmt: skip

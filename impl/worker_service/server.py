@@ -21,6 +21,7 @@ from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError
 from worker_service.follow import Admission, Batching, ByteBudget
 from worker_service.pool import Pool
+from worker_service.rule import split_address
 from worker_service.service import Doorkeeper, Gate, JobWorkerService, audit
 from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
 from worker_service.worker import Worker, WorkerSettings
@@ -34,6 +35,7 @@ _CALLS_END_MAX_S: Final = 10.0
 # A job with limits uses five, and one more for output beyond 256 KiB.
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 _ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
+_EVERY_ADDRESS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
 
@@ -61,6 +63,28 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.max_frame_size", settings.frame_size),
         ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
     ]
+
+
+def reachable_host(host: str) -> str:
+    """Return the host to connect to for a host that the server listens on."""
+    # gRPC's socket for [::] accepts IPv4, too, even on a host without IPv6.
+    return "127.0.0.1" if host in _EVERY_ADDRESS else host
+
+
+def batching(settings: Settings) -> Batching:
+    """Return when a server sends pending output.
+
+    A full message is sent at once, and so is half of the retention: the other half has room for the
+    output that arrives before a reader that keeps up has read the first.
+    """
+    flush_bytes = min(settings.flush_size, settings.message_size)
+    if settings.log_retention:
+        flush_bytes = max(1, min(flush_bytes, settings.log_retention // 2))
+    return Batching(
+        flush_interval_s=settings.flush_interval,
+        flush_bytes=flush_bytes,
+        message_max_bytes=settings.message_size,
+    )
 
 
 class Server:
@@ -105,13 +129,14 @@ class Server:
                 f"cannot listen on {settings.listen}: the port is in use or the address is not on "
                 "this machine; choose another with --listen"
             ) from error
-        self.address = f"{settings.listen.rpartition(':')[0]}:{self.port}"
+        self._host, _ = split_address(settings.listen)
+        self.address = f"{self._host}:{self.port}"
 
     def start(self) -> None:
         """Start serving. Return once connections are accepted and TLS 1.2 was refused."""
         self._server.start()
         logger.info("testing that TLS 1.2 is refused; gRPC logs that as a failed handshake")
-        check_refuses_tls12(self.address.replace("0.0.0.0", "127.0.0.1"))  # noqa: S104 - no binding
+        check_refuses_tls12(f"{reachable_host(self._host)}:{self.port}")
         for name in ("", _SERVICE_NAME):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
@@ -163,13 +188,8 @@ class Server:
             # A call beyond it is refused at once; otherwise it would wait for a thread, unseen.
             maximum_concurrent_rpcs=settings.max_streams + settings.unary_threads,
         )
-        batching = Batching(
-            flush_interval_s=settings.flush_interval,
-            flush_bytes=settings.flush_size,
-            message_max_bytes=settings.message_size,
-        )
         budget = ByteBudget(settings.in_flight)
-        service = JobWorkerService(self.worker, batching, budget, self._doorkeeper)
+        service = JobWorkerService(self.worker, batching(settings), budget, self._doorkeeper)
         jobworker_pb2_grpc.add_JobWorkerServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:

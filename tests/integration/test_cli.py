@@ -213,7 +213,7 @@ def test_flag_overrides_environment_which_overrides_file(
     config = tmp_path / "server.toml"
     config.write_text('max-streams = 0\nflush-interval = "20ms"\n')
     files = certificates.server
-    command = [COMMAND, "serve", "--config", str(config), "--no-limits", "--listen", "nonsense"]
+    command = [COMMAND, "serve", "--config", str(config), "--no-limits"]
     command += ["--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key)]
 
     def error(environment: dict[str, str], *flags: str) -> str:
@@ -223,9 +223,9 @@ def test_flag_overrides_environment_which_overrides_file(
             capture_output=True, text=True, timeout=30, check=False,
         ).stderr  # fmt: skip
 
-    assert "--max-streams is 0" in error({})
-    assert "--max-streams is -1" in error({"JOBWORKER_MAX_STREAMS": "-1"})
-    assert "--max-streams is -2" in error({"JOBWORKER_MAX_STREAMS": "-1"}, "--max-streams=-2")
-    assert "--listen is 'nonsense'" in error({}, "--max-streams=1")
+    assert f"max-streams in {config} is 0; it must be a whole number from 1 to" in error({})
+    assert "JOBWORKER_MAX_STREAMS is '-1';" in error({"JOBWORKER_MAX_STREAMS": "-1"})
+    assert "--max-streams is '-2';" in error({"JOBWORKER_MAX_STREAMS": "-1"}, "--max-streams=-2")
+    assert "--listen is 'nonsense'" in error({}, "--max-streams=1", "--listen=nonsense")
     config.write_text("max-stream = 1\n")
-    assert "unknown settings: max_stream;" in error({})
+    assert "unknown settings ['max-stream'];" in error({})

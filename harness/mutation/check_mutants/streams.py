@@ -273,8 +273,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "config.py",
-                "    max_streams: int = _setting(\n        NUMBER, 1000,",
-                "    max_streams: int = _setting(\n        NUMBER, 500,",
+                "_number(1, _THREADS_MAX), 1000,",
+                "_number(1, _THREADS_MAX), 500,",
             ),
         ),
         STREAMS + "thousand",
