@@ -59,7 +59,8 @@ STANDIN = """#!/bin/sh
 case " $* " in
 *" -m venv "*)
     "{base}" "$@" --without-pip || exit 1
-    for directory in "$6"/lib/python*/site-packages; do ln -s "{pip}" "$directory/pip"; done
+    for venv; do :; done # the last argument
+    for directory in "$venv"/lib/python*/site-packages; do ln -s "{pip}" "$directory/pip"; done
     ;;
 *" -c "*) "{base}" "$@" >/dev/null && echo "$0" ;;
 *) exec "{base}" "$@" ;;
