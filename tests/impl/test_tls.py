@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from harness.drive.identities import ADMIN, Authority, CertificateSpec, server_spec
 from harness.host.clock import poll_until
-from worker_service import tls, watched_files
+from worker_service import watched_files
 from worker_service.errors import ConfigurationError
 from worker_service.tls import (
     CertificateFiles,
@@ -157,7 +157,7 @@ def test_authority_that_expired_since_the_start_is_dropped(files: CertificateFil
     files.ca.write_bytes(_authority(authority, 1) + _authority(authority, 30))
     reloader = Reloader(files)
     assert reloader() is None
-    with mock.patch.object(tls.dt, "datetime", Tomorrow):
+    with mock.patch("worker_service.tls.dt.datetime", Tomorrow):
         assert reloader() is not None
         assert reloader() is None
 
