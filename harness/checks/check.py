@@ -1,7 +1,7 @@
 """What a check is: data, a run that only records, and a judge that sees only the records."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -149,13 +149,16 @@ class Stage:
         *,
         files: CertFiles | None = None,
         descriptors: int | None = None,
+        wrapper: Sequence[str] = (),
     ) -> Iterator[RunningServer]:
-        """Start a server for this check alone; for the arguments see `Target.launched`.
+        """Start a server for this check alone; for the arguments see `Target.launch`.
 
         Raises:
             UnsupportedError: the target has no launch command, or no flag for a setting.
         """
-        with self.target.launch(variant, files=files, descriptors=descriptors) as server:
+        with self.target.launch(
+            variant, files=files, descriptors=descriptors, wrapper=wrapper
+        ) as server:
             yield server
 
     def record(self, observation: Observation) -> None:

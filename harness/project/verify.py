@@ -144,11 +144,14 @@ def _needing(target: str, *needs: Need) -> tuple[str, ...]:
 SCANNER: Final = "local:identity.scanner"
 
 PLANS: Final = {
-    # The host may lack cgroup v2, which the guest has; the guest's processor may be emulated, which
-    # the host's is not.
+    # The host may lack cgroup v2 and the right to protect a process from the OOM killer, which the
+    # guest has; the guest's processor may be emulated, which the host's is not.
     Location.GUEST: LocationPlan(
         (LOCAL, VM),
-        ("local:limits.*", SCANNER, "vm:streams.thousand", *_needing(VM, Need.NATIVE)),
+        (
+            "local:limits.*", "local:lifecycle.oom-score", SCANNER, "vm:streams.thousand",
+            *_needing(VM, Need.NATIVE),
+        ),
     ),
     # Everything that does not need a native processor or an empty disk.
     Location.HERE: LocationPlan(

@@ -29,7 +29,7 @@ from harness.targets.launching import (
     LaunchOptions,
     end_server,
 )
-from harness.targets.target import OUR_FLAGS, poll_script
+from harness.targets.target import ENDING_SIGNALS, OUR_FLAGS, poll_script
 from harness.vm.guest import SITE, Guest, boot_guest
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class GuestServer:
 
     def signal(self, number: signal.Signals) -> None:
         """See `RunningServer`. An ended server gets no signal: its pid may have been reused."""
-        if number in {signal.SIGTERM, signal.SIGKILL, signal.SIGINT}:
+        if number in ENDING_SIGNALS:
             self._end_requested = True
         self._run(f"[ -e exit ] || kill -{number.value} {self._pid}")
 
@@ -180,6 +180,7 @@ class GuestTarget(LaunchingTarget[GuestServer]):
     @contextmanager
     def _run_server(self, options: LaunchOptions) -> Iterator[GuestServer]:
         command = self.command_line(options.cgroup_root, options.flags, options.files)
+        command = shlex.join(options.wrapper) + f" {command}"
         directory = f"{self._directory}/server-{next(self._numbers)}"
         # The files appear complete, by a rename. setsid: the server gets no SIGHUP and, unlike a
         # shell's background job, ignores no signal.

@@ -39,6 +39,7 @@ class LaunchOptions:
     flags: tuple[str, ...]
     files: CertFiles | None
     descriptors: int | None
+    wrapper: tuple[str, ...]
 
 
 class LaunchingTarget[Server: RunningServer](ABC):
@@ -80,6 +81,7 @@ class LaunchingTarget[Server: RunningServer](ABC):
         *,
         files: CertFiles | None = None,
         descriptors: int | None = None,
+        wrapper: Sequence[str] = (),
         cgroup_root: str | None = None,
         flags: Sequence[str] = (),
     ) -> Iterator[Server]:
@@ -89,14 +91,16 @@ class LaunchingTarget[Server: RunningServer](ABC):
             variant: settings to change.
             files: its certificates, on its machine; None uses the identities' own.
             descriptors: the maximum of open ones, which it cannot raise; None keeps the default.
+            wrapper: a command that gets the launch command as its arguments and becomes it.
             cgroup_root: an earlier server's root, whose contents that server's context removes;
                 None creates a new root.
             flags: appended to the command line.
         """
         root = cgroup_root or self.new_root()
         words = (*flags_for(variant, self.flags), *flags)
+        options = LaunchOptions(root, words, files, descriptors, tuple(wrapper))
         try:
-            with self._run_server(LaunchOptions(root, words, files, descriptors)) as server:
+            with self._run_server(options) as server:
                 yield server
         finally:
             if cgroup_root is None:

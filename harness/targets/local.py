@@ -21,7 +21,7 @@ from harness.host.ports import free_port, reserved_port
 from harness.host.processes import Done, run
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.targets.launching import SECRET_VARIABLE, LaunchingTarget, LaunchOptions, end_server
-from harness.targets.target import OUR_FLAGS
+from harness.targets.target import ENDING_SIGNALS, OUR_FLAGS
 
 START_TIMEOUT_S: Final = 60.0
 LOG_TAIL_BYTES: Final = 4000
@@ -51,7 +51,7 @@ class LocalServer:
 
     def signal(self, number: signal.Signals) -> None:
         """See `RunningServer`."""
-        if number in {signal.SIGTERM, signal.SIGKILL, signal.SIGINT}:
+        if number in ENDING_SIGNALS:
             self._end_requested = True
         self._process.send_signal(number)
 
@@ -135,6 +135,7 @@ class LocalTarget(LaunchingTarget[LocalServer]):
         }  # fmt: skip
         with reserved_port() as port, tempfile.TemporaryFile() as log:
             address = f"127.0.0.1:{port}"
+            words += options.wrapper
             words += self._words(address, options.cgroup_root, options.files)
             words += options.flags
             try:

@@ -1,6 +1,7 @@
 """A target: where the server runs, how it is launched, and access to its machine."""
 
 import signal
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
@@ -27,6 +28,13 @@ class Variant:
 
 
 DEFAULT: Final = Variant()
+
+# A server that gets one of these may end, and has not died by itself then.
+ENDING_SIGNALS: Final = frozenset(
+    {
+        signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT
+    }
+)  # fmt: skip
 
 # The flags of this project's server; --launch-flag gives another server's.
 OUR_FLAGS: Final = {
@@ -132,6 +140,7 @@ class Target(Protocol):
         *,
         files: CertFiles | None = None,
         descriptors: int | None = None,
+        wrapper: Sequence[str] = (),
     ) -> AbstractContextManager[RunningServer]:
         """Start a server, which is ended when the context ends.
 
@@ -139,6 +148,8 @@ class Target(Protocol):
             variant: settings to change.
             files: its certificates, on its machine; None uses the identities' own.
             descriptors: the maximum of open ones, which it cannot raise; None keeps the default.
+            wrapper: a command that gets the launch command as its arguments and becomes it, as
+                env(1) does: for what a server inherits.
 
         Raises:
             UnsupportedError: the harness cannot start one.

@@ -5,6 +5,7 @@ the tree has written is kept. The status becomes final only once all of that is 
 is closed after that, so a client that sees the end of a stream finds the final status.
 
     running --exit of the main process--> draining --end of output, tree gone--> ended
+       any state --a callback fails, or nothing can be watched--> abandoned ----> ended
 
 Shared state and its guard: `_status` is written by the reactor's thread only, as one reference to a
 frozen object; any thread reads it. `ended` is an Event. All else belongs to the reactor's thread.
@@ -16,6 +17,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fcntl import F_GETPIPE_SZ, fcntl
@@ -23,7 +25,7 @@ from typing import Final, Protocol
 
 from worker_service.cgroup import Cgroup, Limits, Usage, is_populated, kill_through
 from worker_service.log import NO_DESCRIPTOR, OutputLog
-from worker_service.reactor import PRIORITY, READABLE, Callback, Scheduler, Timer
+from worker_service.reactor import PRIORITY, READABLE, Callback, Guarded, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
 
 logger = logging.getLogger(__name__)
@@ -34,10 +36,12 @@ SPLICE_MAX_BYTES: Final = 1024 * 1024
 # How long the output may stay open after the main process has ended and its tree was killed. Only a
 # process outside the tree (possible without a cgroup) or one stuck in the kernel takes this long.
 DRAIN_MAX_S: Final = 2.0
-# Delays before a failed read of output and a failed kill are retried: long enough for a thousand
-# jobs at once, and short enough for several attempts within the drain.
+# Delays before a failed read of output and a failed kill are retried, and before the end of a job
+# that cannot be watched is looked for again: long enough for a thousand jobs at once, and short
+# enough for several attempts within the drain.
 OUTPUT_RETRY_S: Final = 0.25
 KILL_RETRY_S: Final = 1.0
+END_RETRY_S: Final = 0.25
 
 
 class State(StrEnum):
@@ -218,7 +222,8 @@ class Job:
         self._output_failure: str | None = None
         self._output_timer: Timer | None = None  # set while the pipe is not watched
         self._output_waited = False
-        self._scheduler = scheduler
+        self._scheduler = Guarded(scheduler, self.abandon)
+        self._abandoned = False
         self._exit: ExitStatus | None = None
         self._exited_at_s = 0.0
         self._kill_timer: Timer | None = None
@@ -239,9 +244,55 @@ class Job:
         return self._ended.wait(timeout_s)
 
     def begin(self) -> None:
-        """Start watching the process and its output."""
+        """Start watching the process and its output.
+
+        Raises:
+            OSError: one cannot be watched; the job must be abandoned.
+        """
         self._scheduler.watch(self._output_fd, READABLE, self._on_output)
         self._scheduler.watch(self._process.pidfd, READABLE, self._on_exit)
+
+    def abandon(self, error: Exception) -> None:
+        """Kill and release the job after an error of the server; otherwise it might never end.
+
+        Nothing of it is watched from here on, so that no event repeats the error; timers find its
+        end. Its readers get the error. A lost exit status counts as SIGKILL.
+        """
+        logger.error("job %s fails in the server", self._status.job_id, exc_info=error)
+        if self._abandoned or self._status.ended_at_s is not None:
+            return
+        self._abandoned = True
+        self._output_failure = f"{error!s}; the job was killed"
+        self._cancel(self._drain_timer)
+        self._attempt(lambda: self._scheduler.unwatch(self._process.pidfd))
+        self._attempt(lambda: self._tree.unwatch(self._scheduler))
+        if self._output_open:
+            self._attempt(lambda: self._scheduler.unwatch(self._output_fd))
+            self._attempt(self._take_rest)
+        self._end_unwatched()
+
+    def _end_unwatched(self) -> None:
+        self._attempt(self._tree.kill)
+        if self._exit is None:
+            self._exited_at_s = time.time()
+            try:
+                self._exit = self._process.peek_exit()
+            except OSError:
+                self._exit = ExitStatus(exit_code=0, signal=signal.SIGKILL)
+        if self._exit is None:
+            self._drain_timer = self._scheduler.call_later(END_RETRY_S, self._end_unwatched)
+        elif self._attempt(self._tree.is_gone):
+            self._finish()
+        else:
+            self._drain_timer = self._scheduler.call_later(DRAIN_MAX_S, self._finish)
+
+    def _attempt[Value](self, step: Callable[[], Value]) -> Value | None:
+        """Run one step of the end; an error is logged and must not keep the others from running."""
+        try:
+            return step()
+        except Exception:
+            logger.exception("job %s: a step of its end failed", self._status.job_id)
+            return None
 
     def request_stop(self, grace_s: float) -> None:
         """Send SIGTERM now (and SIGCONT, so that a paused process can act), SIGKILL after a grace.
@@ -351,10 +402,12 @@ class Job:
             return
         self._cancel(self._drain_timer)
         self._cancel(self._kill_timer)
-        self._tree.unwatch(self._scheduler)
-        usage = self._tree.last_usage()
-        self._process.reap()
-        self._tree.discard()
+        if self._output_open:
+            self._attempt(self._close_output)
+        self._attempt(lambda: self._tree.unwatch(self._scheduler))
+        usage = self._attempt(self._tree.last_usage)
+        self._attempt(self._process.reap)
+        self._attempt(self._tree.discard)
         self._status = replace(
             self._status,
             state=State.SIGNALED if self._exit.signal else State.EXITED,
@@ -364,13 +417,14 @@ class Job:
             oom_killed=usage is not None and usage.oom_kills > 0,
             usage=usage,
         )
-        self.log.close(self._output_failure)
-        self._ended.set()
+        try:
+            self.log.close(self._output_failure)
+        finally:
+            self._ended.set()
 
     def _close_output(self) -> None:
         self._output_open = False
-        if self._output_timer is None:
-            self._scheduler.unwatch(self._output_fd)
+        self._scheduler.unwatch(self._output_fd)
         self._cancel(self._output_timer)
         os.close(self._output_fd)
 

@@ -1,14 +1,17 @@
 """Remove from a job the server's protection from the OOM killer.
 
-Every process that the server starts inherits systemd's OOMScoreAdjust=, and the OOM killer could
-not end a job that is protected so. A process can be adjusted only once it runs, when it may have
-forked already, so the cgroup is scanned until no process in it is left to adjust.
-Source: proc(5).
+A job's score is the server's, but never below 0. Every process that the server starts inherits
+systemd's OOMScoreAdjust=, and the OOM killer could not end a job that is protected by a negative
+one. A positive one stays: a lower score would make the server the victim of its jobs' memory.
+
+A process can be adjusted only once it runs, when it may have forked already, so the cgroup is
+scanned until no process in it is left to adjust. Source: proc(5).
 """
 
 import errno
 import logging
 import os
+from pathlib import Path
 from typing import Final
 
 from worker_service.cgroup import Cgroup
@@ -16,11 +19,13 @@ from worker_service.cgroup import Cgroup
 # Children of an adjusted process are adjusted, so a few scans find all but a fork bomb's last ones.
 MAX_TURNS: Final = 20
 
+_PROC: Final = Path("/proc")
+
 logger = logging.getLogger(__name__)
 
 
 def make_killable(pid: int, cgroup: Cgroup | None) -> None:
-    """Set the score of a new process to 0, and that of processes it forked before in `cgroup`.
+    """Raise the score of a new process to 0, and of the processes it forked before in `cgroup`.
 
     Without a cgroup the processes that it forked are unknown: they keep the server's score.
     """
@@ -33,14 +38,14 @@ def make_killable(pid: int, cgroup: Cgroup | None) -> None:
 
 
 def _adjust(pid: int) -> bool:
-    """Set a process's score to 0; return whether it was another before."""
-    path = f"/proc/{pid}/oom_score_adj"
+    """Raise a process's negative score to 0; return whether it was negative."""
+    path = _PROC / f"{pid}/oom_score_adj"
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            if os.read(fd, 16) == b"0\n":
+            if int(os.read(fd, 16)) >= 0:
                 return False
-            os.write(fd, b"0")
+            os.pwrite(fd, b"0\n", 0)
         finally:
             os.close(fd)
     except OSError as error:

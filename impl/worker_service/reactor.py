@@ -1,5 +1,9 @@
 """One thread that waits for descriptors and timers, and calls back, without polling.
 
+No callback can stop the thread or keep it busy: one that raises is logged, and its descriptor is no
+longer watched, since its event would return at once. `Guarded` also reports it to its owner, which
+no event may reach any more.
+
 Shared state and its guard: other threads submit work through `call_soon` only, by a thread-safe
 deque and an eventfd. Everything else is used by the reactor's thread only.
 """
@@ -14,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
@@ -45,13 +50,51 @@ class Scheduler(Protocol):
     """The part of a reactor that a job uses; tests provide their own."""
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
-        """Call back while the descriptor has one of the events (level-triggered)."""
+        """Call back while the descriptor has one of the events (level-triggered).
+
+        Raises:
+            OSError: the kernel refuses, for example beyond its limit of watches (epoll_ctl(2)).
+        """
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching; must be called before the descriptor is closed."""
+        """Stop watching, if it is watched; must be called before the descriptor is closed."""
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """Call back once, after a delay."""
+
+
+class Guarded:
+    """A scheduler for one owner, to whom every failure of a callback is reported.
+
+    Args:
+        scheduler: calls back.
+        report: called instead of logging, on the same thread.
+    """
+
+    def __init__(self, scheduler: Scheduler, report: Callable[[Exception], None]) -> None:
+        self._scheduler = scheduler
+        self._report = report
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        """See `Scheduler.watch`."""
+        self._scheduler.watch(fd, events, self._guard(callback))
+
+    def unwatch(self, fd: int) -> None:
+        """See `Scheduler.unwatch`."""
+        self._scheduler.unwatch(fd)
+
+    def call_later(self, delay_s: float, callback: Callback) -> Timer:
+        """See `Scheduler.call_later`."""
+        return self._scheduler.call_later(delay_s, self._guard(callback))
+
+    def _guard(self, callback: Callback) -> Callback:
+        def call() -> None:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the owner handles it
+                self._report(error)
+
+        return call
 
 
 class Reactor:
@@ -76,6 +119,33 @@ class Reactor:
         self._soon.append(callback)
         os.eventfd_write(self._wakeup_fd, 1)
 
+    def run(self, callback: Callback, timeout_s: float) -> None:
+        """Run a callback on the reactor's thread and wait for it; from any other thread.
+
+        Raises:
+            TimeoutError: it did not begin in time, and never will.
+            Exception: what the callback raised.
+        """
+        outcome: Future[None] = Future()
+
+        def call() -> None:
+            if not outcome.set_running_or_notify_cancel():
+                return
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - raised in the waiting thread
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(None)
+
+        self.call_soon(call)
+        try:
+            outcome.result(timeout_s)
+        except TimeoutError:
+            if outcome.cancel():
+                raise
+            outcome.result()  # it has begun
+
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """See `Scheduler.watch`."""
         self._epoll.register(fd, events)
@@ -83,8 +153,8 @@ class Reactor:
 
     def unwatch(self, fd: int) -> None:
         """See `Scheduler.unwatch`."""
-        self._epoll.unregister(fd)
-        del self._callbacks[fd]
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """See `Scheduler.call_later`."""
@@ -117,8 +187,8 @@ class Reactor:
                 # None if an earlier callback of this round unwatched it. A reused number does no
                 # harm: every callback tolerates a call without an event.
                 callback = self._callbacks.get(fd)
-                if callback is not None:
-                    self._call(callback)
+                if callback is not None and not self._call(callback):
+                    self._call(lambda fd=fd: self.unwatch(fd))  # type: ignore[misc]
             for _ in range(len(self._soon)):
                 self._call(self._soon.popleft())
             self._run_due_timers()
@@ -140,9 +210,12 @@ class Reactor:
                 self._call(timer.callback)
 
     @staticmethod
-    def _call(callback: Callback) -> None:
+    def _call(callback: Callback) -> bool:
+        """Return whether the callback succeeded."""
         try:
             callback()
         except Exception:
             # One job's error must not end the output of all others: log it, with its trace.
             logger.exception("a callback of the reactor failed")
+            return False
+        return True

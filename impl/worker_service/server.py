@@ -36,7 +36,10 @@ _CALLS_END_MAX_S: Final = 10.0
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 _ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
 _EVERY_ADDRESS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# The signals that stop the server: SIGTERM always; the others unless the server inherits them as
+# ignored, which `nohup` does with SIGHUP, and a shell without job control with SIGINT and SIGQUIT
+# of its background processes. `serve --help` states the rule.
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
 
 
@@ -199,7 +202,7 @@ class Server:
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; a second one kills the jobs instead of waiting for them.
+    """Serve until a signal of `_STOP_SIGNALS`; a second one kills the jobs without waiting.
 
     Args:
         settings: the server's settings.
@@ -215,14 +218,13 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     )
     audit.setLevel(logging.INFO)  # audit lines are written at every log level
     _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
-    # Blocked in all threads from here on (jobs get a mask of their own), and one thread waits for
-    # them. Handlers would interrupt other code and nest, and a signal after their removal kills.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    stop_signals = _prepare_signals()
     server = Server(settings)
     stop_requested = threading.Event()
     threading.Thread(
-        target=_wait_for_signals, args=(server.worker, stop_requested), name="signals", daemon=True
-    ).start()
+        target=_wait_for_signals, args=(stop_signals, server.worker, stop_requested),
+        name="signals", daemon=True,
+    ).start()  # fmt: skip
     if not settings.limits:
         logger.warning(
             "RUNNING WITHOUT LIMITS (--no-limits): jobs can use all CPU, memory and disk, and "
@@ -239,10 +241,31 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         _exit_despite_threads()
 
 
-def _wait_for_signals(worker: Worker, stop_requested: threading.Event) -> None:
-    logger.info("%s: stopping", signal.Signals(signal.sigwait(_STOP_SIGNALS)).name)
+def _prepare_signals() -> set[signal.Signals]:
+    """Set what the server needs, whatever it inherited; return the signals that stop it.
+
+    SIGPIPE is not among them: Python ignores it in every process.
+    """
+    # If it is ignored, the kernel reaps each job's process, and its exit status is lost (wait(2)).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    stop_signals = {
+        number
+        for number in _STOP_SIGNALS
+        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
+    }
+    # Blocked in all threads from here on (jobs get a mask of their own), and one thread waits for
+    # them. Handlers would interrupt other code and nest, and a signal after their removal kills.
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+    return stop_signals
+
+
+def _wait_for_signals(
+    stop_signals: set[signal.Signals], worker: Worker, stop_requested: threading.Event
+) -> None:
+    logger.info("%s: stopping", signal.Signals(signal.sigwait(stop_signals)).name)
     stop_requested.set()
-    again = signal.Signals(signal.sigwait(_STOP_SIGNALS)).name
+    # A closed terminal sends SIGHUP twice, from the kernel and from the shell: no sign of haste.
+    again = signal.Signals(signal.sigwait(stop_signals - {signal.SIGHUP})).name
     logger.info("%s again: killing the jobs that have not ended", again)
     worker.kill_all()
 

@@ -134,7 +134,11 @@ class Child:
             return
 
     def peek_exit(self) -> ExitStatus | None:
-        """Return how the process ended, leaving it a zombie so that its pid is not reused."""
+        """Return how the process ended, leaving it a zombie so that its pid is not reused.
+
+        Raises:
+            ChildProcessError: something else reaped it, or SIGCHLD is ignored (wait(2)).
+        """
         result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if result is None:
             return None
@@ -143,9 +147,15 @@ class Child:
         return ExitStatus(exit_code=0, signal=result.si_status)
 
     def reap(self) -> None:
-        """Release the ended process's pid and close the pidfd. Last use of the child."""
-        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-        os.close(self.pidfd)
+        """Release the ended process's pid and close the pidfd. Last use of the child.
+
+        Raises:
+            ChildProcessError: as `peek_exit`; the pidfd is closed.
+        """
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        finally:
+            os.close(self.pidfd)
 
 
 def job_environment(extra: Mapping[str, str] | None) -> dict[str, str]:

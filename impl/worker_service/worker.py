@@ -11,6 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
+from functools import partial
 from typing import Final
 
 from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Hierarchy, Limits
@@ -34,6 +35,8 @@ PIPE_BYTES: Final = 1024 * 1024
 # How long a killed process may take to end: one with a very low CPU limit takes seconds.
 KILL_MAX_S: Final = 15.0
 GRACE_MAX_S: Final = 3600.0
+# How long the jobs' thread may take to watch a new job; only a defect takes longer than a moment.
+BEGIN_MAX_S: Final = 15.0
 _RECLAIM_MAX_S: Final = 10.0
 
 
@@ -93,9 +96,9 @@ class Worker:
             self._starting += 1
         try:
             job, status = self._launch(command, effective_limits)
+            self._begin(job)
             with self._lock:
                 self._jobs[status.job_id] = job
-            self._reactor.call_soon(job.begin)
         finally:
             with self._lock:
                 self._starting -= 1
@@ -248,6 +251,18 @@ class Worker:
             scheduler=self._reactor,
         )
         return job, status
+
+    def _begin(self, job: Job) -> None:
+        """Let the reactor watch a job; on failure, end it and release all that it holds."""
+        try:
+            self._reactor.run(job.begin, BEGIN_MAX_S)
+        except OSError as error:
+            self._reactor.call_soon(partial(job.abandon, error))
+            job.wait_ended(KILL_MAX_S + DRAIN_MAX_S)
+            raise HostExhaustedError(
+                f"watching the job's end and output: {error.strerror or 'no answer'}; the job was "
+                "killed"
+            ) from error
 
     def _create_cgroup(self, job_id: str, limits: Limits | None) -> Cgroup | None:
         if self._hierarchy is None or limits is None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.job import PIDFD, TREE_FD, JobRig
 from worker_service.errors import OutputLostError
-from worker_service.job import DRAIN_MAX_S, OUTPUT_RETRY_S, Job, JobStatus, State
+from worker_service.job import DRAIN_MAX_S, END_RETRY_S, OUTPUT_RETRY_S, Job, JobStatus, State
 from worker_service.log import OutputLog
 from worker_service.spawn import ExitStatus
 
@@ -208,6 +208,97 @@ def test_output_that_cannot_be_stored_kills_the_job_and_is_reported(
     with pytest.raises(OutputLostError, match="Cannot allocate memory; the job was killed"):
         rig.log.raise_failure()
     rig.close_output()
+
+
+def test_job_whose_exit_status_is_lost_ends_as_killed_with_its_output(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = JobRig()
+    os.write(rig.write_fd, b"kept")
+    rig.process.status_lost, rig.tree.gone = True, True
+    rig.scheduler.ready(PIDFD)
+    assert rig.job.wait_ended(0)
+    assert (rig.job.status().state, rig.job.status().signal) == (State.SIGNALED, signal.SIGKILL)
+    assert rig.log.reader_at(0).read(100).data == b"kept"
+    with pytest.raises(OutputLostError, match="No child processes; the job was killed"):
+        rig.log.raise_failure()
+    assert not rig.scheduler.watched
+    assert not rig.scheduler.live_timers()
+    assert (rig.process.reaped, rig.tree.discarded) == (1, 1)
+    assert "job id fails in the server" in caplog.text
+    rig.close_output()
+
+
+@pytest.mark.parametrize("at_exit", [True, False])
+def test_job_whose_callback_fails_is_killed_and_ends(
+    monkeypatch: pytest.MonkeyPatch, *, at_exit: bool
+) -> None:
+    rig = JobRig()
+
+    def fail(*_: object) -> int:
+        raise KeyError("defect")
+
+    if at_exit:
+        rig.process.exit = ExitStatus(3, 0)
+        monkeypatch.setattr(rig.tree, "is_gone", fail)
+        rig.scheduler.unwatchable = {TREE_FD}  # the end of the tree cannot be watched
+        rig.scheduler.ready(PIDFD)
+    else:
+        monkeypatch.setattr(rig.log, "splice_from", fail)
+        rig.output_ready()
+    assert not rig.scheduler.watched, "its event would call the failing callback again"
+    assert rig.tree.kills >= 1
+    rig.job.request_stop(5)
+    rig.scheduler.fire_after(END_RETRY_S)
+    if not at_exit:
+        assert rig.job.status().state is State.RUNNING, "its process has not ended"
+        rig.process.exit = ExitStatus(0, 9)
+        rig.scheduler.fire_after(END_RETRY_S)
+    rig.scheduler.fire_after(DRAIN_MAX_S)
+    assert rig.job.wait_ended(0)
+    assert (rig.job.status().exit_code, rig.job.status().signal) == ((3, 0) if at_exit else (0, 9))
+    assert not rig.scheduler.live_timers()
+    assert (rig.process.reaped, rig.tree.discarded) == (1, 1)
+    with pytest.raises(OutputLostError, match="the job was killed"):
+        rig.log.raise_failure()
+    rig.close_output()
+
+
+@pytest.mark.parametrize("unwatchable", ["output", "process"])
+def test_job_that_cannot_be_watched_fails_to_begin_and_can_be_abandoned(unwatchable: str) -> None:
+    rig = JobRig(begins=False)
+    rig.scheduler.unwatchable = {rig.read_fd if unwatchable == "output" else PIDFD}
+    with pytest.raises(OSError, match="No space left on device") as no:
+        rig.job.begin()
+    rig.tree.gone = True
+    rig.job.abandon(no.value)
+    assert rig.tree.kills == 1
+    rig.process.exit = ExitStatus(0, 9)
+    rig.scheduler.fire_after(END_RETRY_S)
+    assert rig.job.wait_ended(0)
+    assert not rig.scheduler.watched
+    assert (rig.process.reaped, rig.tree.discarded) == (1, 1)
+    assert not is_open(rig.read_fd)
+    rig.close_output()
+
+
+def test_step_that_fails_at_the_end_keeps_no_other_from_running(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = JobRig()
+
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(rig.tree, "last_usage", fail)
+    monkeypatch.setattr(rig.process, "reap", fail)
+    rig.end_output()
+    rig.exit(3)
+    assert rig.job.status().exit_code == 3
+    assert rig.job.wait_ended(0)
+    assert rig.tree.discarded == 1
+    assert caplog.text.count("a step of its end failed") == 2
+    rig.log.raise_failure()
 
 
 def test_repeated_stop_sends_sigterm_once_and_the_shortest_grace_applies() -> None:

@@ -1,13 +1,15 @@
 """The reactor's callbacks: timers, descriptors, errors, and work submitted after its end."""
 
 import os
+import queue
 import select
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from worker_service.reactor import READABLE, Reactor
+from worker_service.reactor import READABLE, Guarded, Reactor
 
 
 @pytest.fixture
@@ -15,6 +17,16 @@ def reactor() -> Iterator[Reactor]:
     running = Reactor("test")
     yield running
     running.stop(10)
+
+
+@contextmanager
+def eventfd(value: int) -> Iterator[int]:
+    """Return a descriptor that is readable if the value is not 0."""
+    fd = os.eventfd(value, os.EFD_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def on_reactor(reactor: Reactor, call: Callable[[], object]) -> None:
@@ -71,6 +83,75 @@ def test_failing_callback_is_logged_and_later_callbacks_run(
     reactor.call_soon(fail)
     on_reactor(reactor, lambda: None)
     assert "KeyError" in caplog.text
+
+
+def test_descriptor_whose_callback_fails_is_not_watched_any_more(
+    reactor: Reactor, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[str] = []
+    with eventfd(1) as fails, eventfd(0) as works:
+
+        def fail() -> None:
+            calls.append("fails")
+            raise KeyError("no such key")
+
+        def succeed() -> None:
+            os.eventfd_read(works)
+            calls.append("works")
+
+        on_reactor(reactor, lambda: reactor.watch(fails, READABLE, fail))
+        on_reactor(reactor, lambda: reactor.watch(works, READABLE, succeed))
+        for _ in range(3):  # three more turns of the loop; the first descriptor stays readable
+            os.eventfd_write(works, 1)
+            on_reactor(reactor, lambda: None)
+        assert calls == ["fails", "works", "works", "works"]
+        on_reactor(reactor, lambda: reactor.unwatch(fails))
+        on_reactor(reactor, lambda: reactor.unwatch(works))
+    assert caplog.text.count("KeyError") == 2, "it is logged once: as a trace, and its last line"
+
+
+def test_guarded_callbacks_that_fail_are_reported_to_their_owner(reactor: Reactor) -> None:
+    reported: queue.Queue[Exception] = queue.Queue()
+    guarded = Guarded(reactor, reported.put)
+
+    def fail() -> None:
+        guarded.unwatch(readable)
+        raise KeyError("no such key")
+
+    with eventfd(1) as readable:
+        on_reactor(reactor, lambda: guarded.watch(readable, READABLE, fail))
+        assert isinstance(reported.get(timeout=10), KeyError)
+        on_reactor(reactor, lambda: guarded.call_later(0.01, fail))
+        assert isinstance(reported.get(timeout=10), KeyError)
+
+
+def test_run_waits_for_the_callback_and_raises_its_error(reactor: Reactor) -> None:
+    threads: list[threading.Thread] = []
+    reactor.run(lambda: threads.append(threading.current_thread()), 10)
+    assert [thread.name for thread in threads] == ["test"]
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        reactor.run(fail, 10)
+
+
+def test_run_that_does_not_begin_in_time_never_runs(reactor: Reactor) -> None:
+    busy, free = threading.Event(), threading.Event()
+    ran: list[str] = []
+
+    def keep_busy() -> None:
+        busy.set()
+        free.wait(10)
+
+    reactor.call_soon(keep_busy)
+    assert busy.wait(10)
+    with pytest.raises(TimeoutError):
+        reactor.run(lambda: ran.append("late"), 0.01)
+    free.set()
+    on_reactor(reactor, lambda: None)
+    assert not ran
 
 
 def test_call_soon_after_stop_writes_to_no_other_descriptor() -> None:

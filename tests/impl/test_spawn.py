@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -228,23 +227,3 @@ def test_error_for_a_key_with_a_value_does_not_show_the_value() -> None:
     with pytest.raises(InvalidRequestError, match="key 'TOKEN'") as no:
         Command("true", environment={"TOKEN=hunter2": ""}).validate()
     assert "hunter2" not in str(no.value)
-
-
-# Run as a separate program: only root can lower a score that was raised.
-PROTECTED = """
-import os
-from pathlib import Path
-from worker_service.spawn import Command, spawn
-Path("/proc/self/oom_score_adj").write_text("300")
-child = spawn(Command("sleep", ("100",)), 1, None)
-print(Path(f"/proc/{child.pid}/oom_score_adj").read_text())
-child.signal_group(9)
-child.reap()
-"""
-
-
-def test_child_does_not_keep_the_servers_oom_score() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROTECTED], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "0"

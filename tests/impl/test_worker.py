@@ -1,5 +1,7 @@
 """The library without gRPC, with real processes."""
 
+import errno
+import itertools
 import os
 import select
 import signal
@@ -10,22 +12,27 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.descriptors import open_descriptors
 from worker_service import job as job_module
+from worker_service import spawn
+from worker_service import worker as worker_module
 from worker_service.cgroup import Limits
 from worker_service.errors import (
+    HostExhaustedError,
     InvalidRequestError,
     JobNotFoundError,
     JobWorkerError,
     LimitsUnavailableError,
+    OutputLostError,
     ShuttingDownError,
 )
 from worker_service.job import JobStatus, State
 from worker_service.log import LogReader
-from worker_service.spawn import Command
+from worker_service.spawn import Child, Command
 from worker_service.worker import Worker, WorkerSettings
 
 END_MAX_S = 10.0
@@ -236,6 +243,63 @@ def test_failed_start_leaves_no_descriptor_and_no_job(worker: Worker) -> None:
             worker.start(Command("/no/such"))
     assert open_descriptors() == before
     assert worker.list_jobs() == []
+
+
+@pytest.mark.parametrize("watched_before", [0, 1])
+def test_start_that_cannot_be_watched_is_refused_and_leaves_nothing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, watched_before: int
+) -> None:
+    before = open_descriptors()
+    children: list[Child] = []
+    watch, watched = worker._reactor.watch, itertools.count()
+
+    def spawn_and_note(*arguments: Any) -> Child:
+        children.append(spawn.spawn(*arguments))
+        return children[-1]
+
+    def refuse(*arguments: Any) -> None:
+        if next(watched) == watched_before:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        watch(*arguments)
+
+    monkeypatch.setattr(worker_module, "spawn", spawn_and_note)
+    monkeypatch.setattr(worker._reactor, "watch", refuse)
+    with pytest.raises(HostExhaustedError, match="No space left on device; the job was killed"):
+        worker.start(Command("sleep", ("100",)))
+    assert worker.list_jobs() == []
+    assert not Path(f"/proc/{children[0].pid}").exists(), "the process was not killed and reaped"
+    assert open_descriptors() == before
+    assert output(worker, worker.start(Command("echo", ("next",)))) == b"next\n"
+
+
+def test_start_without_an_answer_of_the_reactor_is_refused(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "BEGIN_MAX_S", 0.01)
+    busy, free = threading.Event(), threading.Event()
+
+    def keep_busy() -> None:
+        busy.set()
+        free.wait(10)
+
+    worker._reactor.call_soon(keep_busy)
+    assert busy.wait(10)
+    threading.Timer(0.5, free.set).start()
+    with pytest.raises(HostExhaustedError, match="no answer; the job was killed"):
+        worker.start(Command("sleep", ("100",)))
+    assert worker.list_jobs() == []
+
+
+def test_job_ends_although_its_exit_status_is_lost(worker: Worker) -> None:
+    earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        status = worker.start(shell("echo on"))
+        assert output(worker, status) == b"on\n"
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
+    with pytest.raises(OutputLostError, match="No child processes"):
+        worker.log(status.job_id).raise_failure()
+    assert worker.query(status.job_id).signal == signal.SIGKILL
 
 
 def test_ended_jobs_hold_no_descriptor(worker: Worker) -> None:

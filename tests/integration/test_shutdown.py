@@ -4,11 +4,12 @@ import re
 import signal
 import sys
 import threading
+from typing import Final
 
 import grpc
 import pytest
 
-from tests.support.service import Certificates, client_for, launched_server
+from tests.support.service import COMMAND, Certificates, client_for, launched_server
 from worker_service.client import CallError
 from worker_service.server import Server
 
@@ -54,6 +55,44 @@ def test_many_signals_end_a_server_with_exit_code_0(certificates: Certificates) 
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGINT)
         assert process.returncode == 0
+
+
+IGNORES: Final = ("env", "--ignore-signal=CHLD,HUP,INT,QUIT,TERM,PIPE")
+DEFAULTS: Final = ("env", "--default-signal=HUP,INT,QUIT,TERM")
+
+
+@pytest.mark.timeout(60)
+def test_inherited_ignored_signals_stay_ignored_except_sigterm(certificates: Certificates) -> None:
+    with launched_server(certificates, program=(*IGNORES, COMMAND)) as (process, address):
+        with client_for(address, certificates.admin) as client:
+            job_id = client.start("sh", ["-c", "echo on; exit 3"])
+            assert [output.data for output in client.stream(job_id)] == [b"on\n"]
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+                process.send_signal(number)
+            assert client.query(job_id).exit_code == 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.timeout(60)
+def test_second_sighup_does_not_cut_the_grace_but_sigint_does(certificates: Certificates) -> None:
+    log_names = set(certificates.directory.glob("server-*.log"))
+    with launched_server(certificates, "--stop-grace", "1h", program=(*DEFAULTS, COMMAND)) as (
+        process,
+        address,
+    ):
+        with client_for(address, certificates.admin) as client:
+            script = "exec 2>&-; trap 'echo term' TERM; echo on; while :; do sleep 0.1; done"
+            stream = client.stream(client.start("sh", ["-c", script]))
+            assert next(stream).data == b"on\n"
+            process.send_signal(signal.SIGHUP)
+            assert next(stream).data == b"term\n"
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0
+    [log] = set(certificates.directory.glob("server-*.log")) - log_names
+    assert "SIGHUP: stopping" in log.read_text()
+    assert "SIGINT again: killing" in log.read_text()
 
 
 def test_stop_ends_the_calls_although_jobs_do_not_end(

@@ -96,8 +96,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "usage = self._tree.last_usage()\n        self._process",
-                "usage = self._tree.last_usage()\n        self.log.close()\n        self._process",
+                "        usage = self._attempt(self._tree.last_usage)\n",
+                "        usage = self._attempt(self._tree.last_usage)\n        self.log.close()\n",
             ),
         ),
         JOB + "test_status_is_final_before_the_log_is_closed",

@@ -215,6 +215,7 @@ PLANTED = (
         "a job is EXITED before its exit status is known", "job.history", JOB, """\
          self._exited_at_s = time.time()
 +        self._status = replace(self._status, state=State.EXITED)
+         self._scheduler.unwatch(self._process.pidfd)
 """,
         (DFS, PCT, HISTORY),
     ),
@@ -244,9 +245,8 @@ PLANTED = (
     ),
     planted_race(
         "the log is closed before the status is final", "job.stream-exit", JOB, """\
-         self._tree.unwatch(self._scheduler)
 +        self.log.close(self._output_failure)
-         usage = self._tree.last_usage()
+         usage = self._attempt(self._tree.last_usage)
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),

@@ -14,20 +14,32 @@ PIDFD = 1_000_001
 TREE_FD = 1_000_002
 
 
+class MisuseError(BaseException):
+    """A job misused its process or its tree. No Exception: a job survives those."""
+
+
+def require(holds: bool, promise: str) -> None:
+    if not holds:
+        raise MisuseError(promise)
+
+
 class FakeScheduler:
     """Calls back when the test says so."""
 
     def __init__(self) -> None:
         self.watched: dict[int, Callback] = {}
         self.timers: list[tuple[Timer, float]] = []  # with their delays
+        self.unwatchable: set[int] = set()
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         del events
-        assert fd not in self.watched
+        require(fd not in self.watched, "a descriptor is watched once")
+        if fd in self.unwatchable:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.watched[fd] = callback
 
     def unwatch(self, fd: int) -> None:
-        del self.watched[fd]
+        self.watched.pop(fd, None)
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         timer = Timer(0.0, callback)
@@ -68,18 +80,22 @@ class FakeProcess:
 
     def __init__(self) -> None:
         self.exit: ExitStatus | None = None
+        self.status_lost = False
         self.signals: list[signal.Signals] = []
         self.reaped = 0
 
     def signal_group(self, signal_number: signal.Signals) -> None:
-        assert not self.reaped, "a signal after the pid was released may reach another process"
+        require(not self.reaped, "a signal after the pid was released may reach another process")
         self.signals.append(signal_number)
 
     def peek_exit(self) -> ExitStatus | None:
+        if self.status_lost:
+            raise ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD))
         return self.exit
 
     def reap(self) -> None:
         self.reaped += 1
+        self.peek_exit()
 
 
 class FakeTree:
@@ -91,8 +107,8 @@ class FakeTree:
         self.discarded = 0
 
     def kill(self) -> None:
-        assert not self.discarded
-        assert not self.process.reaped
+        require(not self.discarded, "a removed cgroup is not killed")
+        require(not self.process.reaped, "a tree is killed while its leader keeps the pid")
         self.kills += 1
         if self.refuses:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -107,21 +123,26 @@ class FakeTree:
         scheduler.unwatch(TREE_FD)
 
     def usage(self) -> Usage | None:
-        assert not self.discarded, "a removed cgroup has no counters"
+        require(not self.discarded, "a removed cgroup has no counters")
         return Usage(oom_kills=1)
 
     def last_usage(self) -> Usage | None:
         return self.usage()
 
     def discard(self) -> None:
-        assert self.process.exit is not None
+        require(
+            self.process.exit is not None or self.process.status_lost,
+            "a tree is discarded after its main process",
+        )
         self.discarded += 1
 
 
 class JobRig:
-    """A job that has begun, and its controls."""
+    """A job that has begun, unless `begins` is false, and its controls."""
 
-    def __init__(self, log: OutputLog | None = None, tree: ProcessTree | None = None) -> None:
+    def __init__(
+        self, log: OutputLog | None = None, tree: ProcessTree | None = None, *, begins: bool = True
+    ) -> None:
         self.read_fd, self.write_fd = os.pipe2(os.O_NONBLOCK)
         self.log = log or OutputLog()
         self.scheduler = FakeScheduler()
@@ -135,7 +156,8 @@ class JobRig:
             log=self.log,
             scheduler=self.scheduler,
         )
-        self.job.begin()
+        if begins:
+            self.job.begin()
 
     def output_ready(self) -> None:
         """Report that the pipe can be read."""

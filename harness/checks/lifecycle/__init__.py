@@ -2,7 +2,15 @@
 
 from typing import Final
 
-from harness.checks.lifecycle import ending, job_environment, shutdown, starting, stopping
+from harness.checks.lifecycle import (
+    ending,
+    inherited_signals,
+    job_environment,
+    oom_score,
+    shutdown,
+    starting,
+    stopping,
+)
 
 CHECKS: Final = (
     *ending.CHECKS,
@@ -10,4 +18,6 @@ CHECKS: Final = (
     *job_environment.CHECKS,
     *stopping.CHECKS,
     *shutdown.CHECKS,
+    *inherited_signals.CHECKS,
+    *oom_score.CHECKS,
 )

@@ -10,7 +10,6 @@ from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.judge.promises import answered, assumed, equal, holds, unseen
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
-from harness.targets.local import LocalTarget
 from harness.targets.target import RunningServer
 
 SECRET: Final = "secret-"  # noqa: S105 - how the harness's planted secret begins
@@ -19,29 +18,16 @@ LOOKS: Final = {
     "descriptors": ("ls", ["-l", "/proc/self/fd"]),
     "signals": ("cat", ["/proc/self/status"]),
     "session": ("cat", ["/proc/self/stat"]),
-    # A server can set it only once the job runs, so the job waits up to 5 s for that, and prints
-    # the value. It is the job's first process: a process that it forks before keeps the server's.
-    "oom_score_adj": (
-        "sh",
-        [
-            "-c",
-            (
-                "for turn in $(seq 50); do read score </proc/$$/oom_score_adj;"
-                ' [ "$score" = 0 ] && break; sleep 0.1; done; echo "$score"'
-            ),
-        ],
-    ),
     "environment": ("cat", ["/proc/self/environ"]),
 }
 
 
 # What a server is launched with here, and a job must not inherit: see env(1) and sh(1).
 PLANTED_DESCRIPTOR: Final = 9
-PLANTED_OOM_SCORE: Final = "300"
 PLANT: Final = (
-    f"choom -n {PLANTED_OOM_SCORE} -- env --block-signal=USR1 "
-    f"sh -c 'exec {PLANTED_DESCRIPTOR}</dev/null \"$@\"' planted"
-)
+    "env", "--block-signal=USR1",
+    "sh", "-c", f'exec {PLANTED_DESCRIPTOR}</dev/null "$@"', "planted",
+)  # fmt: skip
 SIGUSR1_MASK: Final = 1 << 10 - 1
 
 
@@ -51,7 +37,6 @@ class PlantedState:
 
     descriptor: bool
     signal_mask: bool
-    oom_score: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +52,12 @@ class InheritableState(Observation):
     secrets: int | None
 
 
-def _with_planted_state(target: LocalTarget) -> LocalTarget:
-    """Return a target whose servers have an open descriptor, a blocked signal and an OOM score."""
-    line = target.command_line("{cgroup_root}")  # its braces, and its address, are filled in anew
-    line = re.sub(r"127\.0\.0\.1:\d+", "{listen}", line)
-    return LocalTarget(target.identities, f"{PLANT} {line}", target.flags, name=target.name)
-
-
 def _planted_state(stage: Stage, server: RunningServer) -> PlantedState:
     here = f"/proc/{server.pid}"
-    look = f"cat {here}/oom_score_adj; ls {here}/fd; grep SigBlk {here}/status"
-    words = stage.host.run(look).stdout.split()
+    words = stage.host.run(f"ls {here}/fd; grep SigBlk {here}/status").stdout.split()
     return PlantedState(
-        descriptor=str(PLANTED_DESCRIPTOR) in words[1:-2],
+        descriptor=str(PLANTED_DESCRIPTOR) in words[:-2],
         signal_mask=bool(int(words[-1], 16) & SIGUSR1_MASK),
-        oom_score=words[0] == PLANTED_OOM_SCORE,
     )
 
 
@@ -90,8 +66,8 @@ def run_inheritance(stage: Stage) -> None:
     with ExitStack() as stack:
         server, planted, secrets = stage.server, None, None
         # Elsewhere only the secret is planted, at every launch.
-        if isinstance(stage.target, LocalTarget):
-            server = stack.enter_context(_with_planted_state(stage.target).launch())
+        if stage.target_has(Need.LAUNCH) and stage.target_has(Need.HOST):
+            server = stack.enter_context(stage.fresh_server(wrapper=PLANT))
             planted = _planted_state(stage, server)
         client = stack.enter_context(stage.client(server=server))
         for label, (command, arguments) in LOOKS.items():
@@ -109,7 +85,6 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
         for what, has in (
             ("descriptor", server.planted.descriptor),
             ("mask", server.planted.signal_mask),
-            ("OOM score", server.planted.oom_score),
         ):
             promise = f"the server has a {what} that a job could inherit"
             yield assumed(promise, true=has, got=server.planted)
@@ -128,8 +103,6 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
         "a job does not share the server's session or process group",
         kept=words[:1] != [] and words[0] in words[4:6], got=words[4:6], want=words[:1],
     )  # fmt: skip
-    adjusted = history.stream("oom_score_adj").text.strip()
-    yield equal("a job has no oom_score_adj of the server's", adjusted, "0")
     yield from _judge_secrets(server, history.stream("environment").text)
 
 

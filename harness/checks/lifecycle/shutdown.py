@@ -15,6 +15,7 @@ from harness.record.verdict import Finding
 from harness.targets.target import Variant
 
 EXIT_BOUND_S: Final = 45.0  # two grace periods of 2 s, on a busy or emulated machine
+STREAM_ENDS: Final = ("OK", "UNAVAILABLE", "CANCELLED", "ABORTED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,8 @@ def judge_shutdown(history: History) -> Iterator[Finding]:
     yield equal("its jobs have ended", server.jobs_left, 0)
     for label in ("obeys", "resists"):
         stream = history.stream(label)
-        yield one_of(
-            f"the stream of the job that {label} ends with a status", stream.code,
-            ("OK", "UNAVAILABLE", "CANCELLED", "ABORTED"),
-        )  # fmt: skip
+        promise = f"the stream of the job that {label} ends with a status"
+        yield one_of(promise, stream.code, STREAM_ENDS)
         yield at_most("seconds until that stream ends", stream.ended_s - stream.started_s, 100)
 
 

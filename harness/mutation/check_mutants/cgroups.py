@@ -230,4 +230,13 @@ _LIFECYCLE: Final = (
     ),
 )
 
-MUTANTS: Final = (*_VALIDATION, *_LIFECYCLE)
+# Only a privileged process can have a protection to pass on, as root in a guest is.
+_OOM_SCORE: Final = (
+    Mutation(
+        "starts jobs with its own oom_score_adj",
+        (Edit("spawn.py", "    make_killable(child.pid, cgroup)\n", ""),),
+        "lifecycle.oom-score",
+    ),
+)
+
+MUTANTS: Final = (*_VALIDATION, *_LIFECYCLE, *_OOM_SCORE)

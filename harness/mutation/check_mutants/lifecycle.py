@@ -190,9 +190,9 @@ MUTANTS: Final = (
         LIFECYCLE + "inheritance",
     ),
     Mutation(
-        "starts jobs with its own oom_score_adj",
-        (Edit("spawn.py", "    make_killable(child.pid, cgroup)\n", ""),),
-        LIFECYCLE + "inheritance",
+        "makes itself the OOM killer's first victim, before its jobs",
+        (Edit("oom_score.py", "if int(os.read(fd, 16)) >= 0:", 'if os.read(fd, 16) == b"0\\n":'),),
+        LIFECYCLE + "oom-score",
     ),
     Mutation(
         "keeps jobs in its own session",
@@ -259,8 +259,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
-                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n",
+                "        finally:\n            os.close(self.pidfd)\n",
+                "        finally:\n            pass\n",
             ),
         ),
         LIFECYCLE + "short-jobs",
@@ -270,8 +270,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
-                "        os.close(self.pidfd)\n",
+                "            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        finally:\n",
+                "            pass\n        finally:\n",
             ),
         ),
         LIFECYCLE + "short-jobs",
@@ -365,5 +365,26 @@ MUTANTS: Final = (
             ),
         ),
         LIFECYCLE + "shutdown",
+    ),
+    Mutation(
+        "keeps SIGCHLD ignored if it inherits that",
+        (Edit("server.py", "    signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n", ""),),
+        LIFECYCLE + "inherited-signals",
+    ),
+    Mutation(
+        "ends at a SIGHUP that it inherits as ignored",
+        (
+            Edit(
+                "server.py",
+                "if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN",
+                "if number in signal.Signals",
+            ),
+        ),
+        LIFECYCLE + "inherited-signals",
+    ),
+    Mutation(
+        "dies of the signals of a terminal, and leaves its jobs running",
+        (Edit("server.py", ", signal.SIGHUP, signal.SIGQUIT)\n", ")\n"),),
+        LIFECYCLE + "terminal-signals",
     ),
 )

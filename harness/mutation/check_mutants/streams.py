@@ -175,10 +175,9 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        usage = self._tree.last_usage()\n        self._process",
-                "        usage = self._tree.last_usage()\n        self.log.close()\n"
-                "        time.sleep(0.2)\n"
-                "        self._process",
+                "        usage = self._attempt(self._tree.last_usage)\n",
+                "        usage = self._attempt(self._tree.last_usage)\n        self.log.close()\n"
+                "        time.sleep(0.2)\n",
             ),
         ),
         STREAMS + "end",
@@ -362,8 +361,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n        os.close(self.pidfd)\n",
-                "        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)\n",
+                "        finally:\n            os.close(self.pidfd)\n",
+                "        finally:\n            pass\n",
             ),
         ),
         STREAMS + "soak",

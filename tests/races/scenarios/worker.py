@@ -55,6 +55,11 @@ class DirectReactor:
         """See `Reactor.call_soon`."""
         callback()
 
+    def run(self, callback: Callable[[], None], timeout_s: float) -> None:
+        """See `Reactor.run`."""
+        del timeout_s
+        callback()
+
     def stop(self, timeout_s: float) -> None:
         """See `Reactor.stop`."""
 
