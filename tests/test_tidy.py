@@ -66,12 +66,19 @@ LAYERS: dict[str, set[str]] = {
         "worker",
     },
     "client": {"errors", "cgroup", "tls", "wire"},
-    "options": {"errors", "cgroup", "config", "rule"},
-    "arguments": {"cgroup", "options"},
+    "options": {"errors", "config", "rule"},
+    "arguments": {"cgroup", "rule"},
     "terminal": {"errors", "client"},
     "cli": {
-        "arguments", "cgroup", "client", "config", "options", "server", "terminal", "tls",
-    },  # fmt: skip
+        "arguments",
+        "cgroup",
+        "client",
+        "config",
+        "options",
+        "server",
+        "terminal",
+        "tls",
+    },
     "__main__": {"cli"},
     "__init__": set(),
 }

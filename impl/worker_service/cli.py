@@ -202,7 +202,7 @@ class _StartCommand(click.Command):
 def start(
     command: str | None,
     words: tuple[str, ...],
-    cpu: float | None,
+    cpu: int | None,
     memory: int | None,
     io_weight: int | None,
     io_max: tuple[IoMax, ...],
@@ -225,7 +225,7 @@ def start(
     """  # noqa: D301 - \b is click's mark for lines to keep
     program, program_arguments = _split_words(command, words)
     limits = Limits(
-        cpu_millicores=None if cpu is None else round(cpu * 1000),
+        cpu_millicores=cpu,
         memory_max_bytes=memory,
         io_weight=io_weight,
         io_max=io_max,

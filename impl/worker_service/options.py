@@ -1,67 +1,17 @@
-"""Parameter types of the command line, and the options that set the server's settings."""
+"""Options of `serve`, made from the server's settings."""
 
 import dataclasses
 import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from worker_service import config
-from worker_service.cgroup import IoMax
 from worker_service.errors import ConfigurationError
 from worker_service.rule import Kind, Rule
-
-
-class _Converted(click.ParamType[object]):
-    """A parameter written as text, converted by a function."""
-
-    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is invalid; it must be {error}", param, ctx)
-
-
-_RATE: Final = Rule(Kind.SIZE, 1, 2**63 - 1)  # the kernel's numbers are signed
-_RATES: Final = {
-    "rbps": "read_bytes_per_second",
-    "wbps": "write_bytes_per_second",
-    "riops": "read_operations_per_second",
-    "wiops": "write_operations_per_second",
-}
-
-
-def _parse_io_max(text: str) -> IoMax:
-    """Parse `/dev/vda:rbps=1MiB,wiops=100`."""
-    device, _, rest = text.rpartition(":")
-    pairs = [pair.partition("=") for pair in rest.split(",")]
-    try:
-        rates = {_RATES[key]: _RATE.accept(value) for key, _, value in pairs}
-    except (KeyError, ValueError):
-        rates = {}
-    if not device or len(rates) != len(pairs):  # also a key that is given twice
-        raise ValueError(
-            f"DEVICE:KEY=VALUE,... with keys {', '.join(_RATES)}, each once, and values from "
-            f"{_RATE.bounds()}, for example /dev/vda:rbps=1MiB,wiops=100"
-        )
-    return IoMax(device, **rates)
-
-
-# What the API's fields can carry; a single parameter may accept less.
-SIZE: Final = _Converted("size", Rule(Kind.SIZE, 0, 2**64 - 1).accept)
-DURATION: Final = _Converted("duration", Rule(Kind.DURATION, 0, (2**32 - 1) / 1000).accept)
-IO_MAX: Final = _Converted("device:key=value,...", _parse_io_max)
 
 
 def _setting_option(
