@@ -41,7 +41,7 @@ def texts(chart: Chart) -> list[str]:
 
 def test_history_without_data_has_no_charts() -> None:
     assert draw(History([])) == []
-    assert draw(History([Interruption(Cause.BROKEN, "no server")])) == []
+    assert draw(History([Interruption(Cause.HARNESS_FAILED, "no server")])) == []
 
 
 def test_streamers_chart_names_the_job_count_and_the_slowest_streamer() -> None:
