@@ -143,7 +143,7 @@ def _parse(pem: bytes) -> Identity:
     except Exception as error:
         # cryptography's errors have no common base: ValueError, DuplicateExtension, InvalidVersion,
         # UnsupportedGeneralNameType (a name in the SAN), UnsupportedAlgorithm (the key) and more.
-        # What cannot be read authenticates no caller, and is no fault of the server.
+        # A certificate that cannot be read authenticates no caller; the fault is its own.
         raise NotAuthenticatedError(f"the client certificate cannot be read: {error}") from error
     _check_key(key)
     _check_purpose(extensions)

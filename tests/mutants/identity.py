@@ -9,7 +9,6 @@ from tests.mutants.nodes import (
     CHECK,
     DENY,
     IDENTITY,
-    SERVICE,
     TLS,
     WATCHED,
 )
@@ -119,7 +118,7 @@ MUTANTS: Final = (
         DENY + "test_missing_or_unsafe_file_leaves_the_previous_list_in_force[missing]",
     ),
     Mutation(
-        "invalid renewed files are logged at every handshake",
+        "refused contents are logged at every attempt",
         (
             Edit(
                 "watched_files.py",
@@ -127,7 +126,7 @@ MUTANTS: Final = (
                 "self._refuse(error, report=True)",
             ),
         ),
-        SERVICE + "test_mismatched_renewed_files_are_logged_once_and_the_old_ones_stay",
+        WATCHED + "test_refused_contents_are_tried_again_without_a_change",
     ),
     Mutation(
         "an unreadable file is not read again",
