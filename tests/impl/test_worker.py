@@ -293,7 +293,8 @@ def test_start_without_an_answer_of_the_reactor_is_refused(
 def test_job_ends_although_its_exit_status_is_lost(worker: Worker) -> None:
     earlier = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        status = worker.start(shell("echo on"))
+        # It lives on for a moment: a process that has ended and is reaped has no pidfd.
+        status = worker.start(shell("echo on; sleep 0.5"))
         assert output(worker, status) == b"on\n"
     finally:
         signal.signal(signal.SIGCHLD, earlier)

@@ -24,7 +24,7 @@ class OomScores(Observation):
 
     Attributes:
         planned: the score planned for the server.
-        server: its score; another if the harness may not set the planned one.
+        server: its score; another if the harness lacks the privilege to set it.
         job: of the main process. A server can set it only once the process runs: processes that it
             forks before that keep the server's, if they are in no cgroup.
     """
@@ -52,18 +52,18 @@ def judge_oom_score(history: History) -> Iterator[Finding]:
     raised, protected = (scores[planned] for planned in PLANNED)
     what = "the server has a raised score"
     yield assumed(what, true=raised.server == RAISED, got=raised.server)
-    promise = "a job is no better protected than the server"
+    promise = "a job is at least as killable as the server"
     yield at_least(promise, raised.job, raised.server, "the kernel prefers the higher score")
     promise = "a job does not inherit the server's protection"
     if protected.server >= 0:
-        yield unseen(promise, "the harness may not protect a process: it lacks CAP_SYS_RESOURCE")
+        yield unseen(promise, "the harness lacks CAP_SYS_RESOURCE to protect a server")
     else:
         yield at_least(promise, protected.job, 0)
 
 
 OOM_SCORE: Final = Check(
     "lifecycle.oom-score",
-    "A job is no better protected from the OOM killer than the server, and never protected.",
+    "A job is at least as killable by the OOM killer as the server, and never protected from it.",
     run_oom_score,
     judge_oom_score,
     needs=frozenset({Need.LAUNCH, Need.HOST}),
