@@ -431,8 +431,10 @@ def _as_dict(job: Job) -> dict[str, object]:
 def serve(settings: Settings) -> None:
     """Serve jobs until a signal. Needs cgroup v2 and root, or --no-limits.
 
-    SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGQUIT end all jobs and the server; a second one kills the
-    jobs. SIGHUP, SIGINT and SIGQUIT have no effect if they are ignored at the start (nohup, sh &).
+    SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGQUIT end all jobs and the server; another one, except
+    SIGHUP, kills the jobs at once. Those that are ignored at the start, as SIGHUP by nohup and
+    SIGINT and SIGQUIT by sh with &, stay ignored, except SIGTERM.
+
     A flag overrides the variable, which overrides the file.
     Sizes: 64KiB, 100MB. Durations: 5ms, 20s, 10min.
     """

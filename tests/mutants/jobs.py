@@ -233,6 +233,33 @@ MUTANTS: Final = (
         CGROUP + "test_usage_without_a_descriptor_is_0_and_logged_except_for_oom_kills",
     ),
     Mutation(
+        "a descriptor whose callback fails stays watched",
+        (
+            Edit(
+                "reactor.py",
+                "if callback is not None and not self._call(callback):",
+                "if callback is not None and self._call(callback) is None:",
+            ),
+        ),
+        "tests/impl/test_reactor.py::test_descriptor_whose_callback_fails_is_not_watched_any_more",
+    ),
+    Mutation(
+        "a job whose callback fails runs for ever",
+        (Edit("job.py", "        self._end_unwatched()\n", ""),),
+        JOB + "test_job_whose_callback_fails_is_killed_and_ends[False]",
+    ),
+    Mutation(
+        "a job that cannot be watched is left running",
+        (
+            Edit(
+                "worker.py",
+                "            self._reactor.call_soon(partial(job.abandon, error))\n",
+                "",
+            ),
+        ),
+        WORKER + "test_start_that_cannot_be_watched_is_refused_and_leaves_nothing[0]",
+    ),
+    Mutation(
         "only the leader is killed",
         (
             Edit(
