@@ -149,7 +149,10 @@ PLANS: Final = {
     Location.GUEST: LocationPlan(
         (LOCAL, VM),
         (
-            "local:limits.*", "local:lifecycle.oom-score", SCANNER, "vm:streams.thousand",
+            "local:limits.*",
+            "local:lifecycle.oom-score",
+            SCANNER,
+            "vm:streams.thousand",
             *_needing(VM, Need.NATIVE),
         ),
     ),

@@ -193,12 +193,21 @@ END: Final = Check(
 SURVIVOR_SCRIPT: Final = (
     "echo before; exec 3>&1; : $({} sh -c 'echo child >&3; exec >&3; {}' & ); exit 4"
 )
-SURVIVORS: Final = {
-    "child": SURVIVOR_SCRIPT.format("", "sleep 1; echo after"),
-    # Later than the 2 s for which our server, without cgroups, reads from a child that left the
-    # process group.
-    "escaped child": SURVIVOR_SCRIPT.format("setsid", "sleep 1; echo soon; sleep 4; echo late"),
-}
+
+
+def _survivors(stage: Stage) -> dict[str, str]:
+    """Return the script of each job: a child that writes again long after the main process's end.
+
+    "late" is later than the 2 s for which our server, without cgroups, reads from a child that left
+    the process group.
+    """
+    soon_s = stage.pick(full=1, small=5)  # longer than a slow machine takes to kill a child
+    return {
+        "child": SURVIVOR_SCRIPT.format("", f"sleep {soon_s}; echo after"),
+        "escaped child": SURVIVOR_SCRIPT.format(
+            "setsid", f"sleep {soon_s}; echo soon; sleep 4; echo late"
+        ),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +227,7 @@ def run_survivor(stage: Stage) -> None:
     """Start jobs whose children outlive the main process, in its group and in their own session."""
     stage.record(SurvivorConditions(stage.target_has(Need.CGROUPS), stage.target_has(Need.OFFSETS)))
     with stage.client() as client:
-        for label, script in SURVIVORS.items():
+        for label, script in _survivors(stage).items():
             job_id = client.must_start("sh", ["-c", script])
             client.stream(job_id, StreamPlan(keep_bytes=100), label=label)
             client.query(job_id, label=label)
