@@ -26,7 +26,7 @@ import grpc
 import msgspec
 import numpy as np
 
-from harness.drive.client import MESSAGE_MAX_BYTES
+from harness.drive.client import MESSAGE_MAX_BYTES, NO_PROXY
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.checker import Checker
@@ -192,6 +192,7 @@ class ReaderProcess:
         """Return a new connection."""
         options = [
             ("grpc.use_local_subchannel_pool", 1),
+            NO_PROXY,
             ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
             *self.order.options,
         ]

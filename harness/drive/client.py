@@ -28,6 +28,10 @@ MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
 _NEVER_CONNECTED: Final = ("failed to connect to all addresses", "DNS resolution failed")
 
 
+# A server is judged directly, never through a proxy that the environment names.
+NO_PROXY: Final = ("grpc.enable_http_proxy", 0)
+
+
 def open_channel(
     address: str, files: CertFiles, options: Sequence[tuple[str, int | str]] = ()
 ) -> grpc.Channel:
@@ -37,6 +41,7 @@ def open_channel(
     )
     settings: list[tuple[str, int | str]] = [
         ("grpc.use_local_subchannel_pool", 1),
+        NO_PROXY,
         ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
         # Reconnect soon to a server that was restarted.
         ("grpc.initial_reconnect_backoff_ms", 200),

@@ -52,6 +52,19 @@ def serving(identities: IdentityStore, odd: OddServer) -> Iterator[str]:
             server.stop(0).wait()
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy"])
+def test_call_never_goes_through_a_proxy_of_the_environment(
+    variable: str, identities: IdentityStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
+    odd = OddServer(QueryJob=lambda _request, _context: pb.QueryJobResponse(status="running"))
+    with (
+        serving(identities, odd) as address,
+        Client(address, identities.files("admin"), Recorder()) as client,
+    ):
+        assert client.must_query(JOB_ID).status == "running"
+
+
 def refusing(code: grpc.StatusCode) -> Callable[[Any, grpc.ServicerContext], None]:
     def refuse(_: object, context: grpc.ServicerContext) -> None:
         context.abort(code, "as given")

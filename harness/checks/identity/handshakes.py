@@ -10,7 +10,7 @@ import grpc
 from harness.checks.check import Check, Stage
 from harness.checks.identity.client_certificates import REFUSING, query_status
 from harness.checks.raw_calls import query_unknown_job
-from harness.drive.client import open_channel
+from harness.drive.client import NO_PROXY, open_channel
 from harness.drive.identities import CertFiles
 from harness.drive.net.http2 import CallEnd, CallOutcome
 from harness.drive.net.permissive_tls_server import permissive_tls_server
@@ -54,9 +54,9 @@ def run_strangers(stage: Stage) -> None:
     without_certificate = grpc.ssl_channel_credentials(files.ca.read_bytes())
     ways: dict[str, Callable[[], grpc.Channel]] = {
         "certificate": lambda: grpc.secure_channel(
-            address, without_certificate, [("grpc.use_local_subchannel_pool", 1)]
+            address, without_certificate, [("grpc.use_local_subchannel_pool", 1), NO_PROXY]
         ),
-        "TLS": lambda: grpc.insecure_channel(address),
+        "TLS": lambda: grpc.insecure_channel(address, [NO_PROXY]),
     }
     lacking: dict[str, str] = {}
     for name, connect in ways.items():
