@@ -4,16 +4,17 @@ import contextlib
 import datetime as dt
 import http.client
 import json
-import subprocess
-import sys
+import os
 import urllib.parse
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 from packaging.version import Version
 
+from harness.cli.vulncheck import vulncheck as command
 from harness.host.ports import free_port
 from harness.record.verdict import BrokenError
 from harness.vulncheck.audit import CANARIES, Audit, _read, installed_pins, require_complete
@@ -64,17 +65,29 @@ def dump(path: Path, *records: dict[str, Any], others: int = RECORDS_MIN) -> Pat
     return path
 
 
-def vulncheck(
-    lock: Path | None, *words: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable, "-m", "harness", "vulncheck",
-            *(["--requirements", str(lock)] if lock else []), *words,
-        ],
-        cwd=ROOT, env={"PATH": "/usr/bin:/bin", **(environment or {})}, capture_output=True,
-        text=True, timeout=100, check=False,
-    )  # fmt: skip
+class Done(NamedTuple):
+    """How the command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+# A developer's own settings must not decide a test.
+UNSET = {
+    name: None
+    for name in os.environ
+    if name.lower().endswith("_proxy") or name.startswith(("JOBWORKER_", "PIP_AUDIT_"))
+}
+
+
+def vulncheck(lock: Path | None, *words: str, environment: dict[str, str] | None = None) -> Done:
+    """Run the command in this process: pip-audit, which it runs, is a process of its own."""
+    chosen = ["--requirements", str(lock)] if lock else []
+    runner = CliRunner(env={**UNSET, **(environment or {})})
+    run = runner.invoke(command, [*chosen, *words])
+    assert run.exception is None or isinstance(run.exception, SystemExit), run.exception
+    return Done(run.exit_code, run.stdout, run.stderr)
 
 
 @pytest.fixture
