@@ -30,9 +30,9 @@ def make_callbacks_atomic() -> Iterator[None]:
     """Make each callback of the reactor one step: job.* explores switches within them."""
     call = Reactor._call
 
-    def at_once(callback: Callable[[], None]) -> None:
+    def at_once(callback: Callable[[], None]) -> bool:
         with atomic_step(switch_before=False):
-            call(callback)
+            return call(callback)
 
     with mock.patch.object(Reactor, "_call", staticmethod(at_once)):
         yield
