@@ -191,6 +191,8 @@ MUTANTS: Final = (
                 "        except OSError as error:\n            logger.error(  # noqa",
                 "        except KeyError as error:\n            logger.error(  # noqa",
             ),
+            # Else the failed callback is reported, and ends the job, too.
+            Edit("reactor.py", "self._report(error)", "del error"),
         ),
         SHORTAGE + "test_job_ends_although_its_tree_cannot_be_killed[True]",
     ),

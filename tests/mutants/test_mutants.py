@@ -1,6 +1,7 @@
 """Every mutant in the table is caught by the test that its row names."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,9 @@ def test_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -
     nodes = sorted({mutant.caught_by for mutant in MUTANTS})
     done = run_tests(copy_of_the_tree(tmp_path), *nodes)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{len(nodes)} passed" in done.stdout
+    # A name without a parameter's id stands for all of its parameters.
+    [passed] = re.findall(r"^(\d+) passed", done.stdout, flags=re.MULTILINE)
+    assert int(passed) >= len(nodes)
 
 
 @pytest.mark.mutants
