@@ -23,10 +23,11 @@ from worker_service.errors import (
     ShuttingDownError,
     StopTimedOutError,
 )
-from worker_service.job import DRAIN_MAX_S, CgroupTree, GroupTree, Job, JobStatus, State
+from worker_service.job import DRAIN_MAX_S, Job, JobStatus, State
 from worker_service.log import OutputLog
 from worker_service.reactor import Reactor
 from worker_service.spawn import Child, Command, require_limits_supported, spawn
+from worker_service.tree import CgroupTree, GroupTree
 
 logger = logging.getLogger(__name__)
 

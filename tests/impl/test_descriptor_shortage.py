@@ -10,9 +10,10 @@ from tests.support.descriptors import no_descriptor_left, open_descriptors
 from tests.support.job import PIDFD, JobRig
 from worker_service.cgroup import Cgroup
 from worker_service.errors import HostExhaustedError
-from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S, OUTPUT_RETRY_S, CgroupTree
+from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S, OUTPUT_RETRY_S
 from worker_service.log import INLINE_MAX_BYTES, OutputLog
 from worker_service.spawn import ExitStatus
+from worker_service.tree import CgroupTree
 
 
 def full_inline_log() -> OutputLog:

@@ -5,10 +5,11 @@ import os
 import signal
 
 from worker_service.cgroup import Usage
-from worker_service.job import Job, JobStatus, ProcessTree, State
+from worker_service.job import Job, JobStatus, State
 from worker_service.log import OutputLog
 from worker_service.reactor import Callback, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
+from worker_service.tree import ProcessTree
 
 PIDFD = 1_000_001
 TREE_FD = 1_000_002

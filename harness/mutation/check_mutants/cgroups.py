@@ -176,7 +176,7 @@ _LIFECYCLE: Final = (
         "leaves one cgroup in sixteen",
         (
             Edit(
-                "job.py",
+                "tree.py",
                 "            self._cgroup.remove()\n",
                 '            if not self._cgroup.path.name.startswith("0"):\n'
                 "                self._cgroup.remove()\n",

@@ -216,7 +216,7 @@ _ENFORCED: Final = (
         "kills at most 100 processes of a job, one by one",
         (
             Edit(
-                "job.py",
+                "tree.py",
                 "        kill_through(self._kill_fd)\n",
                 '        for pid in (self._cgroup.path / "cgroup.procs").read_text().split()[:100]:\n'
                 '            with __import__("contextlib").suppress(ProcessLookupError):\n'

@@ -61,7 +61,7 @@ class QueryJobRequest(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class QueryJobResponse(_message.Message):
-    __slots__ = ("status", "pid", "exit_code", "signal", "message", "oom_killed", "started_at", "ended_at", "limits", "usage", "log_size_bytes", "log_first_offset")
+    __slots__ = ("status", "pid", "exit_code", "signal", "message", "oom_killed", "started_at", "ended_at", "limits", "usage", "log_size_bytes", "log_first_offset", "output_error")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class QueryJobResponse(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     LOG_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOG_FIRST_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_ERROR_FIELD_NUMBER: _ClassVar[int]
     status: str
     pid: int
     exit_code: int
@@ -86,7 +87,8 @@ class QueryJobResponse(_message.Message):
     usage: ResourceUsage
     log_size_bytes: int
     log_first_offset: int
-    def __init__(self, status: _Optional[str] = ..., pid: _Optional[int] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., message: _Optional[str] = ..., oom_killed: _Optional[bool] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limits: _Optional[_Union[ResourceLimits, _Mapping]] = ..., usage: _Optional[_Union[ResourceUsage, _Mapping]] = ..., log_size_bytes: _Optional[int] = ..., log_first_offset: _Optional[int] = ...) -> None: ...
+    output_error: str
+    def __init__(self, status: _Optional[str] = ..., pid: _Optional[int] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., message: _Optional[str] = ..., oom_killed: _Optional[bool] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limits: _Optional[_Union[ResourceLimits, _Mapping]] = ..., usage: _Optional[_Union[ResourceUsage, _Mapping]] = ..., log_size_bytes: _Optional[int] = ..., log_first_offset: _Optional[int] = ..., output_error: _Optional[str] = ...) -> None: ...
 
 class StreamLogsRequest(_message.Message):
     __slots__ = ("job_id", "from_offset", "tail_bytes", "tail_lines", "no_follow")
@@ -113,17 +115,27 @@ class StreamLogsResponse(_message.Message):
     def __init__(self, message: _Optional[bytes] = ..., offset: _Optional[int] = ..., missed_bytes: _Optional[int] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token", "newest_first", "status")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    newest_first: bool
+    status: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., newest_first: _Optional[bool] = ..., status: _Optional[str] = ...) -> None: ...
 
 class ListJobsResponse(_message.Message):
-    __slots__ = ("jobs",)
+    __slots__ = ("jobs", "next_page_token")
     JOBS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     jobs: _containers.RepeatedCompositeFieldContainer[JobSummary]
-    def __init__(self, jobs: _Optional[_Iterable[_Union[JobSummary, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, jobs: _Optional[_Iterable[_Union[JobSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class JobSummary(_message.Message):
-    __slots__ = ("job_id", "command_name", "command_args", "status", "pid", "exit_code", "signal", "started_at", "ended_at", "log_size_bytes")
+    __slots__ = ("job_id", "command_name", "command_args", "status", "pid", "exit_code", "signal", "started_at", "ended_at", "log_size_bytes", "log_first_offset")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     COMMAND_NAME_FIELD_NUMBER: _ClassVar[int]
     COMMAND_ARGS_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +146,7 @@ class JobSummary(_message.Message):
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     LOG_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIRST_OFFSET_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     command_name: str
     command_args: _containers.RepeatedScalarFieldContainer[str]
@@ -144,7 +157,20 @@ class JobSummary(_message.Message):
     started_at: _timestamp_pb2.Timestamp
     ended_at: _timestamp_pb2.Timestamp
     log_size_bytes: int
-    def __init__(self, job_id: _Optional[str] = ..., command_name: _Optional[str] = ..., command_args: _Optional[_Iterable[str]] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., log_size_bytes: _Optional[int] = ...) -> None: ...
+    log_first_offset: int
+    def __init__(self, job_id: _Optional[str] = ..., command_name: _Optional[str] = ..., command_args: _Optional[_Iterable[str]] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ..., exit_code: _Optional[int] = ..., signal: _Optional[int] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., log_size_bytes: _Optional[int] = ..., log_first_offset: _Optional[int] = ...) -> None: ...
+
+class DeleteJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class DeleteJobResponse(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class ResourceLimits(_message.Message):
     __slots__ = ("cpu_millicores", "memory_max_bytes", "io_weight", "io_max", "pids_max")

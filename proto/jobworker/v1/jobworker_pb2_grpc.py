@@ -61,6 +61,11 @@ class JobWorkerStub:
                 request_serializer=jobworker_dot_v1_dot_jobworker__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=jobworker_dot_v1_dot_jobworker__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/jobworker.v1.JobWorker/DeleteJob',
+                request_serializer=jobworker_dot_v1_dot_jobworker__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=jobworker_dot_v1_dot_jobworker__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
 
 
 class JobWorkerServicer:
@@ -98,7 +103,15 @@ class JobWorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists all jobs since the server started, oldest first. Admins only.
+        """Lists the jobs that the server knows, in pages, oldest first. Admins only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
+        """Makes the server forget an ended job: its record and its output. Of a job that is running:
+        FAILED_PRECONDITION. Streams of its output are told what they missed, and end. Admins only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +144,11 @@ def add_JobWorkerServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=jobworker_dot_v1_dot_jobworker__pb2.ListJobsRequest.FromString,
                     response_serializer=jobworker_dot_v1_dot_jobworker__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=jobworker_dot_v1_dot_jobworker__pb2.DeleteJobRequest.FromString,
+                    response_serializer=jobworker_dot_v1_dot_jobworker__pb2.DeleteJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -270,6 +288,33 @@ class JobWorker:
             '/jobworker.v1.JobWorker/ListJobs',
             jobworker_dot_v1_dot_jobworker__pb2.ListJobsRequest.SerializeToString,
             jobworker_dot_v1_dot_jobworker__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobworker.v1.JobWorker/DeleteJob',
+            jobworker_dot_v1_dot_jobworker__pb2.DeleteJobRequest.SerializeToString,
+            jobworker_dot_v1_dot_jobworker__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
