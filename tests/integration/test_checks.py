@@ -1,7 +1,7 @@
 """The quick checks of the harness, against one server that this test session started.
 
 A promise to clients is judged by a check, in any server; the other tests here see what no check
-sees. Each of these checks takes less than 2 s on two cores.
+sees.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ import pytest
 
 from harness.checks import ALL
 from harness.checks.check import Scale
+from harness.checks.quick import QUICK
 from harness.drive.identities import IdentityStore, make_identities
 from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
@@ -22,41 +23,6 @@ from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
 
 COMMAND: Final = f"{OUR_COMMAND} --no-limits"
 CHECKS: Final = {check.name: check for check in ALL}
-# With the seconds measured.
-QUICK: Final = (
-    "identity.certificates",  # 1.8
-    "identity.denied",  # 1.8
-    "identity.openssl",  # 1.1
-    "identity.roles",  # 0.2
-    "identity.rotation",  # 1.4
-    "identity.strangers",  # 0.5
-    "identity.versions",  # 0.3
-    "lifecycle.background",  # 0.1
-    "lifecycle.bad-commands",  # 0.6
-    "lifecycle.concurrent-stops",  # 1.1
-    "lifecycle.escalates",  # 1.0
-    "lifecycle.exit-codes",  # 0.8
-    "lifecycle.ids",  # 0.1
-    "lifecycle.inheritance",  # 0.7
-    "lifecycle.last-words",  # 0.3
-    "lifecycle.literal",  # 0.0
-    "lifecycle.signals",  # 0.2
-    "lifecycle.stop-race",  # 1.3
-    "lifecycle.stop-tree",  # 1.2
-    "lifecycle.stop-twice",  # 0.0
-    "lifecycle.stopped-job",  # 0.1
-    "lifecycle.surroundings",  # 0.1
-    "streams.after-end",  # 0.4
-    "streams.cancel",  # 1.3
-    "streams.capacity",  # 0.6
-    "streams.end",  # 0.6
-    "streams.late-joiner",  # 0.3
-    "streams.order",  # 0.0
-    "streams.resume",  # 0.4
-    "streams.tails",  # 0.1
-    "streams.two-jobs",  # 0.5
-    "streams.writes",  # 1.5
-)
 
 
 class StartedTarget(LocalTarget):
