@@ -1,34 +1,28 @@
-"""Cgroup v2 directories: create with limits, read usage, kill, remove, reclaim. Knows no jobs.
+"""One cgroup v2 directory: limits, usage, kill, remove. Knows no jobs.
 
-The only module that accesses cgroupfs. No pid is ever written to `cgroup.procs`: `spawn` starts
-processes inside their cgroup. Source: Linux Documentation/admin-guide/cgroup-v2.rst.
+Only this module and `hierarchy`, which creates the directories, access cgroupfs. No pid is ever
+written to `cgroup.procs`: `spawn` starts processes inside their cgroup.
+Source: Linux Documentation/admin-guide/cgroup-v2.rst.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import re
 import select
 import stat
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from worker_service.errors import (
-    ConfigurationError,
     HostExhaustedError,
     InvalidRequestError,
-    LimitsUnavailableError,
 )
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MOUNT: Final = Path("/sys/fs/cgroup")
-CONTROLLERS: Final = ("cpu", "memory", "io", "pids")
 
 CPU_PERIOD_US: Final = 100_000
 CPU_MIN_MILLICORES: Final = 10  # the kernel's minimum quota is 1000 us per period
@@ -39,7 +33,7 @@ IO_WEIGHT_MAX: Final = 10_000
 PIDS_MAX: Final = 4_194_304  # the kernel's highest pid
 
 # This process or the host has no descriptor left: temporary, and unrelated to the cgroup.
-_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _REMOVED: Final = frozenset({errno.ENOENT, errno.ENODEV})
 
 
@@ -199,8 +193,18 @@ class Cgroup:
             os.close(events_fd)
 
     def processes(self) -> list[int]:
-        """Return the pids inside that this server can see; none if the cgroup was removed."""
-        return [int(pid) for pid in _text(self.path / "cgroup.procs").split() if pid != "0"]
+        """Return the pids in it and below it that this server can see; none if it was removed.
+
+        Raises:
+            OSError: EMFILE, ENFILE: no descriptor is left to read them with.
+        """
+        pids: list[int] = []
+        for directory, _, _ in os.walk(self.path, onerror=_raise_shortage):
+            try:
+                pids += map(int, (Path(directory) / "cgroup.procs").read_text("ascii").split())
+            except OSError as error:  # removed, or threaded: its processes are listed above it
+                _raise_shortage(error)
+        return [pid for pid in pids if pid != 0]
 
     def usage(self, memory_events_fd: int | None = None) -> Usage:
         """Return the counters; with a descriptor, OOM kills even if no file can be opened."""
@@ -248,6 +252,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def _raise_shortage(error: OSError) -> None:
+    """Make `os.walk` skip a directory that was removed, but not one that it cannot open now."""
+    if error.errno in NO_DESCRIPTOR:
+        raise error
+
+
 def kill_through(kill_fd: int) -> None:
     """Kill as `Cgroup.kill` does, through an open descriptor of `cgroup.kill`."""
     try:
@@ -266,151 +276,6 @@ def is_populated(events_fd: int) -> bool:
             return False
         raise
     return b"populated 1" in text
-
-
-class Hierarchy:
-    """A cgroupfs directory that belongs to this server and holds its jobs' cgroups.
-
-    It is locked while this object is open, so only one server at a time can use it.
-    """
-
-    def __init__(self, root: Path, lock_fd: int) -> None:
-        self.root = root
-        self._lock_fd = lock_fd
-
-    @classmethod
-    def open(cls, root: Path, mount: Path = DEFAULT_MOUNT) -> "Hierarchy":
-        """Prepare the directory: check the host, create it, lock it, enable its controllers.
-
-        Raises:
-            ConfigurationError: cgroup v2 cannot be used there; the text says what to change.
-        """
-        _require_cgroup2(mount)
-        if root == mount or not root.is_relative_to(mount):
-            raise ConfigurationError(f"cgroup root {root} must be a directory below {mount}")
-        lock_fd = -1
-        try:
-            _enable_controllers(mount, root)
-            lock_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (root / "cgroup.subtree_control").write_text(_enable_line(), encoding="ascii")
-        except BlockingIOError as error:
-            os.close(lock_fd)
-            raise ConfigurationError(
-                f"cgroup root {root} is in use by another server; give this one its own with "
-                "--cgroup-root, or stop the other"
-            ) from error
-        except OSError as error:
-            if lock_fd >= 0:
-                os.close(lock_fd)
-            raise ConfigurationError(f"cgroup root {root}: {_cause(error)}") from error
-        return cls(root, lock_fd)
-
-    def close(self) -> None:
-        """Unlock the directory, and remove it when it is empty."""
-        try:
-            self.root.rmdir()
-        except OSError as error:
-            logger.info("cgroup root %s stays: %s", self.root, error.strerror)
-        os.close(self._lock_fd)
-
-    def create(self, name: str, limits: Limits) -> Cgroup:
-        """Create a cgroup with limits; on failure nothing is left behind.
-
-        Raises:
-            LimitsUnavailableError: the kernel refused a limit.
-            HostExhaustedError: the directory cannot be created or already exists, or no descriptor
-                is left to write the limits.
-        """
-        path = self.root / name
-        try:
-            path.mkdir(mode=0o755)
-        except OSError as error:
-            raise HostExhaustedError(f"cgroup {path}: {error.strerror}") from error
-        try:
-            self._write_limits(path, limits)
-        except BaseException:
-            path.rmdir()
-            raise
-        return Cgroup(path)
-
-    @staticmethod
-    def _write_limits(path: Path, limits: Limits) -> None:
-        files = limits.kernel_files()
-        if limits.memory_max_bytes is not None and (path / "memory.swap.max").exists():
-            # Otherwise a job could exceed memory.max by swapping.
-            files.append(("memory.swap.max", "0"))
-        for file, text in files:
-            try:
-                (path / file).write_text(text, encoding="ascii")
-            except OSError as error:
-                if error.errno in _NO_DESCRIPTOR:
-                    raise HostExhaustedError(f"cgroup {path}: {error.strerror}") from error
-                raise LimitsUnavailableError(
-                    f"the kernel refused {text!r} for {file}: {error.strerror} "
-                    f"(errno {error.errno})"
-                ) from error
-
-    def leftovers(self) -> list[Cgroup]:
-        """Return the cgroups of an earlier server's jobs: the directories named by a UUID."""
-        return [Cgroup(path) for path in sorted(self.root.iterdir()) if _is_job_name(path.name)]
-
-
-def _cause(error: OSError) -> str:
-    """Return why a root cannot be used, and what to change."""
-    if error.errno == errno.EBUSY:  # cgroup-v2.rst, "No Internal Process Constraint"
-        return (
-            "it contains processes, so the kernel allows no limits below it; choose another with "
-            "--cgroup-root, or end them"
-        )
-    place = f" ({error.filename})" if error.filename is not None else ""
-    return (
-        f"{error.strerror}{place}; the server needs write access there (run it as root, or "
-        "delegate the directory to it), or start it with --no-limits"
-    )
-
-
-def _is_job_name(name: str) -> bool:
-    try:
-        return str(uuid.UUID(name)) == name
-    except ValueError:
-        return False
-
-
-def _enable_line() -> str:
-    return " ".join(f"+{controller}" for controller in CONTROLLERS)
-
-
-def _enable_controllers(mount: Path, root: Path) -> None:
-    """Enable the controllers in every directory above the root, and create the root."""
-    directory = mount
-    for part in root.relative_to(mount).parts:
-        control = directory / "cgroup.subtree_control"
-        missing = set(CONTROLLERS) - set(control.read_text(encoding="ascii").split())
-        if missing:
-            line = " ".join(f"+{controller}" for controller in sorted(missing))
-            control.write_text(line, encoding="ascii")
-        directory /= part
-        directory.mkdir(mode=0o755, exist_ok=True)
-
-
-def _require_cgroup2(mount: Path) -> None:
-    """Check that `mount` is cgroup v2 and has the controllers that limits need."""
-    try:
-        have = set((mount / "cgroup.controllers").read_text(encoding="ascii").split())
-    except OSError as error:
-        raise ConfigurationError(
-            f"{mount} is not a cgroup v2 hierarchy (cgroup v1 or hybrid, or not mounted); limits "
-            "need cgroup v2. Boot with systemd.unified_cgroup_hierarchy=1, or start the server "
-            "with --no-limits, which rejects jobs that request limits"
-        ) from error
-    missing = [controller for controller in CONTROLLERS if controller not in have]
-    if missing:
-        raise ConfigurationError(
-            f"{mount} has the controllers {' '.join(sorted(have)) or 'none'} and lacks "
-            f"{' '.join(missing)}; enable them in the kernel or in the parent cgroup, or start the "
-            "server with --no-limits"
-        )
 
 
 def _device_number(device: str) -> str:
@@ -436,7 +301,7 @@ def _text(path: Path, open_fd: int | None = None) -> str:
             return os.pread(open_fd, 4096, 0).decode("ascii")
         return path.read_text(encoding="ascii")
     except OSError as error:
-        if error.errno in _NO_DESCRIPTOR:
+        if error.errno in NO_DESCRIPTOR:
             logger.warning("%s: %s; its counters are reported as 0", path, error.strerror)
         return ""  # or the controller is disabled, or the kernel has no such counter
 

@@ -12,8 +12,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from worker_service.cgroup import DEFAULT_MOUNT
 from worker_service.errors import ConfigurationError
+from worker_service.hierarchy import DEFAULT_MOUNT
 from worker_service.rule import HOUR_S, Kind, Rule
 
 ENVIRONMENT_PREFIX: Final = "JOBWORKER"

@@ -31,9 +31,13 @@ def make_killable(pid: int, cgroup: Cgroup | None) -> None:
     """
     if not _adjust(pid) or cgroup is None:
         return
-    for _ in range(MAX_TURNS):
-        if not sum(_adjust(inside) for inside in cgroup.processes()):  # any() would stop early
-            return
+    try:
+        for _ in range(MAX_TURNS):
+            if not sum(_adjust(inside) for inside in cgroup.processes()):  # any() would stop early
+                return
+    except OSError as error:
+        logger.warning("%s: what the job forked keeps its OOM score: %s", cgroup.path, error)
+        return
     logger.warning("%s forks faster than its OOM scores can be adjusted", cgroup.path)
 
 

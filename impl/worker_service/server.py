@@ -15,11 +15,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
-from worker_service.cgroup import Hierarchy
 from worker_service.config import Settings
 from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError
 from worker_service.follow import Admission, Batching, ByteBudget
+from worker_service.hierarchy import Hierarchy
 from worker_service.pool import Pool
 from worker_service.rule import split_address
 from worker_service.service import Doorkeeper, Gate, JobWorkerService, audit

@@ -14,7 +14,7 @@ from fcntl import F_SETPIPE_SZ, fcntl
 from functools import partial
 from typing import Final
 
-from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Hierarchy, Limits
+from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Limits
 from worker_service.errors import (
     HostExhaustedError,
     InvalidRequestError,
@@ -23,11 +23,12 @@ from worker_service.errors import (
     ShuttingDownError,
     StopTimedOutError,
 )
+from worker_service.hierarchy import Hierarchy
 from worker_service.job import DRAIN_MAX_S, Job, JobStatus, State
 from worker_service.log import OutputLog
 from worker_service.reactor import Reactor
 from worker_service.spawn import Child, Command, require_limits_supported, spawn
-from worker_service.tree import CgroupTree, GroupTree
+from worker_service.tree import CgroupTree, GroupTree, ProcessTree
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Worker:
         Raises:
             JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
         """
-        return self._job(job_id).status()
+        return self._job(job_id).status_with_usage()
 
     def list_jobs(self) -> list[JobStatus]:
         """Return all jobs since the worker started, oldest first."""
@@ -224,29 +225,25 @@ class Worker:
         """Start the process; on failure leave no pipe, no cgroup and no entry."""
         job_id = str(uuid.uuid4())
         cgroup = self._create_cgroup(job_id, limits)
-        cgroup_tree = None
+        # Before the spawn, so that nothing after it can fail.
+        tree: ProcessTree = CgroupTree(cgroup) if cgroup is not None else GroupTree()
         try:
-            # Before the spawn, so that nothing after it can fail.
-            cgroup_tree = CgroupTree(cgroup) if cgroup is not None else None
-            output_fd, child = _spawn_with_pipe(command, cgroup)
+            output_fd, tree.main = _spawn_with_pipe(command, cgroup)
         except BaseException:
-            if cgroup_tree is not None:
-                cgroup_tree.discard()
-            elif cgroup is not None:
-                cgroup.remove()
+            tree.discard()
             raise
         status = JobStatus(
             job_id=job_id,
             command=command,
             state=State.RUNNING,
-            pid=child.pid,
+            pid=tree.main.pid,
             started_at_s=time.time(),
             limits=limits,
         )
         job = Job(
             status,
-            process=child,
-            tree=cgroup_tree or GroupTree(child),
+            process=tree.main,
+            tree=tree,
             output_fd=output_fd,
             log=OutputLog(self._settings.log_retention_bytes),
             scheduler=self._reactor,

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.descriptors import no_descriptor_left
-from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Hierarchy, IoMax, Limits, Usage
+from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, IoMax, Limits, Usage
 from worker_service.errors import (
     ConfigurationError,
     HostExhaustedError,
     InvalidRequestError,
     LimitsUnavailableError,
 )
+from worker_service.hierarchy import Hierarchy
 
 
 @pytest.fixture

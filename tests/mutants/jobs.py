@@ -210,8 +210,8 @@ MUTANTS: Final = (
         "a lack of descriptors counts as a refused limit",
         (
             Edit(
-                "cgroup.py",
-                "                if error.errno in _NO_DESCRIPTOR:\n                    raise Host",
+                "hierarchy.py",
+                "                if error.errno in NO_DESCRIPTOR:\n                    raise Host",
                 "                if error.errno == errno.EPERM:\n                    raise Host",
             ),
         ),
@@ -228,7 +228,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "cgroup.py",
-                "        if error.errno in _NO_DESCRIPTOR:\n            logger",
+                "        if error.errno in NO_DESCRIPTOR:\n            logger",
                 "        if error.errno == errno.EPERM:\n            logger",
             ),
         ),

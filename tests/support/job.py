@@ -9,7 +9,7 @@ from worker_service.job import Job, JobStatus, State
 from worker_service.log import OutputLog
 from worker_service.reactor import Callback, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
-from worker_service.tree import ProcessTree
+from worker_service.tree import Process, ProcessTree
 
 PIDFD = 1_000_001
 TREE_FD = 1_000_002
@@ -101,11 +101,17 @@ class FakeProcess:
 
 class FakeTree:
     def __init__(self, process: FakeProcess) -> None:
+        self.main: Process = process
         self.process = process
         self.kills = 0
         self.refuses = False
         self.gone = False
         self.discarded = 0
+
+    def terminate(self) -> None:
+        require(not self.discarded, "a removed cgroup is not signalled")
+        self.process.signal_group(signal.SIGTERM)
+        self.process.signal_group(signal.SIGCONT)
 
     def kill(self) -> None:
         require(not self.discarded, "a removed cgroup is not killed")

@@ -21,7 +21,7 @@ _VALIDATION: Final = (
         "leaves the cgroup of a start whose limits the kernel refused",
         (
             Edit(
-                "cgroup.py", "            path.rmdir()\n            raise\n", "            raise\n"
+                "hierarchy.py", "            path.rmdir()\n            raise\n", "            raise\n"
             ),
         ),
         "limits.impossible",
@@ -76,7 +76,7 @@ _VALIDATION: Final = (
         "does not check which controllers are available",
         (
             Edit(
-                "cgroup.py",
+                "hierarchy.py",
                 "    missing = [controller for controller in CONTROLLERS if controller not in have]\n",
                 "    missing: list[str] = []\n",
             ),
@@ -87,7 +87,7 @@ _VALIDATION: Final = (
         "shares its root with other servers",
         (
             Edit(
-                "cgroup.py",
+                "hierarchy.py",
                 "fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
                 "fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
             ),
@@ -98,7 +98,7 @@ _VALIDATION: Final = (
         "kills other processes in its root",
         (
             Edit(
-                "cgroup.py",
+                "hierarchy.py",
                 ENABLES_CONTROLLERS,
                 '            (root / "cgroup.kill").write_text("1", encoding="ascii")\n'
                 "            Cgroup(root).wait_empty(5)\n" + ENABLES_CONTROLLERS,
@@ -139,7 +139,7 @@ _LIFECYCLE: Final = (
     ),
     Mutation(
         "kills the process group only",
-        (Edit("worker.py", "tree=cgroup_tree or GroupTree(child),", "tree=GroupTree(child),"),),
+        (Edit("worker.py", "CgroupTree(cgroup) if cgroup is not None else ", ""),),
         "limits.daemons-at-stop",
         also=(
             "limits.daemons-at-exit",
@@ -204,7 +204,7 @@ _LIFECYCLE: Final = (
         "removes every cgroup in its root at its start",
         (
             Edit(
-                "cgroup.py",
+                "hierarchy.py",
                 "sorted(self.root.iterdir()) if _is_job_name(path.name)]",
                 "sorted(self.root.iterdir()) if path.is_dir()]",
             ),

@@ -95,7 +95,7 @@ _ENFORCED: Final = (
         "limits all jobs together to one core",
         (
             Edit(
-                "cgroup.py",
+                "hierarchy.py",
                 ENABLES_CONTROLLERS,
                 ENABLES_CONTROLLERS
                 + '            (root / "cpu.max").write_text("100000 100000")\n',
