@@ -7,7 +7,7 @@ from harness.mutation.mutation import Edit, Mutation
 _WRITES_CPU: Final = 'files.append(("cpu.max", f"{quota_us} {CPU_PERIOD_US}"))'
 _QUOTA: Final = "quota_us = self.cpu_millicores * CPU_PERIOD_US // 1000"
 _DEFAULTS: Final = "cpu_millicores=500, memory_max_bytes=100 * 1024 * 1024, io_weight=500"
-_SPAWNED: Final = "            output_fd, child = _spawn_with_pipe(command, cgroup)\n"
+_SPAWNED: Final = "            output_fd, tree.main = _spawn_with_pipe(command, cgroup)\n"
 ENABLES_CONTROLLERS: Final = (
     '            (root / "cgroup.subtree_control").write_text(_enable_line(), encoding="ascii")\n'
 )
