@@ -8,7 +8,8 @@ is closed after that, so a client that sees the end of a stream finds the final 
        any state --a callback fails, or nothing can be watched--> abandoned ----> ended
 
 Shared state and its guard: `_status` is written by the reactor's thread only, as one reference to a
-frozen object; any thread reads it. `ended` is an Event. All else belongs to the reactor's thread.
+frozen object; any thread reads it. `_final` is under `_woken`. All else belongs to the reactor's
+thread.
 """
 
 import errno
@@ -71,7 +72,13 @@ class JobStatus:
 
 
 class Job:
-    """One process tree. `status` and `wait_ended`: any thread; the rest: the scheduler's thread."""
+    """One process tree.
+
+    `status`, `status_with_usage`, `wait_ended` and `wake`: any thread; the rest: the scheduler's.
+
+    Args:
+        on_end: called once, when the status is final and the log closed; it must not fail.
+    """
 
     def __init__(
         self,
@@ -82,10 +89,13 @@ class Job:
         output_fd: int,
         log: OutputLog,
         scheduler: Scheduler,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.log = log
         self._status = status
-        self._ended = threading.Event()
+        self._woken = threading.Condition()
+        self._final = False
+        self._on_end = on_end
         self._process = process
         self._tree = tree
         self._output_fd = output_fd
@@ -101,6 +111,10 @@ class Job:
         self._drain_timer: Timer | None = None
 
     def status(self) -> JobStatus:
+        """Return the current status; of a running job without its usage, which costs reads."""
+        return self._status
+
+    def status_with_usage(self) -> JobStatus:
         """Return the current status; of a running job with its usage up to now."""
         status = self._status
         if status.ended_at_s is not None:
@@ -110,9 +124,21 @@ class Job:
         latest = self._status
         return latest if latest.ended_at_s is not None else replace(latest, usage=usage)
 
-    def wait_ended(self, timeout_s: float) -> bool:
-        """Wait for the final status; return whether it is reached."""
-        return self._ended.wait(timeout_s)
+    def wait_ended(self, timeout_s: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the final status; return whether it is reached.
+
+        Args:
+            timeout_s: how long to wait at most.
+            given_up: whether to return early; called again at each `wake`.
+        """
+        with self._woken:
+            self._woken.wait_for(lambda: self._final or given_up(), timeout_s)
+            return self._final
+
+    def wake(self) -> None:
+        """Let every waiting thread see whether its caller has given up."""
+        with self._woken:
+            self._woken.notify_all()
 
     def begin(self) -> None:
         """Start watching the process and its output.
@@ -291,7 +317,10 @@ class Job:
         try:
             self.log.close(self._output_failure)
         finally:
-            self._ended.set()
+            with self._woken:
+                self._final = True
+                self._woken.notify_all()
+            self._on_end()
 
     def _close_output(self) -> None:
         self._output_open = False

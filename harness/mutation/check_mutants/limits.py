@@ -202,7 +202,7 @@ _ENFORCED: Final = (
         (
             Edit(
                 "worker.py",
-                "        return self._job(job_id).status()\n",
+                "        return self._job(job_id).status_with_usage()\n",
                 "        job = self._job(job_id)\n"
                 "        if not job.wait_ended(0):\n"
                 "            threading.Event().wait(6)\n"
