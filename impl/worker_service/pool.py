@@ -1,62 +1,91 @@
-"""The thread pool that runs calls."""
+"""The threads that run calls."""
 
 import logging
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import override
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from functools import partial
+from typing import Any, override
 
 from worker_service.errors import HostExhaustedError
 
 logger = logging.getLogger(__name__)
 
 
-class Pool(ThreadPoolExecutor):
+class Pool(Executor):
     """Runs every call on its own thread, up to a maximum; more calls wait for one to end.
 
-    The base class counts idle threads, and may count one too many: a thread that finds no work
-    reports so after work was queued for it. A call could then wait for the end of a stream although
-    more threads could be started. This class counts the unfinished calls instead.
+    Guarantees:
+    - A call waits only if the maximum of threads, or as many as the host allows, are busy. The
+      standard library's pool can count a busy thread as idle; this one counts unfinished calls.
+    - A thread is started only if all others are busy. None ends before the shutdown: an idle one
+      costs 16 KiB, and a client that could make threads end and start could slow down others.
+    - If the host allows no more threads, calls wait for the existing ones. An error would end
+      gRPC's one thread that accepts calls, and no call would ever be answered.
+    - Whatever a call raises is in its future, and does not end a thread. A thread is counted as
+      free just before the future's callbacks run, so these must not wait.
 
-    If the host allows no more threads, calls wait for the existing ones. Otherwise the error would
-    end gRPC's one thread that accepts calls, and no call would ever be answered.
-
-    Shared state and its guard: `_unfinished` under `_lock`; all else under the base's own locks.
+    Shared state and its guard: `_unfinished`, `_threads`, `_closed` and `_warned` under `_lock`.
 
     Raises:
         HostExhaustedError: not even one thread can be started.
     """
 
     def __init__(self, threads_max: int) -> None:
-        super().__init__(threads_max, thread_name_prefix="rpc")
-        self._idle_semaphore = _NeverIdle()  # type: ignore[assignment] # has the methods used
+        self._threads_max = threads_max
         self._lock = threading.Lock()
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._unfinished = 0
+        self._threads: list[threading.Thread] = []
+        self._closed = False
         self._warned = False
-        self.submit(lambda: None)
+        self._start_thread()
 
     @override
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
         with self._lock:
+            if self._closed:
+                raise RuntimeError("a call after the shutdown of the pool")
             self._unfinished += 1
-        try:
-            future = super().submit(fn, *args, **kwargs)
-        except BaseException:  # the pool is shut down, or has no thread at all
-            self._finish()
-            raise
-        future.add_done_callback(self._finish)
+            if len(self._threads) < min(self._unfinished, self._threads_max):
+                self._start_thread()
+            self._calls.put((future, partial(fn, *args, **kwargs)))
         return future
 
-    def _finish(self, _: object = None) -> None:
-        with self._lock:
-            self._unfinished -= 1
+    @override
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse more calls, and end each thread once no call is left for it.
 
-    def _adjust_thread_count(self) -> None:
+        Args:
+            wait: return when all threads have ended.
+            cancel_futures: cancel the calls that wait for a thread.
+        """
+        waiting = []
         with self._lock:
-            if self._unfinished <= len(self._threads):
-                return
+            self._closed = True
+            if cancel_futures:
+                with suppress(queue.Empty):
+                    while True:
+                        waiting.append(self._calls.get_nowait())
+            for _ in self._threads:
+                self._calls.put(None)
+        for call in filter(None, waiting):
+            call[0].cancel()
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _start_thread(self) -> None:
+        # A daemon: a server that was never stopped does not keep the program from ending.
+        name = f"rpc_{len(self._threads)}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
-            super()._adjust_thread_count()
+            thread.start()
         except RuntimeError as error:
             if not self._threads:
                 raise HostExhaustedError(f"a thread for calls: {error}") from error
@@ -67,14 +96,23 @@ class Pool(ThreadPoolExecutor):
                     "limit of processes (ulimit -u, pids.max, TasksMax=)",
                     len(self._threads), error,
                 )  # fmt: skip
+        else:
+            self._threads.append(thread)
 
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._settle(*call)
+            del call  # it holds the request and the response
 
-class _NeverIdle:
-    """Replaces the base class's semaphore of idle threads: it never reports one."""
-
-    def acquire(self, timeout: float) -> bool:
-        del timeout
-        return False
-
-    def release(self) -> None:
-        """Ignore an idle thread: it does not show how many calls are unfinished."""
+    def _settle[T](self, future: Future[T], work: Callable[[], T]) -> None:
+        report: Callable[[], None] | None = None
+        if future.set_running_or_notify_cancel():
+            try:
+                report = partial(future.set_result, work())
+            except BaseException as error:  # noqa: BLE001 - raised where the result is wanted
+                report = partial(future.set_exception, error)
+        with self._lock:
+            self._unfinished -= 1
+        if report is not None:
+            report()
+        del report  # an error refers to this frame

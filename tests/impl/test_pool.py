@@ -1,9 +1,9 @@
 """The pool: a thread for every call, and no more threads than needed or possible."""
 
+import gc
 import logging
-import queue
 import threading
-from typing import override
+import weakref
 
 import pytest
 
@@ -13,51 +13,54 @@ from worker_service.pool import Pool
 WAIT_S = 10
 
 
-class LateIdleReport(queue.SimpleQueue[object]):
-    """A work queue that delays a thread which found it empty, until it has work again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found_none, self.may_report = threading.Event(), threading.Event()
-
-    @override
-    def get_nowait(self) -> object:
-        try:
-            return super().get_nowait()
-        except queue.Empty:
-            self.found_none.set()
-            self.may_report.wait(WAIT_S)
-            raise
-
-    @override
-    def get(self, block: bool = True, timeout: float | None = None) -> object:
-        self.found_none.set()  # before 3.13 a thread does not call get_nowait first
-        return super().get(block, timeout)
+def threads() -> int:
+    return sum(thread.name.startswith("rpc_") for thread in threading.enumerate())
 
 
-def test_call_gets_a_thread_although_a_busy_thread_still_counts_as_idle(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    work = LateIdleReport()
-    monkeypatch.setattr(queue, "SimpleQueue", lambda: work)
+def test_every_call_below_the_maximum_gets_a_thread_at_once() -> None:
     end = threading.Event()
-    begun = [threading.Event() for _ in range(3)]
+    begun = [threading.Semaphore(0) for _ in range(20)]
 
     def call(number: int) -> None:
-        begun[number].set()
+        begun[number].release()
         end.wait(WAIT_S)
 
-    with Pool(10) as pool:
+    with Pool(20) as pool:
         try:
-            assert work.found_none.wait(WAIT_S)
-            pool.submit(call, 0)
-            work.may_report.set()
-            assert begun[0].wait(WAIT_S)
-            pool.submit(call, 1)
-            pool.submit(call, 2)
-            assert all(each.wait(WAIT_S / 2) for each in begun)
+            for number in range(20):
+                pool.submit(call, number)
+            assert all(each.acquire(timeout=WAIT_S) for each in begun)
+            waiting = pool.submit(call, 0)
+            assert not waiting.running()
         finally:
             end.set()
+        waiting.result(WAIT_S)
+
+
+def test_call_submitted_while_a_call_ends_gets_a_thread() -> None:
+    # The thread of the first call still runs its callbacks; the second call needs no other thread,
+    # the third does.
+    submitted, go_on, end = threading.Event(), threading.Event(), threading.Event()
+
+    def at_end(_: object) -> None:
+        submitted.set()
+        go_on.wait(WAIT_S)
+
+    with Pool(10) as pool:
+        before = threads()
+        held = threading.Event()
+        first = pool.submit(held.wait, WAIT_S)
+        first.add_done_callback(at_end)
+        held.set()
+        assert submitted.wait(WAIT_S)
+        second = pool.submit(end.wait, WAIT_S)
+        assert threads() == before
+        third = pool.submit(str, 3)
+        assert threads() == before + 1
+        go_on.set()
+        assert third.result(WAIT_S) == "3"
+        end.set()
+        assert second.result(WAIT_S)
 
 
 def test_calls_wait_if_the_host_allows_no_more_threads(
@@ -86,30 +89,77 @@ def test_calls_wait_if_the_host_allows_no_more_threads(
         Pool(3)
 
 
-def run_call(pool: Pool) -> None:
-    """Run a call, and return once the pool has counted its end."""
-    go, ended = threading.Event(), threading.Event()
-    # Added while the call runs, so it is called after the pool's own callback.
-    pool.submit(go.wait, WAIT_S).add_done_callback(lambda _: ended.set())
-    go.set()
-    assert ended.wait(WAIT_S)
-
-
 def test_free_thread_is_reused_before_another_is_started() -> None:
-    def threads() -> int:
-        return sum(thread.name.startswith("rpc") for thread in threading.enumerate())
-
     before = threads()
     with Pool(10) as pool:
-        run_call(pool)  # the pool's own first call may still run beside it
-        started = threads() - before
         for _ in range(20):
-            run_call(pool)
-        assert threads() - before == started <= 2
+            assert pool.submit(str, 1).result(WAIT_S) == "1"
+        assert threads() - before == 1
+
+
+def test_errors_of_calls_are_in_their_futures_and_end_no_thread() -> None:
+    def end_thread(error: BaseException) -> None:
+        raise error
+
+    with Pool(1) as pool:
+        for error in (ValueError("wrong"), SystemExit(3), KeyboardInterrupt()):
+            assert pool.submit(end_thread, error).exception(WAIT_S) is error
+        assert pool.submit(str, 1).result(WAIT_S) == "1"
+
+
+def test_finished_call_is_not_kept() -> None:
+    class Request:
+        pass
+
+    with Pool(1) as pool:
+        request = Request()
+        kept = weakref.ref(request)
+        pool.submit(id, request).result(WAIT_S)
+        with pytest.raises(TypeError):
+            pool.submit(int, request).result(WAIT_S)  # type: ignore[arg-type]
+        del request
+        pool.submit(str, 1).result(WAIT_S)  # the thread has dropped the earlier calls before it
+        gc.collect()  # the test's own exception
+        assert kept() is None
 
 
 def test_submit_after_shutdown_is_refused() -> None:
     with Pool(1) as pool:
         pool.shutdown()
-        with pytest.raises(RuntimeError, match="after shutdown"):
+        with pytest.raises(RuntimeError, match="after the shutdown"):
             pool.submit(str, 1)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_shutdown_runs_or_cancels_the_calls_that_wait(cancel: bool) -> None:
+    before = threads()
+    begun, go = threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        begun.set()
+        return go.wait(WAIT_S)
+
+    pool = Pool(1)
+    running = pool.submit(wait)
+    waiting = [pool.submit(str, number) for number in range(3)]
+    assert begun.wait(WAIT_S)
+    pool.shutdown(wait=False, cancel_futures=cancel)
+    assert [each.cancelled() for each in waiting] == [cancel] * 3
+    go.set()
+    pool.shutdown()
+    assert running.result(0)
+    assert [each.done() for each in waiting] == [True] * 3
+    assert threads() == before
+
+
+def test_cancelled_call_does_not_run_and_frees_its_thread() -> None:
+    gate = threading.Event()
+    with Pool(1) as pool:
+        pool.submit(gate.wait, WAIT_S)
+        ran: list[int] = []
+        waiting = pool.submit(ran.append, 1)
+        assert waiting.cancel()
+        gate.set()
+        assert pool.submit(str, 1).result(WAIT_S) == "1"
+        assert not ran
+        assert threads() == 1

@@ -244,17 +244,40 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a busy thread counts as idle",
-        (Edit("pool.py", "_NeverIdle()  #", "threading.Semaphore(0)  #"),),
-        POOL + "test_call_gets_a_thread_although_a_busy_thread_still_counts_as_idle",
+        (
+            Edit(
+                "pool.py",
+                "            if len(self._threads) < min(self._unfinished, self._threads_max):",
+                "            if len(self._threads) < min(self._unfinished - 1, self._threads_max):",
+            ),
+        ),
+        POOL + "test_every_call_below_the_maximum_gets_a_thread_at_once",
     ),
     Mutation(
         "every call starts a thread",
         (
             Edit(
-                "pool.py", "if self._unfinished <= len(self._threads):", "if self._unfinished < 0:"
+                "pool.py",
+                "            if len(self._threads) < min(self._unfinished, self._threads_max):",
+                "            if len(self._threads) < self._threads_max:",
             ),
         ),
         POOL + "test_free_thread_is_reused_before_another_is_started",
+    ),
+    Mutation(
+        "an error of a call ends its thread",
+        (Edit("pool.py", "except BaseException as error:", "except Exception as error:"),),
+        POOL + "test_errors_of_calls_are_in_their_futures_and_end_no_thread",
+    ),
+    Mutation(
+        "an idle thread keeps the last call's request",
+        (Edit("pool.py", "            del call  # it holds the request and the response\n", ""),),
+        POOL + "test_finished_call_is_not_kept",
+    ),
+    Mutation(
+        "calls that wait at the shutdown run",
+        (Edit("pool.py", "            if cancel_futures:\n", "            if cancel_futures and wait:\n"),),
+        POOL + "test_shutdown_runs_or_cancels_the_calls_that_wait[True]",
     ),
     Mutation(
         "jobs that do not end keep the calls running",
