@@ -47,6 +47,7 @@ def run(
     text_in: str | None = None,
     stdout: IO[bytes] | None = None,
     environment: dict[str, str] | None = None,
+    directory: Path | None = None,
 ) -> Done:
     """Run a program until it ends.
 
@@ -57,6 +58,7 @@ def run(
         text_in: a text for its input.
         stdout: a file for its output; None returns the output.
         environment: of the program; None inherits this process's.
+        directory: its working directory; None is this process's.
 
     Raises:
         BrokenError: it is not installed, or timed out.
@@ -71,6 +73,7 @@ def run(
             stdout=stdout or subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            cwd=directory,
             start_new_session=True,
         )
     except FileNotFoundError as error:

@@ -10,8 +10,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def command_environment(address: str, certificates: Certificates) -> dict[str, str]:
-    """Return an environment in which the command calls this server as an admin."""
+    """Return an environment in which the command calls this server as an admin.
+
+    PYTHONPATH, if it is set, has the code under test: a mutant's.
+    """
     return {
+        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         "PATH": os.environ["PATH"],
         "JOBWORKER_SERVER": address,
         "JOBWORKER_CERTS": str(certificates.directory),
