@@ -66,6 +66,7 @@ class RunReport:
         results: one per check and target.
         skips_allowed: globs; skips that match TARGET:CHECK are allowed. None allows every skip.
         expected: the number of results of a complete run; with fewer the run is inconclusive.
+        setup_error: why a target could not be judged, and what to change; empty if all could.
     """
 
     about: Mapping[str, str]
@@ -74,6 +75,7 @@ class RunReport:
     results: tuple[CheckResult, ...]
     skips_allowed: tuple[str, ...] | None = None
     expected: int = 0
+    setup_error: str = ""
 
     def unexpected_skips(self) -> list[CheckResult]:
         """Return the skipped results that no pattern allows."""
@@ -104,7 +106,7 @@ class RunReport:
         counts = self.counts()
         if counts[Verdict.FAIL]:
             return Verdict.FAIL
-        if self.is_cut_short or self.unexpected_skips():
+        if self.setup_error or self.is_cut_short or self.unexpected_skips():
             return Verdict.BROKEN
         if counts[Verdict.BROKEN] or not counts[Verdict.PASS]:
             return Verdict.BROKEN

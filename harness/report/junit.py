@@ -29,7 +29,7 @@ def to_xml(report: RunReport) -> bytes:
             _add_case(suite, result, unexpected=(target, result.name) in unexpected)
         suite.set("time", f"{sum(result.seconds for result in results):.3f}")
         _count(suite)
-    if report.verdict is not Verdict.PASS and not _is_red(root):
+    if report.setup_error or (report.verdict is not Verdict.PASS and not _is_red(root)):
         _add_run(root, report)
     _count(root)
     ET.indent(root)
@@ -85,7 +85,8 @@ def _is_red(root: ET.Element) -> bool:
 def _add_run(root: ET.Element, report: RunReport) -> None:
     suite = ET.SubElement(root, "testsuite", name="run", timestamp=_timestamp(report), time="0.000")
     case = ET.SubElement(suite, "testcase", classname="run", name="is conclusive", time="0.000")
-    ET.SubElement(case, "error", message=conclusion(report), type=report.verdict)
+    message = one_line(conclusion(report), _MESSAGE_CHARACTERS_MAX)
+    ET.SubElement(case, "error", message=message, type=report.verdict)
     _count(suite)
 
 

@@ -68,7 +68,11 @@ def conclusion(report: RunReport) -> str:
     counts = report.counts()
     unexpected = len(report.unexpected_skips())
     if counts[Verdict.FAIL]:
-        return f"A promise was broken in {counted(counts[Verdict.FAIL], 'check')}."
+        rest = f" A set-up error ended the run: {report.setup_error}" if report.setup_error else ""
+        return f"A promise was broken in {counted(counts[Verdict.FAIL], 'check')}.{rest}"
+    if report.setup_error:
+        done = f"{len(report.results)} of {counted(report.expected, 'check')} run"
+        return f"Set-up error, {done}: {report.setup_error}"
     reasons = []
     if counts[Verdict.BROKEN]:
         reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} BROKEN")

@@ -181,7 +181,7 @@ class Terminal:
         lines.append(
             Text.assemble(
                 (f"{report.verdict}", _STYLES[report.verdict]),
-                f"  {conclusion(report)}",
+                f"  {shown(conclusion(report))}",
             )
         )
         lines.append(Text(f"{numbers or 'no check'} in {duration(report.seconds)}"))
@@ -257,6 +257,8 @@ def _indented(text: str, columns: int) -> str:
 
 def _table(found: Sequence[SummaryRow]) -> list[Text]:
     """Return the counts by target and area; aligned here, since rich's tables wrap lines."""
+    if not found:
+        return []
     header: list[Cell] = [(name, "bold") for name in ("target", "area", *ORDER, "seconds")]
     table = [header]
     for row in found:

@@ -125,7 +125,7 @@ def run_checks(
     *,
     on_capabilities: OnCapabilities | None = None,
 ) -> list[CheckResult]:
-    """Run checks against a target and judge them; every check gets a result, in every case.
+    """Run checks against a target and judge them; every check that is run gets a result.
 
     Args:
         target: to judge.
@@ -134,6 +134,9 @@ def run_checks(
         progress: receives the run's progress.
         capabilities: the target's, if known; None probes the target.
         on_capabilities: called with the probed capabilities.
+
+    Raises:
+        BrokenError: the target cannot be judged, and no check was run.
     """
     scale = Scale.SMALL if target.emulated else Scale.FULL
     shared = SharedServer(target)
@@ -142,11 +145,7 @@ def run_checks(
             capabilities = _probe(target, shared, scale, progress)
             if on_capabilities is not None:
                 on_capabilities(target.name, capabilities)
-    except (BrokenError, UnsupportedError) as error:
-        shared.close()
-        return [_unreachable(target, check, str(error), options, progress) for check in checks]
-    runner = _Runner(target, shared, capabilities, scale, options, progress)
-    try:
+        runner = _Runner(target, shared, capabilities, scale, options, progress)
         with ThreadPoolExecutor(options.parallel) as pool:
             results = list(pool.map(runner.run, [each for each in checks if not each.alone]))
         return results + [runner.run(check) for check in checks if check.alone]
@@ -160,16 +159,6 @@ def _probe(target: Target, shared: SharedServer, scale: Scale, progress: Progres
     for reason in filter(None, capabilities.values()):
         progress.note(f"{target.name}: {reason}")
     return capabilities
-
-
-def _unreachable(
-    target: Target, check: Check, reason: str, options: Options, progress: Progress
-) -> CheckResult:
-    progress.started(target.name, check.name)
-    finding = Finding(Verdict.BROKEN, "the server can be reached", reason)
-    result = _result(target.name, check, (finding,), 0.0, rerun=options.rerun)
-    progress.finished(result)
-    return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from harness.drive.identities import IdentityStore, make_identities
+from harness.drive.reachability import require_job_worker
 from harness.host.repository import ROOT
 from harness.record.results import CheckResult, RunReport
-from harness.record.verdict import BrokenError
+from harness.record.verdict import BrokenError, UnsupportedError
 from harness.report import write_all
 from harness.report.terminal import Terminal
 from harness.run.capabilities import Capabilities
@@ -44,9 +45,16 @@ def run_session(choice: Choice) -> int:
 
 
 def judge_targets(run: "Run") -> None:
-    """Judge one target after the other."""
+    """Judge one target after the other.
+
+    Raises:
+        BrokenError: a target cannot be judged. The servers that run already are asked first, so
+            that no check is run in vain.
+    """
     checks = run.choice.checks()
     with open_identities(run.choice) as identities:
+        for address in set(run.choice.targets) - {LOCAL, VM}:
+            require_job_worker(address, identities.files("admin"))
         for name in run.choice.targets:
             with open_target(name, run, identities) as target:
                 run.describe_target(target)
@@ -72,6 +80,7 @@ class Run:
     started_s: float
     expected: int
     results: list[CheckResult] = field(default_factory=list)
+    setup_error: str = ""
 
     def options(self, target: str) -> Options:
         """Return how the checks of a target are run."""
@@ -91,6 +100,7 @@ class Run:
             tuple(self.results),
             self.choice.skips_allowed,
             self.expected,
+            self.setup_error,
         )
 
     def describe_target(self, target: Target) -> None:
@@ -108,7 +118,10 @@ class Run:
 
 @contextmanager
 def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
-    """Begin a run of `expected` results; its report is written however the context ends."""
+    """Begin a run of `expected` results; its report is written however the context ends.
+
+    A BrokenError or UnsupportedError ends the run, and is in the report.
+    """
     choice.require_targets()
     directory = new_run_directory(choice.out)
     about = {"seed": choice.seed, **environment("harness")}
@@ -118,6 +131,10 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
         terminal.begin(about, total=expected)
         try:
             yield run
+        except BrokenError as error:
+            run.setup_error = str(error)
+        except UnsupportedError as error:
+            run.setup_error = f"missing: {error}"
         finally:
             write_all(run.report(), directory)
             terminal.end(run.report(), directory)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness.checks.check import Check, Need, Stage
-from harness.drive.identities import IdentityStore
+from harness.drive.identities import CertFiles, IdentityStore
 from harness.judge.promises import equal
 from harness.record.history import History, Observation
 from harness.record.results import CheckResult, RunReport, load_report, save_report
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
+from harness.report.summary import conclusion
 from harness.run.capabilities import Capabilities
 from harness.run.check_runner import Options, Silent, run_checks
 from harness.run.judging import judge_again
@@ -30,6 +31,16 @@ class Number(Observation):
     value: int
 
 
+class Identities(IdentityStore):
+    """Names files that do not exist."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nonexistent"))
+
+    def files(self, name: str) -> CertFiles:
+        return CertFiles(*(self.directory / f"{name}.{kind}" for kind in ("ca", "crt", "key")))
+
+
 class StandIn:
     """A target without a server."""
 
@@ -42,7 +53,7 @@ class StandIn:
     pid = None
 
     def __init__(self) -> None:
-        self.identities = IdentityStore(Path("/nonexistent"))
+        self.identities: IdentityStore = Identities()
         self.host: Host | None = None
         self.flags: dict[str, str] = {}
         self.dead = False
@@ -255,6 +266,23 @@ def test_interrupted_run_is_broken() -> None:
     report = RunReport({}, "", 1.0, (result_of(Verdict.PASS),), None, expected=2)
     assert report.exit_code == 2
     assert dataclasses.replace(report, expected=1).exit_code == 0
+
+
+def test_target_that_cannot_be_judged_is_reported_once_and_runs_no_check(tmp_path: Path) -> None:
+    def run(stage: Stage) -> None:
+        raise AssertionError(stage)
+
+    check = dataclasses.replace(GOOD, run=run)
+    with pytest.raises(BrokenError, match="no connection: Connection refused") as caught:
+        run_checks(StandIn(), [check], Options("s", tmp_path), Silent())
+    assert "its last words" in str(caught.value)
+
+
+@pytest.mark.parametrize(("verdict", "exit_code"), [(Verdict.PASS, 2), (Verdict.FAIL, 1)])
+def test_set_up_error_is_no_pass_and_hides_no_failure(verdict: Verdict, exit_code: int) -> None:
+    report = RunReport({}, "", 1.0, (result_of(verdict),), setup_error="no server")
+    assert report.exit_code == exit_code
+    assert "no server" in conclusion(report)
 
 
 def test_crash_of_the_harness_is_a_broken_result(tmp_path: Path) -> None:

@@ -167,22 +167,29 @@ def test_another_server_is_launched_by_its_command(
     assert done.returncode == 1
 
 
-def test_missing_server_is_broken_not_failed(identities: IdentityStore, tmp_path: Path) -> None:
+def test_missing_server_is_told_once_and_no_check_is_run(
+    identities: IdentityStore, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
     done = harness(
-        "check", "--target", f"127.0.0.1:{free_port()}", "-k", "literal", "--out", str(tmp_path),
+        "check", "--target", "local", "--target", address, "-k", "literal", "--out", str(tmp_path),
         "--identities", str(identities.directory),
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
-    assert verdicts(load_report(tmp_path)) == {"lifecycle.literal": Verdict.BROKEN}
-    assert "no server answers at" in done.stdout
+    report = load_report(tmp_path)
+    assert report.results == ()
+    reason = f"the server at {address} cannot be judged: no connection: Connection refused"
+    assert reason in report.setup_error
+    assert (done.stdout + done.stderr).count(reason) == 1
+    assert reason in (tmp_path / "report.html").read_text()
+    assert reason in (tmp_path / "junit.xml").read_text()
 
 
-def test_launched_server_that_ends_immediately_is_broken(tmp_path: Path) -> None:
-    done = harness(
-        "check", "--launch", "sh -c 'echo no way; exit 3'", "-k", "literal", "--out", str(tmp_path)
-    )
+def test_launched_server_that_ends_immediately_is_told_once(tmp_path: Path) -> None:
+    done = harness("check", "--launch", "sh -c 'echo no way; exit 3'", "--out", str(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "no way" in done.stdout
+    assert load_report(tmp_path).results == ()
+    assert done.stdout.count("\nno way\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ class TlsConnection:
         version: of TLS.
         protocol: negotiated by ALPN; empty: none.
         closed: how the other side ended it; empty while it is open.
+        failure: the exception with which it ended; None: it is open, or ended in order.
 
     Raises:
         OSError: the connection or the handshake failed; an ssl.SSLError is one of those.
@@ -94,6 +95,7 @@ class TlsConnection:
         self.version = str(self._socket.version())
         self.protocol = self._socket.selected_alpn_protocol() or ""
         self.closed = ""
+        self.failure: OSError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +141,7 @@ class TlsConnection:
                     rest = memoryview(bytes(rest) + answer)
                 sent = self._write(rest)
             except OSError as error:  # ssl.SSLError is one
-                self.closed = type(error).__name__
+                self.closed, self.failure = type(error).__name__, error
                 break
             rest = rest[sent:]
             if not rest and done():

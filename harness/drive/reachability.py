@@ -1,0 +1,91 @@
+"""Asks a server once, before any check, whether it can be judged, with the admin's certificate.
+
+A set-up error is told with the reason that the TLS library gives, the side that refused, and what
+to change. Asked on one connection: does the address accept it, does TLS 1.3 succeed in both
+directions, does the server speak HTTP/2, has it the rpcs of a job worker.
+
+Leaves out whether it answers them rightly: that is for the checks.
+"""
+
+import socket
+import ssl
+from typing import Final
+
+from harness.drive.identities import CertFiles
+from harness.drive.net.http2 import CallEnd, Http2
+from harness.drive.net.tls_client import TlsConnection, client_context, host_and_port
+from harness.record.verdict import BrokenError
+
+ASK_TIMEOUT_S: Final = 20.0
+_SERVICE: Final = "jobworker.v1.JobWorker"
+_CERTIFICATES: Final = (
+    "start the server with the ca.crt, server.crt and server.key of the directory that "
+    "`python -m harness identities DIR --name HOST` made, and give --identities DIR here"
+)
+_ANOTHER_SERVER: Final = "--target must be the address of a job worker"
+
+
+def require_job_worker(address: str, files: CertFiles, timeout_s: float = ASK_TIMEOUT_S) -> None:
+    """Ask the server at an address; return if it can be judged.
+
+    Args:
+        address: HOST:PORT.
+        files: the admin's certificate, and the authority that the server's must be of.
+        timeout_s: of each step.
+
+    Raises:
+        BrokenError: it cannot be judged; says why, and what to change.
+    """
+    try:
+        socket.create_connection(host_and_port(address), timeout_s).close()
+    except OSError as error:
+        reason = error.strerror or f"no answer within {timeout_s:g} s"
+        refusal = f"no connection: {reason}; start the server, or correct the address"
+    else:
+        try:
+            refusal = _refusal(address, files, timeout_s)
+        except OSError as error:  # ssl.SSLError is one
+            refusal = _tls_refusal(error, timeout_s)
+    if refusal:
+        raise BrokenError(f"the server at {address} cannot be judged: {refusal}")
+
+
+def _refusal(address: str, files: CertFiles, timeout_s: float) -> str:
+    """Return why a server that accepts connections cannot be judged; '' if it can.
+
+    Raises:
+        OSError: the TLS handshake failed, or the connection ended.
+    """
+    with TlsConnection(address, client_context(files), timeout_s=timeout_s) as connection:
+        if connection.protocol != "h2":
+            return f"it speaks TLS, but not HTTP/2 (ALPN h2); {_ANOTHER_SERVER}"
+        outcome = Http2(connection).call(f"/{_SERVICE}/QueryJob", b"", timeout_s)
+        if outcome.end is CallEnd.CLOSED:
+            raise connection.failure or ConnectionResetError
+    if outcome.is_status("UNIMPLEMENTED", "HTTP 404"):
+        return f"it has no rpc {_SERVICE}/QueryJob ({outcome.detail}); {_ANOTHER_SERVER}"
+    if outcome.end is CallEnd.UNANSWERED:
+        return f"it answered no call within {timeout_s:g} s; {_ANOTHER_SERVER}"
+    return ""
+
+
+def _tls_refusal(error: OSError, timeout_s: float) -> str:
+    """Return which side refused a TLS handshake, why in the library's words, and what to change."""
+    said = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or "closed"
+    said = said.replace("_", " ").lower()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message
+        return f"this side refused the server's certificate: {why}; {_CERTIFICATES}"
+    if "alert protocol version" in said:
+        return f"the server refused TLS 1.3: {said}; it must speak TLS 1.3"
+    if "alert" in said:
+        return f"the server refused this side's certificate: {said}; {_CERTIFICATES}"
+    if "wrong version number" in said:
+        return f"it does not speak TLS: {said}; start it with TLS, or correct the address"
+    if isinstance(error, TimeoutError):
+        silence = f"it accepted the connection and did not answer within {timeout_s:g} s"
+        return f"{silence}; {_ANOTHER_SERVER}"
+    return (
+        f"the server ended the connection without a reason ({said}): it may not speak TLS, or not "
+        f"trust this side's certificate; {_CERTIFICATES}"
+    )
