@@ -111,7 +111,7 @@ class JobWorkerServicer:
 
     def DeleteJob(self, request, context):
         """Makes the server forget an ended job: its record and its output. Of a job that is running:
-        FAILED_PRECONDITION. Streams of its output are told what they missed, and end. Admins only.
+        FAILED_PRECONDITION. Streams of its output report what they missed, and end. Admins only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
