@@ -5,12 +5,10 @@ broken, 2 inconclusive: a load was not reached, or the machine or the generator 
 """
 
 import logging
-import sys
 
 import click
 
-from harness.record.results import EXIT_CODES
-from harness.record.verdict import BrokenError, Verdict
+from harness.program.entry import run_program
 from loadtests.commands import COMMANDS
 
 
@@ -22,12 +20,8 @@ def main(*, verbose: bool) -> None:
 
 
 def run() -> None:
-    """Run the command line; a `BrokenError` ends as one message and exit code 2."""
-    try:
-        main()
-    except BrokenError as error:
-        click.echo(f"BROKEN: {error}", err=True)
-        sys.exit(EXIT_CODES[Verdict.BROKEN])
+    """Run the command line as a program."""
+    run_program(main)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from harness.program import arguments
 from harness.record.verdict import BrokenError
 from harness.run.run_directory import fill_seed, new_run_directory
 from loadtests import compare as comparison
@@ -17,27 +18,28 @@ from loadtests.charts import write_png
 from loadtests.figures import LIMITS, figure_named
 from loadtests.judge import Strictness
 from loadtests.limits import MachineLimits
-from loadtests.profiles import Profile, load_profiles, named
+from loadtests.profiles import Profile, accept_limit, load_profiles, named
 from loadtests.report import print_report, print_result, write_all
 from loadtests.results import FOLDER, Comparison, LoadReport, about, load_report
-from loadtests.session import Point, ServerChoice, Session, fold_and_judge
+from loadtests.session import LOCAL, Point, ServerChoice, Session, fold_and_judge
 from loadtests.statistics import PAIRS_MAX, PAIRS_MIN
 
 Command = Callable[..., None]
-OURS: Final = "ours"
 
 _PATH: Final = click.Path(path_type=Path)
 _SERVER: Final = (
     click.option(
-        "--target", default="local", show_default=True,
+        "--target", type=arguments.target((LOCAL,)), default=LOCAL, show_default=True,
         help="local (launched on this host) or HOST:PORT.",
     ),
     click.option(
-        "--launch", default="",
+        "--launch", type=arguments.LAUNCH, default="",
         help="Command that starts another server than ours; {listen} {ca} {cert} {key} are "
         "replaced.",
     ),
-    click.option("--flags", default="", help="Words added to the launch command."),
+    click.option(
+        "--flags", type=arguments.LAUNCH, default="", help="Words added to the launch command."
+    ),
 )  # fmt: skip
 _COMMON: Final = (
     click.option(
@@ -74,17 +76,18 @@ def _strictness(limits: tuple[str, ...], *, noisy: bool) -> Strictness:
     for text in limits:
         name, _, value = text.partition("=")
         try:
-            found[figure_named(name, LIMITS).name] = float(value)
-        except (ValueError, BrokenError) as error:
+            found[name] = accept_limit(name, value)
+        except BrokenError as error:
             raise BrokenError(f"--limit {text!r}: {error}; write FIGURE=NUMBER") from error
     return Strictness(found, noisy=noisy)
 
 
 def _options(words: tuple[str, ...]) -> tuple[tuple[str, int | str], ...]:
     pairs = [word.partition("=") for word in words]
-    return tuple(
-        (name, int(value) if value.lstrip("-").isdigit() else value) for name, _, value in pairs
-    )
+    for name, _, value in pairs:
+        if not (name and value):
+            raise BrokenError(f"--client {name!r} has no value; write NAME=VALUE")
+    return tuple(sweeps.channel_option(name, value) for name, _, value in pairs)
 
 
 def _own(profiles: Path | None) -> tuple[Profile, ...]:
@@ -123,14 +126,16 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
             click.echo(f"{profile.name:16} {profile.about}")
         return
     server = ServerChoice(chosen["target"], chosen["launch"], chosen["flags"], chosen["identities"])
+    server.require()
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
+    options = _options(client)
     directory = new_run_directory(chosen["out"], FOLDER)
     facts = about(server.describe())
     _print_about(facts)
     with server.store() as store:
         session = Session(server, store, directory, strictness, print_result)
         limits = session.measure_limits()
-        session.run_all([Point(profile, options=_options(client)) for profile in profiles])
+        session.run_all([Point(profile, options=options) for profile in profiles])
     report = _report("run", facts, limits, session, strictness)
     _finish(report, directory)
 
@@ -144,7 +149,13 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
     multiple=True,
     help="NAME=VALUE,VALUE,...: an axis; repeatable. See loadtests/sweep.py.",
 )
-@click.option("--rounds", default=1, show_default=True, help="Runs of each point.")
+@click.option(
+    "--rounds",
+    type=arguments.whole(1, 1000),
+    default=1,
+    show_default=True,
+    help="Runs of each point.",
+)
 @click.option("--seed", default="", help="Seed of the random order; default: a new one.")
 @_with(_SERVER)
 @_with(_COMMON)
@@ -156,6 +167,7 @@ def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: A
         return
     chosen_sweep = _sweep(name, chosen)
     server = ServerChoice(chosen["target"], chosen["launch"], chosen["flags"], chosen["identities"])
+    server.require()
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     seed = fill_seed(chosen["seed"])
     points = sweeps.points(chosen_sweep, chosen["rounds"], seed)
@@ -182,20 +194,25 @@ def _sweep(name: str | None, chosen: Mapping[str, Any]) -> sweeps.Sweep:
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=arguments.SERVER)
+@click.argument("b", type=arguments.SERVER)
 @click.option("--profile", default="replay", show_default=True, help="The load.")
 @click.option("--figure", default="rate_mb_per_s", show_default=True, help="The figure to compare.")
 # With 12 a single disturbed run cannot decide the result; with 10 it can.
 @click.option(
     "--pairs",
-    type=click.IntRange(PAIRS_MIN, PAIRS_MAX),
+    type=arguments.whole(PAIRS_MIN, PAIRS_MAX),
     default=12,
     show_default=True,
     help="Number of A/B pairs; the A/A control runs the same number.",
 )
 @click.option(
-    "--allow", "allowed", default=5.0, show_default=True, help="Percentage by which B may be worse."
+    "--allow",
+    "allowed",
+    type=arguments.number(0, 1000),
+    default=5.0,
+    show_default=True,
+    help="Percentage by which B may be worse.",
 )
 @click.option("--seed", default="", help="Seed of the random order; default: a new one.")
 @_with(_COMMON)
@@ -215,6 +232,8 @@ def compare(a: str, b: str, *, allowed: float, **chosen: Any) -> None:  # noqa: 
         allowed / 100,
         seed,
     )
+    for server in (question.a, question.b):
+        server.require()
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     directory = new_run_directory(chosen["out"], FOLDER)
     facts = {"A": question.a.describe(), "B": question.b.describe(), "seed": seed, **about("A, B")}
@@ -230,7 +249,7 @@ def compare(a: str, b: str, *, allowed: float, **chosen: Any) -> None:  # noqa: 
 
 def _choice(text: str, identities: Path | None) -> ServerChoice:
     word, _, rest = text.partition(" ")
-    if word == OURS:
+    if word == arguments.OURS:
         return ServerChoice(flags=rest, identities=identities)
     if "{listen}" in text:
         return ServerChoice(launch=text, identities=identities)

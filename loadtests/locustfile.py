@@ -65,7 +65,7 @@ from loadtests.emitter import MONOTONIC, WritePlan  # noqa: E402
 from loadtests.jobs import clock_of, new_gate, open_gate, writer_command  # noqa: E402
 from loadtests.metrics import BEGUN, NUMBER, PLANNED, RECEIVED  # noqa: E402
 from loadtests.pacer import steady  # noqa: E402
-from loadtests.profiles import Profile, load_profiles, named  # noqa: E402
+from loadtests.profiles import Profile, accept_number, load_profiles, named  # noqa: E402
 from loadtests.record import MESSAGE_COLUMNS  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -86,9 +86,18 @@ def profile_of(environment: Mapping[str, str]) -> Profile:
     """
     name = environment.get("JOBWORKER_PROFILE")
     if not name:
-        rate_per_s = float(environment.get("JOBWORKER_RATE", "100"))
-        pace = steady(rate_per_s, float(environment.get("JOBWORKER_SECONDS", "3600")))
-        size = int(environment.get("JOBWORKER_MESSAGE_BYTES", "128"))
+
+        def number(variable: str, name: str, default: str) -> Any:  # noqa: ANN401 - int or float
+            try:
+                return accept_number(name, environment.get(variable, default))
+            except BrokenError as error:
+                raise BrokenError(f"variable {variable}: {error}") from None
+
+        pace = steady(
+            number("JOBWORKER_RATE", "rate_per_s", "100"),
+            number("JOBWORKER_SECONDS", "duration_s", "3600"),
+        )
+        size = number("JOBWORKER_MESSAGE_BYTES", "message_bytes", "128")
         return Profile("lines", "lines at a rate", message_bytes=size, pace=pace)
     own = environment.get("JOBWORKER_PROFILES")
     [profile] = named((name,), load_profiles(Path(own)) if own else ())

@@ -14,12 +14,14 @@ A new profile is one entry in `PROFILES`, or one table in a file:
 """
 
 import dataclasses
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from harness.record.number import Number
 from harness.record.verdict import BrokenError
 from loadtests.emitter import HEAD_BYTES
 from loadtests.figures import LIMITS, figure_named
@@ -31,6 +33,74 @@ MESSAGES_MAX: Final = 2_000_000
 DURATION_MAX_S: Final = 3600.0
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
+# A profile's name is part of the names of its records.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RATE_MAX_PER_S: Final = 1e6
+_DURATION_S: Final = Number(0.001, DURATION_MAX_S)
+_LAG_MS: Final = Number(0, 1e10)
+_CORES: Final = Number(0, 4096)
+_SHOWN_CHARACTERS_MAX: Final = 80
+
+# The numbers of a profile, whoever gives them: a file, an axis of a sweep, or a variable.
+NUMBERS: Final[Mapping[str, Number]] = {
+    "message_bytes": Number(MESSAGE_MIN_BYTES, MIB, whole=True),
+    "streamers": Number(1, STREAMERS_MAX, whole=True),
+    "late": Number(0, STREAMERS_MAX, whole=True),
+    "slow": Number(0, STREAMERS_MAX, whole=True),
+    "slow_bytes_per_s": Number(0, 1e12),
+    "cut_every_bytes": Number(0, 2**53, whole=True),
+    "rate_per_s": Number(0.001, _RATE_MAX_PER_S),
+    "duration_s": _DURATION_S,
+    "burst": Number(1, MESSAGES_MAX, whole=True),
+    "every_s": Number(0.001, DURATION_MAX_S),
+    "flood_messages": Number(1, MESSAGES_MAX, whole=True),
+    "floor.rate_share": Number(0, 1),
+    "floor.generator_lag_p99_ms": _LAG_MS,
+    "floor.writer_lag_p99_ms": _LAG_MS,
+    "floor.others_cores": _CORES,
+    "floor.busy_share": Number(0, 1),
+    "floor.steal_cores": _CORES,
+    "floor.lag_share": Number(0, 1e6),
+    "storm.starts_per_s": Number(0.001, _RATE_MAX_PER_S),
+    "storm.duration_s": _DURATION_S,
+    "storm.callers": Number(1, 1000, whole=True),
+}
+# A limit may be any number that figures can have; with another one it would never be exceeded.
+LIMIT: Final = Number(0, 1e15)
+
+
+def accept_number(name: str, value: object) -> Any:  # noqa: ANN401 - int or float
+    """Return a number of a profile, from a text or a TOML value.
+
+    Raises:
+        BrokenError: it is invalid; has the name, the value, and the accepted ones.
+    """
+    return _accepted(name, NUMBERS[name], value)
+
+
+def accept_limit(name: str, value: object) -> float:
+    """Return the limit of a figure, from a text or a TOML value.
+
+    Raises:
+        BrokenError: the limit is invalid, or no figure of this name can be limited.
+    """
+    return float(_accepted(figure_named(name, LIMITS).name, LIMIT, value))
+
+
+def _accepted(name: str, rule: Number, value: object) -> float:
+    try:
+        return rule.accept(value)
+    except ValueError as error:
+        raise BrokenError(f"{name} is {_shown(value)}; it must be {error}") from None
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # TOML's hexadecimal integers have no bound, decimal texts of them have
+        return "an integer of thousands of digits"
+    # A representation is one line, and has no control characters.
+    return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,33 +181,33 @@ class Profile:
         """
         for what, wrong in self._faults():
             if wrong:
-                raise BrokenError(f"profile {self.name!r}: {what}")
+                raise BrokenError(f"profile {_shown(self.name)}: {what}")
         try:
-            for name in self.limits:
-                figure_named(name, LIMITS)
+            for name in ("message_bytes", "streamers", "late", "slow", "cut_every_bytes"):
+                accept_number(name, getattr(self, name))
+        except BrokenError as error:
+            raise BrokenError(f"profile {self.name!r}: {error}") from error
+        try:
+            for name, limit in self.limits.items():
+                accept_limit(name, limit)
         except BrokenError as error:
             raise BrokenError(f"profile {self.name!r}: limits: {error}") from error
 
     def _faults(self) -> list[tuple[str, bool]]:
         messages = self.pace.count if self.pace else 0
+        starts = self.storm.starts_per_s * self.storm.duration_s if self.storm else 0
         return [
+            (f"its name must match {_NAME.pattern}", not _NAME.fullmatch(self.name)),
             ("it has neither messages nor a storm", self.pace is None and self.storm is None),
-            (
-                f"message_bytes is {self.message_bytes}; it must be {MESSAGE_MIN_BYTES} to {MIB}",
-                not MESSAGE_MIN_BYTES <= self.message_bytes <= MIB,
-            ),
-            (
-                f"streamers is {self.streamers}; it must be 1 to {STREAMERS_MAX}",
-                not 1 <= self.streamers <= STREAMERS_MAX,
-            ),
             (f"it has {messages} messages; at most {MESSAGES_MAX}", messages > MESSAGES_MAX),
+            (f"it starts {starts:.0f} jobs; at most {MESSAGES_MAX}", starts > MESSAGES_MAX),
             (
                 f"it takes {self.duration_s:.0f} s; at most {DURATION_MAX_S:.0f}",
                 self.duration_s > DURATION_MAX_S,
             ),
             (
-                "late and slow together are more than the streamers, or negative",
-                not 0 <= self.late + self.slow <= self.streamers or min(self.late, self.slow) < 0,
+                "late and slow together are more than the streamers",
+                self.late + self.slow > self.streamers,
             ),
             ("slow readers need slow_bytes_per_s", self.slow > 0 and self.slow_bytes_per_s <= 0),
         ]
@@ -231,13 +301,11 @@ def named(names: tuple[str, ...], own: tuple[Profile, ...] = ()) -> tuple[Profil
     return tuple(known[name] for name in chosen)
 
 
-_PLAIN: Final = {
+_PLAIN: Final[Mapping[str, type]] = {
     "about": str, "message_bytes": int, "streamers": int, "replay": bool, "late": int, "slow": int,
     "slow_bytes_per_s": float, "cut_every_bytes": int,
 }  # fmt: skip
-_PACING: Final = {
-    "rate_per_s": float, "duration_s": float, "burst": int, "every_s": float, "flood_messages": int,
-}  # fmt: skip
+_PACING: Final[tuple[str, ...]] = ("rate_per_s", "duration_s", "burst", "every_s", "flood_messages")
 _TABLES: Final = ("floor", "limits", "storm")
 
 
@@ -249,55 +317,68 @@ def load_profiles(path: Path) -> tuple[Profile, ...]:
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BrokenError(f"profiles in {path}: {error.strerror}") from error
+    # Not only its own error: it lets through those of integers with thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise BrokenError(f"profiles in {path}: {error}") from error
     if not tables:
         raise BrokenError(f"profiles in {path}: the file has no table [NAME]")
     try:
         return tuple(_profile(name, table) for name, table in tables.items())
-    except (BrokenError, ValueError, TypeError, ZeroDivisionError) as error:
+    except BrokenError as error:
         raise BrokenError(f"profiles in {path}: {error}") from error
 
 
-def _profile(name: str, table: object) -> Profile:
-    if not isinstance(table, dict):
-        raise BrokenError(f"{name} is {table!r}; it must be a table [{name}]")
-    known = (*_PLAIN, *_PACING, *_TABLES)
-    for key in table:
+def _profile(name: str, values: object) -> Profile:
+    place = f"[{name}]"
+    table = _table(place, values, (*_PLAIN, *_PACING, *_TABLES))
+    try:
+        plain = {key: _value(key, value) for key, value in table.items() if key in _PLAIN}
+        pacing = {key: accept_number(key, table[key]) for key in _PACING if key in table}
+        limits = _table("limits", table.get("limits", {}), LIMITS)
+        storm = _made("storm", Storm, table["storm"]) if "storm" in table else None
+        return Profile(
+            name,
+            plain.pop("about", "a profile of your own"),
+            pace=_pace(pacing),
+            floor=_made("floor", Floor, table.get("floor", {})),
+            storm=storm,
+            limits={key: accept_limit(key, value) for key, value in limits.items()},
+            **plain,
+        )
+    except BrokenError as error:
+        raise BrokenError(f"{place}: {error}") from error
+
+
+def _table(place: str, values: object, known: Collection[str]) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise BrokenError(f"{place} is {_shown(values)}; it must be a table")
+    for key in values:
         if key not in known:
-            raise BrokenError(f"[{name}] has {key!r}; known are {', '.join(known)}")
-    plain = {key: _value(name, table, key, _PLAIN[key]) for key in _PLAIN if key in table}
-    pacing = {key: _value(name, table, key, _PACING[key]) for key in _PACING if key in table}
-    return Profile(
-        name,
-        plain.pop("about", "a profile of your own"),
-        pace=_pace(name, pacing),
-        floor=_made(name, "floor", Floor, table.get("floor", {})),
-        storm=_made(name, "storm", Storm, table["storm"]) if "storm" in table else None,
-        limits={key: float(value) for key, value in table.get("limits", {}).items()},
-        **plain,
-    )
+            raise BrokenError(f"{place} has {_shown(key)}; known are {', '.join(known)}")
+    return values
 
 
-def _value(name: str, table: Mapping[str, Any], key: str, kind: type) -> Any:  # noqa: ANN401 - as it is in the file
-    value = table[key]
-    allowed = (int, float) if kind is float else (kind,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise BrokenError(f"[{name}] {key} is {value!r}; it must be of type {kind.__name__}")
+def _value(key: str, value: object) -> Any:  # noqa: ANN401 - as it is in the file
+    if key in NUMBERS:
+        return accept_number(key, value)
+    kind = _PLAIN[key]
+    if not isinstance(value, kind):
+        raise BrokenError(f"{key} is {_shown(value)}; it must be of type {kind.__name__}")
     return value
 
 
-def _made[Made](name: str, key: str, kind: type[Made], values: object) -> Made:
-    if not isinstance(values, dict):
-        raise BrokenError(f"[{name}] {key} is {values!r}; it must be a table")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        fields = ", ".join(each.name for each in dataclasses.fields(kind))  # type: ignore[arg-type]
-        raise BrokenError(f"[{name}] {key}: {error}; it may have {fields}") from error
+def _made[Made](key: str, kind: type[Made], values: object) -> Made:
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    table = _table(key, values, [each.name for each in fields])
+    for each in fields:
+        if each.default is dataclasses.MISSING and each.name not in table:
+            raise BrokenError(f"{key} has no {each.name}")
+    return kind(**{name: accept_number(f"{key}.{name}", value) for name, value in table.items()})
 
 
-def _pace(name: str, pacing: Mapping[str, Any]) -> Pace | None:
+def _pace(pacing: Mapping[str, Any]) -> Pace | None:
     match sorted(pacing):
         case []:
             return None
@@ -309,6 +390,6 @@ def _pace(name: str, pacing: Mapping[str, Any]) -> Pace | None:
             return bursts(pacing["burst"], pacing["every_s"], pacing["duration_s"])
         case other:
             raise BrokenError(
-                f"[{name}] has {', '.join(other)}; a pace is rate_per_s and duration_s, or burst, "
+                f"it has {', '.join(other)}; a pace is rate_per_s and duration_s, or burst, "
                 "every_s and duration_s, or flood_messages"
             )

@@ -1,6 +1,5 @@
 """Runs loads one after the other, each against a new server if one can be launched."""
 
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.drive.identities import IdentityStore, make_identities
-from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
+from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
 from harness.targets.address import AddressTarget
 from harness.targets.local import OUR_COMMAND, LocalTarget
 from harness.targets.target import Target
@@ -25,7 +24,6 @@ from loadtests.results import LoadResult
 
 LOCAL: Final = "local"
 HGRM_FILE: Final = "latency.hgrm"
-_ADDRESS: Final = re.compile(r".+:\d{1,5}")
 
 type Options = tuple[tuple[str, int | str], ...]
 type Show = Callable[[LoadResult], None]
@@ -59,22 +57,31 @@ class ServerChoice:
             return f"launched on this host: {self.command()}"
         return f"a running server at {self.target}"
 
-    @contextmanager
-    def store(self) -> Iterator[IdentityStore]:
-        """Yield the certificates; new ones are removed at the end.
+    def require(self, flags: str = "") -> None:
+        """Reject options that do not go together.
 
         Raises:
-            BrokenError: a running server needs `identities`: certificates that it trusts.
+            BrokenError: a running server gets flags, or has no certificates that it trusts.
         """
-        if self.identities is not None:
-            yield IdentityStore(self.identities)
+        if self.target == LOCAL:
             return
-        if self.target != LOCAL:
+        if self.launch or self.flags or flags:
+            raise BrokenError(
+                "flags need a server that is launched here; --target is running already"
+            )
+        if self.identities is None:
             raise BrokenError(
                 f"the server at {self.target} needs certificates that it trusts: make them with "
                 "`python -m harness identities DIR`, start it with DIR/ca.crt, DIR/server.crt and "
                 "DIR/server.key, and give --identities DIR here"
             )
+
+    @contextmanager
+    def store(self) -> Iterator[IdentityStore]:
+        """Yield the certificates; new ones are removed at the end."""
+        if self.identities is not None:
+            yield IdentityStore(self.identities)
+            return
         with tempfile.TemporaryDirectory(prefix="jobworker-load-") as directory:
             yield make_identities(Path(directory))
 
@@ -82,16 +89,11 @@ class ServerChoice:
         """Return the target.
 
         Raises:
-            BrokenError: `target` is invalid, or there are flags for a server that is not launched.
+            BrokenError: see `require`.
         """
+        self.require(flags)
         if self.target == LOCAL:
             return LocalTarget(store, self.command(flags))
-        if not _ADDRESS.fullmatch(self.target):
-            raise BrokenError(f"--target is {self.target!r}; it must be local or HOST:PORT")
-        if self.launch or self.flags or flags:
-            raise BrokenError(
-                "flags need a server that is launched here; --target is running already"
-            )
         return AddressTarget(self.target, store)
 
 
@@ -163,7 +165,7 @@ class Session:
             figures, findings, histogram = fold_and_judge(directory, self._strictness)
         except UnmetError as error:
             findings = [error.finding]
-        except BrokenError as error:
+        except (BrokenError, UnsupportedError) as error:
             findings = [Finding(Verdict.BROKEN, "the load can be run", str(error))]
         result = LoadResult(
             point.profile.name, point.labels, name, figures, tuple(findings),

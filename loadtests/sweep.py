@@ -8,14 +8,17 @@ An axis is `NAME=VALUE,VALUE,...`. Its name is what it changes:
 
 import dataclasses
 import random
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from harness.record.number import Number
 from harness.record.verdict import BrokenError
 from loadtests.overview import AXIS, VALUE
 from loadtests.pacer import Pace, bursts, flood, steady
-from loadtests.profiles import KIB, MIB, Floor, Profile
+from loadtests.profiles import KIB, MIB, Floor, Profile, accept_number
 from loadtests.session import Point
 
 _LOOSE: Final = Floor(generator_lag_p99_ms=100, writer_lag_p99_ms=100)
@@ -28,6 +31,8 @@ _SATURATING: Final = Floor(
 ROUND: Final = "round"
 SERVER: Final = "server:"
 CLIENT: Final = "client:"
+_AXIS_NAME: Final = re.compile(f"({SERVER}|{CLIENT})[A-Za-z0-9][A-Za-z0-9._-]*")
+_CHANNEL_NUMBER: Final = Number(-(2**31), 2**31 - 1, whole=True)  # C's int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def parse_axis(text: str) -> Axis:
     """
     name, _, values = text.partition("=")
     known = (*_CHANGES, f"{SERVER}FLAG", f"{CLIENT}OPTION")
-    if name not in _CHANGES and not name.startswith((SERVER, CLIENT)):
+    if name not in _CHANGES and not _AXIS_NAME.fullmatch(name):
         raise BrokenError(f"--over {text!r}: unknown axis {name!r}; known are {', '.join(known)}")
     if not all(values.split(",")):
         raise BrokenError(f"--over {text!r}; write NAME=VALUE,VALUE,...")
@@ -88,27 +93,38 @@ def _point(sweep: Sweep, axis: Axis, value: str, round_: Mapping[str, str]) -> P
     labels = {AXIS: axis.name, VALUE: value, **round_}
     if axis.name.startswith(SERVER):
         flag = axis.name.removeprefix(SERVER)
-        words = {"yes": f"--{flag}", "no": f"--no-{flag}"}.get(value, f"--{flag} {value}")
+        with_value = f"--{flag} {shlex.quote(value)}"
+        words = {"yes": f"--{flag}", "no": f"--no-{flag}"}.get(value, with_value)
         return Point(sweep.profile, labels, flags=words)
     if axis.name.startswith(CLIENT):
         option = axis.name.removeprefix(CLIENT)
-        number: int | str = int(value) if value.lstrip("-").isdigit() else value
-        return Point(sweep.profile, labels, options=((option, number),))
-    try:
-        profile = (sweep.sized or _CHANGES[axis.name])(sweep.profile, value)
-    except (ValueError, ZeroDivisionError) as error:
-        raise BrokenError(f"{axis.name}={value}: {error}") from error
+        return Point(sweep.profile, labels, options=(channel_option(option, value),))
+    profile = (sweep.sized or _CHANGES[axis.name])(sweep.profile, value)
     # A profile's limits are for its own size.
     return Point(dataclasses.replace(profile, limits={}), labels)
 
 
+def channel_option(name: str, value: str) -> tuple[str, int | str]:
+    """Return gRPC's option of a connection; a whole number is given to gRPC as one.
+
+    Raises:
+        BrokenError: it is a number outside gRPC's range.
+    """
+    if not re.fullmatch("[+-]?[0-9]+", value):
+        return name, value
+    try:
+        return name, _CHANNEL_NUMBER.accept_whole(value)
+    except ValueError as error:
+        raise BrokenError(f"{name} is {value}; it must be {error}") from None
+
+
 def _with_streamers(profile: Profile, value: str) -> Profile:
-    return dataclasses.replace(profile, streamers=int(value))
+    return dataclasses.replace(profile, streamers=accept_number("streamers", value))
 
 
 def _with_message_bytes(profile: Profile, value: str) -> Profile:
     """Change the size of a message; a flood keeps its size in bytes."""
-    size = int(value)
+    size = accept_number("message_bytes", value)
     pace = profile.pace
     if pace is not None and pace.is_flood:
         pace = flood(max(1, pace.count * profile.message_bytes // size))
@@ -116,11 +132,12 @@ def _with_message_bytes(profile: Profile, value: str) -> Profile:
 
 
 def _with_rate(profile: Profile, value: str) -> Profile:
-    return dataclasses.replace(profile, pace=steady(float(value), max(1.0, profile.duration_s)))
+    rate_per_s = accept_number("rate_per_s", value)
+    return dataclasses.replace(profile, pace=steady(rate_per_s, max(1.0, profile.duration_s)))
 
 
 def _with_messages(profile: Profile, value: str) -> Profile:
-    return dataclasses.replace(profile, pace=flood(int(value)))
+    return dataclasses.replace(profile, pace=flood(accept_number("flood_messages", value)))
 
 
 _CHANGES: Final[Mapping[str, Callable[[Profile, str], Profile]]] = {
@@ -139,7 +156,7 @@ _RATES: Final = ("25", "50", "100", "200", "400", "800", "1600", "3200", "6400",
 
 def _shared_total(profile: Profile, value: str) -> Profile:
     """Give each streamer less the more they are, so that a point takes seconds, not minutes."""
-    streamers = int(value)
+    streamers = accept_number("streamers", value)
     size_bytes = max(_LEAST_BYTES, _TOTAL_BYTES // streamers)
     pace = flood(size_bytes // profile.message_bytes)
     return dataclasses.replace(profile, streamers=streamers, pace=pace)
@@ -147,7 +164,7 @@ def _shared_total(profile: Profile, value: str) -> Profile:
 
 def _shared_lines(profile: Profile, value: str) -> Profile:
     """Write 100 lines per second, fewer from 20 streamers on: 2000 deliveries per second."""
-    streamers = int(value)
+    streamers = accept_number("streamers", value)
     pace: Pace = steady(min(100.0, _LINES_PER_S / streamers), 6)
     return dataclasses.replace(profile, streamers=streamers, pace=pace)
 

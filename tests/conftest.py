@@ -69,7 +69,6 @@ def leak_guard() -> Iterator[None]:
     yield
     deadline_s = time.monotonic() + _SETTLE_S
     while True:
-        gc.collect()
         left_threads = _threads() - threads
         left_children = _children() - children
         left_descriptors = {
@@ -84,6 +83,7 @@ def leak_guard() -> Iterator[None]:
                 f"left behind: threads {sorted(left_threads)}, children {sorted(left_children)}, "
                 f"descriptors {left_descriptors}"
             )
+        gc.collect()  # takes longer than most tests: only if something is left
         # What ends asynchronously (a closed connection's socket) gets a bounded time to do so.
         os.sched_yield()
         time.sleep(0.01)

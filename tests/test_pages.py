@@ -37,6 +37,8 @@ COMMAND = re.compile(
 # The README's tables leave the program out.
 SHORT = re.compile(r"`((?:check|recheck|selftest|start|stream|query|serve) [^`\n]*)`")
 SERVICE_COMMANDS = {"start", "stream", "query", "serve"}
+# Words that a page's reader replaces, and such a replacement.
+PLACEHOLDERS = {"HOST:PORT": "localhost:50051", "A": "ours", "B": "ours"}
 
 
 def page_name(page: Path) -> str:
@@ -93,7 +95,7 @@ def parse(program: click.Command, words: list[str]) -> None:
         if name not in program.commands:
             raise click.UsageError(f"no command {name!r}")
         program = program.commands[name]
-    program.make_context("program", words)
+    program.make_context("program", [PLACEHOLDERS.get(word, word) for word in words])
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=page_name)

@@ -8,10 +8,11 @@ import click
 from harness.checks import ALL
 from harness.cli.selection import complete, selection
 from harness.drive.identities import make_identities
+from harness.program import arguments
 from harness.record.results import load_report
 from harness.report import write_all
 from harness.report.terminal import Terminal, render_list
-from harness.run.choice import Choice
+from harness.run.choice import LOCAL, VM, Choice
 from harness.run.judging import judge_again
 from harness.run.session import run_session
 from harness.targets.target import OUR_FLAGS
@@ -36,6 +37,7 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     "--target",
     "targets",
     multiple=True,
+    type=arguments.target((LOCAL, VM)),
     metavar="TARGET",
     default=("local",),
     show_default=True,
@@ -44,6 +46,7 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 )
 @click.option(
     "--launch",
+    type=arguments.LAUNCH,
     metavar="COMMAND",
     default="",
     help="Command that starts another server; {listen}, {ca}, {cert} and {key} are replaced.",

@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from harness.program import arguments
 from harness.races.exploration import TECHNIQUES, Exploration, find_technique, replay
 from harness.races.failure_report import failure_text, load_failure, save_failure
 from harness.races.planting import (
@@ -27,6 +28,7 @@ from harness.races.subprocess_explorer import explore_in_subprocess, plan_explor
 from harness.record.verdict import BrokenError
 
 PARALLEL: Final = 2
+SEED: Final = arguments.whole(0, 2**63 - 1)
 _FILES = click.Path(path_type=Path, exists=True)
 _SCENARIOS: Final = click.option(
     "--scenarios", type=_FILES, multiple=True, default=("tests/races/scenarios",),
@@ -47,6 +49,7 @@ _WATCH: Final = click.option(
 )  # fmt: skip
 _LAUNCH: Final = click.option(
     "--launch",
+    type=arguments.LAUNCH,
     default="worker_service serve --listen {listen} --ca {ca} --cert {cert} --key {key} "
     "--no-limits --log-level warning --stop-grace 2s",
     show_default=True,
@@ -82,10 +85,10 @@ def _end(code: int) -> None:
     type=click.Choice([technique.name for technique in TECHNIQUES]),
     help="Run only this technique; repeatable.",
 )  # fmt: skip
-@click.option("--seed", default=1, show_default=True, help="Random seed.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Random seed.")
 @click.option(
     "--schedules",
-    type=int,
+    type=arguments.whole(1, 1_000_000),
     help="Schedules per randomised technique [default: the technique's own]; for dfs a maximum, "
     "never below its own.",
 )
@@ -168,7 +171,11 @@ def replay_command(*, file: Path) -> int:
 @_SOURCE
 @click.option("-k", "--keyword", default="", help="Prove only races whose name contains this.")
 @click.option(
-    "--seeds", default=len(SEEDS), show_default=True, help="Number of seeds, counted from 1."
+    "--seeds",
+    type=arguments.whole(1, 1000),
+    default=len(SEEDS),
+    show_default=True,
+    help="Number of seeds, counted from 1.",
 )
 @click.option(
     "--all", "everything", is_flag=True,
@@ -261,6 +268,7 @@ def _sum(proofs: Sequence[PlantedProof], technique: str) -> str:
 @_LAUNCH
 @click.option(
     "--checks",
+    type=arguments.PATTERN,
     default="^streams.bursty$",
     show_default=True,
     help="Checks to run (regular expression).",
@@ -294,7 +302,11 @@ def server_command(
 @_WATCH
 @_LAUNCH
 @click.option(
-    "--checks", default=CANARY_CHECKS, show_default=True, help="Checks to run (regular expression)."
+    "--checks",
+    type=arguments.PATTERN,
+    default=CANARY_CHECKS,
+    show_default=True,
+    help="Checks to run (regular expression).",
 )
 @click.option("--plant", default=CANARY_RACE, show_default=True, help="Name of the race to plant.")
 @click.option(

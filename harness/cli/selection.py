@@ -7,14 +7,18 @@ from typing import Final
 
 import click
 
+from harness.program import arguments
 from harness.run.choice import Choice
 from harness.run.run_directory import fill_seed
 
 Command = Callable[..., None]
 
+PARALLEL_MAX: Final = 64
+
 _SELECTION: Final = (
     click.option(
-        "-k", "--keyword", default="", metavar="REGEX", help="Run only checks whose name matches."
+        "-k", "--keyword", type=arguments.PATTERN, default="", metavar="REGEX",
+        help="Run only checks whose name matches.",
     ),
     click.option("--area", "areas", multiple=True, help="Run only checks of AREA; repeatable.",
                  metavar="AREA"),
@@ -31,7 +35,7 @@ _SELECTION: Final = (
         metavar="GLOB",
     ),
     click.option(
-        "--parallel", default=4, show_default=True,
+        "--parallel", type=arguments.whole(1, PARALLEL_MAX), default=4, show_default=True,
         help="Number of checks to run at the same time; those that measure run alone.",
     ),
 )  # fmt: skip

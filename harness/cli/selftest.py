@@ -1,11 +1,13 @@
 """`python -m harness selftest`, which `make selftest` runs."""
 
 import re
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -13,13 +15,33 @@ from harness.drive.identities import make_identities
 from harness.host.repository import ROOT
 from harness.mutation import check_mutants as table
 from harness.mutation.mutation import Mutation
+from harness.program import arguments
+from harness.record.number import Number
 from harness.record.verdict import BrokenError
+from harness.run.matrix import HEADER, MEDIAN_FAILS_MAX, matrix_on_this_host
 from harness.run.selftest import MutantProof, prove_in_guest, prove_on_this_host
+
+_SHARES: Final = Number(1, 1000, whole=True)
+
+
+def _parse_share(text: str) -> tuple[int, int]:
+    """Return the first mutant of a share K/N, and the step to the next one."""
+    number, _, count = text.partition("/")
+    try:
+        share, shares = _SHARES.accept_whole(number), _SHARES.accept_whole(count)
+    except ValueError:
+        share, shares = 1, 0
+    if share > shares:
+        raise ValueError("K/N with K from 1 to N and N at most 1000, for example 2/3")
+    return share - 1, shares
+
+
+SHARE: Final = arguments.Argument("share", _parse_share)
 
 
 @click.command()
 @click.option(
-    "-k", "--keyword", default="", metavar="REGEX",
+    "-k", "--keyword", type=arguments.PATTERN, default="", metavar="REGEX",
     help="Run only mutants whose name or check matches.",
 )  # fmt: skip
 @click.option("--list", "listing", is_flag=True, help="List the mutants without running them.")
@@ -28,17 +50,27 @@ from harness.run.selftest import MutantProof, prove_in_guest, prove_on_this_host
     help="Where mutants run: local is this host, vm a VM (the mutants that need cgroup v2).",
 )  # fmt: skip
 @click.option(
-    "--share", default="1/1", show_default=True, metavar="K/N",
+    "--share", type=SHARE, default="1/1", show_default=True, metavar="K/N",
     help="Split the mutants into N shares, and run share K.",
 )  # fmt: skip
-def selftest(keyword: str, where: str, share: str, *, listing: bool) -> None:
+@click.option(
+    "--matrix",
+    "as_matrix",
+    is_flag=True,
+    help="Judge each mutant of this host by all quick checks, and count those that FAIL.",
+)
+def selftest(
+    keyword: str, where: str, share: tuple[int, int], *, listing: bool, as_matrix: bool
+) -> None:
     """Mutation-test the harness with broken servers.
 
     Each mutant is a copy of our server with one fault: its check must fail, and the control checks
-    of other areas must pass. Exit code 0: every mutant is caught. 1: a mutant is missed. 2: the
-    harness or its environment failed.
+    of other areas must pass. With --matrix, the median mutant must make one check fail.
+
+    Exit code 0: every mutant is caught. 1: a mutant is missed. 2: the harness or its environment
+    failed.
     """
-    first, step = _share(share)
+    first, step = share
     local, guest = (
         _matching(mutants, keyword)[first::step] for mutants in (table.LOCAL, table.GUEST)
     )
@@ -49,6 +81,8 @@ def selftest(keyword: str, where: str, share: str, *, listing: bool) -> None:
         for mutant in (*local, *guest):
             click.echo(f"{mutant.caught_by:32} catches a server that {mutant.name}")
         return
+    if as_matrix:
+        sys.exit(_matrix(local))
     missed = 0
     numbers = {mutant.name: number for number, mutant in enumerate((*local, *guest), 1)}
     count = len(numbers)
@@ -71,13 +105,20 @@ def selftest(keyword: str, where: str, share: str, *, listing: bool) -> None:
     sys.exit(1 if missed else 0)
 
 
-def _share(text: str) -> tuple[int, int]:
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise click.BadParameter(
-            f"{text!r}; write K/N with K from 1 to N, for example 2/3", param_hint="--share"
-        )
-    return int(number) - 1, int(count)
+def _matrix(mutants: tuple[Mutation, ...]) -> int:
+    """Print the table of mutants and checks, and return the exit code."""
+    click.echo(HEADER)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="jobworker-matrix-") as directory:
+        for row in matrix_on_this_host(mutants, ROOT, make_identities(Path(directory))):
+            click.echo(row.line())
+            rows.append(row)
+    missed = [row.mutant.name for row in rows if not row.fails]
+    median = statistics.median(row.fails for row in rows)
+    click.echo(
+        f"\n{len(rows)} mutants, {len(missed)} missed; {median:g} FAIL for the median mutant"
+    )
+    return 1 if missed or median > MEDIAN_FAILS_MAX else 0
 
 
 def _matching(mutants: tuple[Mutation, ...], keyword: str) -> tuple[Mutation, ...]:

@@ -14,6 +14,7 @@ import click
 
 from harness.host.processes import run_interactively
 from harness.host.repository import ROOT
+from harness.program import arguments
 from harness.record.verdict import BrokenError
 from harness.vm import persistent_vm
 from harness.vm.box import PUBLIC_NAME, ensure_box
@@ -44,6 +45,9 @@ echo STRESSED
 # From the start of QEMU to the first command's answer, with the image and the saved guest cached.
 COLD_BOOT_MAX_S: Final = 20.0
 RESTORE_MAX_S: Final = 8.0
+
+PORT: Final = arguments.whole(1, 65535)
+COUNT: Final = arguments.whole(0, 1000)
 
 
 @click.group()
@@ -154,7 +158,7 @@ def shell(*, name: str | None, running: bool) -> None:
 
 
 _PORTS: Final = click.option(
-    "--forward", "ports", multiple=True, metavar="PORT", type=click.IntRange(1, 65535),
+    "--forward", "ports", multiple=True, metavar="PORT", type=PORT,
     help="Forward a loopback port of this host to PORT of the VM; repeatable.",
 )  # fmt: skip
 
@@ -243,8 +247,8 @@ def clean() -> None:
 
 
 @vm.command()
-@click.option("--boots", default=20, show_default=True, help="Number of cold boots.")
-@click.option("--restores", default=20, show_default=True, help="Number of restores.")
+@click.option("--boots", type=COUNT, default=20, show_default=True, help="Number of cold boots.")
+@click.option("--restores", type=COUNT, default=20, show_default=True, help="Number of restores.")
 def reliability(boots: int, restores: int) -> None:
     """Boot and restore VMs in a loop, and count failures.
 

@@ -192,27 +192,6 @@ def test_launched_server_that_ends_immediately_is_told_once(tmp_path: Path) -> N
     assert done.stdout.count("\nno way\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (["check", "-k", "nothing-has-this-name"], "no check matches"),
-        (["check", "-k", "("], "invalid regular expression"),
-        (["check", "--area", "nowhere"], "the areas are abuse, identity, lifecycle"),
-        (["check", "--target", "nonsense"], "it must be local, vm or HOST:PORT"),
-        (["check", "--target", "localhost:1"], "python -m harness identities DIR"),
-        (["check", "--launch-flag", "x=y"], "max_streams"),
-        (["recheck", "impl"], "no results of a run"),
-        (["selftest", "-k", "nothing-has-this-name"], "no mutant matches"),
-        (["selftest", "--share", "4/3"], "write K/N with K from 1 to N"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_rejected_with_what_is_required(words: list[str], text: str) -> None:
-    done = harness(*words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert text in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-
-
 def test_skip_that_is_not_allowed_is_broken(identities: IdentityStore, tmp_path: Path) -> None:
     words = ["check", "-k", r"literal|limits\.defaults", "--identities", str(identities.directory)]
     allowed = harness(*words, "--out", str(tmp_path / "1"), "--allow-skip", "local:limits.*")

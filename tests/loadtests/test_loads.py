@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 
 from harness.drive.identities import IdentityStore
 from harness.host.clock import poll_until
@@ -113,30 +112,6 @@ def test_report_of_a_noisy_run_judges_with_noisy(
     report = load_report(out)
     again = loadtests("report", str(out))
     assert (again.returncode, load_report(out)) == (0, report), again.stdout + again.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("run", "nope"), "unknown profile 'nope'"),
-        (("run", "--limit", "speed=1"), "unknown figure 'speed'"),
-        (("run", "--limit", "server_fds_peak=1"), "unknown figure 'server_fds_peak'; known are"),
-        (("run", "--limit", "fairness=much"), "write FIGURE=NUMBER"),
-        (("run", "--target", "localhost:1"), "--identities DIR"),
-        (("run", "--profiles", "/nowhere.toml"), "profiles in /nowhere.toml"),
-        (("sweep", "nope"), "unknown sweep 'nope'"),
-        (("sweep", "--profile", "flood", "--over", "colour=red"), "unknown axis 'colour'"),
-        (("sweep", "--profile", "flood", "--over", "streamers=x"), "invalid literal"),
-        (("compare", "ours", "ours", "--figure", "speed"), "unknown figure 'speed'"),
-    ],
-)
-def test_invalid_arguments_are_broken_with_their_reason(
-    words: tuple[str, ...], says: str, tmp_path: Path
-) -> None:
-    done = loadtests(*words, "--out", str(tmp_path / "out"))
-    assert done.returncode == 2, done.stdout
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_unreachable_server_is_broken(store: IdentityStore, tmp_path: Path) -> None:
