@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify selftest vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock load clean
+.PHONY: help setup demo test verify selftest mutation-score vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock load clean
 
 BIN := .venv/bin
 
@@ -11,7 +11,7 @@ BIN := .venv/bin
 unexport CDPATH PYTHONHOME PYTHONPATH
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv from the lock file, hashes checked
 	@.ci/setup
@@ -27,6 +27,9 @@ verify: setup ## Judge the server: lint, tests, every check, in Vagrant's machin
 
 selftest: setup ## Judge the judge: break the server in every way known, see each noticed
 	@$(BIN)/python -m harness selftest $(ARGS)
+
+mutation-score: setup ## Measure the judge: change random places of the code, count what is noticed (35 minutes)
+	@$(BIN)/python -m harness mutation-score $(ARGS)
 
 vulncheck: setup ## Audit the locked packages: clean, found, or not audited
 	@$(BIN)/python -m harness vulncheck $(ARGS)

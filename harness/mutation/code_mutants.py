@@ -1,6 +1,6 @@
 """Mechanical mutants of Python code: operators over its syntax tree list every place of a change.
 
-Nobody chooses these faults, so the share of them that is noticed measures checks and tests. Each
+No one chooses these faults, so the share of them that is noticed measures checks and tests. Each
 mutant changes one place. Not mutated, since no client could see a fault in it: docstrings, type
 annotations, decorators, imports, assertions, and the texts of logs, errors and help (a string with
 a space in it counts as one).

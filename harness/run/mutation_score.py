@@ -1,4 +1,4 @@
-"""The mutation score: how many faults that nobody chose the checks and the tests notice.
+"""The mutation score: how many random faults the checks and the tests notice.
 
 A random sample of all mechanical mutants of the service (`code_mutants`) is judged, first by the
 quick checks on this host, then by the unit tests of the mutated module and the integration tests.
@@ -49,6 +49,7 @@ _TESTS_TIME_FACTOR: Final = 5.0
 _TESTS_TIME_MIN_S: Final = 60.0
 # It runs the quick checks, which have judged the mutant already.
 _CHECKS_TEST: Final = "test_checks.py"
+_PROMISES_TEST: Final = "test_promises.py"  # it holds the default of each setting
 _CONFIDENCE_Z: Final = 1.959964  # 95 % of a normal distribution
 
 
@@ -157,7 +158,7 @@ def all_mutants(checkout: Path, modules: Sequence[str]) -> list[CodeMutant]:
 def find_tests(checkout: Path, module: str) -> tuple[list[str], list[str]]:
     """Return the files of the tests that see a module: unit tests, and integration tests.
 
-    A unit test sees what it or a module of `tests/support` that it uses imports; the module's own
+    A unit test sees what it, or a module of `tests/support` that it uses, imports; the module's own
     tests come first. An integration test runs the whole program.
     """
     tests = checkout / "tests"
@@ -170,15 +171,15 @@ def find_tests(checkout: Path, module: str) -> tuple[list[str], list[str]]:
         if imported.search(path.read_text())
     ]
     units = [
-        path.name
-        for path in sorted((tests / "impl").glob("test_*.py"))
+        path
+        for path in (*sorted((tests / "impl").glob("test_*.py")), tests / _PROMISES_TEST)
         if imported.search(text := path.read_text()) or any(name in text for name in helpers)
     ]
-    units.sort(key=lambda name: name != f"test_{module}.py")
-    integration = sorted(path.name for path in (tests / "integration").glob("test_*.py"))
+    units.sort(key=lambda path: path.stem != f"test_{module}")
+    integration = sorted((tests / "integration").glob("test_*.py"))
     return (
-        [f"tests/impl/{name}" for name in units],
-        [f"tests/integration/{name}" for name in integration if name != _CHECKS_TEST],
+        [str(path.relative_to(checkout)) for path in units],
+        [str(path.relative_to(checkout)) for path in integration if path.name != _CHECKS_TEST],
     )
 
 

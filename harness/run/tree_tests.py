@@ -15,7 +15,10 @@ from harness.host.repository import ROOT
 from harness.mutation.mutation import Mutation, broken_copy
 
 # What the tests of the service need.
-PARTS: Final = ("impl", "proto", "harness", "certs", "tests", "pyproject.toml", "requirements.lock")
+PARTS: Final = (
+    "impl", "proto", "harness", "certs", "tests", "docs", "README.md", "DESIGN.md",
+    "pyproject.toml", "requirements.lock",
+)  # fmt: skip
 TESTS_FAILED: Final = 1  # pytest's exit code
 # The tests refuse to run other code than this tree's; see tests/conftest.py.
 _TREE_VARIABLE: Final = "JOBWORKER_TREE"

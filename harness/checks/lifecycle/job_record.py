@@ -1,0 +1,163 @@
+"""What a query and a list report of a job: its command, pid, times, end and output."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from harness.checks.check import Check, Need, Stage
+from harness.drive.client import message_of
+from harness.drive.receiver import StreamPlan
+from harness.judge.promises import answered, assumed, at_least, at_most, equal, floor
+from harness.record.history import History, Observation, Stream
+from harness.record.verdict import Finding
+from jobworker.v1 import jobworker_pb2 as pb
+
+# Prints its pid and the time, waits, and ends as its argument says.
+SCRIPT: Final = 'echo $$; date +%s; sleep 1; eval "$1"'
+ENDED: Final = {"that exits": "exit 3", "that is killed": "kill -9 $$"}
+RUNNING: Final = "that runs"
+ENDS: Final = {"that exits": ("exited", 3, 0), "that is killed": ("signaled", 0, 9)}
+PRINTED_LINES: Final = 2
+# `date` prints whole seconds; a busy machine reads its clock for the record later.
+CLOCK_S: Final = 5.0
+CLOCK_WHY: Final = "whole seconds, and a busy machine"
+DURATION_S: Final = 1.0
+PAGE_SIZE: Final = 500  # the jobs of other checks that may be newer
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What a server reports of one job, in a query or a list.
+
+    Attributes:
+        status, pid, exit_code, signal, log_size_bytes, log_first_offset: as in the API.
+        started_s: seconds since the epoch; None: absent.
+        ended_s: the same.
+    """
+
+    status: str
+    pid: int
+    exit_code: int
+    signal: int
+    log_size_bytes: int
+    log_first_offset: int
+    started_s: float | None
+    ended_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedJob(Observation):
+    """One job as it is reported.
+
+    Attributes:
+        label: of the job.
+        command: its words.
+        queried: as a query reports it.
+        output_error: why output was lost; empty: it was not.
+        listed: as the list reports it; None: it is not listed.
+        listed_command: its words in the list.
+    """
+
+    label: str
+    command: tuple[str, ...]
+    queried: JobReport
+    output_error: str
+    listed: JobReport | None
+    listed_command: tuple[str, ...]
+
+
+def run_record(stage: Stage) -> None:
+    """Run jobs to their end, then query and list them, and one that is running."""
+    with stage.client() as client:
+        commands: dict[str, tuple[str, ...]] = {
+            label: ("sh", "-c", SCRIPT, "sh", end) for label, end in ENDED.items()
+        }
+        commands[RUNNING] = ("sh", "-c", "echo $$; exec sleep 100")
+        ids = {
+            label: client.must_start(command, arguments)
+            for label, (command, *arguments) in commands.items()
+        }
+        for label in ENDED:
+            client.output(ids[label], label=label)
+        plan = StreamPlan(stop_after_bytes=2, keep_bytes=100)
+        client.stream(ids[RUNNING], plan, label=RUNNING)
+        page = client.require(
+            client.list_page(page_size=PAGE_SIZE, newest_first=True), "an admin can list jobs"
+        )
+        listed = {job.job_id: job for job in page.jobs}
+        for label, job_id in ids.items():
+            queried = client.must_query(job_id)
+            summary = listed.get(job_id)
+            words = () if summary is None else (summary.command_name, *summary.command_args)
+            stage.record(
+                ReportedJob(
+                    label,
+                    commands[label],
+                    _report(queried),
+                    queried.output_error,
+                    None if summary is None else _report(summary),
+                    words,
+                )
+            )
+        client.stop(ids[RUNNING], grace_s=0)
+
+
+def _report(job: pb.QueryJobResponse | pb.JobSummary) -> JobReport:
+    started, ended = (
+        getattr(job, name).ToNanoseconds() / 1e9 if job.HasField(name) else None
+        for name in ("started_at", "ended_at")
+    )
+    return JobReport(
+        job.status, job.pid, job.exit_code, job.signal, job.log_size_bytes,
+        job.log_first_offset, started, ended,
+    )  # fmt: skip
+
+
+def judge_record(history: History) -> Iterator[Finding]:
+    """Promise what the jobs themselves print, and the same in a query and in the list."""
+    jobs = {job.label: job for job in history.all(ReportedJob)}
+    yield floor("jobs that are reported", len(jobs), len(ENDED) + 1)
+    for label, job in jobs.items():
+        printed = history.stream(label).text.split()
+        yield equal(f"the pid of a job {label} is its own", [str(job.queried.pid)], printed[:1])
+        yield equal(f"a list shows the command of a job {label}", job.listed_command, job.command)
+        yield equal(f"a list shows a job {label} as a query does", job.listed, job.queried)
+        yield equal(f"a job {label} lost no output", job.output_error, "")
+        if label in ENDS:
+            yield from _judge_ended(label, job.queried, history.stream(label))
+    running = jobs[RUNNING].queried
+    end = (running.status, running.exit_code, running.signal, running.ended_s)
+    yield equal("a job that runs has no end", end, ("running", 0, 0, None))
+    stop = history.call("stop")
+    yield answered("it stops", stop)
+    success = message_of(stop, pb.StopJobResponse).success
+    yield equal("the answer to the stop says so", success, want=True)
+
+
+def _judge_ended(label: str, job: JobReport, output: Stream) -> Iterator[Finding]:
+    end = (job.status, job.exit_code, job.signal)
+    yield equal(f"the end of a job {label}", end, ENDS[label])
+    size = (job.log_first_offset, job.log_size_bytes)
+    wanted = (0, output.received_bytes)
+    yield equal(f"the first and the end offset of a job {label}", size, wanted)
+    printed = output.text.split()
+    yield assumed("the job prints its time", true=len(printed) == PRINTED_LINES, got=printed)
+    started_s, ended_s = job.started_s or 0.0, job.ended_s or 0.0
+    off_s = abs(started_s - float(printed[1]))
+    promise = f"seconds between the reported start of a job {label} and its own clock"
+    yield at_most(promise, off_s, CLOCK_S, CLOCK_WHY)
+    promise = f"seconds from the reported start to the reported end of a job {label}"
+    yield at_most(promise, ended_s - started_s, DURATION_S + CLOCK_S, CLOCK_WHY)
+    yield at_least(promise, ended_s - started_s, DURATION_S / 2, "a start that is noted late")
+
+
+RECORD: Final = Check(
+    "lifecycle.record",
+    "A query and a list report each job's command, pid, times, end and output exactly.",
+    run_record,
+    judge_record,
+    needs=frozenset({Need.LISTING, Need.OFFSETS}),
+    cites=("116", "R-JOB-2"),
+)
+
+CHECKS: Final = (RECORD,)
