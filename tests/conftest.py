@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,15 @@ if _TREE is not None and not Path(worker_service.__file__ or "").is_relative_to(
 # An example that takes long is one that others took the processor from.
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
+
+# A shell's background jobs ignore these: the programs under test would inherit that.
+for _number, _action in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _action)
 
 _SETTLE_S = 5.0
 # Threads that last longer than a test: libraries' own, and the pool of the server that the

@@ -122,6 +122,46 @@ def test_interrupt_that_was_ignored_at_the_start_stays_ignored() -> None:
 
 
 @contextmanager
+def calling(certificates: Certificates, trap: str = "") -> "Iterator[subprocess.Popen[str]]":
+    """Run a client that waits for a silent server; yield it once it is connected."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = command_environment(f"127.0.0.1:{silent.getsockname()[1]}", certificates)
+        words = ["sh", "-c", f'{trap} ulimit -c 0; exec "$0" "$@"', COMMAND, "stream", JOB_ID]
+        with subprocess.Popen(
+            [*words, "--timeout", "10min"], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            connection, _ = silent.accept()
+            with connection:
+                yield process
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [(signal.SIGINT, 130), *((each, -each) for each in (signal.SIGTERM, signal.SIGHUP,
+                                                        signal.SIGQUIT))],
+)  # fmt: skip
+def test_signal_ends_a_client_without_a_word(
+    number: signal.Signals, exit_code: int, certificates: Certificates
+) -> None:
+    with calling(certificates) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == exit_code
+
+
+def test_signals_that_were_ignored_at_the_start_of_a_client_stay_ignored(
+    certificates: Certificates,
+) -> None:
+    with calling(certificates, "trap '' HUP INT QUIT;") as process:
+        # The kernel delivers the lowest pending signal first, and SIGTERM is the highest.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+            process.send_signal(number)
+        assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGTERM
+
+
+@contextmanager
 def refusing_proxy() -> Iterator[tuple[str, list[bytes]]]:
     """Run a proxy that refuses all; yield its URL, with a password, and the requests received."""
     requests: list[bytes] = []
