@@ -79,10 +79,16 @@ class ByteBudget:
 
 
 class Admission:
-    """Limits the concurrent streams; one beyond the maximum is refused at once, never queued."""
+    """Limits concurrent calls; one beyond the maximum is refused at once, never queued.
 
-    def __init__(self, maximum: int) -> None:
+    Args:
+        maximum: of calls.
+        state: what that many calls do, and which setting allows no more.
+    """
+
+    def __init__(self, maximum: int, state: str = "streams are open (--max-streams)") -> None:
         self._maximum = maximum
+        self._state = state
         self._lock = threading.Lock()
         self._taken = 0
 
@@ -95,8 +101,7 @@ class Admission:
         with self._lock:
             if self._taken >= self._maximum:
                 raise CapacityReachedError(
-                    f"max capacity reached: {self._maximum} streams are open, the maximum of this "
-                    "server (--max-streams); try again later"
+                    f"max capacity reached: {self._maximum} {self._state}; try again later"
                 )
             self._taken += 1
         return Slot(self)
@@ -115,7 +120,7 @@ class Admission:
 
 
 class Slot:
-    """The right to one stream, until it is released."""
+    """The right to one call, until it is released."""
 
     __slots__ = ("_admission", "released")
 
@@ -138,6 +143,8 @@ def follow(
 ) -> Iterator[Chunk]:
     """Yield a reader's chunks until its log is closed and read, or the reader is cancelled.
 
+    A chunk without data says how many bytes were missed of a log that holds no more.
+
     Args:
         reader: where to start; used by this stream only.
         batching: see `Batching`.
@@ -154,13 +161,13 @@ def follow(
         while not reader.cancelled:
             # A certificate may be valid until the year 9999, longer than a wait can last.
             lease_s = min(lease(), threading.TIMEOUT_MAX)
+            pending_bytes, closed = reader.pending_bytes()
+            if closed and pending_bytes == 0:
+                reader.raise_if_output_lost()
+                return
             if until_offset is not None and reader.offset >= until_offset:
                 return
-            pending_bytes, closed = reader.pending_bytes()
             if pending_bytes == 0:
-                if closed:
-                    reader.raise_if_output_lost()
-                    return
                 reader.wait(1, lease_s)
                 continue
             hold_s = sent_at_s + batching.flush_interval_s - time.monotonic()

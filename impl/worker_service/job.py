@@ -1,10 +1,14 @@
 """One job: a process tree, its output, and one state machine that ends in one final status.
 
 The rule: a job ends with its main process. The rest of its tree is then killed, and the output that
-the tree has written is kept. The status becomes final only once all of that is in the log; the log
-is closed after that, so a client that sees the end of a stream finds the final status.
+the tree has written is kept. A stop gives the whole tree a grace instead: what the main process
+leaves behind may end by itself until the grace is over. The status becomes final only once all
+output is in the log; the log is closed after that, so a client that sees the end of a stream finds
+the final status.
 
     running --exit of the main process--> draining --end of output, tree gone--> ended
+    in grace --end of output, tree gone, main process exited-------------------> ended
+    in grace --end of the grace--> killed --exit of the main process--> draining
        any state --a callback fails, or nothing can be watched--> abandoned ----> ended
 
 Shared state and its guard: `_status` is written by the reactor's thread only, as one reference to a
@@ -25,23 +29,21 @@ from fcntl import F_GETPIPE_SZ, fcntl
 from typing import Final
 
 from worker_service.cgroup import Limits, Usage
-from worker_service.log import NO_DESCRIPTOR, OutputLog
+from worker_service.log import OutputLog
+from worker_service.output_memory import OutputMemory
 from worker_service.reactor import READABLE, Guarded, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
 from worker_service.tree import Process, ProcessTree
 
 logger = logging.getLogger(__name__)
 
-# What one event moves from a job's pipe to its log: at most the whole pipe, then it is the next
-# job's turn.
-SPLICE_MAX_BYTES: Final = 1024 * 1024
+# What one event moves from a job's pipe to its log: then it is the next job's turn.
+READ_MAX_BYTES: Final = 1024 * 1024
 # How long the output may stay open after the main process has ended and its tree was killed. Only a
 # process outside the tree (possible without a cgroup) or one stuck in the kernel takes this long.
 DRAIN_MAX_S: Final = 2.0
-# Delays before a failed read of output and a failed kill are retried, and before the end of a job
-# that cannot be watched is looked for again: long enough for a thousand jobs at once, and short
-# enough for several attempts within the drain.
-OUTPUT_RETRY_S: Final = 0.25
+# Delays before a failed kill is retried, and before the end of a job that cannot be watched is
+# looked for again: long enough for a thousand jobs at once.
 KILL_RETRY_S: Final = 1.0
 END_RETRY_S: Final = 0.25
 
@@ -88,10 +90,12 @@ class Job:
         tree: ProcessTree,
         output_fd: int,
         log: OutputLog,
+        memory: OutputMemory,
         scheduler: Scheduler,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.log = log
+        self.number = 0  # set by the worker, which counts its starts
         self._status = status
         self._woken = threading.Condition()
         self._final = False
@@ -101,13 +105,14 @@ class Job:
         self._output_fd = output_fd
         self._output_open = True
         self._output_failure: str | None = None
-        self._output_timer: Timer | None = None  # set while the pipe is not watched
-        self._output_waited = False
+        self._memory = memory
         self._scheduler = Guarded(scheduler, self.abandon)
         self._abandoned = False
         self._exit: ExitStatus | None = None
         self._exited_at_s = 0.0
-        self._kill_timer: Timer | None = None
+        self._grace_timer: Timer | None = None  # set from a stop until the kill
+        self._killed = False
+        self._kill_timer: Timer | None = None  # set after a kill that failed
         self._drain_timer: Timer | None = None
 
     def status(self) -> JobStatus:
@@ -158,7 +163,7 @@ class Job:
         logger.error("job %s fails in the server", self._status.job_id, exc_info=error)
         if self._abandoned or self._status.ended_at_s is not None:
             return
-        self._abandoned = True
+        self._abandoned = self._killed = True
         self._output_failure = f"{error!s}; the job was killed"
         self._cancel(self._drain_timer)
         self._attempt(lambda: self._scheduler.unwatch(self._process.pidfd))
@@ -192,26 +197,40 @@ class Job:
             return None
 
     def request_stop(self, grace_s: float) -> None:
-        """Send SIGTERM now (and SIGCONT, so that a paused process can act), SIGKILL after a grace.
+        """Send the whole tree SIGTERM now, and SIGKILL to what is left of it after a grace.
 
         A further request can only shorten the grace. An ended job is left alone.
         """
-        if self._exit is not None:
+        if self._status.ended_at_s is not None:
             return
         if grace_s <= 0:
             self._kill()
             return
-        if self._kill_timer is None:
-            self._process.signal_group(signal.SIGTERM)
-            self._process.signal_group(signal.SIGCONT)
-        elif self._kill_timer.due_s <= time.monotonic() + grace_s:
+        if self._killed:
             return
-        self._cancel(self._kill_timer)
-        self._kill_timer = self._scheduler.call_later(grace_s, self._kill)
+        first = self._grace_timer is None
+        if self._grace_timer is not None and self._grace_timer.due_s <= time.monotonic() + grace_s:
+            return
+        self._cancel(self._grace_timer)
+        # Armed before anything that can fail: then the tree is killed whatever happens.
+        self._grace_timer = self._scheduler.call_later(grace_s, self._kill)
+        if first:
+            self._terminate()
+
+    def _terminate(self) -> None:
+        try:
+            self._tree.terminate()
+        except OSError as error:
+            logger.warning(
+                "job %s: SIGTERM did not reach its whole tree: %s", self._status.job_id, error
+            )
 
     def _kill(self) -> None:
         """Kill the tree; after a failure, retry until the job has ended."""
+        self._cancel(self._grace_timer)
+        self._grace_timer = None
         self._cancel(self._kill_timer)
+        self._killed = True
         try:
             self._tree.kill()
         except OSError as error:
@@ -219,33 +238,25 @@ class Job:
                 "job %s cannot be killed, will retry: %s", self._status.job_id, error
             )
             self._kill_timer = self._scheduler.call_later(KILL_RETRY_S, self._kill)
+        if self._exit is not None and self._drain_timer is None:
+            self._drain_timer = self._scheduler.call_later(DRAIN_MAX_S, self._on_drain_timeout)
 
     def _on_output(self) -> None:
         try:
-            moved = self.log.splice_from(self._output_fd, SPLICE_MAX_BYTES)
+            count = self._read_output(READ_MAX_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno in NO_DESCRIPTOR:
-                self._pause_output(error)
-            else:
-                self._fail_output(error)
+            self._fail_output(error)
             return
-        if moved == 0:
+        if count == 0:
             self._close_output()
             self._finish_if_complete()
 
-    def _pause_output(self, error: OSError) -> None:
-        """Leave the output in the pipe, which makes the job wait, and retry later."""
-        if not self._output_waited:
-            logger.warning("output of job %s waits: %s", self._status.job_id, error.strerror)
-        self._output_waited = True
-        self._scheduler.unwatch(self._output_fd)
-        self._output_timer = self._scheduler.call_later(OUTPUT_RETRY_S, self._resume_output)
-
-    def _resume_output(self) -> None:
-        self._output_timer = None
-        self._scheduler.watch(self._output_fd, READABLE, self._on_output)
+    def _read_output(self, max_bytes: int) -> int:
+        count = self.log.read_from(self._output_fd, max_bytes)
+        self._memory.written(self.log)
+        return count
 
     def _fail_output(self, error: OSError) -> None:
         """End the job: silent loss of output is worse than a job that ends with an error."""
@@ -255,12 +266,11 @@ class Job:
         self._kill()
 
     def _take_rest(self) -> None:
-        """Read what the pipe holds at this moment, once: at most its capacity.
-
-        It is kept even if no descriptor is available, see `OutputLog.append`.
-        """
+        """Read what the pipe holds at this moment: at most its capacity, though more may follow."""
+        left_bytes = fcntl(self._output_fd, F_GETPIPE_SZ)
         try:
-            self.log.append(os.read(self._output_fd, fcntl(self._output_fd, F_GETPIPE_SZ)))
+            while left_bytes > 0 and (count := self._read_output(left_bytes)):
+                left_bytes -= count
         except BlockingIOError:
             pass  # the pipe is empty, and a process still has it open
         except OSError as error:
@@ -274,24 +284,25 @@ class Job:
             return
         self._exited_at_s = time.time()
         self._scheduler.unwatch(self._process.pidfd)
-        self._kill()
-        self._drain_timer = self._scheduler.call_later(DRAIN_MAX_S, self._on_drain_timeout)
+        if self._grace_timer is None:
+            self._kill()
         self._tree.watch(self._scheduler, self._finish_if_complete)
         self._finish_if_complete()
 
     def _on_drain_timeout(self) -> None:
         """Stop waiting for processes that outlive the tree; read what the pipe holds now."""
-        if self._output_timer is None:  # otherwise the output only waits for a descriptor
-            logger.warning(
-                "job %s: a process outlived its tree (pid %d) by %s s; its output is cut off",
-                self._status.job_id, self._status.pid, DRAIN_MAX_S,
-            )  # fmt: skip
+        logger.warning(
+            "job %s: a process outlived its tree (pid %d) by %s s; its output is cut off",
+            self._status.job_id, self._status.pid, DRAIN_MAX_S,
+        )  # fmt: skip
         if self._output_open:
             self._take_rest()
         self._finish()
 
     def _finish_if_complete(self) -> None:
         if self._exit is not None and not self._output_open and self._tree.is_gone():
+            if not self._killed:
+                self._kill()  # a tree without a cgroup does not know of members that are left
             self._finish()
 
     def _finish(self) -> None:
@@ -299,6 +310,7 @@ class Job:
             return
         self._cancel(self._drain_timer)
         self._cancel(self._kill_timer)
+        self._cancel(self._grace_timer)
         if self._output_open:
             self._attempt(self._close_output)
         self._attempt(lambda: self._tree.unwatch(self._scheduler))
@@ -316,6 +328,7 @@ class Job:
         )
         try:
             self.log.close(self._output_failure)
+            self._memory.ended(self.log)
         finally:
             with self._woken:
                 self._final = True
@@ -325,7 +338,6 @@ class Job:
     def _close_output(self) -> None:
         self._output_open = False
         self._scheduler.unwatch(self._output_fd)
-        self._cancel(self._output_timer)
         os.close(self._output_fd)
 
     @staticmethod

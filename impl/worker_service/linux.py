@@ -1,7 +1,7 @@
 """The Linux calls that Python does not offer, through ctypes; the only module that makes them.
 
 Sources: posix_spawn(3), glibc 2.39 NEWS (pidfd_spawn, posix_spawnattr_setcgroup_np),
-fallocate(2), pidfd_send_signal(2).
+pidfd_send_signal(2).
 """
 
 import ctypes
@@ -12,30 +12,15 @@ from typing import Final
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
-_FALLOC_FL_KEEP_SIZE: Final = 0x01
-_FALLOC_FL_PUNCH_HOLE: Final = 0x02
 _SYS_PIDFD_SEND_SIGNAL: Final = 424  # the same number on every architecture
 _PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2  # since Linux 6.9
 
-LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 LIBC.syscall.restype = ctypes.c_long
 
 
 def has_function(name: str) -> bool:
     """Return whether this C library exports a function."""
     return hasattr(LIBC, name)
-
-
-def punch_hole(fd: int, offset: int, length_bytes: int) -> None:
-    """Free a range of a file's pages; its size stays, and the range reads as zeros.
-
-    Raises:
-        OSError: the file system does not support it (a memfd does).
-    """
-    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-    if LIBC.fallocate(fd, mode, offset, length_bytes) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def signal_process_group(pidfd: int, leader_pid: int, signal_number: signal.Signals) -> None:

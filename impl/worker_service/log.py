@@ -4,35 +4,32 @@ Guarantees:
   - A reader gets every byte exactly once, in order, at its offset, or the number of bytes missed.
   - The writer never waits for a reader. A waiting reader is woken by the write that it waits for,
     by `close`, or by its own `cancel`; nothing polls.
-  - Retention publishes the new first offset before it frees the memory of the bytes before, so a
-    reader never takes a hole for data.
+  - What a reader was given stays as it is, also after the log has dropped it.
 
-Small logs are kept in a `bytearray`, so that ten thousand short jobs need no descriptors. A log
-that outgrows it moves to a memfd: the kernel holds the exact bytes, `splice` fills it from the pipe
-without a copy through Python, and `pread` reads any offset without the interpreter lock. It never
-moves back: no descriptor that a reader may be using is closed before the log itself is.
+A log is a list of segments of anonymous memory: it needs no descriptor, running or ended. The pipe
+is read into the unused end of the last segment, which no reader knows of yet; then the new end is
+published. Readers get views of the segments, without a copy, and a view keeps its segment alive: so
+dropping output is forgetting a segment, and nothing has to be kept from a reader's sight.
 
 Shared state and its guard: everything after `_lock` in `OutputLog.__init__` is written by the
-writer only, under `_lock`; `_waiting` also by readers, under `_lock`.
+writer only, under `_lock`; `_waiting` and `_Segment.newlines` also by readers, under `_lock`.
 """
 
-import errno
+import bisect
+import mmap
+import operator
 import os
 import threading
-import weakref
 from dataclasses import dataclass
 from typing import Final
 
 from worker_service.errors import OffsetOutOfRangeError, OutputLostError
-from worker_service.linux import punch_hole
 
-INLINE_MAX_BYTES: Final = 256 * 1024
-# Holes are punched in steps this large, so that a fast job does not cost a system call per page.
-PUNCH_STEP_BYTES: Final = 1024 * 1024
-_INLINE_READ_BYTES: Final = 64 * 1024  # malloc serves larger buffers by mmap, at a page fault each
-_SCAN_BYTES: Final = 64 * 1024
-# This process or the host has no descriptor left: unlike a lack of memory, often temporary.
-NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+# Most jobs print little, so the first segment is small; a large log is made of few segments.
+SEGMENT_MIN_BYTES: Final = 64 * 1024
+SEGMENT_MAX_BYTES: Final = 1024 * 1024
+_NEWLINE: Final = b"\n"
+_start_of: Final = operator.attrgetter("start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +43,35 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive output. Retention dropped the `missed_bytes` just before `offset`."""
+    """Consecutive output. The log had dropped the `missed_bytes` just before `offset`."""
 
     offset: int
-    data: bytes
+    data: memoryview
     missed_bytes: int = 0
+
+
+class _Segment:
+    """A piece of a log: `memory` holds the bytes from `start`, as far as they are written."""
+
+    __slots__ = ("memory", "newlines", "start")
+
+    def __init__(self, start: int, size_bytes: int) -> None:
+        """Map the memory.
+
+        Raises:
+            OSError: none is available.
+        """
+        self.start = start
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.memory = memoryview(mmap.mmap(-1, size_bytes, flags=flags))
+        self.newlines: int | None = None  # in all of it, once a reader has counted them
 
 
 class OutputLog:
     """The output of one job, as one growing sequence of bytes.
 
     Args:
-        retention_bytes: keep at least this many of the most recent bytes; None keeps all.
+        retention_bytes: keep this many of the most recent bytes; None keeps all.
     """
 
     def __init__(self, retention_bytes: int | None = None) -> None:
@@ -65,127 +79,92 @@ class OutputLog:
             raise ValueError(f"retention_bytes is {retention_bytes}; it must be at least 1 or None")
         self._retention_bytes = retention_bytes
         self._lock = threading.Lock()
-        self._inline: bytearray | None = bytearray()
-        self._memfd = -1
+        self._segments: list[_Segment] = []
         self._first_offset = 0
         self._end_offset = 0
-        self._punched_offset = 0
         self._closed = False
         self._failure: str | None = None
         self._waiting: set[LogReader] = set()
 
     # -- the writer's side: one thread --------------------------------------------------------
 
-    def append(self, data: bytes) -> None:
-        """Append bytes that are already in memory.
-
-        While no descriptor is available they stay there, even beyond `INLINE_MAX_BYTES`: they are
-        no longer in any pipe.
-
-        Raises:
-            OSError: no memory for them is available; the log is unchanged.
-        """
-        if self._fits_inline(len(data)):
-            self._append_inline(data)
-            return
-        try:
-            memfd = self._require_memfd()
-        except OSError as error:
-            if error.errno not in NO_DESCRIPTOR:
-                raise
-            self._append_inline(data)
-            return
-        _write_all(memfd, data, self._end_offset)
-        self._publish(self._end_offset + len(data))
-
-    def splice_from(self, pipe_fd: int, max_bytes: int) -> int:
-        """Move the contents of a non-blocking pipe, at most `max_bytes`, into the log.
+    def read_from(self, pipe_fd: int, max_bytes: int) -> int:
+        """Read what a non-blocking pipe holds, or a part of it: at most `max_bytes`.
 
         Returns:
-            The bytes moved; 0 at the pipe's end.
+            The bytes read; 0 at the pipe's end.
 
         Raises:
             BlockingIOError: the pipe is empty and still open.
-            OSError: no memory for them is available. With an errno of `NO_DESCRIPTOR` nothing is
-                lost: the log and the pipe are unchanged.
+            OSError: no memory is available; the log and the pipe are unchanged.
         """
-        room = INLINE_MAX_BYTES - len(self._inline) if self._inline is not None else 0
-        if room > 0:
-            data = os.read(pipe_fd, min(max_bytes, room, _INLINE_READ_BYTES))
-            self._append_inline(data)
-            return len(data)
-        memfd = self._require_memfd()
-        moved = os.splice(
-            pipe_fd,
-            memfd,
-            max_bytes,
-            offset_dst=self._end_offset,
-            flags=os.SPLICE_F_NONBLOCK,  # the pipe's own O_NONBLOCK does not count here
-        )
-        self._publish(self._end_offset + moved)
-        return moved
+        count = os.readv(pipe_fd, (self._unused_memory()[:max_bytes],))
+        with self._lock:
+            self._end_offset += count
+            dropped = self._take_dropped()
+            woken = self._take_ready()
+        for reader in woken:
+            reader.wake()
+        dropped.clear()  # unmapped here, without the lock
+        return count
 
     def close(self, failure: str | None = None) -> None:
         """Mark the output complete, or give the reason why it is not; wake every waiting reader."""
         with self._lock:
             self._closed = True
             self._failure = failure
+            self._trim()
             woken = list(self._waiting)
             self._waiting.clear()
         for reader in woken:
             reader.wake()
 
-    def _retains_inline(self) -> bool:
-        return self._retention_bytes is not None and self._retention_bytes <= INLINE_MAX_BYTES // 2
-
-    def _fits_inline(self, count: int) -> bool:
-        if self._inline is None:
-            return False
-        return self._retains_inline() or len(self._inline) + count <= INLINE_MAX_BYTES
-
-    def _append_inline(self, data: bytes) -> None:
+    def drop_oldest(self) -> None:
+        """Forget the oldest segment, if there is one; readers get the number of missed bytes."""
         with self._lock:
-            if self._inline is None:  # only the writer moves the log, and the writer is here
-                raise AssertionError("an inline append to a log that has moved to a memfd")
-            self._inline += data
-            end_offset = self._end_offset + len(data)
-            if self._retention_bytes is not None:
-                first_offset = max(self._first_offset, end_offset - self._retention_bytes)
-                del self._inline[: first_offset - self._first_offset]
-                self._first_offset = first_offset
-            self._end_offset = end_offset
-            woken = self._take_ready()
-        for reader in woken:
-            reader.wake()
+            if not self._segments:
+                return
+            dropped = self._segments.pop(0)
+            end_offset = self._segments[0].start if self._segments else self._end_offset
+            self._first_offset = max(self._first_offset, end_offset)
+        del dropped  # unmapped here, without the lock
 
-    def _require_memfd(self) -> int:
-        if self._inline is None:
-            return self._memfd
-        memfd = os.memfd_create("job-output", os.MFD_CLOEXEC)
-        try:
-            _write_all(memfd, self._inline, self._first_offset)
-        except OSError:
-            os.close(memfd)
-            raise
-        weakref.finalize(self, os.close, memfd)
-        with self._lock:
-            self._memfd = memfd
-            self._inline = None
-        return memfd
+    def held_bytes(self) -> int:
+        """Return the bytes in memory; with a retention these are more than the extent's."""
+        return self._end_offset - self._segments[0].start if self._segments else 0
 
-    def _publish(self, end_offset: int) -> None:
-        with self._lock:
-            self._end_offset = end_offset
-            if self._retention_bytes is not None:
-                self._first_offset = max(self._first_offset, end_offset - self._retention_bytes)
-            woken = self._take_ready()
-        for reader in woken:
-            reader.wake()
-        dropped = self._first_offset - self._punched_offset
-        if dropped >= PUNCH_STEP_BYTES:
-            # Only after the new first offset is visible: see the module's third guarantee.
-            punch_hole(self._memfd, self._punched_offset, dropped)
-            self._punched_offset = self._first_offset
+    def _unused_memory(self) -> memoryview:
+        """Return the unused end of the last segment, which is a new one if there is none."""
+        last = self._segments[-1] if self._segments else None
+        if last is None or self._end_offset == last.start + len(last.memory):
+            largest = min(self._retention_bytes or SEGMENT_MAX_BYTES, SEGMENT_MAX_BYTES)
+            size_bytes = max(SEGMENT_MIN_BYTES, largest if self._end_offset else 0)
+            last = _Segment(self._end_offset, size_bytes)
+            with self._lock:
+                self._segments.append(last)
+        return last.memory[self._end_offset - last.start :]
+
+    def _take_dropped(self) -> list[_Segment]:
+        """Apply the retention; return the segments without a kept byte. The caller has the lock."""
+        if self._retention_bytes is None:
+            return []
+        self._first_offset = max(self._first_offset, self._end_offset - self._retention_bytes)
+        count = 0
+        while count + 1 < len(self._segments) and (
+            self._segments[count + 1].start <= self._first_offset
+        ):
+            count += 1
+        dropped = self._segments[:count]
+        del self._segments[:count]
+        return dropped
+
+    def _trim(self) -> None:
+        """Replace the last segment by a copy if it holds little. The caller holds the lock."""
+        if self._segments:
+            last = self._segments[-1]
+            used_bytes = self._end_offset - last.start
+            if used_bytes < SEGMENT_MIN_BYTES:
+                last.memory = memoryview(bytes(last.memory[:used_bytes]))
 
     def _take_ready(self) -> list["LogReader"]:
         """Remove and return the readers whose offset is reached. The caller holds the lock."""
@@ -202,16 +181,12 @@ class OutputLog:
         with self._lock:
             return Extent(self._first_offset, self._end_offset, self._closed)
 
-    def raise_failure(self) -> None:
-        """Raise if the log was closed before it held all output of the job.
-
-        Raises:
-            OutputLostError: with the reason.
-        """
+    def failure(self) -> str | None:
+        """Return where and why output was lost, or None if the log holds all of the job's."""
         with self._lock:
-            failure, end_offset = self._failure, self._end_offset
-        if failure is not None:
-            raise OutputLostError(f"output after offset {end_offset} was lost: {failure}")
+            if self._failure is None:
+                return None
+            return f"output after offset {self._end_offset} was lost: {self._failure}"
 
     def reader_at(self, offset: int) -> "LogReader":
         """Return a reader that starts at an offset, even one that is no longer kept.
@@ -232,70 +207,58 @@ class OutputLog:
         extent = self.extent()
         return LogReader(self, max(extent.first_offset, extent.end_offset - count))
 
-    def reader_at_tail_lines(self, count: int) -> "LogReader":
-        """Return a reader of the last `count` lines, or of all bytes that are kept.
+    def _read(self, offset: int, max_bytes: int) -> Chunk:
+        """Return kept bytes from an offset, at most to their segment's end; none at the log's."""
+        with self._lock:
+            start = max(offset, self._first_offset)
+            if start >= self._end_offset:
+                return Chunk(start, memoryview(b""), start - offset)
+            segment = self._segment_at(start)
+            # A slice ends where the memory does; only of the last segment is a part not written.
+            length = min(max_bytes, self._end_offset - start)
+            position = start - segment.start
+            return Chunk(start, segment.memory[position : position + length], start - offset)
 
-        A last line without its newline counts as a line.
+    def _segment_at(self, offset: int) -> _Segment:
+        """Return the segment that holds a kept byte. The caller holds the lock."""
+        last = self._segments[-1]  # nearly always: readers that keep up are there
+        if offset >= last.start:
+            return last
+        return self._segments[bisect.bisect_right(self._segments, offset, key=_start_of) - 1]
+
+    def _tail_lines_offset(self, count: int, cancelled: threading.Event) -> int:
+        """Return where the last `count` lines start, or the first kept offset; see `LogReader`.
+
+        A segment is at most `SEGMENT_MAX_BYTES`: what is read before a cancel is seen.
         """
         extent = self.extent()
-        position = extent.end_offset
+        first_offset, position = extent.first_offset, extent.end_offset
         if count == 0:
-            return LogReader(self, position)
+            return position
+        if count >= position - first_offset:  # a line has at least one byte
+            return first_offset
         wanted = count
-        newest = True
-        while position > extent.first_offset:
-            block_start = max(extent.first_offset, position - _SCAN_BYTES)
-            block, _ = self._read(block_start, position - block_start)
-            if block.offset != block_start:  # retention passed it: the rest is the tail
-                return LogReader(self, block.offset)
-            data = block.data
-            end = len(data)
-            if newest and data.endswith(b"\n"):
-                end -= 1  # it ends the last line and does not begin another
-            newest = False
-            found = data.count(b"\n", 0, end)
-            if found < wanted:
-                wanted -= found
-                position = block_start
-                continue
-            while wanted:
-                end = data.rfind(b"\n", 0, end)
-                wanted -= 1
-            return LogReader(self, block_start + end + 1)
-        return LogReader(self, extent.first_offset)
-
-    def _read(self, offset: int, max_bytes: int) -> tuple[Chunk, bool]:
-        """Read at an offset; the chunk starts later if retention has passed the offset.
-
-        Returns:
-            The chunk (empty at the log's end), and whether it ends a closed log.
-        """
-        with self._lock:
-            start = max(offset, self._first_offset)
-            length = min(max_bytes, self._end_offset - start)
-            at_end = self._closed and start + length == self._end_offset
-            if self._inline is not None or length <= 0:
-                return Chunk(start, self._inline_bytes(start, length), start - offset), at_end
-        data = os.pread(self._memfd, length, start)
-        with self._lock:
-            if start >= self._first_offset and len(data) == length:
-                return Chunk(start, data, start - offset), at_end
-            # Overtaken by retention while reading. Read under the lock, which keeps the writer out,
-            # so that a reader cannot be overtaken again and again.
-            start = max(offset, self._first_offset)
-            length = min(max_bytes, self._end_offset - start)
-            at_end = self._closed and start + length == self._end_offset
-            data = os.pread(self._memfd, length, start)
-        if len(data) != length:
-            raise OutputLostError(f"read {len(data)} bytes of {length} at offset {start}")
-        return Chunk(start, data, start - offset), at_end
-
-    def _inline_bytes(self, start: int, length: int) -> bytes:
-        """Copy from the inline buffer. The caller holds the lock."""
-        if self._inline is None or length <= 0:
-            return b""
-        position = start - self._first_offset
-        return bytes(self._inline[position : position + length])
+        if bytes(self._read(position - 1, 1).data) == _NEWLINE:
+            wanted += 1  # it ends the last line and does not begin another
+        while position > first_offset and not cancelled.is_set():
+            with self._lock:
+                if position <= self._first_offset:
+                    return self._first_offset
+                segment = self._segment_at(position - 1)
+                memory = segment.memory[: position - segment.start]
+                whole = len(memory) == len(segment.memory)
+                newlines = segment.newlines if whole else None
+            if newlines is None:
+                newlines = count_newlines(memory)
+                if whole:
+                    with self._lock:
+                        segment.newlines = newlines
+            if newlines >= wanted:
+                start = segment.start + _after_newline_from_end(bytes(memory), wanted)
+                return max(first_offset, start)
+            wanted -= newlines
+            position = segment.start
+        return first_offset
 
     def _wait(self, reader: "LogReader", wanted_offset: int) -> bool:
         """Queue a reader; return whether it has to wait at all."""
@@ -311,11 +274,26 @@ class OutputLog:
             self._waiting.discard(reader)
 
 
-def _write_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    with memoryview(data) as view:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(fd, view[done:], offset + done)
+def count_newlines(memory: memoryview) -> int:
+    """Return how many newlines a piece of output has."""
+    return bytes(memory).count(_NEWLINE)
+
+
+def _after_newline_from_end(data: bytes, number: int) -> int:
+    """Return the position after a newline, counted from the end; the data has that many.
+
+    Halves are counted, so that the time does not depend on how many newlines there are.
+    """
+    low, high = 0, len(data)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = data.count(_NEWLINE, middle, high)
+        if found >= number:
+            low = middle
+        else:
+            number -= found
+            high = middle
+    return high
 
 
 class LogReader:
@@ -333,19 +311,27 @@ class LogReader:
         """Whether `cancel` was called."""
         return self._cancelled.is_set()
 
+    def seek_tail_lines(self, count: int) -> None:
+        """Move to the start of the last `count` lines, or of all that is kept; a cancel ends it.
+
+        A last line without its newline counts as a line. The newlines of a full segment are counted
+        once, for all readers.
+        """
+        self.offset = self._log._tail_lines_offset(count, self._cancelled)  # noqa: SLF001 - two halves of one class
+
     def pending_bytes(self) -> tuple[int, bool]:
-        """Return how many bytes can be read, and whether the log is closed."""
+        """Return how many bytes can be read or were missed, and whether the log is closed."""
         extent = self._log.extent()
-        return extent.end_offset - max(self.offset, extent.first_offset), extent.closed
+        return extent.end_offset - self.offset, extent.closed
 
     def read(self, max_bytes: int) -> Chunk:
-        """Return the next bytes, at most `max_bytes`; empty if the log holds no more yet."""
-        chunk, _ = self._log._read(self.offset, max_bytes)  # noqa: SLF001 - two halves of one class
+        """Return the next bytes, at most `max_bytes`; none if the log holds no more yet."""
+        chunk = self._log._read(self.offset, max_bytes)  # noqa: SLF001 - as above
         self.offset = chunk.offset + len(chunk.data)
         return chunk
 
     def wait(self, wanted_bytes: int, timeout_s: float | None = None) -> None:
-        """Wait until that many bytes can be read, the log is closed, or the reader is cancelled.
+        """Wait until that many bytes are pending, the log is closed, or the reader is cancelled.
 
         Returns after `timeout_s` seconds at the latest; the caller checks which of these is true.
         """
@@ -359,8 +345,14 @@ class LogReader:
             self._log._forget(self)  # noqa: SLF001 - as above
 
     def raise_if_output_lost(self) -> None:
-        """Raise `OutputLostError` if the log was closed before it held everything."""
-        self._log.raise_failure()
+        """Raise if the log was closed before it held all of the job's output.
+
+        Raises:
+            OutputLostError: with the reason.
+        """
+        failure = self._log.failure()
+        if failure is not None:
+            raise OutputLostError(failure)
 
     def cancel(self) -> None:
         """Make the current `wait`, and every later one, return at once."""

@@ -91,10 +91,10 @@ _MISSED_BYTES_TAG: Final = b"\x88\x01"
 def encode_output(chunk: Chunk) -> bytes:
     """Return a serialized `StreamLogsResponse`.
 
-    Encoded by hand, because all output passes here: protobuf would copy it into a message, and copy
-    it again to serialize that.
+    Encoded by hand, because all output passes here: this is the only copy of it. Protobuf would
+    copy it into a message, and copy it again to serialize that.
     """
-    parts = [_OFFSET_TAG, _varint(chunk.offset)]
+    parts: list[bytes | memoryview] = [_OFFSET_TAG, _varint(chunk.offset)]
     if chunk.data:
         parts = [_MESSAGE_TAG, _varint(len(chunk.data)), chunk.data, *parts]
     if chunk.missed_bytes:

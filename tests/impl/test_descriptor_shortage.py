@@ -2,76 +2,61 @@
 
 import logging
 import os
+from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
 
 import pytest
 
 from tests.support.descriptors import no_descriptor_left, open_descriptors
-from tests.support.job import PIDFD, JobRig
+from tests.support.job import JobRig
 from worker_service.cgroup import Cgroup
 from worker_service.errors import HostExhaustedError
-from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S, OUTPUT_RETRY_S
-from worker_service.log import INLINE_MAX_BYTES, OutputLog
-from worker_service.spawn import ExitStatus
+from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S
 from worker_service.tree import CgroupTree
 
 
-def full_inline_log() -> OutputLog:
-    """Return a log that needs a descriptor for its next byte."""
-    log = OutputLog()
-    log.append(b"." * INLINE_MAX_BYTES)
-    return log
-
-
-def test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives() -> None:
-    rig = JobRig(full_inline_log())
-    os.write(rig.write_fd, b"waits")
-    with no_descriptor_left():
-        for _ in range(3):
-            rig.output_ready()
-            assert rig.read_fd not in rig.scheduler.watched, "the reactor would spin on the pipe"
-            assert rig.scheduler.timers[-1][1] == OUTPUT_RETRY_S
-            rig.scheduler.fire(0)
-    rig.output_ready()
-    assert rig.tree.kills == 0
-    rig.end_output()
-    rig.exit()
-    assert rig.job.wait_ended(0)
-    assert rig.log.reader_at(INLINE_MAX_BYTES).read(100).data == b"waits"
-    rig.log.raise_failure()
-
-
-def test_output_that_waits_at_the_exit_is_kept_if_descriptors_return_in_time() -> None:
-    rig = JobRig(full_inline_log())
-    os.write(rig.write_fd, b"waits")
-    rig.close_output()
-    rig.process.exit, rig.tree.gone = ExitStatus(0, 0), True
-    with no_descriptor_left():
-        rig.output_ready()
-        rig.scheduler.ready(PIDFD)
-    assert not rig.job.wait_ended(0)
-    rig.scheduler.fire(0)
-    rig.output_ready()
-    rig.output_ready()
-    assert rig.job.wait_ended(0)
-    assert rig.log.reader_at(INLINE_MAX_BYTES).read(100).data == b"waits"
-    rig.log.raise_failure()
-    assert not rig.scheduler.live_timers()
-
-
-def test_full_pipe_is_kept_in_memory_if_no_descriptor_returns_in_time() -> None:
-    rig = JobRig(full_inline_log())
+def test_output_of_any_size_is_kept_without_a_descriptor() -> None:
+    rig = JobRig()
     in_the_pipe = bytes(range(256)) * 256
-    assert os.write(rig.write_fd, in_the_pipe) == len(in_the_pipe)
     with no_descriptor_left():
-        rig.output_ready()
+        for number in range(20):
+            os.write(rig.write_fd, in_the_pipe)
+            while rig.log.extent().end_offset < (number + 1) * len(in_the_pipe):
+                rig.output_ready()
+        os.write(rig.write_fd, b"the rest")
         rig.exit()
         rig.scheduler.fire_after(DRAIN_MAX_S)
-        assert rig.job.wait_ended(0)
-    assert rig.log.reader_at(INLINE_MAX_BYTES).read(10**6).data == in_the_pipe
-    rig.log.raise_failure()
-    assert not rig.scheduler.live_timers()
+    assert rig.job.wait_ended(0)
+    assert rig.log.extent().end_offset == 20 * len(in_the_pipe) + len(b"the rest")
+    assert rig.tree.kills == 1
+    rig.log.reader_at(0).raise_if_output_lost()
     rig.close_output()
+
+
+def test_full_pipe_is_kept_at_the_end_of_the_drain() -> None:
+    rig = JobRig()
+    fcntl(rig.write_fd, F_SETPIPE_SZ, 1024 * 1024)
+    assert os.write(rig.write_fd, bytes(1024 * 1024)) == 1024 * 1024
+    rig.exit()
+    rig.scheduler.fire_after(DRAIN_MAX_S)
+    assert rig.job.wait_ended(0)
+    assert rig.log.extent().end_offset == 1024 * 1024
+    rig.close_output()
+
+
+def test_ended_job_holds_no_descriptor() -> None:
+    before = open_descriptors()
+    rigs = [JobRig() for _ in range(10)]
+    for rig in rigs:
+        for _ in range(8):  # 512 KiB
+            os.write(rig.write_fd, bytes(65536))
+            rig.output_ready()
+        rig.end_output()
+        rig.end_output()
+        rig.exit()
+        assert rig.job.wait_ended(0)
+        assert rig.log.extent().end_offset == 8 * 65536
+    assert open_descriptors() == before
 
 
 def test_failed_kill_is_retried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.log import append
 from tests.support.readers import waiting_event
 from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
 from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
@@ -38,23 +39,23 @@ def following(
 def test_output_after_a_pause_is_sent_at_once() -> None:
     log = OutputLog()
     _, chunks = following(log, Batching(flush_interval_s=LONG_S))
-    log.append(b"first")
-    assert next(chunks).data == b"first"
+    append(log, b"first")
+    assert next(chunks).data.tobytes() == b"first"
 
 
 def test_small_output_waits_for_the_interval_or_the_logs_end() -> None:
     log = OutputLog()
     reader, chunks = following(log, Batching(flush_interval_s=LONG_S))
-    log.append(b"1")
+    append(log, b"1")
     next(chunks)
     queued = waiting_event(reader)
-    log.append(b"2")
+    append(log, b"2")
     rest: list[bytes] = []
     thread = threading.Thread(
-        target=lambda: rest.extend(chunk.data for chunk in chunks), daemon=True
+        target=lambda: rest.extend(bytes(chunk.data) for chunk in chunks), daemon=True
     )
     thread.start()
-    log.append(b"3")
+    append(log, b"3")
     assert queued.wait(10)
     assert rest == []  # held: the interval is long
     log.close()
@@ -65,35 +66,35 @@ def test_small_output_waits_for_the_interval_or_the_logs_end() -> None:
 def test_flush_bytes_are_sent_without_waiting_for_the_interval() -> None:
     log = OutputLog()
     _, chunks = following(log, Batching(flush_interval_s=LONG_S, flush_bytes=100))
-    log.append(b"1")
+    append(log, b"1")
     next(chunks)
-    log.append(b"x" * 100)
+    append(log, b"x" * 100)
     assert next(chunks).data == b"x" * 100
 
 
 def test_small_output_is_sent_after_the_interval() -> None:
     log = OutputLog()
     _, chunks = following(log, Batching(flush_interval_s=0.05))
-    log.append(b"1")
+    append(log, b"1")
     next(chunks)
-    log.append(b"2")
+    append(log, b"2")
     started_s = time.monotonic()
-    assert next(chunks).data == b"2"
+    assert next(chunks).data.tobytes() == b"2"
     assert time.monotonic() - started_s < LONG_S
 
 
 def test_until_offset_ends_the_stream_although_the_log_grows() -> None:
     log = OutputLog()
-    log.append(b"12345")
+    append(log, b"12345")
     _, chunks = following(log, until_offset=5)
-    assert next(chunks).data == b"12345"
-    log.append(b"67890")
+    assert next(chunks).data.tobytes() == b"12345"
+    append(log, b"67890")
     assert list(chunks) == []
 
 
 def test_messages_are_at_most_message_max_bytes() -> None:
     log = OutputLog()
-    log.append(b"x" * 1000)
+    append(log, b"x" * 1000)
     log.close()
     _, chunks = following(log, Batching(message_max_bytes=300))
     assert [len(chunk.data) for chunk in chunks] == [300, 300, 300, 100]
@@ -134,17 +135,60 @@ def test_lease_is_renewed_when_due_and_its_error_ends_the_stream() -> None:
 
 def test_lost_output_is_an_error_after_the_stored_bytes() -> None:
     log = OutputLog()
-    log.append(b"123")
+    append(log, b"123")
     log.close("memory is full")
     _, chunks = following(log)
-    assert next(chunks).data == b"123"
+    assert next(chunks).data.tobytes() == b"123"
     with pytest.raises(OutputLostError, match="memory is full"):
         next(chunks)
 
 
+def test_lost_output_is_an_error_also_for_a_stream_that_does_not_follow() -> None:
+    log = OutputLog()
+    append(log, b"123")
+    _, chunks = following(log, until_offset=3)
+    assert next(chunks).data.tobytes() == b"123"
+    log.close("memory is full")
+    with pytest.raises(OutputLostError, match="after offset 3 was lost: memory is full"):
+        next(chunks)
+    _, part = following(log, Batching(message_max_bytes=2), until_offset=2)
+    assert [bytes(chunk.data) for chunk in part] == [b"12"]
+
+
+@pytest.mark.parametrize("until_offset", [None, 5])
+def test_reader_of_a_log_that_holds_nothing_any_more_gets_the_number_of_missed_bytes(
+    until_offset: int | None,
+) -> None:
+    log = OutputLog()
+    append(log, b"12345")
+    log.close()
+    log.drop_oldest()
+    _, chunks = following(log, until_offset=until_offset)
+    assert [(chunk.offset, chunk.missed_bytes, bytes(chunk.data)) for chunk in chunks] == [
+        (5, 5, b"")
+    ]
+
+
+def test_reader_of_a_running_job_whose_output_was_dropped_is_told_and_then_waits() -> None:
+    log = OutputLog()
+    append(log, b"12345")
+    log.drop_oldest()
+    reader, chunks = following(log)
+    chunk = next(chunks)
+    assert (chunk.offset, chunk.missed_bytes, bytes(chunk.data)) == (5, 5, b"")
+    queued = waiting_event(reader)
+    received: list[bytes] = []
+    thread = threading.Thread(target=lambda: received.append(bytes(next(chunks).data)))
+    thread.start()
+    assert queued.wait(10)
+    append(log, b"6")
+    thread.join(10)
+    assert received == [b"6"]
+
+
 def test_budget_is_released_when_a_stream_is_closed_or_ends() -> None:
     log = OutputLog()
-    log.append(b"x" * 1000)
+    append(log, b"x" * 1000)
     budget = ByteBudget(2**20)
     _, closed = following(log, budget=budget)
     next(closed)
@@ -224,7 +268,7 @@ def test_lease_of_thousands_of_years_is_cut_to_the_longest_wait() -> None:
 
     def record(wanted_bytes: int, timeout_s: float | None = None) -> None:
         waits_s.append(timeout_s)
-        log.append(b"x")
+        append(log, b"x")
         log.close()
         wait(wanted_bytes, timeout_s)
 

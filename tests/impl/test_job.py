@@ -1,6 +1,5 @@
 """The job's state machine, in any order of events: one final status, nothing left behind."""
 
-import errno
 import os
 import signal
 
@@ -11,20 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.job import PIDFD, TREE_FD, JobRig
 from worker_service.errors import OutputLostError
-from worker_service.job import DRAIN_MAX_S, END_RETRY_S, OUTPUT_RETRY_S, Job, JobStatus, State
+from worker_service.job import DRAIN_MAX_S, END_RETRY_S, Job, JobStatus, State
 from worker_service.log import OutputLog
+from worker_service.output_memory import OutputMemory
 from worker_service.spawn import ExitStatus
-
-
-class ScarceLog(OutputLog):
-    """A log that needs a descriptor and gets none while `scarce` is set."""
-
-    scarce = False
-
-    def splice_from(self, pipe_fd: int, max_bytes: int) -> int:
-        if self.scarce:
-            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
-        return super().splice_from(pipe_fd, max_bytes)
 
 
 def is_open(fd: int) -> bool:
@@ -40,8 +29,8 @@ class JobMachine(RuleBasedStateMachine):
 
     @initialize()
     def make(self) -> None:
-        self.log = ScarceLog()
-        self.rig = JobRig(self.log)
+        self.rig = JobRig()
+        self.log = self.rig.log
         self.job, self.process, self.tree = self.rig.job, self.rig.process, self.rig.tree
         self.scheduler = self.rig.scheduler
         self.written = b""
@@ -52,8 +41,6 @@ class JobMachine(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         self.rig.close_output()
-        self.log.scarce = False
-        self.scheduler.fire_after(OUTPUT_RETRY_S)
         self.process.exit = self.process.exit or ExitStatus(0, 0)
         self.tree.gone = True
         for fd in (self.rig.read_fd, PIDFD, TREE_FD, self.rig.read_fd):
@@ -107,9 +94,9 @@ class JobMachine(RuleBasedStateMachine):
     def kill_is_refused(self, refuses: bool) -> None:
         self.tree.refuses = refuses
 
-    @rule(scarce=st.booleans())
-    def descriptors_are_scarce(self, scarce: bool) -> None:
-        self.log.scarce = scarce
+    @rule(refuses=st.booleans())
+    def sigterm_is_refused(self, refuses: bool) -> None:
+        self.tree.refuses_terms = refuses
 
     @rule(grace=st.sampled_from([0.0, 0.1, 5.0]))
     def stop(self, grace: float) -> None:
@@ -188,7 +175,7 @@ def test_output_held_open_is_kept_until_the_drain_ends_and_then_cut() -> None:
     assert [delay_s for _, delay_s in rig.scheduler.timers] == [DRAIN_MAX_S]
     rig.scheduler.fire(0)
     assert rig.job.wait_ended(0)
-    assert rig.log.reader_at(0).read(100).data == b"last words"
+    assert rig.log.reader_at(0).read(100).data.tobytes() == b"last words"
     rig.close_output()
 
 
@@ -200,13 +187,13 @@ def test_output_that_cannot_be_stored_kills_the_job_and_is_reported(
     def refuse(*_: object) -> int:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(rig.log, "splice_from", refuse)
+    monkeypatch.setattr(rig.log, "read_from", refuse)
     rig.output_ready()
     assert rig.tree.kills == 1
     rig.exit(number=9)
     assert rig.job.wait_ended(0)
     with pytest.raises(OutputLostError, match="Cannot allocate memory; the job was killed"):
-        rig.log.raise_failure()
+        rig.log.reader_at(0).raise_if_output_lost()
     rig.close_output()
 
 
@@ -219,9 +206,9 @@ def test_job_whose_exit_status_is_lost_ends_as_killed_with_its_output(
     rig.scheduler.ready(PIDFD)
     assert rig.job.wait_ended(0)
     assert (rig.job.status().state, rig.job.status().signal) == (State.SIGNALED, signal.SIGKILL)
-    assert rig.log.reader_at(0).read(100).data == b"kept"
+    assert rig.log.reader_at(0).read(100).data.tobytes() == b"kept"
     with pytest.raises(OutputLostError, match="No child processes; the job was killed"):
-        rig.log.raise_failure()
+        rig.log.reader_at(0).raise_if_output_lost()
     assert not rig.scheduler.watched
     assert not rig.scheduler.live_timers()
     assert (rig.process.reaped, rig.tree.discarded) == (1, 1)
@@ -244,7 +231,7 @@ def test_job_whose_callback_fails_is_killed_and_ends(
         rig.scheduler.unwatchable = {TREE_FD}  # the end of the tree cannot be watched
         rig.scheduler.ready(PIDFD)
     else:
-        monkeypatch.setattr(rig.log, "splice_from", fail)
+        monkeypatch.setattr(rig.log, "read_from", fail)
         rig.output_ready()
     assert not rig.scheduler.watched, "its event would call the failing callback again"
     assert rig.tree.kills >= 1
@@ -260,7 +247,7 @@ def test_job_whose_callback_fails_is_killed_and_ends(
     assert not rig.scheduler.live_timers()
     assert (rig.process.reaped, rig.tree.discarded) == (1, 1)
     with pytest.raises(OutputLostError, match="the job was killed"):
-        rig.log.raise_failure()
+        rig.log.reader_at(0).raise_if_output_lost()
     rig.close_output()
 
 
@@ -298,18 +285,124 @@ def test_step_that_fails_at_the_end_keeps_no_other_from_running(
     assert rig.job.wait_ended(0)
     assert rig.tree.discarded == 1
     assert caplog.text.count("a step of its end failed") == 2
-    rig.log.raise_failure()
+    rig.log.reader_at(0).raise_if_output_lost()
+
+
+def live_delays(rig: JobRig) -> list[float]:
+    return [delay_s for timer, delay_s in rig.scheduler.timers if timer.callback]
 
 
 def test_repeated_stop_sends_sigterm_once_and_the_shortest_grace_applies() -> None:
     rig = JobRig()
     rig.job.request_stop(10)
     rig.job.request_stop(5)
-    assert rig.process.signals == [signal.SIGTERM, signal.SIGCONT]
-    assert [delay_s for timer, delay_s in rig.scheduler.timers if timer.callback] == [5]
+    assert rig.tree.terminations == 1
+    assert live_delays(rig) == [5]
     rig.job.request_stop(0)
     assert rig.tree.kills == 1
     assert not rig.scheduler.live_timers()
     rig.end_output()
     rig.exit(number=9)
     assert rig.job.status().signal == 9
+
+
+def test_longer_grace_of_a_second_stop_changes_nothing() -> None:
+    rig = JobRig()
+    rig.job.request_stop(5)
+    rig.scheduler.timers[0][0].due_s = 0.0  # due already
+    rig.job.request_stop(10)
+    assert live_delays(rig) == [5]
+    rig.scheduler.fire_after(5)
+    assert rig.tree.kills == 1
+    rig.job.request_stop(10)
+    assert not rig.scheduler.live_timers(), "a killed job has no grace"
+    rig.end_output()
+    rig.exit(number=9)
+
+
+def test_grace_of_a_stop_is_the_whole_trees_not_the_main_processs() -> None:
+    rig = JobRig()
+    rig.job.request_stop(10)
+    rig.exit(number=15, gone=False)
+    assert rig.tree.kills == 0, "the rest of the tree is killed within its grace"
+    assert live_delays(rig) == [10]
+    assert rig.job.status().ended_at_s is None
+    os.write(rig.write_fd, b"last words")
+    rig.end_output()
+    rig.end_output()
+    assert not rig.job.wait_ended(0), "the tree has not ended"
+    rig.tree.gone = True
+    rig.scheduler.ready(TREE_FD)
+    assert rig.job.wait_ended(0)
+    assert (rig.job.status().signal, rig.tree.kills) == (15, 1)
+    assert rig.log.reader_at(0).read(100).data.tobytes() == b"last words"
+    assert not rig.scheduler.live_timers()
+
+
+def test_end_of_the_grace_kills_what_the_main_process_left_and_begins_the_drain() -> None:
+    rig = JobRig()
+    rig.job.request_stop(10)
+    rig.exit(3, gone=False)
+    rig.scheduler.fire_after(10)
+    assert rig.tree.kills == 1
+    assert live_delays(rig) == [DRAIN_MAX_S]
+    rig.scheduler.fire_after(DRAIN_MAX_S)
+    assert rig.job.status().exit_code == 3
+    rig.close_output()
+
+
+def test_second_stop_without_a_grace_kills_what_the_main_process_left() -> None:
+    rig = JobRig()
+    rig.job.request_stop(10)
+    rig.exit(gone=False)
+    rig.job.request_stop(0)
+    assert rig.tree.kills == 1
+    assert live_delays(rig) == [DRAIN_MAX_S]
+    rig.tree.gone = True
+    rig.end_output()
+    assert rig.job.wait_ended(0)
+
+
+def test_exit_that_no_stop_caused_kills_the_rest_at_once() -> None:
+    rig = JobRig()
+    rig.exit(gone=False)
+    assert rig.tree.kills == 1
+    rig.job.request_stop(10)
+    assert live_delays(rig) == [DRAIN_MAX_S], "a killed tree has no grace"
+    assert rig.tree.terminations == 0
+    rig.tree.gone = True
+    rig.end_output()
+    assert rig.job.wait_ended(0)
+
+
+def test_tree_that_may_not_be_signalled_is_killed_at_the_end_of_the_grace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = JobRig()
+    rig.tree.refuses_terms = True
+    rig.job.request_stop(5)
+    assert "job id: SIGTERM did not reach its whole tree" in caplog.text
+    assert live_delays(rig) == [5]
+    rig.scheduler.fire_after(5)
+    assert rig.tree.kills == 1
+    rig.end_output()
+    rig.exit(number=9)
+    assert rig.job.wait_ended(0)
+
+
+def test_output_is_counted_while_it_is_written_and_gives_way_once_its_job_has_ended() -> None:
+    memory = OutputMemory(10)
+    rig, later = JobRig(memory=memory), JobRig(memory=memory)
+    for each in (rig, later):
+        os.write(each.write_fd, b"12345")
+        each.output_ready()
+    assert memory.total_bytes() == 10
+    for each in (rig, later):
+        each.end_output()
+        each.exit()
+    third = JobRig(memory=memory)
+    os.write(third.write_fd, b"6")
+    third.output_ready()
+    assert [each.log.held_bytes() for each in (rig, later, third)] == [0, 5, 1]
+    third.end_output()
+    third.exit()

@@ -14,7 +14,7 @@ OPTIONAL = st.none() | st.integers(1, 2**31)
 
 @given(offset=U64, data=st.binary(max_size=300), missed=U64)
 def test_encode_output_equals_protobufs_encoding(offset: int, data: bytes, missed: int) -> None:
-    encoded = wire.encode_output(Chunk(offset, data, missed))
+    encoded = wire.encode_output(Chunk(offset, memoryview(data), missed))
     expected = pb.StreamLogsResponse(message=data, offset=offset, missed_bytes=missed)
     assert pb.StreamLogsResponse.FromString(encoded) == expected
     assert len(encoded) == len(expected.SerializeToString())

@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.log import append
 from tests.support.service import Certificates, running_server
 from worker_service.config import Settings
 from worker_service.follow import ByteBudget, follow
@@ -84,7 +85,7 @@ def test_reader_that_keeps_up_misses_nothing_of_a_retention_below_the_flush_size
     reader = threading.Thread(target=read)
     reader.start()
     for _ in range(10):
-        log.append(bytes(50_000))
+        append(log, bytes(50_000))
         assert received.acquire(timeout=10)
     log.close()
     reader.join()

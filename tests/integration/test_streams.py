@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support.service import audit_lines, wait_until
+from worker_service import log as log_module
 from worker_service.client import CallError, Client, Start
-from worker_service.log import LogReader, OutputLog
+from worker_service.log import LogReader
 from worker_service.server import Server
 
 READY = "ready\n"
@@ -43,27 +44,42 @@ def test_cancelled_silent_stream_frees_its_slot_and_its_thread(
     admin.stop(job_id, grace_s=0)
 
 
-def test_stream_that_searches_its_tail_keeps_its_slot_until_its_thread_is_free(
+def test_cancel_frees_the_slot_of_a_stream_that_searches_its_tail_and_ends_the_search(
     server: Server, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = admin.start("true")
+    job_id = admin.start("head", ["-c", "5000000", "/dev/zero"])
+    admin.stop(job_id)
     taken = server.admission.taken()
     searching, go_on = threading.Event(), threading.Event()
-    reader_at_tail_lines = OutputLog.reader_at_tail_lines
+    searched: list[int] = []
 
-    def search_slowly(log: OutputLog, count: int) -> LogReader:
+    def search_slowly(memory: memoryview) -> int:
+        searched.append(len(memory))
         searching.set()
         assert go_on.wait(30)
-        return reader_at_tail_lines(log, count)
+        return 0
 
-    monkeypatch.setattr(OutputLog, "reader_at_tail_lines", search_slowly)
+    monkeypatch.setattr(log_module, "count_newlines", search_slowly)
+    ended = end_of_search(monkeypatch)
     try:
         with pytest.raises(CallError):
-            list(admin.stream(job_id, Start(tail_lines=2**63), timeout_s=1))
+            list(admin.stream(job_id, Start(tail_lines=2), timeout_s=1))
         assert searching.is_set()
-        for _ in range(10):  # on the same connection: the server has seen the cancel before them
-            admin.list_jobs()
-        assert server.admission.taken() == taken + 1
+        wait_until(lambda: server.admission.taken() == taken, "the slot to be free")
     finally:
         go_on.set()
-    wait_until(lambda: server.admission.taken() == taken, "the slot to be free")
+    assert ended.wait(10)
+    assert len(searched) == 1, "the search went on after its client was gone"
+
+
+def end_of_search(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set when a search for lines has ended."""
+    ended = threading.Event()
+    seek_tail_lines = LogReader.seek_tail_lines
+
+    def seek(reader: LogReader, count: int) -> None:
+        seek_tail_lines(reader, count)
+        ended.set()
+
+    monkeypatch.setattr(LogReader, "seek_tail_lines", seek)
+    return ended

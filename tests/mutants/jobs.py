@@ -5,9 +5,11 @@ from typing import Final
 from harness.mutation.mutation import Edit, Mutation
 from tests.mutants.nodes import (
     CGROUP,
+    FOLLOW,
     INHERITS,
     JOB,
     LOG,
+    MEMORY,
     SHORTAGE,
     SPAWN,
     WORKER,
@@ -42,53 +44,118 @@ MUTANTS: Final = (
         LOG + "test_cancel_before_the_wait_ends_it_at_once",
     ),
     Mutation(
-        "a hole is taken for data",
-        (
-            Edit(
-                "log.py",
-                "if start >= self._first_offset and len(data) == length:",
-                "if len(data) == length:",
-            ),
-        ),
-        LOG + "test_reader_overtaken_by_retention_during_a_read_gets_no_hole",
-    ),
-    Mutation(
         "missed bytes are not counted",
         (
             Edit(
                 "log.py",
-                "return Chunk(start, data, start - offset), at_end\n            # Overtaken",
-                "return Chunk(start, data, 0), at_end\n            # Overtaken",
+                "segment.memory[position : position + length], start - offset)",
+                "segment.memory[position : position + length], 0)",
             ),
         ),
         LOG + "test_reader_behind_retention_gets_the_number_of_missed_bytes",
     ),
     Mutation(
         "retention does not free memory",
-        (Edit("log.py", "if dropped >= PUNCH_STEP_BYTES:", "if dropped < 0:"),),
+        (Edit("log.py", "        del self._segments[:count]\n", ""),),
         LOG + "test_retention_frees_the_memory_of_dropped_bytes",
+    ),
+    Mutation(
+        "a small log keeps its whole segment",
+        (Edit("log.py", "            self._trim()\n", ""),),
+        LOG + "test_small_log_costs_no_more_than_its_bytes_once_it_is_closed",
+    ),
+    Mutation(
+        "a search for lines does not end with its client",
+        (
+            Edit(
+                "log.py",
+                "while position > first_offset and not cancelled.is_set():",
+                "while position > first_offset:",
+            ),
+        ),
+        LOG + "test_cancel_ends_the_search_for_lines",
+    ),
+    Mutation(
+        "each search for lines counts all newlines again",
+        (Edit("log.py", "newlines = segment.newlines if whole else None", "newlines = None"),),
+        LOG + "test_full_segment_is_searched_once_for_all_readers",
+    ),
+    Mutation(
+        "more lines than bytes are searched for",
+        (Edit("log.py", "if count >= position - first_offset:", "if count < 0:"),),
+        LOG + "test_no_byte_is_searched_for_more_lines_than_there_can_be",
+    ),
+    # The memory of all logs.
+    Mutation(
+        "the output memory has no bound",
+        (
+            Edit(
+                "output_memory.py",
+                "while self._total_bytes > self._limit_bytes:",
+                "while self._total_bytes < 0:",
+            ),
+        ),
+        MEMORY + "test_logs_of_ended_jobs_give_way_first_in_the_order_of_their_ends",
+    ),
+    Mutation(
+        "running jobs lose their output first",
+        (
+            Edit(
+                "output_memory.py",
+                "        if self._ended:\n",
+                "        if self._ended and not self._running:\n",
+            ),
+        ),
+        MEMORY + "test_logs_of_ended_jobs_give_way_first_in_the_order_of_their_ends",
+    ),
+    Mutation(
+        "the smallest log of a running job gives way",
+        (Edit("output_memory.py", "log = max(self._running", "log = min(self._running"),),
+        MEMORY + "test_largest_log_of_a_running_job_gives_way_next",
+    ),
+    Mutation(
+        "a forgotten log still counts",
+        (Edit("output_memory.py", "self._total_bytes -= logs.pop(log, 0)", "logs.pop(log, 0)"),),
+        MEMORY + "test_forgotten_log_frees_its_memory_and_its_readers_are_told",
+    ),
+    Mutation(
+        "a reader of a dropped log is told nothing",
+        (
+            Edit(
+                "log.py",
+                "return extent.end_offset - self.offset, extent.closed",
+                "return extent.end_offset - max(self.offset, extent.first_offset), extent.closed",
+            ),
+        ),
+        FOLLOW
+        + "test_reader_of_a_log_that_holds_nothing_any_more_gets_the_number_of_missed_bytes[None]",
+    ),
+    Mutation(
+        "a stream that does not follow hides lost output",
+        (
+            Edit(
+                "follow.py",
+                "            if closed and pending_bytes == 0:\n                reader.raise",
+                "            if closed and pending_bytes == 0 and until_offset is None:\n                reader.raise",
+            ),
+        ),
+        FOLLOW + "test_lost_output_is_an_error_also_for_a_stream_that_does_not_follow",
+    ),
+    Mutation(
+        "a container's memory limit is not seen",
+        (Edit("host_memory.py", "smallest_bytes = min(smallest_bytes, int(text))", "pass"),),
+        "tests/impl/test_host_memory.py::test_smallest_limit_of_any_cgroup_counts",
     ),
     Mutation(
         "the end of output is announced one byte short",
         (
             Edit(
                 "log.py",
-                "self._end_offset = end_offset\n            woken = self._take_ready()",
-                "self._end_offset = end_offset - 1\n            woken = self._take_ready()",
+                "            self._end_offset += count\n",
+                "            self._end_offset += max(0, count - 1)\n",
             ),
         ),
         LOG + "TestLog::runTest",
-    ),
-    Mutation(
-        "output in memory is lost without a descriptor",
-        (
-            Edit(
-                "log.py",
-                "            if error.errno not in NO_DESCRIPTOR:\n                raise\n",
-                "            raise\n",
-            ),
-        ),
-        LOG + "test_append_without_a_descriptor_stays_in_memory[None]",
     ),
     # Jobs.
     Mutation(
@@ -129,15 +196,15 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        self._kill()\n        self._drain",
-                "        self._cancel(self._kill_timer)\n        self._drain",
+                "            self._tree.kill()\n",
+                "            self._exit is None and self._tree.kill()\n",
             ),
         ),
         WORKER + "test_daemon_in_the_group_is_killed_with_the_main_process",
     ),
     Mutation(
         "a paused process is not continued by a stop",
-        (Edit("job.py", "            self._process.signal_group(signal.SIGCONT)\n", ""),),
+        (Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),),
         WORKER + "test_job_paused_with_sigstop_can_be_stopped",
     ),
     Mutation(
@@ -145,32 +212,64 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._grace_timer = self._scheduler.call_later(grace_s, self._kill)",
                 "self._kill()",
             ),
         ),
         WORKER + "test_tree_that_ignores_sigterm_is_killed_after_the_grace",
     ),
     Mutation(
-        "a job is killed if its output needs a descriptor",
-        (Edit("job.py", "if error.errno in NO_DESCRIPTOR:", "if error.errno == errno.EPERM:"),),
-        SHORTAGE + "test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives",
-    ),
-    Mutation(
-        "a waiting pipe stays watched",
+        "a stop kills what the main process leaves within its grace",
         (
             Edit(
                 "job.py",
-                "        self._scheduler.unwatch(self._output_fd)\n        self._output_timer",
-                "        self._output_timer",
+                "        if self._grace_timer is None:\n            self._kill()\n",
+                "        self._kill()\n",
             ),
         ),
-        SHORTAGE + "test_output_without_a_descriptor_waits_in_its_pipe_and_the_job_lives",
+        JOB + "test_grace_of_a_stop_is_the_whole_trees_not_the_main_processs",
     ),
     Mutation(
-        "waiting output is lost at the end of the drain",
-        (Edit("job.py", "            self._take_rest()\n", "            self._close_output()\n"),),
-        SHORTAGE + "test_full_pipe_is_kept_in_memory_if_no_descriptor_returns_in_time",
+        "an outside process holds a stopped job's output open for ever",
+        (
+            Edit(
+                "job.py",
+                "if self._exit is not None and self._drain_timer is None:",
+                "if self._exit is not None and not self._killed:",
+            ),
+        ),
+        JOB + "test_end_of_the_grace_kills_what_the_main_process_left_and_begins_the_drain",
+    ),
+    Mutation(
+        "a group is not killed before its leader is reaped",
+        (Edit("job.py", "            if not self._killed:\n", "            if self._killed:\n"),),
+        JOB + "test_grace_of_a_stop_is_the_whole_trees_not_the_main_processs",
+    ),
+    Mutation(
+        "a process that may not be signalled ends the stop",
+        (
+            Edit(
+                "job.py",
+                "            self._tree.terminate()\n        except OSError as error:",
+                "            self._tree.terminate()\n        except KeyError as error:",
+            ),
+        ),
+        JOB + "test_tree_that_may_not_be_signalled_is_killed_at_the_end_of_the_grace",
+    ),
+    Mutation(
+        "output is not counted",
+        (Edit("job.py", "        self._memory.written(self.log)\n", ""),),
+        JOB + "test_output_is_counted_while_it_is_written_and_gives_way_once_its_job_has_ended",
+    ),
+    Mutation(
+        "the ends of jobs are not counted",
+        (Edit("job.py", "            self._memory.ended(self.log)\n", ""),),
+        JOB + "test_output_is_counted_while_it_is_written_and_gives_way_once_its_job_has_ended",
+    ),
+    Mutation(
+        "only a part of the pipe is read at the end of the drain",
+        (Edit("job.py", "while left_bytes > 0 and (count", "if left_bytes > 0 and (count"),),
+        SHORTAGE + "test_full_pipe_is_kept_at_the_end_of_the_drain",
     ),
     Mutation(
         "a failed kill is not retried",
@@ -198,12 +297,12 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a kill opens its file only then",
-        (Edit("job.py", "kill_through(self._kill_fd)", "self._cgroup.kill()"),),
+        (Edit("tree.py", "kill_through(self._kill_fd)", "self._cgroup.kill()"),),
         SHORTAGE + "test_ending_a_job_opens_no_descriptor",
     ),
     Mutation(
         "OOM kills are read by opening a file at the job's end",
-        (Edit("job.py", "self._cgroup.usage(self._memory_events_fd)", "self._cgroup.usage()"),),
+        (Edit("tree.py", "self._cgroup.usage(self._memory_events_fd)", "self._cgroup.usage()"),),
         SHORTAGE + "test_ending_a_job_opens_no_descriptor",
     ),
     Mutation(
@@ -327,8 +426,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "{key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}",
-                "dict(os.environ)",
+                "{key: os.environb[key] for key in INHERITED_VARIABLES if key in os.environb}",
+                "dict(os.environb)",
             ),
         ),
         INHERITS,

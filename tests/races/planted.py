@@ -111,14 +111,18 @@ PLANTED = (
         (DFS, PCT),
     ),
     planted_race(
-        "the end offset is published before the bytes", "log.follow", LOG, """\
-         with self._lock:
-+            self._end_offset += len(data)
+        "the end offset is published before the bytes", "log.segments", LOG, """\
+-        count = os.readv(pipe_fd, (self._unused_memory()[:max_bytes],))
++        memory = self._unused_memory()[:max_bytes]
 +        with self._lock:
-+            self._end_offset -= len(data)
-             if self._inline is None:  # only the writer moves the log, and the writer is here
++            self._end_offset += 1
++        count = os.readv(pipe_fd, (memory,))
++        with self._lock:
++            self._end_offset -= 1
+         with self._lock:
+             self._end_offset += count
 """,
-        (DETECTOR, DFS, PCT),
+        (DETECTOR, DFS, RANDOM, PCT),
     ),
     planted_race(
         "the extent is read without the lock", "log.order", LOG, """\
@@ -129,30 +133,55 @@ PLANTED = (
         (DETECTOR, DFS, PCT, HISTORY),
     ),
     planted_race(
-        "the buffer is freed before the memfd is published", "log.move", LOG, """\
--        with self._lock:
--            self._memfd = memfd
--            self._inline = None
-+        self._inline = None
-+        self._memfd = memfd
-""",
-        (DETECTOR, DFS, RANDOM, PCT),
-    ),
-    planted_race(
-        "a reader does not recheck retention after its read", "log.punch", LOG, """\
--            if start >= self._first_offset and len(data) == length:
-+            if len(data) == length:
+        "a segment is dropped before the first offset is published", "log.drop", LOG, """\
+             dropped = self._segments.pop(0)
++        with self._lock:
+             end_offset = self._segments[0].start if self._segments else self._end_offset
 """,
         (DFS, PCT),
     ),
     planted_race(
-        "bytes are dropped before the first offset is published", "log.punch", LOG, """\
-     def _publish(self, end_offset: int) -> None:
-+        if self._retention_bytes is not None:
-+            punch_hole(self._memfd, 0, max(0, end_offset - self._retention_bytes))
-         with self._lock:
+        "a reader looks for its segment after the lock", "log.drop", LOG, """\
+                 return Chunk(start, memoryview(b""), start - offset)
++        if self:
+             segment = self._segment_at(start)
 """,
-        (DETECTOR, DFS, RANDOM),
+        (DETECTOR, DFS, PCT),
+    ),
+    planted_race(
+        "a retention is applied after the end is published", "log.order", LOG, """\
+             self._end_offset += count
++        with self._lock:
+             dropped = self._take_dropped()
+""",
+        (DFS, PCT, HISTORY),
+    ),
+    planted_race(
+        "a closed log is trimmed without the lock", "log.follow", LOG, """\
+             self._failure = failure
+-            self._trim()
+             woken = list(self._waiting)
+             self._waiting.clear()
++        self._trim()
+""",
+        (DETECTOR,),
+    ),
+    planted_race(
+        "a search for lines looks for its segment after the lock", "log.tail", LOG, """\
+                 if position <= self._first_offset:
+                     return self._first_offset
++            if self:
+                 segment = self._segment_at(position - 1)
+""",
+        (DETECTOR, DFS, PCT),
+    ),
+    planted_race(
+        "counted newlines are kept without the lock", "log.tails", LOG, """\
+-                    with self._lock:
+-                        segment.newlines = newlines
++                    segment.newlines = newlines
+""",
+        (DETECTOR,),
     ),
     planted_race(
         "two locks are acquired in two orders", "log.cancel-close", LOG, """\
@@ -183,9 +212,8 @@ PLANTED = (
     ),
     planted_race(
         "missed bytes are not reported", "log.retention", LOG, """\
-             if self._inline is not None or length <= 0:
--                return Chunk(start, self._inline_bytes(start, length), start - offset), at_end
-+                return Chunk(start, self._inline_bytes(start, length), 0), at_end
+-            return Chunk(start, segment.memory[position : position + length], start - offset)
++            return Chunk(start, segment.memory[position : position + length], 0)
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
@@ -206,8 +234,8 @@ PLANTED = (
     ),
     planted_race(
         "a stop does not wait for the job's end", "job.two-stops", WORKER, """\
--        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
-+        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S) if job is None else False:
+-        ended = job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S, given_up)
++        ended = True
 """,
         (DETECTOR, DFS, RANDOM, PCT),
     ),
@@ -283,8 +311,10 @@ PLANTED = (
     planted_race(
         "the job table is written without its lock", "worker.list", WORKER, """\
 -            with self._lock:
--                self._jobs[status.job_id] = job
-+            self._jobs[status.job_id] = job
+-                job.number = next(self._numbers)
+-                self._jobs[job.status().job_id] = job
++            job.number = next(self._numbers)
++            self._jobs[job.status().job_id] = job
 """,
         (DETECTOR,),
     ),

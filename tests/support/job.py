@@ -7,6 +7,7 @@ import signal
 from worker_service.cgroup import Usage
 from worker_service.job import Job, JobStatus, State
 from worker_service.log import OutputLog
+from worker_service.output_memory import OutputMemory
 from worker_service.reactor import Callback, Scheduler, Timer
 from worker_service.spawn import Command, ExitStatus
 from worker_service.tree import Process, ProcessTree
@@ -104,14 +105,19 @@ class FakeTree:
         self.main: Process = process
         self.process = process
         self.kills = 0
+        self.terminations = 0
         self.refuses = False
+        self.refuses_terms = False
         self.gone = False
         self.discarded = 0
 
     def terminate(self) -> None:
         require(not self.discarded, "a removed cgroup is not signalled")
-        self.process.signal_group(signal.SIGTERM)
-        self.process.signal_group(signal.SIGCONT)
+        require(not self.process.reaped, "a tree is signalled while its leader keeps the pid")
+        self.terminations += 1
+        require(self.terminations == 1, "a second SIGTERM means to hurry")
+        if self.refuses_terms:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def kill(self) -> None:
         require(not self.discarded, "a removed cgroup is not killed")
@@ -148,7 +154,12 @@ class JobRig:
     """A job that has begun, unless `begins` is false, and its controls."""
 
     def __init__(
-        self, log: OutputLog | None = None, tree: ProcessTree | None = None, *, begins: bool = True
+        self,
+        log: OutputLog | None = None,
+        tree: ProcessTree | None = None,
+        *,
+        memory: OutputMemory | None = None,
+        begins: bool = True,
     ) -> None:
         self.read_fd, self.write_fd = os.pipe2(os.O_NONBLOCK)
         self.log = log or OutputLog()
@@ -161,6 +172,7 @@ class JobRig:
             tree=tree or self.tree,
             output_fd=self.read_fd,
             log=self.log,
+            memory=memory or OutputMemory(2**40),
             scheduler=self.scheduler,
         )
         if begins:

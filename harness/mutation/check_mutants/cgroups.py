@@ -21,7 +21,9 @@ _VALIDATION: Final = (
         "leaves the cgroup of a start whose limits the kernel refused",
         (
             Edit(
-                "hierarchy.py", "            path.rmdir()\n            raise\n", "            raise\n"
+                "hierarchy.py",
+                "            path.rmdir()\n            raise\n",
+                "            raise\n",
             ),
         ),
         "limits.impossible",
@@ -154,8 +156,8 @@ _LIFECYCLE: Final = (
         (
             Edit(
                 "job.py",
-                "        self._kill()\n        self._drain_timer",
-                "        self._cancel(self._kill_timer)\n        self._drain_timer",
+                "            self._tree.kill()\n",
+                "            self._exit is None and self._tree.kill()\n",
             ),
         ),
         "limits.daemons-at-exit",
@@ -216,8 +218,9 @@ _LIFECYCLE: Final = (
         (
             Edit(
                 "job.py",
-                "        if self._exit is not None:\n            return\n        if grace_s <= 0:\n",
-                "        if self._exit is not None:\n"
+                "        if self._status.ended_at_s is not None:\n            return\n"
+                "        if grace_s <= 0:\n",
+                "        if self._status.ended_at_s is not None:\n"
                 "            try:\n"
                 "                os.kill(self._process.pid, signal.SIGKILL)\n"
                 "            except OSError:\n"

@@ -55,7 +55,7 @@ MUTANTS: Final = (
         "answers NOT_FOUND for a file that exists and cannot be run",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "errors.CannotExecuteError: grpc.StatusCode.FAILED_PRECONDITION",
                 "errors.CannotExecuteError: grpc.StatusCode.NOT_FOUND",
             ),
@@ -67,8 +67,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                'raise CannotExecuteError(f"command {name!r}: {os.strerror(number)} (errno {number})")',
-                'raise CannotExecuteError(f"command {name!r} cannot be run")',
+                "        raise CannotExecuteError(text)\n",
+                '        raise CannotExecuteError("it cannot be run")\n',
             ),
         ),
         LIFECYCLE + "bad-commands",
@@ -77,7 +77,7 @@ MUTANTS: Final = (
         "answers UNKNOWN for a missing program",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "errors.CommandNotFoundError: grpc.StatusCode.NOT_FOUND",
                 "errors.CommandNotFoundError: grpc.StatusCode.UNKNOWN",
             ),
@@ -94,10 +94,10 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "        if working_directory is not None:\n            directory = os.fsencode",
-                "        if working_directory is None:\n            directory = os.fsencode",
+                "        if working_directory is not None:\n            directory = _encoded",
+                "        if working_directory is None:\n            directory = _encoded",
             ),
-            Edit("spawn.py", "fsencode(working_directory)", "fsencode(working_directory or '.')"),
+            Edit("spawn.py", "_encoded(working_directory)", "_encoded(working_directory or '.')"),
         ),
         LIFECYCLE + "surroundings",
     ),
@@ -111,8 +111,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "argv = _string_array([command.name, *command.arguments])",
-                "argv = _string_array([command.name, *map(os.path.expandvars, command.arguments)])",
+                "_encoded(word) for word in (command.name",
+                "os.path.expandvars(_encoded(word)) for word in (command.name",
             ),
         ),
         LIFECYCLE + "literal",
@@ -121,7 +121,7 @@ MUTANTS: Final = (
         "answers UNKNOWN for an unknown job",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "errors.JobNotFoundError: grpc.StatusCode.NOT_FOUND",
                 "errors.JobNotFoundError: grpc.StatusCode.UNKNOWN",
             ),
@@ -150,8 +150,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "{key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}",
-                "dict(os.environ)",
+                "{key: os.environb[key] for key in INHERITED_VARIABLES if key in os.environb}",
+                "dict(os.environb)",
             ),
         ),
         LIFECYCLE + "inheritance",
@@ -211,8 +211,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        self._kill()\n        self._drain",
-                "        self._cancel(self._kill_timer)\n        self._drain",
+                "            self._tree.kill()\n",
+                "            self._exit is None and self._tree.kill()\n",
             ),
         ),
         LIFECYCLE + "background",
@@ -233,8 +233,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        self._kill()\n        self._drain_timer = self._scheduler.call_later("
-                "DRAIN_MAX_S, self._on_drain_timeout)\n",
+                "        if self._grace_timer is None:\n            self._kill()\n",
                 "",
             ),
         ),
@@ -281,8 +280,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
-                "self._kill_timer = self._scheduler.call_later(grace_s + 15, self._kill)",
+                "self._grace_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._grace_timer = self._scheduler.call_later(grace_s + 15, self._kill)",
             ),
         ),
         LIFECYCLE + "escalates",
@@ -292,7 +291,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._grace_timer = self._scheduler.call_later(grace_s, self._kill)",
                 "self._kill()",
             ),
         ),
@@ -303,8 +302,9 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        if self._kill_timer is None:\n",
-                "        if self._exit is None:\n",
+                "self._grace_timer.due_s <= time.monotonic() + grace_s:\n",
+                "self._grace_timer.due_s <= time.monotonic() + grace_s:\n"
+                "            self._terminate()\n",
             ),
         ),
         LIFECYCLE + "concurrent-stops",
@@ -314,8 +314,9 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        if self._exit is not None:\n            return\n        if grace_s <= 0:",
-                "        if self._exit is not None:\n"
+                "        if self._status.ended_at_s is not None:\n            return\n"
+                "        if grace_s <= 0:",
+                "        if self._status.ended_at_s is not None:\n"
                 "            self._status = replace(self._status, state=State.SIGNALED, signal=15)\n"
                 "            return\n        if grace_s <= 0:",
             ),
@@ -337,11 +338,11 @@ MUTANTS: Final = (
     Mutation(
         "cannot stop a job paused with SIGSTOP",
         (
-            Edit("job.py", "            self._process.signal_group(signal.SIGCONT)\n", ""),
+            Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),
             Edit(
                 "job.py",
-                "self._kill_timer = self._scheduler.call_later(grace_s, self._kill)",
-                "self._kill_timer = self._scheduler.call_later(grace_s + 90, self._kill)",
+                "self._grace_timer = self._scheduler.call_later(grace_s, self._kill)",
+                "self._grace_timer = self._scheduler.call_later(grace_s + 90, self._kill)",
             ),
         ),
         LIFECYCLE + "stopped-job",
@@ -386,5 +387,20 @@ MUTANTS: Final = (
         "dies of the signals of a terminal, and leaves its jobs running",
         (Edit("server.py", ", signal.SIGHUP, signal.SIGQUIT)\n", ")\n"),),
         LIFECYCLE + "terminal-signals",
+    ),
+    Mutation(
+        "reports the start of a job as its end",
+        (Edit("job.py", "ended_at_s=self._exited_at_s,", "ended_at_s=self._status.started_at_s,"),),
+        LIFECYCLE + "record",
+    ),
+    Mutation(
+        "lists a job without its arguments",
+        (Edit("service.py", "        command_args=status.command.arguments,\n", ""),),
+        LIFECYCLE + "record",
+    ),
+    Mutation(
+        "answers a stop that succeeded without saying so",
+        (Edit("service.py", "success=True", "success=False"),),
+        LIFECYCLE + "record",
     ),
 )

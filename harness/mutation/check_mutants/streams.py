@@ -15,10 +15,10 @@ MUTANTS: Final = (
         (
             Edit(
                 "log.py",
-                "        data = os.pread(self._memfd, length, start)\n        with self._lock:\n"
-                "            if start",
-                "        data = os.pread(self._memfd, length, self._end_offset - length)\n"
-                "        with self._lock:\n            if start",
+                "                self._segments.append(last)\n",
+                "                if self._segments:\n"
+                "                    last.memory = self._segments[-1].memory\n"
+                "                self._segments.append(last)\n",
             ),
         ),
         STREAMS + "many",
@@ -134,7 +134,13 @@ MUTANTS: Final = (
     ),
     Mutation(
         "does not kill the children of an ended job",
-        (Edit("job.py", "        self._kill()\n        self._drain", "        self._drain"),),
+        (
+            Edit(
+                "job.py",
+                "            self._tree.kill()\n",
+                "            self._exit is None and self._tree.kill()\n",
+            ),
+        ),
         STREAMS + "survivor",
     ),
     Mutation(
@@ -215,8 +221,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "wire.py",
-                "parts = [_OFFSET_TAG, _varint(chunk.offset)]",
-                "parts = [_OFFSET_TAG, _varint(chunk.offset + 1)]",
+                "= [_OFFSET_TAG, _varint(chunk.offset)]",
+                "= [_OFFSET_TAG, _varint(chunk.offset + 1)]",
             ),
         ),
         STREAMS + "resume",
@@ -248,8 +254,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "log.py",
-                '            if newest and data.endswith(b"\\n"):',
-                '            if newest and data.endswith(b"\\r"):',
+                "            wanted += 1  # it ends",
+                "            wanted += 0  # it ends",
             ),
         ),
         STREAMS + "tails",
@@ -300,8 +306,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "follow.py",
-                'f"max capacity reached: {self._maximum} streams are open, the maximum of this "',
-                'f"{self._maximum} streams are open, the maximum of this "',
+                'f"max capacity reached: {self._maximum} {self._state}',
+                'f"{self._maximum} {self._state}',
             ),
         ),
         STREAMS + "capacity",
@@ -310,7 +316,11 @@ MUTANTS: Final = (
         "keeps a cancelled stream's slot",
         (
             Edit("service.py", CANCEL, "if not context.is_active():"),
-            Edit("service.py", "if context.add_callback(slot.release):", "if context.is_active():"),
+            Edit(
+                "gate.py",
+                "                context.add_callback(slot.release)\n",
+                "                pass\n",
+            ),
         ),
         STREAMS + "cancel",
     ),
@@ -341,7 +351,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "does not free the memory of dropped output",
-        (Edit("log.py", "        if dropped >= PUNCH_STEP_BYTES:\n", "        if dropped < 0:\n"),),
+        (Edit("log.py", "        del self._segments[:count]\n", ""),),
         STREAMS + "retention",
     ),
     Mutation(
@@ -349,8 +359,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "log.py",
-                "return Chunk(start, data, start - offset), at_end\n            # Overtaken",
-                "return Chunk(start, data, 0), at_end\n            # Overtaken",
+                "segment.memory[position : position + length], start - offset)",
+                "segment.memory[position : position + length], 0)",
             ),
         ),
         STREAMS + "retention",

@@ -7,6 +7,7 @@ from harness.races.instrumentation import Watch
 from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
+from tests.support.log import append
 from worker_service import follow as follow_module
 from worker_service import log as log_module
 from worker_service.errors import CapacityReachedError
@@ -127,7 +128,7 @@ def a_stream_against_its_cancel() -> None:
             data.extend(chunk.data)
 
     def writer() -> None:
-        log.append(b"abc")
+        append(log, b"abc")
         log.close()
 
     run_threads(stream, writer, reader.cancel)

@@ -65,7 +65,7 @@ def wait_for_end(worker: Worker, job_id: str) -> JobStatus:
 
 
 def output(worker: Worker, job_id: str) -> bytes:
-    return worker.log(job_id).reader_at(0).read(100).data
+    return worker.log(job_id).reader_at(0).read(100).data.tobytes()
 
 
 def a_stop_races_with_the_end() -> None:
@@ -138,7 +138,7 @@ def a_stream_against_the_end() -> None:
     kernel = Kernel()
     process = FakeProcess(kernel, words=b"out")
     # The reactor needs several turns for the output, so the exit can come between them.
-    one_byte_a_turn = mock.patch.object(job_module, "SPLICE_MAX_BYTES", 1)
+    one_byte_a_turn = mock.patch.object(job_module, "READ_MAX_BYTES", 1)
     with one_byte_a_turn, a_worker(process, kernel=kernel) as worker:
         job_id = start_job(worker)
 

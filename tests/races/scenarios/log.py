@@ -1,6 +1,7 @@
-"""The output log: one writer, readers, close, cancel, retention, and the move to a memfd."""
+"""The output log: one writer, readers, close, cancel, segments, and output that is dropped."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from unittest import mock
 
@@ -8,8 +9,9 @@ from harness.races.instrumentation import Watch
 from harness.races.linearizability import Model, Operation, OperationHistory
 from harness.races.scenario import Scenario
 from tests.races.support import run_threads
+from tests.support.log import append
 from worker_service import log as log_module
-from worker_service.log import LogReader, OutputLog
+from worker_service.log import LogReader, OutputLog, _Segment
 
 WORDS = (b"ab", b"cde", b"f")
 MISSING = b"."  # replaces each byte that was reported as missed
@@ -17,7 +19,7 @@ MISSING = b"."  # replaces each byte that was reported as missed
 
 def write(log: OutputLog) -> None:
     for word in WORDS:
-        log.append(word)
+        append(log, word)
     log.close()
 
 
@@ -33,8 +35,8 @@ def read_all(log: OutputLog, wanted_bytes: int = 1) -> bytes:
             reader.wait(wanted_bytes)
             continue
         chunk = reader.read(4)
-        assert chunk.data, "a read returned nothing though bytes were pending"
         data += MISSING * chunk.missed_bytes
+        assert chunk.data or chunk.missed_bytes, "a read returned nothing though bytes were pending"
         assert chunk.offset == len(data), f"offset {chunk.offset} after {len(data)} bytes"
         data += chunk.data
 
@@ -96,8 +98,18 @@ def a_wait_is_cancelled_beside_a_close() -> None:
     run_threads(follower, reader.cancel, writer)
 
 
-def the_log_moves() -> None:
-    with mock.patch.object(log_module, "INLINE_MAX_BYTES", 3):
+@contextmanager
+def segments_of(size_bytes: int) -> Iterator[None]:
+    """Make segments so small that the words need several."""
+    with (
+        mock.patch.object(log_module, "SEGMENT_MIN_BYTES", size_bytes),
+        mock.patch.object(log_module, "SEGMENT_MAX_BYTES", size_bytes),
+    ):
+        yield
+
+
+def the_log_has_several_segments() -> None:
+    with segments_of(2):
         a_reader_follows()
 
 
@@ -105,48 +117,74 @@ def is_a_view_of_the_words(data: bytes) -> None:
     wanted = b"".join(WORDS)
     assert len(data) == len(wanted), data
     for got, want in zip(data, wanted, strict=True):
-        assert got in {want, MISSING[0]}, f"{data!r}: a hole was returned as data"
+        assert got in {want, MISSING[0]}, f"{data!r}: other bytes than the job's"
 
 
 def retention_passes_a_reader() -> None:
-    log = OutputLog(retention_bytes=2)
+    with segments_of(2):
+        log = OutputLog(retention_bytes=2)
 
-    def writer() -> None:
-        write(log)
+        def writer() -> None:
+            write(log)
 
-    def reader() -> None:
-        is_a_view_of_the_words(read_all(log))
+        def reader() -> None:
+            is_a_view_of_the_words(read_all(log))
 
-    run_threads(writer, reader)
-
-
-class Pages:
-    """A stand-in for the memfd's memory, accessed by every read and every punch."""
-
-    def __init__(self) -> None:
-        self.content = 0
+        run_threads(writer, reader)
 
 
-def retention_punches_below_a_reader() -> None:
-    """Punch a memfd, which is read outside the lock; real holes are pages, so it writes zeros."""
-    pages = Pages()
-    pread = os.pread
+def a_log_is_dropped_below_a_reader() -> None:
+    with segments_of(3):
+        log = OutputLog()
 
-    def punch(fd: int, offset: int, length: int) -> None:
-        pages.content += 1
-        os.pwrite(fd, bytes(length), offset)
+        def writer() -> None:
+            write(log)
+            while log.held_bytes():
+                log.drop_oldest()
 
-    def read(fd: int, length: int, offset: int) -> bytes:
-        assert pages.content >= 0
-        return pread(fd, length, offset)
+        def reader() -> None:
+            is_a_view_of_the_words(read_all(log))
 
-    with (
-        mock.patch.object(log_module, "INLINE_MAX_BYTES", 1),
-        mock.patch.object(log_module, "PUNCH_STEP_BYTES", 1),
-        mock.patch.object(log_module, "punch_hole", punch),
-        mock.patch.object(os, "pread", read),
-    ):
-        retention_passes_a_reader()
+        run_threads(writer, reader)
+
+
+def a_reader_searches_the_tail() -> None:
+    log = OutputLog(retention_bytes=4)
+    with segments_of(2):
+        append(log, b"a\nb\n")
+
+        def writer() -> None:
+            append(log, b"c\n")
+            log.close()
+
+        def searcher() -> None:
+            reader = log.reader_at(0)
+            reader.seek_tail_lines(1)
+            data = b""
+            while True:
+                chunk = reader.read(10)
+                data += chunk.data
+                if not chunk.data:
+                    break
+            assert data in {b"b\n", b"c\n", b"b\nc\n"}, data
+
+        run_threads(writer, searcher)
+
+
+def two_readers_search_the_tail() -> None:
+    with segments_of(2):
+        log = OutputLog()
+        append(log, b"a\nbcd\n")
+
+        def searcher() -> None:
+            reader = log.reader_at(0)
+            reader.seek_tail_lines(1)
+            assert reader.offset == 2, reader.offset
+
+        def second_searcher() -> None:
+            searcher()
+
+        run_threads(searcher, second_searcher)
 
 
 class LogModel(Model):
@@ -177,7 +215,7 @@ def appends_and_extents_have_an_order() -> None:
 
     def writer() -> None:
         for word in WORDS[:2]:
-            history.call("writer", "append", len(word), partial(log.append, word))
+            history.call("writer", "append", len(word), partial(append, log, word))
         history.call("writer", "close", None, log.close)
 
     def reader() -> None:
@@ -188,10 +226,7 @@ def appends_and_extents_have_an_order() -> None:
     history.require_linearizable(LogModel())
 
 
-WATCH = Watch(
-    (OutputLog, LogReader, Pages),
-    atomic={"Pages.content": "the kernel's memory: a read gets bytes before a punch, a hole after"},
-)
+WATCH = Watch((OutputLog, LogReader, _Segment))
 
 
 scenario = partial(Scenario, explores=(log_module,), watch=WATCH)
@@ -205,14 +240,25 @@ SCENARIOS = (
         "log.cancel-close", "A wait returns on a cancel, on a close, and on both at once.",
         a_wait_is_cancelled_beside_a_close,
     ),
-    scenario("log.move", "No byte is lost while a log moves to a memfd.", the_log_moves),
+    scenario(
+        "log.segments", "A reader gets every byte once, in order, of a log of several segments.",
+        the_log_has_several_segments,
+    ),
     scenario(
         "log.retention", "Missed bytes are reported exactly; all others are right.",
         retention_passes_a_reader,
     ),
     scenario(
-        "log.punch", "A reader that retention overtakes never gets a hole as data.",
-        retention_punches_below_a_reader,
+        "log.drop", "A reader of a log that is dropped gets its bytes or the number of them.",
+        a_log_is_dropped_below_a_reader,
+    ),
+    scenario(
+        "log.tail", "A search for lines finds a line's start while output is added and dropped.",
+        a_reader_searches_the_tail,
+    ),
+    scenario(
+        "log.tails", "Two searches for lines share what each has counted.",
+        two_readers_search_the_tail,
     ),
     scenario(
         "log.order", "Appends and extents are linearizable: one order explains every answer.",
