@@ -4,6 +4,9 @@ Guarantees for the child: only descriptors 0 to 2 (input is /dev/null; output an
 same pipe, so they keep their order), its own session and process group, no blocked or ignored
 signals, exactly the environment that was given.
 
+Texts are UTF-8 here, whatever the locale of the server: a client cannot know it. Variables that a
+job inherits keep their bytes.
+
 No Python code runs between fork and exec: `pidfd_spawn` of glibc >= 2.39 calls clone3 with
 CLONE_INTO_CGROUP and returns a pidfd; without a cgroup, `posix_spawn` of glibc >= 2.34 is enough.
 Both suspend only the calling thread. Sources: posix_spawn(3), clone(2).
@@ -47,9 +50,9 @@ _ALL_SIGNALS: Final = sum(
     1 << number - 1 for number in range(1, 65) if number not in {signal.SIGKILL, signal.SIGSTOP}
 ).to_bytes(_SIGSET_BYTES, "little")
 
-DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH: Final = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What a job inherits of the server's environment; nothing else, which may be secret.
-INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+INHERITED_VARIABLES: Final = (b"PATH", b"HOME", b"LANG", b"LC_ALL", b"LC_CTYPE", b"TZ")
 
 # The kernel's limits (execve(2)): for one string, and for all of them. The second leaves room for
 # the program's stack below the usual RLIMIT_STACK.
@@ -98,7 +101,10 @@ def _check_strings(strings: Sequence[tuple[str, str]]) -> None:
     for label, text in strings:
         if "\0" in text:
             raise InvalidRequestError(f"{label} contains a NUL character; remove it")
-        size_bytes = len(os.fsencode(text))
+        try:
+            size_bytes = len(_encoded(text))
+        except UnicodeEncodeError:
+            raise InvalidRequestError(f"{label} contains a surrogate; use Unicode text") from None
         if size_bytes > ARGUMENT_MAX_BYTES:
             raise InvalidRequestError(
                 f"{label} has {size_bytes} bytes; Linux allows at most {ARGUMENT_MAX_BYTES}"
@@ -158,11 +164,19 @@ class Child:
             os.close(self.pidfd)
 
 
-def job_environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _readable(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def job_environment(extra: Mapping[str, str] | None) -> dict[bytes, bytes]:
     """Return a job's whole environment: the inherited variables and the requested ones."""
-    environment = {"PATH": DEFAULT_PATH}
-    environment |= {key: os.environ[key] for key in INHERITED_VARIABLES if key in os.environ}
-    environment |= extra or {}
+    environment = {b"PATH": DEFAULT_PATH}
+    environment |= {key: os.environb[key] for key in INHERITED_VARIABLES if key in os.environb}
+    environment |= {_encoded(key): _encoded(value) for key, value in (extra or {}).items()}
     return environment
 
 
@@ -184,9 +198,9 @@ def spawn(command: Command, output_fd: int, cgroup: Cgroup | None) -> Child:
     command.validate()
     _check_working_directory(command.working_directory)
     environment = job_environment(command.environment)
-    program = _find_program(command.name, environment["PATH"], command.working_directory)
-    argv = _string_array([command.name, *command.arguments])
-    envp = _string_array([f"{key}={value}" for key, value in environment.items()])
+    program = _find_program(command.name, environment[b"PATH"], command.working_directory)
+    argv = _string_array([_encoded(word) for word in (command.name, *command.arguments)])
+    envp = _string_array([key + b"=" + value for key, value in environment.items()])
     with (
         _file_actions(command.working_directory, output_fd) as actions,
         _attributes(cgroup) as attributes,
@@ -205,16 +219,14 @@ _SpawnResult = tuple[int, Child | None]
 
 
 def _posix_spawn(
-    program: str,
+    program: bytes,
     actions: ctypes.Array[ctypes.c_char],
     attributes: ctypes.Array[ctypes.c_char],
     argv: ctypes.Array[ctypes.c_char_p],
     envp: ctypes.Array[ctypes.c_char_p],
 ) -> _SpawnResult:
     pid = ctypes.c_int()
-    result = LIBC.posix_spawn(
-        ctypes.byref(pid), os.fsencode(program), actions, attributes, argv, envp
-    )
+    result = LIBC.posix_spawn(ctypes.byref(pid), program, actions, attributes, argv, envp)
     if result != 0:
         return result, None
     # Only this code reaps children, so the pid is still the child's even if it has ended.
@@ -227,24 +239,21 @@ def _posix_spawn(
 
 
 def _pidfd_spawn(
-    program: str,
+    program: bytes,
     actions: ctypes.Array[ctypes.c_char],
     attributes: ctypes.Array[ctypes.c_char],
     argv: ctypes.Array[ctypes.c_char_p],
     envp: ctypes.Array[ctypes.c_char_p],
 ) -> _SpawnResult:
     pidfd = ctypes.c_int(-1)
-    result = LIBC.pidfd_spawn(
-        ctypes.byref(pidfd), os.fsencode(program), actions, attributes, argv, envp
-    )
+    result = LIBC.pidfd_spawn(ctypes.byref(pidfd), program, actions, attributes, argv, envp)
     if result != 0:
         return result, None
     return 0, Child(LIBC.pidfd_getpid(pidfd.value), pidfd.value)
 
 
-def _string_array(strings: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
-    encoded = [os.fsencode(text) for text in strings]
-    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+def _string_array(strings: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+    return (ctypes.c_char_p * (len(strings) + 1))(*strings, None)
 
 
 def _must(result: int, function: str) -> None:
@@ -267,7 +276,7 @@ def _file_actions(
             LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),
         ]
         if working_directory is not None:
-            directory = os.fsencode(working_directory)
+            directory = _encoded(working_directory)
             results.append(LIBC.posix_spawn_file_actions_addchdir_np(actions, directory))
         for result in results:
             _must(result, "posix_spawn_file_actions")
@@ -303,7 +312,7 @@ def _check_working_directory(directory: str | None) -> None:
     if directory is None:
         return
     try:
-        mode = os.stat(directory).st_mode
+        mode = os.stat(_encoded(directory)).st_mode
     except OSError as error:
         raise CannotExecuteError(
             f"working_directory {directory!r}: {error.strerror} (errno {error.errno}); "
@@ -316,46 +325,45 @@ def _check_working_directory(directory: str | None) -> None:
         )
 
 
-def _find_program(name: str, path: str, working_directory: str | None) -> str:
+def _find_program(command_name: str, path: bytes, working_directory: str | None) -> bytes:
     """Return the program to execute: a name with a slash unchanged, others found in PATH.
 
     Raises:
         CommandNotFoundError: not found.
         CannotExecuteError: found, but a directory or without permission to execute.
     """
-    if "/" in name:
-        location = os.path.join(working_directory or "", name)
+    name = _encoded(command_name)
+    missing = f"command {command_name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT})"
+    if b"/" in name:
+        location = os.path.join(_encoded(working_directory or ""), name)
         if not os.path.lexists(location):
-            raise CommandNotFoundError(
-                f"command {name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT})"
-            )
+            raise CommandNotFoundError(missing)
         _check_executable(name, location)
         return name
-    refused = ""
-    for directory in path.split(":"):
-        candidate = os.path.join(directory or ".", name)
+    refused = b""
+    for directory in path.split(b":"):
+        candidate = os.path.join(directory or b".", name)
         if os.path.isfile(candidate):
             if os.access(candidate, os.X_OK):
                 return candidate
             refused = refused or candidate
     if refused:
         _check_executable(refused, refused)
-    raise CommandNotFoundError(
-        f"command {name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT}) in PATH={path}"
-    )
+    raise CommandNotFoundError(f"{missing} in PATH={_readable(path)}")
 
 
-def _check_executable(name: str, location: str) -> None:
+def _check_executable(name: bytes, location: bytes) -> None:
     if os.path.isdir(location) or not os.access(location, os.X_OK):
         number = errno.EISDIR if os.path.isdir(location) else errno.EACCES
-        raise CannotExecuteError(f"command {name!r}: {os.strerror(number)} (errno {number})")
+        text = f"command {_readable(name)!r}: {os.strerror(number)} (errno {number})"
+        raise CannotExecuteError(text)
 
 
 def _spawn_error(
-    number: int, program: str, command: Command, cgroup: Cgroup | None
+    number: int, program: bytes, command: Command, cgroup: Cgroup | None
 ) -> CannotExecuteError | HostExhaustedError | InvalidRequestError:
     """Return the error for a failed spawn; several causes share ENOENT."""
-    text = f"command {program!r}: {os.strerror(number)} (errno {number})"
+    text = f"command {_readable(program)!r}: {os.strerror(number)} (errno {number})"
     if number == errno.E2BIG:
         return InvalidRequestError(f"{text}; pass fewer arguments or variables")
     if number in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}:

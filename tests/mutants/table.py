@@ -8,6 +8,11 @@ and the test.
 from typing import Final
 
 from harness.mutation.mutation import Mutation
-from tests.mutants import calls, identity, jobs
+from tests.mutants import calls, identity, jobs, processes
 
-MUTANTS: Final[tuple[Mutation, ...]] = (*jobs.MUTANTS, *identity.MUTANTS, *calls.MUTANTS)
+MUTANTS: Final[tuple[Mutation, ...]] = (
+    *jobs.MUTANTS,
+    *processes.MUTANTS,
+    *identity.MUTANTS,
+    *calls.MUTANTS,
+)

@@ -1,0 +1,72 @@
+"""Faults in what the server does to processes: their words, their signals, their users."""
+
+from typing import Final
+
+from harness.mutation.mutation import Edit, Mutation
+from tests.mutants.nodes import LOCALE, TREE
+
+MUTANTS: Final = (
+    Mutation(
+        "texts are in the encoding of the server's locale",
+        (Edit("spawn.py", 'text.encode("utf-8", "surrogateescape")', "os.fsencode(text)"),),
+        LOCALE + "[C]",
+    ),
+    Mutation(
+        "a stop signals only the main process of a cgroup",
+        (
+            Edit(
+                "tree.py",
+                "found = [pid for pid in self._cgroup.processes() if pid not in signalled]",
+                "found = [pid for pid in self._cgroup.processes()[:1] if pid not in signalled]",
+            ),
+        ),
+        TREE + "test_each_process_of_the_cgroup_and_below_it_is_terminated_once",
+    ),
+    Mutation(
+        "a stop looks for the processes once",
+        (Edit("tree.py", "range(TERMINATE_ROUNDS_MAX)", "range(1)"),),
+        TREE + "test_process_forked_meanwhile_is_terminated",
+    ),
+    Mutation(
+        "a stop looks for processes without end",
+        (Edit("tree.py", "for _ in range(TERMINATE_ROUNDS_MAX):", "while True:"),),
+        TREE + "test_fork_bomb_is_given_up_after_some_rounds",
+    ),
+    Mutation(
+        "a stop signals whatever has the pid by now",
+        (Edit("tree.py", 'self._cgroup.path.name in _cgroup_of(pid).split("/")', "pid"),),
+        TREE + "test_process_that_reuses_a_pid_is_left_alone",
+    ),
+    Mutation(
+        "a forbidden process ends the stop",
+        (
+            Edit(
+                "tree.py",
+                "                        refused = error\n",
+                "                        raise\n",
+            ),
+        ),
+        TREE + "test_forbidden_process_keeps_no_other_from_being_terminated",
+    ),
+    Mutation(
+        "a forbidden process is not reported",
+        (Edit("tree.py", "        if refused is not None:\n            raise refused\n", ""),),
+        TREE + "test_forbidden_process_keeps_no_other_from_being_terminated",
+    ),
+    Mutation(
+        "without a descriptor nobody is signalled",
+        (
+            Edit(
+                "tree.py",
+                "            if self.main.pid not in signalled:\n",
+                "            if False:\n",
+            ),
+        ),
+        TREE + "test_without_a_descriptor_the_main_process_and_its_group_are_terminated",
+    ),
+    Mutation(
+        "a paused process is not continued",
+        (Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),),
+        TREE + "test_real_process_that_is_paused_acts_on_its_sigterm",
+    ),
+)
