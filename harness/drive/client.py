@@ -13,13 +13,15 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
 from harness.drive.identities import CertFiles
-from harness.drive.receiver import Receiver, StreamPlan, outcome_of
+from harness.drive.receiver import QUIET_S, EndWatch, Receiver, StreamPlan, outcome_of
+from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, Json, Outcome, Recorder, Stream
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 
 CALL_TIMEOUT_S: Final = 20.0
+WATCH_TIMEOUT_S: Final = 5.0
 SLOW_FACTOR: Final = 4.0  # deadlines are so much longer on an emulated processor
 STOP_MARGIN_S: Final = 20.0
 MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
@@ -93,6 +95,7 @@ class Client:
         self._was_answered = False
         self.channel = open_channel(address, files)
         self._stub = jobworker_pb2_grpc.JobWorkerStub(self.channel)
+        self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)
 
     def __enter__(self) -> Self:
         return self
@@ -124,15 +127,29 @@ class Client:
             BrokenError: the server cannot be reached.
         """
         reply = self.start(command, arguments, **options)
-        job_id: str = self.require(reply, f"a job of {command!r} starts").job_id
+        job_id: str = self.require(reply, STARTS).job_id
         return job_id
 
-    def stop(self, job_id: str, *, label: str = "stop", grace_s: float | None = None) -> Reply:
-        """Stop a job; a grace period needs a server that knows the field."""
+    def stop(
+        self,
+        job_id: str,
+        *,
+        label: str = "stop",
+        grace_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Reply:
+        """Stop a job; a grace period needs a server that knows the field.
+
+        Args:
+            job_id: the job.
+            label: of the call's record.
+            grace_s: requested grace period; None: the server's own.
+            timeout_s: deadline of the call; None: longer than the grace period.
+        """
         request = pb.StopJobRequest(
             job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
         )
-        timeout_s = (grace_s or 0.0) + STOP_MARGIN_S + self.timeout_s
+        timeout_s = timeout_s or (grace_s or 0.0) + STOP_MARGIN_S + self.timeout_s
         return self.call(label, "StopJob", self._stub.StopJob, request, timeout_s)
 
     def must_stop(self, job_id: str, *, label: str = "stop", grace_s: float | None = None) -> None:
@@ -142,7 +159,7 @@ class Client:
             UnmetError: the server did not stop it.
             BrokenError: the server cannot be reached.
         """
-        self.require(self.stop(job_id, label=label, grace_s=grace_s), "a running job stops")
+        self.require(self.stop(job_id, label=label, grace_s=grace_s), STOPS)
 
     def query(self, job_id: str, *, label: str = "query") -> Reply:
         """Query a job."""
@@ -164,6 +181,26 @@ class Client:
         """List the jobs."""
         return self.call(label, "ListJobs", self._stub.ListJobs, pb.ListJobsRequest())
 
+    def list_page(
+        self,
+        token: str = "",
+        *,
+        page_size: int = 0,
+        newest_first: bool = False,
+        status: str = "",
+        label: str = "page",
+    ) -> Reply:
+        """List one page of the jobs. Its record has no response: a page may be of megabytes."""
+        request = pb.ListJobsRequest(
+            page_size=page_size, page_token=token, newest_first=newest_first, status=status
+        )
+        return self.call(label, "ListJobs", self._stub.ListJobs, request, keep=False)
+
+    def delete(self, job_id: str, *, label: str = "delete") -> Reply:
+        """Delete an ended job."""
+        request = pb.DeleteJobRequest(job_id=job_id)
+        return self.call(label, "DeleteJob", self._stub.DeleteJob, request)
+
     def stream(
         self, job_id: str, plan: StreamPlan | None = None, *, label: str = "stream"
     ) -> Stream:
@@ -176,7 +213,7 @@ class Client:
         stream = self.receiver(job_id, plan, label=label).run()
         if stream.outcome is Outcome.UNKNOWN and not plan.may_time_out:
             got = f"{stream.received_bytes} bytes, no end after {plan.timeout_s:.0f} s ({label})"
-            raise UnmetError(Finding(Verdict.FAIL, "a stream ends with its job", got))
+            raise UnmetError(Finding(Verdict.FAIL, ENDS, got))
         return stream
 
     def output(self, job_id: str, *, label: str = "output") -> str:
@@ -188,7 +225,7 @@ class Client:
         stream = self.stream(job_id, StreamPlan(keep_bytes=1 << 20), label=label)
         if stream.outcome is not Outcome.OK:
             got = f"{stream.code}: {stream.detail}"
-            raise UnmetError(Finding(Verdict.FAIL, "a stream ends with its job", got, "OK"))
+            raise UnmetError(Finding(Verdict.FAIL, ENDS, got, "OK"))
         return stream.text
 
     def receiver(
@@ -199,7 +236,20 @@ class Client:
         plan = plan or StreamPlan()
         if not plan.may_time_out:
             plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
-        return Receiver(self._stub, job_id, plan, label, recorder.now_s, recorder.add)
+        # A deadline that a check expects, and a reader that is slow, are no sign of a missing end.
+        watched = not plan.may_time_out and plan.bytes_per_s is None
+        watch = self._end_watch if watched else None
+        return Receiver(
+            self._stub, job_id, plan, label, recorder.now_s, recorder.add, watch=watch
+        )
+
+    def _job_has_ended(self, job_id: str) -> bool:
+        """Ask without a record: what a check records is what it asked itself."""
+        try:
+            job = self._stub.QueryJob(pb.QueryJobRequest(job_id=job_id), timeout=WATCH_TIMEOUT_S)
+        except grpc.RpcError:
+            return False
+        return job.status in {"exited", "signaled"}
 
     def require(self, reply: Reply, promise: str) -> Any:  # noqa: ANN401 - any message
         """Return a reply's message.
@@ -229,16 +279,21 @@ class Client:
         method: Callable[..., Any],
         request: object,
         timeout_s: float | None = None,
+        *,
+        keep: bool = True,
     ) -> Reply:
-        """Make a call and record it."""
+        """Make a call and record it, by default with its response."""
         started_s = self._recorder.now_s()
         message, response = None, dict[str, Json]()
         outcome, code, detail = Outcome.OK, "OK", ""
         try:
             message = method(request, timeout=timeout_s or self.timeout_s)
-            response = MessageToDict(
-                message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-            )
+            if keep:
+                response = MessageToDict(
+                    message,
+                    preserving_proto_field_name=True,
+                    always_print_fields_with_no_presence=True,
+                )
         except grpc.RpcError as error:
             outcome, code, detail = outcome_of(error)
         except ValueError as error:  # grpc rejects the arguments before it sends anything

@@ -18,6 +18,9 @@ from jobworker.v1 import jobworker_pb2 as pb
 
 _TIMELINE_STEP_S: Final = 0.1
 _TIMELINE_POINTS_MAX: Final = 400
+# Long: a machine may be busy. Short, once a stream has not ended: the check has others to read.
+QUIET_S: Final = 5.0
+NEXT_QUIET_S: Final = 0.25
 
 
 class StreamLogsStub(Protocol):
@@ -81,8 +84,22 @@ def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str]:
     return Outcome.UNKNOWN if late else Outcome.ERROR, code.name, error.details() or ""
 
 
+@dataclass(slots=True)
+class EndWatch:
+    """Lets readers finish although streams do not end; several readers may share one.
+
+    Attributes:
+        job_has_ended: asks the server about a job; False if it does not know.
+        quiet_s: a stream is cancelled once its job was seen to have ended twice, this far apart,
+            and nothing came between. After the first such stream it is short.
+    """
+
+    job_has_ended: Callable[[str], bool]
+    quiet_s: float
+
+
 class Receiver:
-    """One reader of one stream."""
+    """One reader of one stream. With a watch, it also finishes when the stream does not end."""
 
     def __init__(  # noqa: PLR0917 - independent values
         self,
@@ -93,6 +110,7 @@ class Receiver:
         now_s: Callable[[], float],
         record: Callable[[Stream], None],
         on_first_byte: Callable[[], None] | None = None,
+        watch: EndWatch | None = None,
     ) -> None:
         self._stub = stub
         self._job_id = job_id
@@ -101,6 +119,8 @@ class Receiver:
         self._now_s = now_s
         self._record = record
         self._on_first_byte = on_first_byte
+        self._end_watch = watch
+        self._unended = False
         self._call: Any = None
         self._cancelled = threading.Event()
         self.first_byte = threading.Event()  # set at the first byte, and at the end
@@ -124,6 +144,10 @@ class Receiver:
         """Receive until the stream ends or the plan is done; record and return the stream."""
         started_s = self._now_s()
         outcome, code, detail = Outcome.OK, "OK", ""
+        watching = None
+        if self._end_watch is not None:
+            watching = threading.Thread(target=self._watch, args=(self._end_watch,), daemon=True)
+            watching.start()
         try:
             self._call = self._stub.StreamLogs(
                 self._plan.request(self._job_id), timeout=self._plan.timeout_s
@@ -139,9 +163,14 @@ class Receiver:
                 self._slow_down(started_s)
         except grpc.RpcError as error:
             outcome, code, detail = outcome_of(error)
+            self._unended = self._unended and code == "CANCELLED"
+            if self._unended:
+                outcome, code, detail = Outcome.OK, "OK", "its end did not come"
         finally:
             self.first_byte.set()
             self.ended.set()
+            if watching is not None:
+                watching.join()
         stream = self._stream(outcome, code, detail, started_s)
         self._record(stream)
         return stream
@@ -152,6 +181,18 @@ class Receiver:
         call = self._call
         if call is not None:
             call.cancel()
+
+    def _watch(self, watch: EndWatch) -> None:
+        """Cancel the stream if it does not end with its job; return when the stream has ended."""
+        had_ended, seen_bytes = False, 0
+        while not self.ended.wait(watch.quiet_s):
+            has_ended = watch.job_has_ended(self._job_id)
+            if has_ended and had_ended and seen_bytes == self.received_bytes:
+                watch.quiet_s = min(watch.quiet_s, NEXT_QUIET_S)
+                self._unended = True
+                self.cancel()
+                return
+            had_ended, seen_bytes = has_ended, self.received_bytes
 
     def _is_done(self) -> bool:
         limit = self._plan.stop_after_bytes
@@ -239,6 +280,7 @@ class Receiver:
             missed_bytes=self._missed_bytes,
             wrong_at=self._wrong_at,
             gap=self._gap,
+            unended=self._unended,
             offsets_reported=self._offsets_reported,
             text=bytes(self._text).decode("latin-1"),
             first_byte_s=self._first_byte_s,

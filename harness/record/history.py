@@ -63,6 +63,8 @@ class Stream:
         missed_bytes: the number of bytes that the server reported as dropped.
         wrong_at: offset of the first byte that differs from what the job wrote; None if all are
             right, or if the reader does not know what the job wrote.
+        unended: whether the reader cancelled it, since its job had ended and nothing more came; its
+            outcome and code are those of an end.
         gap: the inconsistency in the offsets that the server reported; empty if none.
         offsets_reported: whether the server reported offsets.
         sha256: of all received bytes.
@@ -85,6 +87,7 @@ class Stream:
     wrong_at: int | None = None
     gap: str = ""
     offsets_reported: bool = False
+    unended: bool = False
     text: str = ""
     first_byte_s: float | None = None
     last_byte_s: float | None = None

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from harness.record.foundations import rank
 from harness.record.typed_json import from_values, to_values
 from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.record.whole_file import write_whole
@@ -48,11 +49,26 @@ class CheckResult:
         return self.name.partition(".")[0]
 
     @property
+    def because(self) -> str:
+        """The check whose FAIL is the reason why this one could not be judged; empty: none."""
+        if self.verdict is not Verdict.SKIPPED:
+            return ""
+        return next((finding.because for finding in self.findings if finding.because), "")
+
+    @property
     def decisive(self) -> tuple[Finding, ...]:
         """The findings that decided the verdict; none if it is PASS."""
         if self.verdict is Verdict.PASS:
             return ()
         return tuple(each for each in self.findings if each.verdict is self.verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A failed or broken result, and how many checks could not be judged because of it."""
+
+    result: CheckResult
+    hides: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +94,7 @@ class RunReport:
     setup_error: str = ""
 
     def unexpected_skips(self) -> list[CheckResult]:
-        """Return the skipped results that no pattern allows."""
-        if self.skips_allowed is None:
-            return []
+        """Return the skipped results that neither a pattern nor another check's FAIL allows."""
         return [
             result
             for result in self.results
@@ -88,8 +102,20 @@ class RunReport:
         ]
 
     def _is_skip_allowed(self, result: CheckResult) -> bool:
+        if result.because:
+            cause = (result.target, result.because, Verdict.FAIL)
+            return any((each.target, each.name, each.verdict) == cause for each in self.results)
+        if self.skips_allowed is None:
+            return True
         name = f"{result.target}:{result.name}"
-        return any(fnmatchcase(name, pattern) for pattern in self.skips_allowed or ())
+        return any(fnmatchcase(name, pattern) for pattern in self.skips_allowed)
+
+    def causes(self) -> list["Cause"]:
+        """Return the failed and broken results, the most fundamental FAIL first, BROKEN last."""
+        hidden = Counter((each.target, each.because) for each in self.results)
+        bad = [each for each in self.results if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
+        bad.sort(key=lambda each: (each.verdict is Verdict.BROKEN, rank(each.name)))
+        return [Cause(each, hidden[each.target, each.name]) for each in bad]
 
     def counts(self) -> Counter[Verdict]:
         """Return the number of results by verdict."""
@@ -120,7 +146,13 @@ class RunReport:
 
 def save_report(report: RunReport, directory: Path) -> None:
     """Write `results.json`; it is complete or does not exist."""
-    values = {**to_values(report), "verdict": report.verdict}
+    causes = [
+        {"target": result.target, "name": result.name, "verdict": result.verdict,
+         "finding": result.decisive[0].sentence() if result.decisive else "", "hides": cause.hides}
+        for cause in report.causes()
+        for result in (cause.result,)
+    ]  # fmt: skip
+    values = {"verdict": report.verdict, "causes": causes, **to_values(report)}
     write_whole(directory / RESULTS_FILE, json.dumps(values, indent=1) + "\n")
 
 
@@ -132,8 +164,8 @@ def load_report(directory: Path) -> RunReport:
     """
     try:
         values = json.loads((directory / RESULTS_FILE).read_text())
-        # The stored verdict is for other programs; `RunReport` computes it from the results.
-        del values["verdict"]
+        # These are for other programs; `RunReport` computes them from the results.
+        del values["verdict"], values["causes"]
         return from_values(values, RunReport)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error

@@ -31,13 +31,17 @@ _WEIGHT: Final = (Verdict.PASS, Verdict.SKIPPED, Verdict.BROKEN, Verdict.FAIL)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One judged promise: its verdict, and the observed and the expected value."""
+    """One judged promise: its verdict, and the observed and the expected value.
+
+    `because` names the check whose FAIL is the reason for a promise that could not be judged.
+    """
 
     verdict: Verdict
     promise: str
     got: str = ""
     want: str = ""
     tolerance: str = ""
+    because: str = ""
 
     def sentence(self) -> str:
         """Return the finding as one line."""

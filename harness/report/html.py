@@ -16,7 +16,7 @@ import jinja2
 
 from harness.record.history import load
 from harness.record.results import CheckResult, RunReport
-from harness.record.verdict import BrokenError, Finding, Verdict
+from harness.record.verdict import BrokenError, Finding
 from harness.report import summary
 from harness.report.charts import Chart, draw
 from harness.report.text import bounded
@@ -109,19 +109,15 @@ def render(
         charts: returns a check's charts; the string is the required prefix of their ids.
     """
     cases = _cases(report, charts)
+    by_result = {id(case.result): case for case in cases}
     page = _template().render(
         report=report,
         conclusion=summary.conclusion(report),
         counts=[(verdict, report.counts()[verdict]) for verdict in summary.ORDER],
         targets=_targets(report),
-        problems=[
-            case
-            for verdict in (Verdict.FAIL, Verdict.BROKEN)
-            for case in cases
-            if case.result.verdict is verdict
-        ],
+        problems=[(by_result[id(each.result)], each.hides) for each in report.causes()],
         unexpected=[case for case in cases if case.unexpected],
-        skips=_skips(report, cases),
+        skips=_skips(report, by_result),
         areas=_areas(cases),
     )
     return page.replace("SCRIPT-HASH", _script_hash(page), 1)
@@ -157,8 +153,7 @@ def _areas(cases: Sequence[_Case]) -> dict[str, list[_Guarantee]]:
     return areas
 
 
-def _skips(report: RunReport, cases: Sequence[_Case]) -> Mapping[str, list[_Case]]:
-    by_result = {id(case.result): case for case in cases}
+def _skips(report: RunReport, by_result: Mapping[int, _Case]) -> Mapping[str, list[_Case]]:
     return {
         why: [by_result[id(result)] for result in results]
         for why, results in summary.skips_by_reason(report).items()

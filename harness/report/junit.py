@@ -24,7 +24,10 @@ def to_xml(report: RunReport) -> bytes:
     for target in dict.fromkeys(result.target for result in report.results):
         suite = ET.SubElement(root, "testsuite", name=visible(target), timestamp=_timestamp(report))
         _add_about(suite, report)
-        results = [result for result in report.results if result.target == target]
+        causes = [cause.result for cause in report.causes() if cause.result.target == target]
+        results = causes + [
+            each for each in report.results if each.target == target and each not in causes
+        ]
         for result in results:
             _add_case(suite, result, unexpected=(target, result.name) in unexpected)
         suite.set("time", f"{sum(result.seconds for result in results):.3f}")

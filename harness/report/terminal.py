@@ -39,6 +39,7 @@ FINDINGS_MAX: Final = 5
 FIELD_CHARACTERS_MAX: Final = 400
 REASON_CHARACTERS_MAX: Final = 100
 RUNNING_MAX: Final = 8
+CAUSES_MAX: Final = 8
 _NAME_WIDTH: Final = 40
 _REFRESH_S: Final = 0.25
 _STYLES: Final = {
@@ -175,7 +176,7 @@ class Terminal:
     def end(self, report: RunReport, directory: Path) -> None:
         """Print the summary of the run, and the path of report.html."""
         self._stop()
-        lines = [Text(), *_table(rows(report)), *_skips(report), Text()]
+        lines = [*_causes(report), Text(), *_table(rows(report)), *_skips(report), Text()]
         counts = report.counts()
         numbers = ", ".join(f"{counts[each]} {each}" for each in ORDER if counts[each])
         lines.append(
@@ -253,6 +254,28 @@ def _indented(text: str, columns: int) -> str:
     """Return a text, truncated, with each line indented."""
     margin = " " * columns
     return "\n".join(margin + line for line in shown(text, FIELD_CHARACTERS_MAX).splitlines())
+
+
+def _causes(report: RunReport) -> list[Text]:
+    causes = report.causes()
+    lines = [Text(), Text("Causes, the most fundamental first", "bold")] if causes else []
+    for cause in causes[:CAUSES_MAX]:
+        result = cause.result
+        lines.append(
+            Text.assemble(
+                (f"  {result.verdict:<6}", _STYLES[result.verdict]),
+                f"  {visible(result.target)}  {visible(result.name)}",
+            )
+        )
+        if result.decisive:
+            lines.append(
+                Text(f"    {one_line(result.decisive[0].sentence(), FIELD_CHARACTERS_MAX)}")
+            )
+        if cause.hides:
+            what = counted(cause.hides, "check")
+            lines.append(Text(f"    {what} could not be judged because of it"))
+    left_out = len(causes) - CAUSES_MAX
+    return lines + ([Text(f"  and {left_out} more")] if left_out > 0 else [])
 
 
 def _table(found: Sequence[SummaryRow]) -> list[Text]:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from harness.checks.check import Check, Scale, Stage
+from harness.record.foundations import OWNERS
 from harness.record.history import Cause, History, Interruption, Recorder, save
 from harness.record.results import CheckResult
 from harness.record.verdict import (
@@ -25,7 +26,7 @@ from harness.record.verdict import (
     merge,
 )
 from harness.run.capabilities import Capabilities, probe_capabilities
-from harness.run.judging import crash_text, judge_check
+from harness.run.judging import Judge, crash_text
 from harness.targets.target import RunningServer, Target
 
 # Takes a target's name and its capabilities.
@@ -140,15 +141,19 @@ def run_checks(
     """
     scale = Scale.SMALL if target.emulated else Scale.FULL
     shared = SharedServer(target)
+    positions = {check.name: position for position, check in enumerate(checks)}
     try:
         if capabilities is None:
             capabilities = _probe(target, shared, scale, progress)
             if on_capabilities is not None:
                 on_capabilities(target.name, capabilities)
         runner = _Runner(target, shared, capabilities, scale, options, progress)
+        results = runner.run_owners([each for each in checks if each.name in OWNERS])
+        rest = [each for each in checks if each.name not in OWNERS]
         with ThreadPoolExecutor(options.parallel) as pool:
-            results = list(pool.map(runner.run, [each for each in checks if not each.alone]))
-        return results + [runner.run(check) for check in checks if check.alone]
+            results += pool.map(runner.run, [each for each in rest if not each.alone])
+        results += [runner.run(check) for check in rest if check.alone]
+        return sorted(results, key=lambda each: positions[each.name])
     finally:
         shared.close()
 
@@ -162,6 +167,13 @@ def _probe(target: Target, shared: SharedServer, scale: Scale, progress: Progres
 
 
 @dataclass(frozen=True, slots=True)
+class _CheckRun:
+    check: Check
+    history: History
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Runner:
     target: Target
     shared: SharedServer
@@ -169,27 +181,43 @@ class _Runner:
     scale: Scale
     options: Options
     progress: Progress
+    judge: Judge = field(default_factory=Judge)
+
+    def run_owners(self, checks: Sequence[Check]) -> list[CheckResult]:
+        """Run the checks that own what the others rely on: all of them, before one is judged."""
+        runs = [self._record(check) for check in checks]
+        for run in runs:
+            self.judge.learn(run.check, run.history)
+        return [self._conclude(run) for run in runs]
 
     def run(self, check: Check) -> CheckResult:
         """Drive one check, record it, judge it; the harness's own exceptions make it BROKEN."""
+        return self._conclude(self._record(check))
+
+    def _record(self, check: Check) -> "_CheckRun":
         self.progress.started(self.target.name, check.name)
         started_s = time.monotonic()
-        path = history_path(self.options.directory, self.target.name, check.name)
-        saved = ""
         try:
             history = self._drive(check)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(history, path)
-            saved = str(path.relative_to(self.options.directory))
-            findings = judge_check(check, history)
         except Exception:  # noqa: BLE001 - every check gets a result
-            findings = (Finding(Verdict.BROKEN, "the check can be run", crash_text()),)
-        seconds = time.monotonic() - started_s
+            history = History([Interruption(Cause.HARNESS_FAILED, crash_text())])
+        return _CheckRun(check, history, time.monotonic() - started_s)
+
+    def _conclude(self, run: "_CheckRun") -> CheckResult:
+        path = history_path(self.options.directory, self.target.name, run.check.name)
+        saved = ""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(run.history, path)
+            saved = str(path.relative_to(self.options.directory))
+            findings = self.judge(run.check, run.history)
+        except Exception:  # noqa: BLE001 - every check gets a result
+            findings = (Finding(Verdict.BROKEN, "the check can be judged", crash_text()),)
         result = _result(
             self.target.name,
-            check,
+            run.check,
             findings,
-            seconds,
+            run.seconds,
             rerun=self.options.rerun,
             history=saved,
         )

@@ -3,10 +3,12 @@
 import dataclasses
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from harness.checks.check import Check
+from harness.record.foundations import ENDS, OWNERS, Foundation, attributed, broken_by
 from harness.record.history import Cause, History, Interruption, load
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import BrokenError, Finding, Verdict, merge
@@ -26,13 +28,21 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
     if findings:
         return findings
     try:
-        return tuple(check.judge(history)) or (
+        findings = tuple(check.judge(history)) or (
             Finding(Verdict.BROKEN, "the check judges at least one promise", "none"),
         )
+        return findings + _unended(history)
     except BrokenError as error:
         return (Finding(Verdict.BROKEN, "the records are complete", str(error)),)
     except Exception:  # noqa: BLE001 - a judge that crashes is BROKEN, whatever it was
         return (Finding(Verdict.BROKEN, "the judge reaches a verdict", crash_text()),)
+
+
+def _unended(history: History) -> tuple[Finding, ...]:
+    """Return a finding if streams did not end: judges see all of their output all the same."""
+    labels = [stream.label for stream in history.streams() if stream.unended]
+    got = f"no end of {len(labels)} streams: {', '.join(labels[:3])}"
+    return (Finding(Verdict.FAIL, ENDS, got, "an end"),) if labels else ()
 
 
 def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
@@ -63,19 +73,43 @@ def judge_again(report: RunReport, directory: Path, checks: Sequence[Check]) -> 
     A check whose history cannot be read is BROKEN; one that no longer exists keeps its result.
     """
     by_name = {check.name: check for check in checks}
+    judges = {result.target: Judge() for result in report.results}
+    for result in report.results:
+        if result.name in OWNERS and result.name in by_name and result.history:
+            with suppress(BrokenError):
+                history = load(directory / result.history)
+                judges[result.target].learn(by_name[result.name], history)
     return dataclasses.replace(
         report,
         results=tuple(
-            _judge_result(result, directory, by_name.get(result.name)) for result in report.results
+            _judge_result(result, directory, by_name.get(result.name), judges[result.target])
+            for result in report.results
         ),
     )
 
 
-def _judge_result(result: CheckResult, directory: Path, check: Check | None) -> CheckResult:
+class Judge:
+    """Judges the checks of one target: first it learns which foundations are broken."""
+
+    def __init__(self) -> None:
+        self._broken: tuple[Foundation, ...] = ()
+
+    def learn(self, owner: Check, history: History) -> None:
+        """Take note of what the owner of a foundation found; see `foundations`."""
+        self._broken += broken_by(owner.name, judge_check(owner, history))
+
+    def __call__(self, check: Check, history: History) -> tuple[Finding, ...]:
+        """Return a check's findings, without those that a broken foundation explains."""
+        return attributed(check.name, judge_check(check, history), history, self._broken)
+
+
+def _judge_result(
+    result: CheckResult, directory: Path, check: Check | None, judge: Judge
+) -> CheckResult:
     if check is None or not result.history:
         return result
     try:
-        findings = judge_check(check, load(directory / result.history))
+        findings = judge(check, load(directory / result.history))
     except BrokenError as error:
         findings = (Finding(Verdict.BROKEN, "the records can be read", str(error)),)
     return dataclasses.replace(

@@ -1,5 +1,6 @@
 """The recording client, and the probes of capabilities, with servers that answer oddly."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -11,8 +12,9 @@ import pytest
 from harness.checks.check import Need, Scale
 from harness.drive.client import Client
 from harness.drive.identities import CertFiles, IdentityStore, make_identities
+from harness.drive.receiver import StreamPlan
 from harness.host.ports import free_port
-from harness.record.history import Recorder
+from harness.record.history import Outcome, Recorder
 from harness.record.verdict import BrokenError, UnmetError
 from harness.run.capabilities import probe_capabilities
 from harness.targets.address import AddressTarget
@@ -156,3 +158,58 @@ def test_a_feature_that_fails_is_not_absent(
         with target.shared() as server:
             found = probe_capabilities(target, server, Scale.FULL)
     assert (found[need] == "") == there, found[need]
+
+
+def _never_ending(_request: object, context: grpc.ServicerContext) -> Iterator[Any]:
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    yield pb.StreamLogsResponse(message=b"all of it")
+    ended.wait()
+
+
+def _silent_then_more(_request: object, _context: object) -> Iterator[Any]:
+    yield pb.StreamLogsResponse(message=b"all ")
+    yield pb.StreamLogsResponse(message=b"of it")
+
+
+@pytest.mark.parametrize("status", ["exited", "signaled"])
+def test_output_is_read_although_its_stream_does_not_end(
+    status: str, identities: IdentityStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.drive.client.QUIET_S", 0.05)
+    query = lambda _request, _context: pb.QueryJobResponse(status=status)  # noqa: E731
+    odd = OddServer(StreamLogs=_never_ending, QueryJob=query)
+    recorder = Recorder()
+    with (
+        serving(identities, odd) as address,
+        Client(address, identities.files("admin"), recorder) as client,
+    ):
+        assert client.output(JOB_ID) == "all of it"
+    [stream] = recorder.history().streams()
+    assert (stream.outcome, stream.code, stream.unended) == (Outcome.OK, "OK", True)
+    assert recorder.history().calls() == []  # what the reader asked is no record of the check
+
+
+def test_stream_of_a_running_job_is_awaited_to_its_deadline(
+    identities: IdentityStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.drive.client.QUIET_S", 0.05)
+    query = lambda _request, _context: pb.QueryJobResponse(status="running")  # noqa: E731
+    odd = OddServer(StreamLogs=_never_ending, QueryJob=query)
+    with (
+        serving(identities, odd) as address,
+        Client(address, identities.files("admin"), Recorder()) as client,
+        pytest.raises(UnmetError, match="a stream ends with its job; got 9 bytes, no end"),
+    ):
+        client.stream(JOB_ID, StreamPlan(timeout_s=1))
+
+
+def test_stream_that_ends_is_not_marked(identities: IdentityStore) -> None:
+    recorder = Recorder()
+    with (
+        serving(identities, OddServer(StreamLogs=_silent_then_more, QueryJob=_state())) as address,
+        Client(address, identities.files("admin"), recorder) as client,
+    ):
+        assert client.output(JOB_ID) == "all of it"
+    [stream] = recorder.history().streams()
+    assert not stream.unended

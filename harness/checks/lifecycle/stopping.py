@@ -20,6 +20,7 @@ from harness.judge.promises import (
     floor,
     holds,
 )
+from harness.record.foundations import ANSWERS, STOPS
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 
@@ -233,13 +234,18 @@ def run_stop_twice(stage: Stage) -> None:
 
 def judge_stop_twice(history: History) -> Iterator[Finding]:
     """Promise that no stop is an error, and that none changes an end."""
+    before, after = (
+        end_of(history.call(f"running {when}")).status for when in ("before", "between")
+    )
+    yield equal(ANSWERS, before, "running")
+    code = history.call("stop 1 of running").code
+    kept = code == "OK" and after != "running"
+    yield holds(STOPS, kept=kept, got=f"{code}, then {after}", want="OK, then not running")
     for label in STOPPED_TWICE:
         for turn in ("stop 1", "stop 2"):
             promise = f"{turn} of the {label} job succeeds, or is refused since it has ended"
             call = history.call(f"{turn} of {label}")
             yield answered(promise, call, "OK", "FAILED_PRECONDITION")
-    before = end_of(history.call("running before")).status
-    yield equal("a running job is reported as running", before, "running")
     for label, end in STOPPED_TWICE.items():
         for when in ("between", "after"):
             promise = f"the status of the {label} job after a stop"

@@ -12,6 +12,7 @@ from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import answered, at_most, equal, floor, holds, one_of
 from harness.judge.streams import all_exact, fault_of
+from harness.record.foundations import EXACT
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
@@ -37,7 +38,9 @@ def run_writes(stage: Stage) -> None:
 
 
 def judge_writes(history: History) -> Iterator[Finding]:
-    """Nothing is lost, however it was written."""
+    """Nothing is lost or changed, however it was written."""
+    wrong = {each.label: each.wrong_at for each in history.streams() if each.wrong_at is not None}
+    yield equal(EXACT, wrong, {})
     for name, steps in WRITE_PLANS.items():
         promise = f"output as {name} arrives exactly"
         yield all_exact(promise, [history.stream(name)], total_bytes(steps))

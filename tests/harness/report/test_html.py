@@ -61,10 +61,10 @@ def test_page_has_verdict_summary_problems_skips_and_all_checks_in_this_order() 
         text.index(each)
         for each in (
             "FAIL A promise was broken in 1 check. 1 FAIL 1 BROKEN 1 SKIPPED 1 PASS",
+            "Failed and broken checks, the most fundamental first FAIL b.broken local",
+            "BROKEN a.unsaid local",
             "How to repeat this run seed 4711 kernel Linux 6.12",
             "By target and area",
-            "Failed and broken checks FAIL b.broken local",
-            "BROKEN a.unsaid local",
             "Skipped checks lacks cgroups (1) b.left-out local",
             "All checks",
             "a.kept 1.2, R7 The guarantee of a.kept.",

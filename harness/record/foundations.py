@@ -1,0 +1,126 @@
+"""The promises that most checks rely on, and one finding for one cause.
+
+Jobs start, their output is exact, a stream ends with its job, and so on: each such promise is owned
+by one check; the owners run first. While that check FAILs for this promise, the other checks report
+their own promises only: what they found by relying on the broken one is no finding of theirs, and
+a check that has no other finding could not be judged. If the owner passes or was not run, every
+FAIL is reported where it was found.
+
+What it leaves out: a second fault that shows only in a check that relied on a broken promise is
+seen once the first is mended.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from harness.record.history import Call, History, Outcome
+from harness.record.verdict import Finding, Verdict
+
+# Shared by the owners' judges and by the client, which interrupts a check that relied on it.
+STARTS: Final = "a job starts"
+ANSWERS: Final = "a running job is reported as running"
+EXACT: Final = "every byte is the one that the job wrote"
+ENDS: Final = "a stream ends with its job"
+STOPS: Final = "a running job stops"
+# A stop that ends with one of these was never begun, so that nothing relies on it.
+_REFUSALS: Final = frozenset(
+    {
+        "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED",
+        "FAILED_PRECONDITION",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """A promise that many checks rely on.
+
+    Attributes:
+        promise: of the owner's finding.
+        owner: the name of the check that reports it.
+        relied_on: whether what a check recorded depends on it.
+    """
+
+    promise: str
+    owner: str
+    relied_on: Callable[[History], bool]
+
+
+def _calls(history: History, rpc: str) -> list[Call]:
+    return [call for call in history.calls() if call.rpc == rpc]
+
+
+def _start_failed(history: History) -> bool:
+    return any(call.code not in {"OK", *_REFUSALS} for call in _calls(history, "StartJob"))
+
+
+def _queried(history: History) -> bool:
+    return bool(_calls(history, "QueryJob"))
+
+
+def _read(history: History) -> bool:
+    return any(each.text or each.wrong_at is not None for each in history.streams())
+
+
+def _waited_for_an_end(history: History) -> bool:
+    """A stream that reached its deadline, or that the reader cancelled to end the wait."""
+    return any(
+        each.unended or each.outcome is Outcome.UNKNOWN
+        or (each.outcome is Outcome.ERROR and each.code == "CANCELLED")
+        for each in history.streams()
+    )  # fmt: skip
+
+
+def _stopped(history: History) -> bool:
+    return any(call.code not in _REFUSALS for call in _calls(history, "StopJob"))
+
+
+# The most fundamental first.
+FOUNDATIONS: Final = (
+    Foundation(STARTS, "lifecycle.ids", _start_failed),
+    Foundation(EXACT, "streams.writes", _read),
+    Foundation(ENDS, "streams.end", _waited_for_an_end),
+    Foundation(ANSWERS, "lifecycle.stop-twice", _queried),
+    Foundation(STOPS, "lifecycle.stop-twice", _stopped),
+)
+OWNERS: Final = tuple(dict.fromkeys(each.owner for each in FOUNDATIONS))
+
+
+def rank(name: str) -> int:
+    """Return the rank of a check: the owners of foundations first, in their order."""
+    return OWNERS.index(name) if name in OWNERS else len(OWNERS)
+
+
+def broken_by(name: str, findings: Collection[Finding]) -> tuple[Foundation, ...]:
+    """Return the foundations that the findings of their owner show to be broken."""
+    failed = {finding.promise for finding in findings if finding.verdict is Verdict.FAIL}
+    return tuple(each for each in FOUNDATIONS if each.owner == name and each.promise in failed)
+
+
+def attributed(
+    name: str, findings: Sequence[Finding], history: History, broken: Sequence[Foundation]
+) -> tuple[Finding, ...]:
+    """Return a check's findings without those that a broken foundation explains.
+
+    Args:
+        name: the check's.
+        findings: all that its judge returned.
+        history: what it recorded.
+        broken: the foundations that are broken, of all owners of the same target.
+    """
+    own = {each.promise for each in FOUNDATIONS if each.owner == name}
+    causes = [each for each in broken if each.owner != name and each.relied_on(history)]
+    bad = [each for each in findings if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
+    bad = [each for each in bad if each.promise not in own]
+    if not causes or not bad:
+        return tuple(findings)
+    judged = [each for each in findings if each not in bad]
+    promises = {each.promise for each in causes}
+    if judged and all(each.promise in promises for each in bad):
+        return tuple(judged)  # its own promises are kept, and the owner reports the others
+    owner = causes[0].owner
+    return (
+        *judged,
+        Finding(Verdict.SKIPPED, f"could not be judged because of {owner}", because=owner),
+    )

@@ -1,0 +1,172 @@
+"""One cause, one finding: what a broken foundation explains is no finding of another check."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.checks import ALL
+from harness.checks.check import Check
+from harness.record.foundations import (
+    ANSWERS,
+    ENDS,
+    EXACT,
+    FOUNDATIONS,
+    OWNERS,
+    STARTS,
+    STOPS,
+    attributed,
+    broken_by,
+)
+from harness.record.history import Call, History, Outcome, Record, Stream
+from harness.record.results import CheckResult, RunReport, load_report, save_report
+from harness.record.verdict import Finding, Verdict, merge
+from harness.run.check_runner import Options, Silent, run_checks
+from harness.run.judging import judge_again
+from tests.harness.test_check_runner import EVERYTHING, StandIn
+
+PASS, FAIL, BROKEN = Verdict.PASS, Verdict.FAIL, Verdict.BROKEN
+
+
+def call(rpc: str, code: str) -> Call:
+    return Call("label", rpc, Outcome.OK, code, "", 0, 1)
+
+
+def stream(**changes: object) -> Stream:
+    plain = Stream("reader", "id", Outcome.OK, "OK", "", 5, "", 0, 1)
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+RELIES: dict[str, Sequence[Record]] = {
+    STARTS: [call("StartJob", "INTERNAL")],
+    EXACT: [stream(text="hello")],
+    ENDS: [stream(unended=True)],
+    ANSWERS: [call("QueryJob", "OK")],
+    STOPS: [call("StopJob", "OK")],
+}
+DOES_NOT: dict[str, Sequence[Record]] = {
+    STARTS: [call("StartJob", "OK"), call("StartJob", "NOT_FOUND")],
+    EXACT: [stream()],
+    ENDS: [stream(code="CANCELLED"), stream(outcome=Outcome.ERROR, code="DATA_LOSS")],
+    ANSWERS: [call("StopJob", "OK")],
+    STOPS: [call("StopJob", "PERMISSION_DENIED")],
+}
+
+
+def judged(promise: str, records: Sequence[Record], *findings: Finding) -> tuple[Finding, ...]:
+    broken = [each for each in FOUNDATIONS if each.promise == promise]
+    return attributed("area.other", findings, History(records), broken)
+
+
+@pytest.mark.parametrize("promise", RELIES)
+def test_check_that_relied_on_a_broken_promise_could_not_be_judged(promise: str) -> None:
+    for verdict in (FAIL, BROKEN):
+        findings = judged(promise, RELIES[promise], Finding(verdict, "its own promise"))
+        assert merge(findings) is Verdict.SKIPPED
+        [finding] = findings
+        [owner] = [each.owner for each in FOUNDATIONS if each.promise == promise]
+        assert finding.because == owner
+        assert finding.promise == f"could not be judged because of {owner}"
+
+
+@pytest.mark.parametrize("promise", RELIES)
+def test_check_that_did_not_rely_on_it_fails_all_the_same(promise: str) -> None:
+    finding = Finding(FAIL, "its own promise")
+    assert judged(promise, DOES_NOT[promise], finding) == (finding,)
+
+
+@pytest.mark.parametrize("promise", RELIES)
+def test_check_whose_own_promises_are_kept_passes(promise: str) -> None:
+    kept = Finding(PASS, "its own promise")
+    assert judged(promise, RELIES[promise], kept, Finding(FAIL, promise)) == (kept,)
+
+
+def test_without_a_broken_foundation_every_finding_stays() -> None:
+    finding = Finding(FAIL, ENDS)
+    assert attributed("area.other", [finding], History(RELIES[ENDS]), []) == (finding,)
+
+
+def test_owner_reports_its_own_promise_whatever_else_is_broken() -> None:
+    own = Finding(FAIL, ENDS)
+    records = History([*RELIES[ENDS], *RELIES[EXACT]])
+    findings = attributed("streams.end", [own], records, FOUNDATIONS)
+    assert findings == (own,)
+
+
+def test_foundation_is_broken_by_the_failure_of_its_promise_in_its_owner() -> None:
+    [broken] = broken_by("streams.end", [Finding(FAIL, ENDS), Finding(FAIL, EXACT)])
+    assert broken.promise == ENDS
+    assert broken_by("streams.end", [Finding(PASS, ENDS), Finding(FAIL, "another")]) == ()
+    assert broken_by("area.other", [Finding(FAIL, ENDS)]) == ()
+
+
+def test_every_owner_is_a_check_that_needs_no_other_foundation_check() -> None:
+    names = {check.name: check for check in ALL}
+    assert set(OWNERS) <= set(names)
+    assert not [name for name in OWNERS if names[name].alone]
+
+
+def check_of(name: str, *findings: Finding, records: Sequence[Record] = ()) -> Check:
+    def run(stage: object) -> None:
+        for record in records:
+            stage.recorder.add(record)  # type: ignore[attr-defined]
+
+    return Check(name, "It is good.", run, lambda _: findings)
+
+
+CHECKS = [
+    check_of("area.other", Finding(FAIL, "the text is right"), records=RELIES[ENDS]),
+    check_of("area.kept", Finding(PASS, "the text is right"), records=RELIES[ENDS]),
+    check_of("streams.end", Finding(PASS, "it starts"), records=RELIES[ENDS]),
+    check_of("area.independent", Finding(FAIL, "roles")),
+]
+
+
+def run(checks: Sequence[Check], directory: Path) -> RunReport:
+    results = run_checks(StandIn(), checks, Options("s", directory), Silent(), EVERYTHING)
+    return RunReport({}, "", 1.0, tuple(results), (), len(checks))
+
+
+def verdicts(results: Sequence[CheckResult]) -> dict[str, Verdict]:
+    return {each.name: each.verdict for each in results}
+
+
+EXPECTED = {
+    "area.other": Verdict.SKIPPED,
+    "area.kept": PASS,
+    "streams.end": FAIL,
+    "area.independent": FAIL,
+}
+
+
+def test_run_reports_the_cause_once_whatever_the_order_of_checks(tmp_path: Path) -> None:
+    for checks in (CHECKS, CHECKS[::-1]):
+        report = run(checks, tmp_path)
+        assert verdicts(report.results) == EXPECTED
+        assert [each.name for each in report.results] == [check.name for check in checks]
+    # A skip that a failure explains needs no pattern, and the run fails.
+    assert report.unexpected_skips() == []
+    assert report.exit_code == 1
+    causes = [(each.result.name, each.hides) for each in report.causes()]
+    assert causes == [("streams.end", 1), ("area.independent", 0)]
+
+
+def test_saved_run_is_judged_again_with_the_same_causes(tmp_path: Path) -> None:
+    report = run(CHECKS, tmp_path)
+    save_report(report, tmp_path)
+    assert verdicts(judge_again(load_report(tmp_path), tmp_path, CHECKS).results) == EXPECTED
+
+
+def test_without_its_owner_a_broken_promise_is_reported_where_it_is_seen(tmp_path: Path) -> None:
+    [other, kept] = run(CHECKS[:2], tmp_path).results
+    assert (other.verdict, kept.verdict) == (FAIL, FAIL)
+    assert kept.decisive[0].promise == ENDS
+
+
+def test_skip_that_no_failure_explains_is_no_pass(tmp_path: Path) -> None:
+    [result, *_] = run(CHECKS, tmp_path).results
+    passed = dataclasses.replace(result, name="a.b", verdict=PASS, findings=(Finding(PASS, "p"),))
+    for allowed in (None, ("*",)):
+        report = RunReport({}, "", 1.0, (result, passed), allowed)
+        assert report.exit_code == 2
