@@ -76,11 +76,10 @@ def run(
             cwd=directory,
             start_new_session=True,
         )
-    except FileNotFoundError as error:
+    except BaseException as error:
         interrupts.release()
-        raise BrokenError(f"{words[0]} is not installed") from error
-    except BaseException:
-        interrupts.release()
+        if isinstance(error, FileNotFoundError):
+            raise BrokenError(f"{words[0]} is not installed") from error
         raise
     with process:
         try:
@@ -97,11 +96,8 @@ def run(
             # Ctrl-C reaches this process only: the program has a session of its own.
             _end(process)
             raise
-    return Done(
-        process.returncode,
-        (out or b"").decode("utf-8", "replace"),
-        errors.decode("utf-8", "replace"),
-    )
+    output, said = ((each or b"").decode("utf-8", "replace") for each in (out, errors))
+    return Done(process.returncode, output, said)
 
 
 def run_interactively(command: Sequence[str | Path]) -> int:
