@@ -7,14 +7,13 @@ value) the feature counts as present, and the checks judge it. The report lists 
 target, and a run can restrict by name which checks may be skipped.
 """
 
-import re
 from collections.abc import Callable
 from typing import Final
 
-import grpc
-
 from harness.checks.check import Need, Scale
-from harness.drive.client import Client
+from harness.checks.common import UNKNOWN_ID
+from harness.drive.client import SLOW_FACTOR, Client
+from harness.drive.reachability import ASK_TIMEOUT_S, require_job_worker
 from harness.drive.receiver import StreamPlan
 from harness.record.history import Outcome, Recorder
 from harness.record.verdict import BrokenError, UnmetError
@@ -24,7 +23,8 @@ from jobworker.v1 import jobworker_pb2 as pb
 # Need -> "" if the target has it, else the reason for skipping.
 Capabilities = dict[Need, str]
 
-READY_TIMEOUT_S: Final = 60.0
+# A start of a program that does not exist.
+_NO_PROGRAM: Final = frozenset({"NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT"})
 _FLAGS: Final = {
     Need.RETENTION: "retention_bytes",
     Need.STREAM_CAP: "max_streams",
@@ -32,6 +32,9 @@ _FLAGS: Final = {
     Need.HANDSHAKE_TIMEOUT: "handshake_timeout_s",
     Need.CALLS_A_CONNECTION: "calls_a_connection",
     Need.DENY_LIST: "deny_serials",
+    Need.OUTPUT_MEMORY: "output_memory_bytes",
+    Need.JOB_TTL: "job_ttl_s",
+    Need.UNARY_THREADS: "unary_threads",
 }
 
 
@@ -39,12 +42,16 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     """Return which needs a target meets.
 
     Raises:
-        BrokenError: the server cannot be reached with the admin's certificate.
+        BrokenError: it cannot be judged with the admin's certificate; says why.
     """
     recorder = Recorder()
     files = target.identities.files("admin")
-    with Client(server.address, files, recorder, slow=scale is Scale.SMALL) as client:
-        _require_reachable(client, server)
+    slow = scale is Scale.SMALL
+    try:
+        require_job_worker(server.address, files, ASK_TIMEOUT_S * (SLOW_FACTOR if slow else 1))
+    except BrokenError as error:
+        raise BrokenError(f"{error}\n{server.log_tail()}".strip()) from None
+    with Client(server.address, files, recorder, slow=slow) as client:
         found = {need: _reason(need, _probe(has, client)) for need, has in _PROBES.items()}
     if not found[Need.LIMIT_FIELDS]:
         # A server that reports limits must have cgroups: the checks judge whether it has.
@@ -72,7 +79,7 @@ def _sees_host(target: Target) -> bool:
     if target.host is None:
         return False
     try:
-        return target.host.run("test -e /proc/1/stat && echo seen").stdout == "seen\n"
+        return target.host.run("test -e /proc/1/stat").exit_code == 0
     except UnmetError:
         return False
 
@@ -81,38 +88,26 @@ def _reason(need: Need, has: bool) -> str:  # noqa: FBT001 - the probe's result
     return "" if has else f"the target lacks {need}"
 
 
-def _require_reachable(client: Client, server: RunningServer) -> None:
-    try:
-        grpc.channel_ready_future(client.channel).result(READY_TIMEOUT_S)
-    except grpc.FutureTimeoutError:
-        raise BrokenError(
-            f"no server answers at {server.address} over TLS 1.3 within {READY_TIMEOUT_S:.0f} s "
-            "with these certificates; check the address, and that the server's certificate is "
-            f"signed by the same authority and valid for this name\n{server.log_tail()}"
-        ) from None
-
-
-def _output(client: Client, command: str, *arguments: str) -> str | None:
-    """Return a small job's output, or None if the job or its stream failed."""
-    reply = client.start(command, list(arguments))
-    if not reply.ok:
-        return None
-    stream = client.stream(reply.message.job_id, StreamPlan(keep_bytes=4096, timeout_s=60))
-    return stream.text if stream.code == "OK" else None
-
-
 def _has_python(client: Client) -> bool:
-    return _output(client, "python3", "-I", "-S", "-c", "print(6 * 7)") == "42\n"
+    return client.start("python3", ["-I", "-S", "-c", ""]).call.code not in _NO_PROGRAM
 
 
 def _has_cgroups(client: Client) -> bool:
-    """With cgroups, two jobs are in different ones, which exist below the mount."""
+    """With cgroups, two jobs are in different ones, which exist below the mount.
+
+    Only their difference is read from the output, which a broken server may corrupt.
+    """
     # After 1 s: a server that moves its jobs after their start has cgroups, and must be judged.
     script = (
         "sleep 1; p=$(grep ^0:: /proc/self/cgroup) && test -d /sys/fs/cgroup/${p#0::/} && echo $p"
     )
-    first, second = (_output(client, "sh", "-c", script) or "" for _ in range(2))
-    return bool(re.fullmatch(r"0::/.+\n", first)) and first != second
+    outputs = set()
+    for _ in range(2):
+        job_id = client.must_start("sh", ["-c", script])
+        outputs.add(client.output(job_id))
+        if client.must_query(job_id).exit_code != 0:
+            return False
+    return len(outputs) > 1
 
 
 def _has_limit_fields(client: Client) -> bool:
@@ -145,6 +140,18 @@ def _has_listing(client: Client) -> bool:
     return client.list_jobs().call.code != "UNIMPLEMENTED"
 
 
+def _has_pages(client: Client) -> bool:
+    """Without them, a page of one job has all jobs: at least those that the probes started."""
+    if not all(client.start("true").ok for _ in range(2)):
+        return True
+    page = client.list_page(page_size=1)
+    return len(page.message.jobs) <= 1 if page.ok else page.call.code != "UNIMPLEMENTED"
+
+
+def _has_deletion(client: Client) -> bool:
+    return client.delete(UNKNOWN_ID).call.code != "UNIMPLEMENTED"
+
+
 def _has_grace(client: Client) -> bool:
     """With it, a grace of 0 ends a job that ignores SIGTERM immediately.
 
@@ -167,5 +174,7 @@ _PROBES: Final[dict[Need, Callable[[Client], bool]]] = {
     Need.OFFSETS: _has_offsets,
     Need.JOB_ENVIRONMENT: _has_job_environment,
     Need.LISTING: _has_listing,
+    Need.PAGES: _has_pages,
+    Need.DELETION: _has_deletion,
     Need.GRACE: _has_grace,
 }

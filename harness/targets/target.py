@@ -25,6 +25,11 @@ class Variant:
     handshake_timeout_s: float | None = None
     calls_a_connection: int | None = None
     deny_serials: str | None = None  # a file on the server's machine
+    output_memory_bytes: int | None = None  # of all jobs together
+    job_ttl_s: float | None = None  # an ended job is forgotten so long after its end
+    flush_interval_s: float | None = None  # between two small messages of a stream
+    log_level: str | None = None
+    unary_threads: int | None = None  # for calls other than streams
 
 
 DEFAULT: Final = Variant()
@@ -45,6 +50,11 @@ OUR_FLAGS: Final = {
     "handshake_timeout_s": "--handshake-timeout {}s",
     "calls_a_connection": "--max-concurrent-streams {}",
     "deny_serials": "--deny-serials {}",
+    "output_memory_bytes": "--output-memory {}",
+    "job_ttl_s": "--job-ttl {}s",
+    "flush_interval_s": "--flush-interval {}s",
+    "log_level": "--log-level {}",
+    "unary_threads": "--unary-threads {}",
 }
 
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from harness.checks.abuse import crowds
 from harness.checks.abuse.connections import (
     HANDSHAKES,
     IDLE_CONNECTIONS,
@@ -22,4 +23,5 @@ CHECKS: Final = (
     WINDOWS,
     NO_DESCRIPTOR,
     HALF_SENT_CALLS,
+    *crowds.CHECKS,
 )

@@ -20,8 +20,11 @@ from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["JobWorker"]
-# Every rpc of the API; ListJobs is this project's addition.
-RPCS: Final = tuple(method.name for method in SERVICE.methods)
+# Every rpc of the API, in an order in which an admin gets an answer to each.
+_LAST: Final = ("StopJob", "DeleteJob")
+RPCS: Final = (*sorted(set(SERVICE.methods_by_name) - set(_LAST)), *_LAST)
+# This project's additions.
+ADDED_RPCS: Final = {"ListJobs": Need.LISTING, "DeleteJob": Need.DELETION}
 ORIGINAL_RPCS: Final = frozenset({"StartJob", "StopJob", "QueryJob", "StreamLogs"})
 # What a role may call (R-AUTHZ-1): an admin every rpc, a caller without a role none.
 USER_RPCS: Final = frozenset({"QueryJob", "StreamLogs"})
@@ -121,11 +124,10 @@ def run_roles(stage: Stage) -> None:
 
 
 def _rpcs_for(stage: Stage, caller: str) -> Iterator[tuple[str, bool]]:
-    """Yield what a caller tries, StopJob last; without the additions that the target lacks."""
+    """Yield what a caller tries; without the additions that the target lacks."""
     limited = stage.target_has(Need.LIMIT_FIELDS) or caller != "admin"
-    listed = stage.target_has(Need.LISTING)
-    for rpc in sorted(RPCS, key=lambda rpc: rpc == "StopJob"):
-        if rpc != "ListJobs" or listed:
+    for rpc in RPCS:
+        if rpc not in ADDED_RPCS or stage.target_has(ADDED_RPCS[rpc]):
             yield rpc, False
         if rpc == "StartJob" and limited:
             yield rpc, True

@@ -3,21 +3,35 @@
 from typing import Final
 
 from harness.checks.lifecycle import (
+    ended_jobs,
     ending,
+    forgetting,
     inherited_signals,
     job_environment,
+    job_record,
+    listing,
     oom_score,
+    server_surroundings,
+    settings,
     shutdown,
     starting,
     stopping,
+    tree_grace,
 )
 
 CHECKS: Final = (
     *ending.CHECKS,
+    *ended_jobs.CHECKS,
     *starting.CHECKS,
     *job_environment.CHECKS,
+    *job_record.CHECKS,
+    *listing.CHECKS,
+    *forgetting.CHECKS,
     *stopping.CHECKS,
+    *tree_grace.CHECKS,
     *shutdown.CHECKS,
     *inherited_signals.CHECKS,
     *oom_score.CHECKS,
+    *server_surroundings.CHECKS,
+    *settings.CHECKS,
 )

@@ -9,6 +9,7 @@ from harness.checks.limits import (
     limit_validation,
     memory,
     restarts,
+    tree_stops,
 )
 
 CHECKS: Final = (
@@ -18,4 +19,5 @@ CHECKS: Final = (
     *limit_validation.CHECKS,
     *cgroup_lifecycle.CHECKS,
     *restarts.CHECKS,
+    *tree_stops.CHECKS,
 )

@@ -5,12 +5,15 @@ from typing import Final
 from harness.checks.streams import (
     concurrent_readers,
     delivery,
+    held_output,
     networks,
+    output_memory,
     pauses,
     replay,
     retention,
     slots,
     soak,
+    tail_scans,
 )
 
 CHECKS: Final = (
@@ -19,6 +22,9 @@ CHECKS: Final = (
     *delivery.CHECKS,
     *pauses.CHECKS,
     *retention.CHECKS,
+    *held_output.CHECKS,
+    *tail_scans.CHECKS,
+    *output_memory.CHECKS,
     *slots.CHECKS,
     *soak.CHECKS,
     *networks.CHECKS,

@@ -2,7 +2,15 @@
 
 from typing import Final
 
-from harness.mutation.check_mutants import abuse, cgroups, identity, lifecycle, limits, streams
+from harness.mutation.check_mutants import (
+    abuse,
+    bounds,
+    cgroups,
+    identity,
+    lifecycle,
+    limits,
+    streams,
+)
 from harness.mutation.mutation import Mutation
 
 LOCAL: Final[tuple[Mutation, ...]] = (
@@ -10,7 +18,12 @@ LOCAL: Final[tuple[Mutation, ...]] = (
     *lifecycle.MUTANTS,
     *streams.MUTANTS,
     *abuse.MUTANTS,
+    *bounds.MUTANTS,
 )
 # Their checks need a cgroup v2, so they are run in a guest.
-GUEST: Final[tuple[Mutation, ...]] = (*limits.MUTANTS, *cgroups.MUTANTS)
+GUEST: Final[tuple[Mutation, ...]] = (
+    *limits.MUTANTS,
+    *cgroups.MUTANTS,
+    *bounds.GUEST_MUTANTS,
+)
 ALL: Final[tuple[Mutation, ...]] = (*LOCAL, *GUEST)
