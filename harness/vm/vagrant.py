@@ -150,8 +150,21 @@ def provider_of(status: str) -> str | None:
     Source: developer.hashicorp.com/vagrant/docs/cli/machine-readable.
     """
     fields = [line.split(",") for line in status.splitlines()]
-    facts = {words[2]: words[3] for words in fields if len(words) > 3}  # noqa: PLR2004 - its format
+    facts = {
+        words[2]: words[3]
+        for words in fields
+        if len(words) > 3 and words[0].isdecimal()  # noqa: PLR2004 - its format
+    }
     return facts.get("provider-name") if facts.get("state") == "running" else None
+
+
+def ssh_config_of(printed: str) -> str:
+    """Return the output of `vagrant ssh-config` without what Vagrant and its plug-ins add to it.
+
+    ssh refuses a configuration with any other line.
+    """
+    lines = printed.splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith(("Host ", "  ")))
 
 
 @contextmanager
@@ -164,12 +177,12 @@ def connect_vagrant() -> Iterator[VagrantMachine]:
     provider = running_provider()
     if provider is None:
         raise BrokenError("no Vagrant machine of this checkout runs; start it: vagrant up")
-    config = _vagrant("ssh-config", timeout_s=STATUS_TIMEOUT_S).require("vagrant ssh-config")
+    printed = _vagrant("ssh-config", timeout_s=STATUS_TIMEOUT_S).require("vagrant ssh-config")
     # Short, since a socket's path has at most 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="jw-"))
     machine = VagrantMachine(provider, directory)
     try:
-        (directory / "config").write_text(config)
+        (directory / "config").write_text(ssh_config_of(printed))
         machine.connect()
         yield machine
     finally:

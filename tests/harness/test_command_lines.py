@@ -169,6 +169,18 @@ def test_other_bad_input_is_refused_before_anything_starts(
     assert {path.name for path in tmp_path.iterdir()} == {"impl", "tests"}
 
 
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [(harness, ["check", "-k", "literal"]), (loadtests, ["run", "flood"])],
+)
+def test_run_where_nothing_can_be_written_names_the_option_to_use(
+    program: click.Group, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")  # not even by root
+    with pytest.raises(BrokenError, match="choose another with --out"):
+        program.main(words, standalone_mode=False)
+
+
 def started(program: str, words: Sequence[str | bytes], **options: Any) -> "subprocess.Popen[str]":
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([sys.executable, "-m", program, *words], cwd=ROOT, text=True, **streams)

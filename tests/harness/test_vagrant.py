@@ -13,7 +13,7 @@ from harness.record.results import RunReport, save_report
 from harness.record.verdict import BrokenError, Verdict
 from harness.run.choice import Choice
 from harness.vm import vagrant
-from harness.vm.vagrant import provider_of, running_provider
+from harness.vm.vagrant import provider_of, running_provider, ssh_config_of
 from tests.harness.report.cases import report_of, result_of
 
 RUNNING = """\
@@ -91,6 +91,21 @@ def test_provider_of_a_stopped_machine_is_none() -> None:
     assert provider_of(RUNNING) == "libvirt"
     assert provider_of(RUNNING.replace("state,running", "state,shutoff")) is None
     assert provider_of("") is None
+
+
+NOISE = (
+    "[fog][WARNING] Unrecognized arguments: libvirt_ip_command",
+    "==> vagrant: A new version of Vagrant is available: 9.9 (installed version: 2.4)!",
+    "/usr/lib/ruby/x.rb:1: warning: already initialized constant A,B,state,shutoff",
+    "",
+)
+
+
+def test_what_vagrant_and_its_plug_ins_print_beside_the_answer_is_ignored() -> None:
+    noise = "\n".join(NOISE) + "\n"
+    assert provider_of(noise + RUNNING + noise) == "libvirt"
+    config = 'Host default\n  HostName 192.0.2.1\n  IdentityFile "/a b/key"\n'
+    assert ssh_config_of(noise + config + noise) == config
 
 
 def test_vagrant_is_not_started_without_a_machine(machine: Machine, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Odd surroundings of a server and its client: addresses, directories and variables.
+
+The locale has tests of its own, and so has a proxy.
+"""
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import command_environment, runner
+from tests.support.service import COMMAND, Certificates, launched_server
+
+HOSTILE = "GRPC_SSL_CIPHER_SUITES"
+SUITES = "ECDHE-RSA-AES128-SHA:AES128-SHA"
+
+
+def echo_is_streamed(address: str, certificates: Certificates, **variables: str) -> bool:
+    run = runner({**command_environment(address, certificates), **variables})
+    done = run("start", "--stream", "echo", "it works")
+    return (done.stdout, done.returncode) == ("it works\n", 0)
+
+
+def speaks_tls_12(address: str) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # only the version matters
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        try:
+            context.wrap_socket(raw).close()
+        except (ssl.SSLError, ConnectionError):
+            return False
+    return True
+
+
+def test_cipher_variable_of_the_surroundings_changes_nothing(certificates: Certificates) -> None:
+    with launched_server(certificates, program=("env", f"{HOSTILE}={SUITES}", COMMAND)) as (
+        _,
+        address,
+    ):
+        assert not speaks_tls_12(address)
+        assert echo_is_streamed(address, certificates, **{HOSTILE: SUITES})
+
+
+def test_server_and_client_use_ipv6(certificates: Certificates) -> None:
+    with launched_server(certificates, "--listen", "[::1]:0") as (_, address):
+        assert address.startswith("[::1]:")
+        # The certificate of these tests has no other name.
+        assert echo_is_streamed(address, certificates, JOBWORKER_SERVER_NAME="localhost")
+
+
+def test_certificates_are_read_from_any_directory(tmp_path: Path) -> None:
+    directory = tmp_path / 'it\'s a größer "$HOME" 100% dir'
+    directory.mkdir()
+    certificates = Certificates(directory)
+    with launched_server(certificates) as (_, address):
+        assert echo_is_streamed(address, certificates)
+
+
+def test_server_and_client_run_where_nothing_can_be_written(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")  # not even by root
+    with launched_server(certificates) as (_, address):
+        assert echo_is_streamed(address, certificates, HOME="/proc", TMPDIR="/proc")
