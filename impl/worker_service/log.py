@@ -134,7 +134,7 @@ class OutputLog:
         return self._end_offset - self._segments[0].start if self._segments else 0
 
     def _unused_memory(self) -> memoryview:
-        """Return the unused end of the last segment, which is a new one if there is none."""
+        """Return the unused end of the last segment; add a segment if that one is full."""
         last = self._segments[-1] if self._segments else None
         if last is None or self._end_offset == last.start + len(last.memory):
             largest = min(self._retention_bytes or SEGMENT_MAX_BYTES, SEGMENT_MAX_BYTES)

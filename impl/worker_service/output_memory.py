@@ -1,10 +1,10 @@
 """A bound on the memory of all jobs' output together.
 
 Logs of jobs that have ended give way first, the earliest end first; then the largest log of a
-running job. Of a log the oldest bytes go first, a segment at a time, and every reader is told the
+running job. Of a log the oldest bytes go first, a segment at a time, and every reader gets the
 exact number of bytes that it missed.
 
-Used by the reactor's thread only, which is the one writer of every log: there is no lock.
+Used by the reactor's thread only, which is the one writer of every log, so it needs no lock.
 """
 
 import logging

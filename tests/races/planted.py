@@ -173,7 +173,7 @@ PLANTED = (
 +            if self:
                  segment = self._segment_at(position - 1)
 """,
-        (DETECTOR, DFS, PCT),
+        (DETECTOR,),
     ),
     planted_race(
         "counted newlines are kept without the lock", "log.tails", LOG, """\
@@ -215,7 +215,7 @@ PLANTED = (
 -            return Chunk(start, segment.memory[position : position + length], start - offset)
 +            return Chunk(start, segment.memory[position : position + length], 0)
 """,
-        (DETECTOR, DFS, RANDOM, PCT),
+        (DETECTOR, DFS, PCT),
     ),
     planted_race(
         "a cancel wakes no reader", "follow.silent", LOG, """\

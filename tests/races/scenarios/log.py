@@ -155,18 +155,11 @@ def a_reader_searches_the_tail() -> None:
 
         def writer() -> None:
             append(log, b"c\n")
-            log.close()
 
         def searcher() -> None:
             reader = log.reader_at(0)
             reader.seek_tail_lines(1)
-            data = b""
-            while True:
-                chunk = reader.read(10)
-                data += chunk.data
-                if not chunk.data:
-                    break
-            assert data in {b"b\n", b"c\n", b"b\nc\n"}, data
+            assert reader.offset in {2, 4}, f"no line starts at {reader.offset}"
 
         run_threads(writer, searcher)
 
