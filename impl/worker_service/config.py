@@ -27,6 +27,7 @@ _GRPC_DURATION_MAX_S: Final = 576 * HOUR_S  # 24 days: gRPC counts milliseconds 
 _MEMORY_MAX_BYTES: Final = 64 * TIB  # x86-64 maps no more; every real bound is the machine's
 _THREADS_MAX: Final = 100_000  # each stream and each call takes one
 _STOP_GRACE_MAX_S: Final = 3600  # `worker.GRACE_MAX_S`; a test compares them
+_JOB_TTL_MAX_S: Final = 10 * 365 * 24 * HOUR_S
 _SHOWN_MAX: Final = 100  # characters of a rejected value in an error
 
 
@@ -89,13 +90,23 @@ class Settings:
         _size(0, _MEMORY_MAX_BYTES), 0,
         "Most recent output to keep of each job; 0 keeps all of it, in memory."
     )  # fmt: skip
+    output_memory: int | None = _setting(
+        _size(MIB, _MEMORY_MAX_BYTES), None,
+        "Maximum output to keep of all jobs together. Beyond it the oldest is dropped, first that "
+        "of the jobs that ended longest ago. By default a quarter of the memory."
+    )  # fmt: skip
+    job_ttl: float = _setting(
+        _duration(0, _JOB_TTL_MAX_S), 0.0,
+        "Time after its end for which a job and its output are kept; 0 keeps them until they are "
+        "deleted."
+    )  # fmt: skip
     max_streams: int = _setting(
         _number(1, _THREADS_MAX), 1000,
         "Maximum number of streams; more get RESOURCE_EXHAUSTED at once."
     )  # fmt: skip
     unary_threads: int = _setting(
-        _number(1, _THREADS_MAX), 128,
-        "Threads for start, stop and query, in addition to the streams'."
+        _number(2, _THREADS_MAX), 128, "Maximum number of other calls: half for stops, half for "
+        "start, query and the rest; more get RESOURCE_EXHAUSTED at once."
     )  # fmt: skip
     flush_interval: float = _setting(
         _duration(0, 60), 0.005, "Minimum time between two small messages of a stream; after a "
@@ -107,8 +118,8 @@ class Settings:
         "keeps up misses nothing. Affects what the server sends."
     )  # fmt: skip
     message_size: int = _setting(
-        _size(KIB, 32 * MIB), 512 * KIB, "Maximum size of an output message; must fit the client's "
-        "limit, in gRPC 4 MiB by default. Affects what the server sends."
+        _size(KIB, 32 * MIB), 512 * KIB, "Maximum size of an output message, at most 1 MiB; must "
+        "fit the client's limit, in gRPC 4 MiB by default. Affects what the server sends."
     )  # fmt: skip
     in_flight: int = _setting(
         _size(MIB, _MEMORY_MAX_BYTES), 64 * MIB,
@@ -133,8 +144,9 @@ class Settings:
         _size(KIB, GIB), 4 * MIB, "Maximum size of a request. Affects what clients send."
     )
     stream_window: int = _setting(  # RFC 9113, 6.9.2: 65535 is the initial window
-        _size(64 * KIB - 1, GIB), 64 * KIB, "HTTP/2 window of each call. Affects what the server "
-        "receives; output is limited by the client's window."
+        _size(64 * KIB - 1, GIB), 64 * KIB, "HTTP/2 window of each call; with --connection-window "
+        "gRPC announces its own. Affects what the server receives; output is limited by the "
+        "client's window."
     )  # fmt: skip
     connection_window: bool = _setting(
         _FLAG, True, "Grow HTTP/2 windows to the bandwidth-delay product (BDP probing); gRPC has "
@@ -142,7 +154,8 @@ class Settings:
     )  # fmt: skip
     frame_size: int = _setting(  # RFC 9113, 4.2
         _size(16 * KIB, 16 * MIB - 1), 16 * KIB, "Maximum HTTP/2 frame size that the server "
-        "accepts; the client's setting applies to frames that the server sends."
+        "accepts; with --connection-window gRPC announces its own. The client's setting applies "
+        "to frames that the server sends."
     )  # fmt: skip
     handshake_timeout: float = _setting(
         _duration(0.1, HOUR_S), 20.0,

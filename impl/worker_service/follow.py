@@ -156,6 +156,7 @@ def follow(
         OutputLostError: the log ended before it held everything.
     """
     sent_at_s = float("-inf")
+    due_offset = 0
     budget.join()
     try:
         while not reader.cancelled:
@@ -171,11 +172,14 @@ def follow(
                 reader.wait(1, lease_s)
                 continue
             hold_s = sent_at_s + batching.flush_interval_s - time.monotonic()
+            if reader.offset < due_offset:
+                hold_s = 0  # the end of a segment has cut the last message
             live = not closed and until_offset is None
             if live and hold_s > 0 and pending_bytes < batching.flush_bytes:
                 reader.wait(batching.flush_bytes, min(hold_s, lease_s))
                 continue
             granted_bytes = budget.reserve(min(pending_bytes, batching.message_max_bytes))
+            due_offset = reader.offset + granted_bytes
             try:
                 yield reader.read(granted_bytes)
             finally:

@@ -13,7 +13,7 @@ from tests.support.log import append
 from tests.support.readers import waiting_event
 from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
 from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
-from worker_service.log import Chunk, LogReader, OutputLog
+from worker_service.log import SEGMENT_MIN_BYTES, Chunk, LogReader, OutputLog
 
 LONG_S = 60.0
 
@@ -70,6 +70,15 @@ def test_flush_bytes_are_sent_without_waiting_for_the_interval() -> None:
     next(chunks)
     append(log, b"x" * 100)
     assert next(chunks).data == b"x" * 100
+
+
+def test_output_that_is_due_is_sent_at_once_although_it_is_in_two_segments() -> None:
+    log = OutputLog()
+    _, chunks = following(log, Batching(flush_interval_s=LONG_S, flush_bytes=100))
+    append(log, b"x" * (SEGMENT_MIN_BYTES - 30))
+    next(chunks)
+    append(log, b"y" * 100)
+    assert [len(next(chunks).data), len(next(chunks).data)] == [30, 70]
 
 
 def test_small_output_is_sent_after_the_interval() -> None:

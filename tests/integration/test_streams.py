@@ -1,6 +1,8 @@
 """When a stream's slot and thread are free again: what only the server itself shows."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -48,7 +50,7 @@ def test_cancel_frees_the_slot_of_a_stream_that_searches_its_tail_and_ends_the_s
     server: Server, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = admin.start("head", ["-c", "5000000", "/dev/zero"])
-    admin.stop(job_id)
+    list(admin.stream(job_id, timeout_s=60))
     taken = server.admission.taken()
     searching, go_on = threading.Event(), threading.Event()
     searched: list[int] = []
@@ -61,10 +63,15 @@ def test_cancel_frees_the_slot_of_a_stream_that_searches_its_tail_and_ends_the_s
 
     monkeypatch.setattr(log_module, "count_newlines", search_slowly)
     ended = end_of_search(monkeypatch)
-    try:
+    calls: SimpleQueue[Any] = SimpleQueue()
+    stream = admin.stream(job_id, Start(tail_lines=2), timeout_s=60, on_call=calls.put)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, stream)
+        assert searching.wait(10)
+        calls.get(timeout=10).cancel()
         with pytest.raises(CallError):
-            list(admin.stream(job_id, Start(tail_lines=2), timeout_s=1))
-        assert searching.is_set()
+            reading.result(10)
+    try:
         wait_until(lambda: server.admission.taken() == taken, "the slot to be free")
     finally:
         go_on.set()

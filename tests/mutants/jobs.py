@@ -142,6 +142,17 @@ MUTANTS: Final = (
         FOLLOW + "test_lost_output_is_an_error_also_for_a_stream_that_does_not_follow",
     ),
     Mutation(
+        "output behind the end of a segment is held back",
+        (
+            Edit(
+                "follow.py",
+                "                hold_s = 0  # the end",
+                "                pass  # the end",
+            ),
+        ),
+        FOLLOW + "test_output_that_is_due_is_sent_at_once_although_it_is_in_two_segments",
+    ),
+    Mutation(
         "a container's memory limit is not seen",
         (Edit("host_memory.py", "smallest_bytes = min(smallest_bytes, int(text))", "pass"),),
         "tests/impl/test_host_memory.py::test_smallest_limit_of_any_cgroup_counts",
