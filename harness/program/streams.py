@@ -79,11 +79,12 @@ def install_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= _STANDARD_ERROR:
         continue
     os.close(descriptor)
-    sys.stdout = _text_stream(1, sys.stdout)
-    sys.stderr = _text_stream(_STANDARD_ERROR, sys.stderr)
+    sys.stdout = text_stream(1, sys.stdout)
+    sys.stderr = text_stream(_STANDARD_ERROR, sys.stderr)
 
 
-def _text_stream(descriptor: int, previous: TextIO | None) -> TextIO:
+def text_stream(descriptor: int, previous: TextIO | None) -> TextIO:
+    """Return a stream for a descriptor, in the encoding of the one that it replaces."""
     # Python has no stream if the descriptor was closed when the program started.
     encoding = previous.encoding if previous is not None else "utf-8"
     return io.TextIOWrapper(
