@@ -20,13 +20,15 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "promises.md"
 PROTO: Final = ROOT / "proto" / "jobworker" / "v1" / "jobworker.proto"
 MARK: Final = "<!-- promises -->"
-MARKED_PAGES: Final = ("README.md", "DESIGN.md")
+MARKED_PAGES: Final = ("README.md", "DESIGN.md", "docs/security.md")
 _ROW: Final = re.compile(r"^\| `(.+?)` \| (.*) \| (.*) \|$")
 _DECLARATION: Final = re.compile(
     r"^(?:rpc (?P<rpc>\w+)\(|message (?P<message>\w+) |service |oneof |"
     r"(?:optional |repeated )?[\w.<>, ]+? (?P<field>\w+) = \d+;)"
 )
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\**\s+(?=[A-Z`*\[])")
+_HEADING: Final = re.compile(r"\*\*[^*]+(\*\*)?")  # of a list or of a paragraph
+_LINK: Final = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 _TITLE: Final = "| promise | words | held by |"
 
 
@@ -99,7 +101,7 @@ def page_promises() -> list[Promise]:
                 continue
             anchor = re.sub(r"\W+", "-", heading.lower()).strip("-")
             found += [
-                Promise(f"{name.removesuffix('.md')} {anchor} {number}", sentence)
+                Promise(f"{Path(name).stem} {anchor} {number}", sentence)
                 for number, sentence in enumerate(_sentences(text.partition(MARK)[2]), 1)
             ]
     return found
@@ -111,7 +113,9 @@ def _sentences(text: str) -> Iterator[str]:
     for block in re.split(r"\n\s*\n|\n(?=\d+\. |- )", text):
         if block.strip() and not block.lstrip().startswith("|"):
             words = re.sub(r"^(\d+\.|-) ", "", " ".join(block.split()))
-            yield from (part.strip() for part in _SENTENCE_END.split(words))
+            words = _LINK.sub(r"\1", words)  # it would lead elsewhere from another page
+            parts = (part.strip() for part in _SENTENCE_END.split(words))
+            yield from (part for part in parts if not _HEADING.fullmatch(part))
 
 
 def all_promises() -> dict[str, list[Promise]]:
