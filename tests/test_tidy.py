@@ -26,8 +26,9 @@ LAYERS: dict[str, set[str]] = {
     "output_memory": {"log"},
     "cgroup": {"errors"},
     "hierarchy": {"errors", "cgroup"},
+    "job_user": {"errors"},
     "oom_score": {"cgroup"},
-    "spawn": {"errors", "linux", "cgroup", "oom_score"},
+    "spawn": {"errors", "linux", "cgroup", "job_user", "oom_score"},
     "tree": {"cgroup", "reactor", "spawn"},
     "job": {"cgroup", "log", "output_memory", "reactor", "spawn", "tree"},
     "worker": {
@@ -35,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
         "cgroup",
         "hierarchy",
         "host_memory",
+        "job_user",
         "spawn",
         "log",
         "output_memory",
@@ -63,6 +65,7 @@ LAYERS: dict[str, set[str]] = {
         "follow",
         "gate",
         "hierarchy",
+        "job_user",
         "pool",
         "rule",
         "service",
@@ -91,7 +94,7 @@ LAYERS: dict[str, set[str]] = {
 WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
     "deny", "rule", "config", "options", "arguments", "timers", "oom_score", "messages",
-    "hierarchy", "tree", "stderr", "output_memory", "host_memory",
+    "hierarchy", "tree", "stderr", "job_user", "output_memory", "host_memory",
     "pool", "watched_files",
 }  # fmt: skip
 

@@ -5,8 +5,6 @@ authenticated or not permitted; 5 the server is unreachable or did not answer in
 130 interrupted; 141 standard output was closed. `stream --exit-status` exits with the job's own.
 """
 
-import dataclasses
-import datetime as dt
 import os
 import shlex
 import signal
@@ -21,15 +19,19 @@ import click
 
 from worker_service import arguments
 from worker_service.cgroup import IoMax, Limits
-from worker_service.client import CallError, Client, ClientOptions, Job, Output, Start
+from worker_service.client import CallError, Client, ClientOptions, Output, Start
 from worker_service.config import Settings
 from worker_service.options import with_settings
 from worker_service.terminal import (
     EXIT_INTERRUPTED,
+    JOB_ROW_HEADER,
     OutputError,
+    as_dict,
+    details,
     errors_as_one_line,
     fail,
     install_streams,
+    job_row,
     print_json,
     print_line,
     warn,
@@ -315,46 +317,49 @@ def query(job_id: str, verbose: bool, as_json: bool, **connection: Any) -> None:
     with _client(**connection) as client:
         job = client.query(job_id)
     if as_json:
-        print_json(_as_dict(job))
+        print_json(as_dict(job))
         return
     print_line(f"job with id {job_id} {'is running' if job.running else 'has stopped'}.")
+    if job.log_first_offset:
+        print_line(f"Its output is kept from byte {job.log_first_offset} to {job.log_size_bytes}.")
+    if job.output_error:
+        print_line(f"Warning: {job.output_error}.")
     if verbose:
-        for name, value in _details(_as_dict(job)):
+        for name, value in details(as_dict(job)):
             if name != "job_id":
                 print_line(f"  {name}: {value}")
 
 
-def _details(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield each present value with its name, like `limits.cpu_millicores`."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _details(value, f"{prefix}{name}.")
-        elif isinstance(value, tuple):
-            numbered = {f"{name}[{index}]": item for index, item in enumerate(value)}
-            yield from _details(numbered, prefix)
-        elif value not in {None, ""}:
-            yield f"{prefix}{name}", value
-
-
 @main.command(name="list")
+@click.option("--newest-first", is_flag=True, help="Begin with the job that started last.")
+@click.option("--status", default="", help="List only running, exited or signaled jobs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @_connected
-def list_command(as_json: bool, **connection: Any) -> None:
-    """List all jobs since the server started. Admins only."""
+def list_command(newest_first: bool, status: str, as_json: bool, **connection: Any) -> None:
+    """List the jobs that the server knows, and which bytes of their output. Admins only."""
     with _client(**connection) as client:
-        jobs = client.list_jobs()
-    if as_json:
+        jobs = client.list_jobs(newest_first=newest_first, status=status)
+        if not as_json:
+            print_line(JOB_ROW_HEADER)
         for job in jobs:
-            print_json(_as_dict(job))
-        return
-    print_line(f"{'JOB ID':36}  {'STATE':12}  {'STARTED (UTC)':19}  {'OUTPUT':>12}  COMMAND")
-    for job in jobs:
-        state = job.status if job.running else f"{job.status} {job.signal or job.exit_code}"
-        started = f"{job.started_at:%Y-%m-%d %H:%M:%S}" if job.started_at else "-"
-        print_line(
-            f"{job.job_id:36}  {state:12}  {started:19}  {job.log_size_bytes or 0:>12}  "
-            f"{shlex.join(job.command)}"
-        )
+            if as_json:
+                print_json(as_dict(job))
+            else:
+                print_line(job_row(job))
+
+
+@main.command()
+@click.argument("job_id", type=arguments.TEXT)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_connected
+def delete(job_id: str, as_json: bool, **connection: Any) -> None:
+    """Make the server forget an ended job and its output. Admins only."""
+    with _client(**connection) as client:
+        client.delete(job_id)
+    if as_json:
+        print_json({"job_id": job_id, "deleted": True})
+    else:
+        print_line(f"job with id {job_id} deleted.")
 
 
 @main.command()
@@ -411,19 +416,6 @@ def _copy_to_stdout(outputs: Iterator[Output]) -> None:
         if next_offset is not None:
             error.args = (f"{error}; resume with --from-offset {next_offset}",)
         raise
-
-
-def _as_dict(job: Job) -> dict[str, object]:
-    """Return a job for printing: times as text, absent values as None."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dt.datetime):
-            return value.isoformat()
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.asdict(value)
-        return value
-
-    return {each.name: plain(getattr(job, each.name)) for each in dataclasses.fields(job)}
 
 
 @main.command()

@@ -71,6 +71,7 @@ class Job:
     usage: Usage | None = None
     log_size_bytes: int | None = None
     log_first_offset: int | None = None
+    output_error: str = ""
     command: tuple[str, ...] = ()
 
     @property
@@ -228,23 +229,28 @@ class Client:
         response: pb.QueryJobResponse = self._call(self._stub.QueryJob, request, timeout_s)
         return _job_from(job_id, response)
 
-    def list_jobs(self) -> list[Job]:
-        """Return all jobs since the server started."""
-        response: pb.ListJobsResponse = self._call(self._stub.ListJobs, pb.ListJobsRequest())
-        return [
-            Job(
-                job_id=job.job_id,
-                status=job.status,
-                pid=job.pid,
-                exit_code=job.exit_code,
-                signal=job.signal,
-                started_at=moment(job, "started_at"),
-                ended_at=moment(job, "ended_at"),
-                log_size_bytes=job.log_size_bytes,
-                command=(job.command_name, *job.command_args),
-            )
-            for job in response.jobs
-        ]
+    def list_jobs(self, *, newest_first: bool = False, status: str = "") -> Iterator[Job]:
+        """Yield the jobs that the server knows; only one page of them is in memory.
+
+        Args:
+            newest_first: whether the job that started last comes first; otherwise it comes last.
+            status: only jobs with this status; empty for all.
+        """
+        request = pb.ListJobsRequest(newest_first=newest_first, status=status)
+        page: pb.ListJobsResponse = self._call(self._stub.ListJobs, request)
+        return self._jobs(request, page)
+
+    def _jobs(self, request: pb.ListJobsRequest, page: pb.ListJobsResponse) -> Iterator[Job]:
+        while True:
+            yield from map(_job_from_summary, page.jobs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+            page = self._call(self._stub.ListJobs, request)
+
+    def delete(self, job_id: str) -> None:
+        """Make the server forget an ended job and its output."""
+        self._call(self._stub.DeleteJob, pb.DeleteJobRequest(job_id=job_id))
 
     def stream(
         self,
@@ -387,6 +393,21 @@ def _call_error(error: grpc.RpcError, server: str) -> CallError:
     return CallError(code, detail)
 
 
+def _job_from_summary(summary: pb.JobSummary) -> Job:
+    return Job(
+        job_id=summary.job_id,
+        status=summary.status,
+        pid=summary.pid,
+        exit_code=summary.exit_code,
+        signal=summary.signal,
+        started_at=moment(summary, "started_at"),
+        ended_at=moment(summary, "ended_at"),
+        log_size_bytes=summary.log_size_bytes,
+        log_first_offset=summary.log_first_offset,
+        command=(summary.command_name, *summary.command_args),
+    )
+
+
 def _job_from(job_id: str, response: pb.QueryJobResponse) -> Job:
     has = response.HasField
     return Job(
@@ -403,4 +424,5 @@ def _job_from(job_id: str, response: pb.QueryJobResponse) -> Job:
         usage=usage_from_message(response.usage) if has("usage") else None,
         log_size_bytes=response.log_size_bytes if has("log_size_bytes") else None,
         log_first_offset=response.log_first_offset if has("log_first_offset") else None,
+        output_error=response.output_error,
     )

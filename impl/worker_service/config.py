@@ -58,6 +58,7 @@ def _number(lowest: int, highest: int) -> Rule:
 _ADDRESS_RULE: Final = Rule(Kind.ADDRESS)
 _PATH: Final = Rule(Kind.PATH)
 _FLAG: Final = Rule(Kind.FLAG)
+_USER: Final = Rule(Kind.USER)
 _LOG_LEVEL: Final = Rule(Kind.LOG_LEVEL)
 
 
@@ -82,6 +83,11 @@ class Settings:
     cgroup_root: Path = _setting(
         _PATH, DEFAULT_MOUNT / "jobworker", "cgroupfs directory for the jobs; one per server."
     )
+    job_user: str | None = _setting(
+        _USER, None, "USER or USER:GROUP, names or numbers, to run jobs as, without privileges. By "
+        "default they have the server's rights: a job of root can change its own limits and read "
+        "the server's key."
+    )  # fmt: skip
     stop_grace: float = _setting(
         _duration(0, _STOP_GRACE_MAX_S), 10.0,
         "Time from SIGTERM to SIGKILL, at shutdown and if a stop gives none."

@@ -17,6 +17,10 @@ class JobNotFoundError(JobWorkerError):
     """No job has this id."""
 
 
+class JobRunningError(JobWorkerError):
+    """Only an ended job can be deleted."""
+
+
 class CommandNotFoundError(JobWorkerError):
     """The program does not exist."""
 

@@ -53,6 +53,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/jobworker.v1.JobWorker/QueryJob": _EVERYBODY,
     "/jobworker.v1.JobWorker/StreamLogs": _EVERYBODY,
     "/jobworker.v1.JobWorker/ListJobs": _ADMINS,
+    "/jobworker.v1.JobWorker/DeleteJob": _ADMINS,
     "/grpc.health.v1.Health/Check": _EVERYBODY,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _ADMINS,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _ADMINS,

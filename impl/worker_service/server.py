@@ -5,7 +5,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Final, NoReturn, Self
@@ -19,10 +18,13 @@ from worker_service.config import Settings
 from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError
 from worker_service.follow import Admission, Batching, ByteBudget
+from worker_service.gate import Doorkeeper, Gate, audit
 from worker_service.hierarchy import Hierarchy
+from worker_service.job_user import JobUser
 from worker_service.pool import Pool
 from worker_service.rule import split_address
-from worker_service.service import Doorkeeper, Gate, JobWorkerService, audit
+from worker_service.service import JobWorkerService
+from worker_service.stderr import StderrHandler
 from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
 from worker_service.worker import Worker, WorkerSettings
 
@@ -34,7 +36,8 @@ _CALLS_GRACE_S: Final = 5.0
 _CALLS_END_MAX_S: Final = 10.0
 # A job with limits uses five, and one more for output beyond 256 KiB.
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
-_ANSWER_MAX_BYTES: Final = 64 * 1024 * 1024
+# Threads that only refuse calls, while all others are busy.
+_REFUSING_THREADS: Final = 16
 _EVERY_ADDRESS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 # The signals that stop the server: SIGTERM always; the others unless the server inherits them as
 # ignored, which `nohup` does with SIGHUP, and a shell without job control with SIGINT and SIGQUIT
@@ -59,8 +62,6 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", milliseconds(settings.max_connection_idle)),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_receive_message_length", settings.max_receive_size),
-        # Output is bounded by --message-size; a long list of jobs may be larger.
-        ("grpc.max_send_message_length", _ANSWER_MAX_BYTES),
         ("grpc.http2.lookahead_bytes", settings.stream_window),
         ("grpc.http2.bdp_probe", int(settings.connection_window)),
         ("grpc.http2.max_frame_size", settings.frame_size),
@@ -109,7 +110,10 @@ class Server:
             self.worker = Worker(
                 WorkerSettings(
                     stop_grace_s=settings.stop_grace,
+                    job_user=None if settings.job_user is None else JobUser.find(settings.job_user),
                     log_retention_bytes=settings.log_retention or None,
+                    output_memory_bytes=settings.output_memory,
+                    job_ttl_s=settings.job_ttl,
                 ),
                 self._hierarchy,
             )
@@ -117,15 +121,16 @@ class Server:
             self._close_hierarchy()
             raise
         self.admission = Admission(settings.max_streams)
-        # At most half of the threads for other calls may wait for slow requests.
-        self._gate = Gate(self.admission, self._doorkeeper, max(1, settings.unary_threads // 2))
-        self._pool = Pool(settings.max_streams + settings.unary_threads)
+        self._gate = Gate(self.admission, self._doorkeeper, settings.unary_threads)
+        self._calls_max = settings.max_streams + settings.unary_threads + _REFUSING_THREADS
+        self._pool = Pool(self._calls_max)
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._server = self._build()
         try:
             self.port = self._server.add_secure_port(settings.listen, credentials)
         except RuntimeError as error:
             self._gate.close()
+            self._pool.shutdown(wait=False)
             self.worker.close()
             self._close_hierarchy()
             raise ConfigurationError(
@@ -185,11 +190,11 @@ class Server:
     def _build(self) -> grpc.Server:
         settings = self._settings
         server = grpc.server(
-            self._pool,
+            self._pool,  # type: ignore[arg-type] # gRPC only submits to it
             interceptors=[self._gate],
             options=channel_options(settings),
             # A call beyond it is refused at once; otherwise it would wait for a thread, unseen.
-            maximum_concurrent_rpcs=settings.max_streams + settings.unary_threads,
+            maximum_concurrent_rpcs=self._calls_max,
         )
         budget = ByteBudget(settings.in_flight)
         service = JobWorkerService(self.worker, batching(settings), budget, self._doorkeeper)
@@ -211,14 +216,26 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         ConfigurationError, LimitsUnavailableError: it cannot start.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    audit.setLevel(logging.INFO)  # audit lines are written at every log level
-    _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
-    stop_signals = _prepare_signals()
+    stop_signals = _prepare_signals()  # before the first thread, which inherits what is blocked
+    stderr = StderrHandler()
+    try:
+        logging.basicConfig(
+            handlers=[stderr],
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        )
+        audit.setLevel(logging.INFO)  # audit lines are written at every log level
+        _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
+        if not _serve(settings, stop_signals, announce):
+            _exit_despite_threads(stderr)
+    finally:
+        stderr.close()
+
+
+def _serve(
+    settings: Settings, stop_signals: set[signal.Signals], announce: Callable[[str], None]
+) -> bool:
+    """Serve until a signal; return whether everything has ended."""
     server = Server(settings)
     stop_requested = threading.Event()
     threading.Thread(
@@ -237,8 +254,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     finally:
         ended = server.stop()
         logger.info("stopped")
-    if not ended:
-        _exit_despite_threads()
+    return ended
 
 
 def _prepare_signals() -> set[signal.Signals]:
@@ -270,13 +286,13 @@ def _wait_for_signals(
     worker.kill_all()
 
 
-def _exit_despite_threads() -> NoReturn:
+def _exit_despite_threads(stderr: StderrHandler) -> NoReturn:
     """End the process although threads still run: all jobs have ended, so nothing is lost."""
     logger.error(
         "threads still run %s s after the jobs ended; the stack of each:", _CALLS_END_MAX_S
     )
     faulthandler.dump_traceback(all_threads=True)
-    logging.shutdown()
+    stderr.close()
     os._exit(1)
 
 

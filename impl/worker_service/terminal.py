@@ -9,19 +9,22 @@ Guarantees:
 - A failure is one line on standard error and an exit code. Errors of standard error are ignored.
 """
 
+import dataclasses
+import datetime as dt
 import io
 import json
 import os
 import select
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import SIGINT, SIGPIPE
-from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 import grpc
 
-from worker_service.client import CallError
+from worker_service.client import CallError, Job
 from worker_service.errors import JobWorkerError
 
 if TYPE_CHECKING:
@@ -162,3 +165,41 @@ def fail(text: str, exit_code: int) -> NoReturn:
 def warn(text: str) -> None:
     """Write one line about the command itself to standard error."""
     print_line(f"worker-service: {text}", to_stderr=True)
+
+
+JOB_ROW_HEADER: Final = (
+    f"{'JOB ID':36}  {'STATE':12}  {'STARTED (UTC)':19}  {'OUTPUT KEPT':>15}  COMMAND"
+)
+
+
+def job_row(job: Job) -> str:
+    """Return a job as a row of a list."""
+    state = job.status if job.running else f"{job.status} {job.signal or job.exit_code}"
+    started = f"{job.started_at:%Y-%m-%d %H:%M:%S}" if job.started_at else "-"
+    output = f"{job.log_first_offset or 0}..{job.log_size_bytes or 0}"
+    return f"{job.job_id:36}  {state:12}  {started:19}  {output:>15}  {shlex.join(job.command)}"
+
+
+def as_dict(job: Job) -> dict[str, object]:
+    """Return a job for printing: times as text, absent values as None."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dt.datetime):
+            return value.isoformat()
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        return value
+
+    return {each.name: plain(getattr(job, each.name)) for each in dataclasses.fields(job)}
+
+
+def details(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each present value with its name, like `limits.cpu_millicores`."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from details(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            numbered = {f"{name}[{index}]": item for index, item in enumerate(value)}
+            yield from details(numbered, prefix)
+        elif value not in {None, ""}:
+            yield f"{prefix}{name}", value

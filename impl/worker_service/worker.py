@@ -1,17 +1,23 @@
-"""The library: start, stop, query, list and stream jobs. Usable without gRPC.
+"""The library: start, stop, query, list, stream and delete jobs. Usable without gRPC.
 
 Threads: any number of callers, and one reactor that owns every job's state and is the only
-writer of every log. Shared state and its guard: `_jobs`, `_starting` and `_closing` under `_lock`.
+writer of every log. Shared state and its guard: `_jobs`, `_starting` and `_closing` under `_lock`;
+`_expiring` belongs to the reactor's thread.
 """
 
+import itertools
 import logging
 import os
 import threading
 import time
 import uuid
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 from worker_service.cgroup import DEFAULT_LIMITS, Cgroup, Limits
@@ -19,15 +25,19 @@ from worker_service.errors import (
     HostExhaustedError,
     InvalidRequestError,
     JobNotFoundError,
+    JobRunningError,
     LimitsUnavailableError,
     ShuttingDownError,
     StopTimedOutError,
 )
 from worker_service.hierarchy import Hierarchy
+from worker_service.host_memory import memory_bytes
 from worker_service.job import DRAIN_MAX_S, Job, JobStatus, State
+from worker_service.job_user import JobUser
 from worker_service.log import OutputLog
+from worker_service.output_memory import OutputMemory
 from worker_service.reactor import Reactor
-from worker_service.spawn import Child, Command, require_limits_supported, spawn
+from worker_service.spawn import Child, Command, require_job_user, require_limits_supported, spawn
 from worker_service.tree import CgroupTree, GroupTree, ProcessTree
 
 logger = logging.getLogger(__name__)
@@ -49,12 +59,19 @@ class WorkerSettings:
     Attributes:
         stop_grace_s: seconds between SIGTERM and SIGKILL if a stop gives none.
         log_retention_bytes: the most recent output kept of each job; None keeps all.
+        output_memory_bytes: the most output kept of all jobs together; None is a quarter of the
+            memory that this process may use.
+        job_user: whom jobs run as; None is the user of this process.
         default_limits: for the limits that a start does not give.
+        job_ttl_s: seconds after its end for which a job is known; 0 is forever.
     """
 
     stop_grace_s: float = 10.0
     log_retention_bytes: int | None = None
+    output_memory_bytes: int | None = None
+    job_user: JobUser | None = None
     default_limits: Limits = DEFAULT_LIMITS
+    job_ttl_s: float = 0.0
 
 
 class Worker:
@@ -67,19 +84,26 @@ class Worker:
 
     Raises:
         LimitsUnavailableError: a hierarchy is given and the C library cannot start processes in it.
+        ConfigurationError: no process can be started as the given user.
     """
 
     def __init__(self, settings: WorkerSettings, hierarchy: Hierarchy | None) -> None:
         if hierarchy is not None:
             require_limits_supported()
             _reclaim(hierarchy)
+        if settings.job_user is not None:
+            require_job_user(settings.job_user)
         self._settings = settings
         self._hierarchy = hierarchy
         self._lock = threading.Lock()
         self._none_starting = threading.Condition(self._lock)
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job] = {}  # in the order of their numbers
+        self._numbers = itertools.count(1)
+        # When each ended job expires: all live equally long, so they expire in the order of ends.
+        self._expiring: deque[tuple[float, str]] = deque()
         self._starting = 0
         self._closing = False
+        self._memory = OutputMemory(settings.output_memory_bytes or memory_bytes() // 4)
         self._reactor = Reactor("jobs")
 
     def start(self, command: Command, limits: Limits | None = None) -> JobStatus:
@@ -99,20 +123,24 @@ class Worker:
         try:
             job, status = self._launch(command, effective_limits)
             self._begin(job)
-            with self._lock:
-                self._jobs[status.job_id] = job
         finally:
             with self._lock:
                 self._starting -= 1
                 self._none_starting.notify_all()
         return status
 
-    def stop(self, job_id: str, grace_s: float | None = None) -> JobStatus:
+    def stop(
+        self,
+        job_id: str,
+        grace_s: float | None = None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> JobStatus:
         """Stop a job's whole tree and return its final status, also of an ended job.
 
         Args:
             job_id: the job.
             grace_s: seconds between SIGTERM and SIGKILL; None uses the settings'.
+            given_up: whether to return the current status early; see `Job.wait_ended`.
 
         Raises:
             JobNotFoundError, InvalidRequestError: an argument is wrong.
@@ -123,9 +151,10 @@ class Worker:
             raise InvalidRequestError(
                 f"the grace period is {grace_s} s; it must be from 0 to {GRACE_MAX_S} s"
             )
-        job = self._job(job_id)
+        job = self.find(job_id)
         self._reactor.call_soon(lambda: job.request_stop(grace_s))
-        if not job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S):
+        ended = job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S, given_up)
+        if not ended and not given_up():
             raise StopTimedOutError(
                 f"job {job_id} was killed {KILL_MAX_S} s ago but has not ended; the kernel still "
                 "holds it, query it later"
@@ -138,13 +167,30 @@ class Worker:
         Raises:
             JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
         """
-        return self._job(job_id).status_with_usage()
+        return self.find(job_id).status_with_usage()
 
-    def list_jobs(self) -> list[JobStatus]:
-        """Return all jobs since the worker started, oldest first."""
+    def list_jobs(
+        self, *, after: int | None = None, newest_first: bool = False, state: State | None = None
+    ) -> Iterator[tuple[Job, JobStatus]]:
+        """Yield the known jobs, each with its status, in the order of their starts.
+
+        Args:
+            after: the number of a job, known or not; begin with the one that follows it.
+            newest_first: yield them in the opposite order.
+            state: only those in this state.
+        """
         with self._lock:
             jobs = list(self._jobs.values())
-        return [job.status() for job in jobs]
+        number = attrgetter("number")
+        if newest_first:
+            end = len(jobs) if after is None else bisect_left(jobs, after, key=number)
+            jobs = jobs[:end][::-1]
+        elif after is not None:
+            jobs = jobs[bisect_right(jobs, after, key=number) :]
+        for job in jobs:
+            status = job.status()
+            if state is None or status.state is state:
+                yield job, status
 
     def log(self, job_id: str) -> OutputLog:
         """Return a job's log.
@@ -152,7 +198,19 @@ class Worker:
         Raises:
             JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
         """
-        return self._job(job_id).log
+        return self.find(job_id).log
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job: its record now, its output a moment later.
+
+        Raises:
+            JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
+            JobRunningError: the job has not ended.
+        """
+        job = self.find(job_id)
+        if not job.wait_ended(0):
+            raise JobRunningError(f"job {job_id} is running; stop it first")
+        self._forget(job.status().job_id)
 
     def running(self) -> int:
         """Return how many jobs have not ended."""
@@ -187,7 +245,12 @@ class Worker:
         for job in jobs:
             self._reactor.call_soon(lambda job=job: job.request_stop(0))  # type: ignore[misc]
 
-    def _job(self, job_id: str) -> Job:
+    def find(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
+        """
         try:
             canonical = str(uuid.UUID(job_id))
         except ValueError as error:
@@ -197,10 +260,35 @@ class Worker:
         with self._lock:
             job = self._jobs.get(canonical)
         if job is None:
+            forgets = "are forgotten when deleted"
+            if self._settings.job_ttl_s:
+                forgets += f", and {self._settings.job_ttl_s:g} s after their end (--job-ttl)"
             raise JobNotFoundError(
-                f"no job has the id {canonical}; a server knows only jobs since its own start"
+                f"no job has the id {canonical}; a server knows only jobs since its own start, and "
+                f"they {forgets}"
             )
         return job
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self._reactor.call_soon(partial(self._memory.forget, job.log))
+
+    def _on_end(self, job_id: str) -> None:
+        ttl_s = self._settings.job_ttl_s
+        if ttl_s:
+            self._expiring.append((time.monotonic() + ttl_s, job_id))
+            if len(self._expiring) == 1:
+                self._reactor.call_later(ttl_s, self._expire)
+
+    def _expire(self) -> None:
+        """Forget the job that expires next, and only this one, so that output does not wait."""
+        _, job_id = self._expiring.popleft()
+        self._forget(job_id)
+        if self._expiring:
+            wait_s = self._expiring[0][0] - time.monotonic()
+            self._reactor.call_later(max(0.0, wait_s), self._expire)
 
     def _effective_limits(self, given: Limits | None) -> Limits | None:
         given = given or Limits()
@@ -228,7 +316,7 @@ class Worker:
         # Before the spawn, so that nothing after it can fail.
         tree: ProcessTree = CgroupTree(cgroup) if cgroup is not None else GroupTree()
         try:
-            output_fd, tree.main = _spawn_with_pipe(command, cgroup)
+            output_fd, tree.main = _spawn_with_pipe(command, cgroup, self._settings.job_user)
         except BaseException:
             tree.discard()
             raise
@@ -246,14 +334,24 @@ class Worker:
             tree=tree,
             output_fd=output_fd,
             log=OutputLog(self._settings.log_retention_bytes),
+            memory=self._memory,
             scheduler=self._reactor,
+            on_end=partial(self._on_end, job_id),
         )
         return job, status
 
     def _begin(self, job: Job) -> None:
         """Let the reactor watch a job; on failure, end it and release all that it holds."""
+
+        def begin() -> None:
+            job.begin()
+            # On the reactor's thread: the job is known before it can end and expire.
+            with self._lock:
+                job.number = next(self._numbers)
+                self._jobs[job.status().job_id] = job
+
         try:
-            self._reactor.run(job.begin, BEGIN_MAX_S)
+            self._reactor.run(begin, BEGIN_MAX_S)
         except OSError as error:
             self._reactor.call_soon(partial(job.abandon, error))
             job.wait_ended(KILL_MAX_S + DRAIN_MAX_S)
@@ -268,7 +366,9 @@ class Worker:
         return self._hierarchy.create(job_id, limits)
 
 
-def _spawn_with_pipe(command: Command, cgroup: Cgroup | None) -> tuple[int, Child]:
+def _spawn_with_pipe(
+    command: Command, cgroup: Cgroup | None, user: JobUser | None
+) -> tuple[int, Child]:
     """Start the process with a pipe for its output; return the pipe's read end."""
     try:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
@@ -282,7 +382,7 @@ def _spawn_with_pipe(command: Command, cgroup: Cgroup | None) -> tuple[int, Chil
             # The user's limit on pipe memory is reached (pipe(7)): this one stays small, and the
             # job only waits more often.
             logger.info("a pipe of %d bytes was refused; the job gets a smaller one", PIPE_BYTES)
-        child = spawn(command, write_fd, cgroup)
+        child = spawn(command, write_fd, cgroup, user)
     except BaseException:
         os.close(read_fd)
         raise

@@ -21,6 +21,12 @@ from tests.mutants.nodes import (
     WIRE,
 )
 
+ADMITTED: Final = """\
+            slot = _admit(call.identity, method, kind)
+            if kind is self._streams:
+                context.add_callback(slot.release)
+"""
+
 MUTANTS: Final = (
     # Streams.
     Mutation(
@@ -100,7 +106,7 @@ MUTANTS: Final = (
         "an internal error shows its traceback",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 'text = f"internal error; see {reference} in the server\'s log"',
                 "text = __import__('traceback').format_exc()",
             ),
@@ -126,9 +132,9 @@ MUTANTS: Final = (
         "a request is awaited before its caller is authorized",
         (
             Edit(
-                "service.py",
-                "            _admit(call.identity, method, exists=exists)\n            yield call\n",
-                "            yield call\n            _admit(call.identity, method, exists=exists)\n",
+                "gate.py",
+                f"{ADMITTED}            yield call\n",
+                f"            yield call\n{ADMITTED}",
             ),
         ),
         AUDIT + "test_forbidden_caller_is_refused_before_the_request_arrives[QueryJob]",
@@ -137,7 +143,7 @@ MUTANTS: Final = (
         "a request is awaited without a bound",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "with self._timers.calling(cut, within_s):",
                 "with self._timers.calling(cut, math.inf):",
             ),
@@ -148,7 +154,7 @@ MUTANTS: Final = (
         "calls beyond the first ones wait for requests as long",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "slot, within_s = None, REQUEST_CROWDED_MAX_S",
                 "slot, within_s = None, REQUEST_MAX_S",
             ),
@@ -159,7 +165,7 @@ MUTANTS: Final = (
         "a stalled stream is not cancelled",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "                call.cut = refusal\n                context.cancel()\n",
                 "",
             ),
@@ -168,25 +174,25 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a stalled stream is cancelled late",
-        (Edit("service.py", "CUT_AFTER_S: Final = 1.0", "CUT_AFTER_S: Final = 4.0"),),
+        (Edit("gate.py", "CUT_AFTER_S: Final = 1.0", "CUT_AFTER_S: Final = 4.0"),),
         STALLED + "[expired]",
     ),
     Mutation(
         "the audit line of a cancelled stalled stream has no reason",
-        (Edit("service.py", "                call.cut = refusal\n", ""),),
+        (Edit("gate.py", "                call.cut = refusal\n", ""),),
         STALLED + "[denied]",
     ),
     Mutation(
-        "a search for a tail holds no slot",
+        "a cancelled stream keeps its slot until its thread is free",
         (
             Edit(
-                "service.py",
-                "                        responses = behaviour(request, context)\n",
-                "                        context.add_callback(slot.release)\n"
-                "                        responses = behaviour(request, context)\n",
+                "gate.py",
+                "                context.add_callback(slot.release)\n",
+                "                pass\n",
             ),
         ),
-        STREAMS + "test_stream_that_searches_its_tail_keeps_its_slot_until_its_thread_is_free",
+        STREAMS
+        + "test_cancel_frees_the_slot_of_a_stream_that_searches_its_tail_and_ends_the_search",
     ),
     Mutation(
         "a reset is taken for the end of the requests",
@@ -201,12 +207,12 @@ MUTANTS: Final = (
     ),
     Mutation(
         "the audit line has another status than the client",
-        (Edit("service.py", "call.code = context.code() or call.code", "call.code = call.code"),),
+        (Edit("gate.py", "call.code = context.code() or call.code", "call.code = call.code"),),
         AUDIT + "test_status_in_the_audit_line_is_the_clients",
     ),
     Mutation(
         "a status text is not truncated",
-        (Edit("service.py", "    if len(whole) > _DETAIL_MAX_BYTES:\n", "    if not whole:\n"),),
+        (Edit("gate.py", "    if len(whole) > _DETAIL_MAX_BYTES:\n", "    if not whole:\n"),),
         AUDIT + "test_long_text_of_a_client_is_truncated_in_status_and_audit_line",
     ),
     Mutation(
@@ -276,7 +282,13 @@ MUTANTS: Final = (
     ),
     Mutation(
         "calls that wait at the shutdown run",
-        (Edit("pool.py", "            if cancel_futures:\n", "            if cancel_futures and wait:\n"),),
+        (
+            Edit(
+                "pool.py",
+                "            if cancel_futures:\n",
+                "            if cancel_futures and wait:\n",
+            ),
+        ),
         POOL + "test_shutdown_runs_or_cancels_the_calls_that_wait[True]",
     ),
     Mutation(

@@ -1,18 +1,19 @@
 """Servers broken on purpose, each with the test that must fail: proof that the tests can fail.
 
-A new mutant is one row, in `jobs` (below gRPC), `identity` or `calls`: the file below
-`impl/worker_service`, the text to replace (it occurs there exactly once), what to put in its place,
-and the test.
+A new mutant is one row, in `jobs` or `processes` (below gRPC), `identity`, `calls` or `rpcs`: the
+file below `impl/worker_service`, the text to replace (it occurs there exactly once), what to put in
+its place, and the test.
 """
 
 from typing import Final
 
 from harness.mutation.mutation import Mutation
-from tests.mutants import calls, identity, jobs, processes
+from tests.mutants import calls, identity, jobs, processes, rpcs
 
 MUTANTS: Final[tuple[Mutation, ...]] = (
     *jobs.MUTANTS,
     *processes.MUTANTS,
     *identity.MUTANTS,
     *calls.MUTANTS,
+    *rpcs.MUTANTS,
 )

@@ -82,7 +82,7 @@ def a_close_against_queries() -> None:
 
         def querier() -> None:
             seen.append(worker.query(job_id))
-            seen.extend(worker.list_jobs())
+            seen.extend(status for _, status in worker.list_jobs())
 
         run_threads(closer, querier)
         assert len(seen) == 2, "a job that was started is not listed"

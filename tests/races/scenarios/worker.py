@@ -36,7 +36,7 @@ class StandInJob:
         """See `Job.request_stop`."""
         self._stopped = True
 
-    def wait_ended(self, _timeout_s: float) -> bool:
+    def wait_ended(self, _timeout_s: float, _given_up: object = None) -> bool:
         """See `Job.wait_ended`."""
         return self._stopped
 
@@ -66,7 +66,7 @@ class DirectReactor:
 
 @contextmanager
 def a_worker() -> Iterator[Worker]:
-    def spawn(_command: object, _cgroup: object) -> tuple[int, object]:
+    def spawn(_command: object, _cgroup: object, _user: object) -> tuple[int, object]:
         return os.devnull, SimpleNamespace(pid=4711)  # type: ignore[return-value]
 
     with (
@@ -86,11 +86,11 @@ def a_list_against_a_start() -> None:
 
         def lister() -> None:
             before = set(known)
-            listed = {status.job_id for status in worker.list_jobs()}
+            listed = {status.job_id for _, status in worker.list_jobs()}
             assert listed >= before, "a job that was started is not listed"
 
         run_threads(starter, lister)
-        assert [status.job_id for status in worker.list_jobs()] == known
+        assert [status.job_id for _, status in worker.list_jobs()] == known
 
 
 def close_against_starts(starters: int) -> Callable[[], None]:
@@ -109,7 +109,7 @@ def close_against_starts(starters: int) -> Callable[[], None]:
             run_threads(*[starter] * starters, closer)
             assert time.monotonic() == begun_s, "close waited for a time-out"
             assert worker.running() == 0, "a job outlives the worker"
-            assert len(worker.list_jobs()) == len(begun)
+            assert len(list(worker.list_jobs())) == len(begun)
 
     return model
 
@@ -162,7 +162,7 @@ def the_table_has_an_order() -> None:
         def reader() -> None:
             listed = history.call(
                 "reader", "list", None,
-                lambda: frozenset(status.job_id for status in worker.list_jobs()),
+                lambda: frozenset(status.job_id for _, status in worker.list_jobs()),
             )  # fmt: skip
             for job_id in sorted(listed):
                 history.call("reader", "query", job_id, lambda: is_there(job_id))  # noqa: B023 - called at once
