@@ -41,7 +41,7 @@ OTHER_USER: Final = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 
 @dataclass(frozen=True, slots=True)
 class OtherUsersJob(Observation):
-    """A job that the server may not signal.
+    """A job that the server is not allowed to signal.
 
     Attributes:
         server_capabilities: of the server: bit N is capability N (proc(5), CapEff).
@@ -81,7 +81,7 @@ def judge_other_user(history: History) -> Iterator[Finding]:
     yield assumed("the server lacks CAP_KILL", true=lacks, got=capabilities)
     yield assumed("the job is another user's", true=seen.job_uid == NOBODY, got=seen.job_uid)
     stop = history.call("stop")
-    yield answered("a job that the server may not signal is stopped", stop)
+    yield answered("a job that the server is not allowed to signal is stopped", stop)
     yield equal("by its cgroup", end_of(history.call("after")), JobEnd("signaled", signal=9))
     took_s = stop.ended_s - stop.started_s
     yield at_least("seconds until then", took_s, STOP_GRACE_S, "the grace period")
@@ -91,7 +91,7 @@ def judge_other_user(history: History) -> Iterator[Finding]:
 
 OTHER_USER_STOP: Final = Check(
     "limits.other-user",
-    "A job of another user, which the server may not signal, is killed at the end of the grace "
+    "A job of another user, which the server is not allowed to signal, is killed at the end of the grace "
     "period.",
     run_other_user,
     judge_other_user,
