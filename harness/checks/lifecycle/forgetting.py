@@ -84,7 +84,7 @@ def _call_all(client: Client, job_id: str, which: str) -> None:
 
 
 def judge_delete(history: History) -> Iterator[Finding]:
-    """Only admins, only ended jobs; afterwards the job is unknown, and its reader knows what it missed."""
+    """Only admins, only ended jobs; the job is unknown then; its reader knows what it missed."""
     writer, reader = history.the(WriterJob), history.stream("reader behind")
     refused = history.call("delete running")
     yield answered("a running job is not deleted", refused, "FAILED_PRECONDITION")
@@ -121,7 +121,8 @@ def judge_delete(history: History) -> Iterator[Finding]:
 
 DELETE: Final = Check(
     "lifecycle.delete",
-    "An admin deletes an ended job: its record and output are gone, and its readers get the number of missed bytes.",
+    "An admin deletes an ended job: its record and output are gone, and its readers get the number "
+    "of missed bytes.",
     run_delete,
     judge_delete,
     needs=frozenset({Need.DELETION, Need.LISTING, Need.OFFSETS, Need.PYTHON}),

@@ -91,8 +91,8 @@ def judge_other_user(history: History) -> Iterator[Finding]:
 
 OTHER_USER_STOP: Final = Check(
     "limits.other-user",
-    "A job of another user, which the server is not allowed to signal, is killed at the end of the grace "
-    "period.",
+    "A job of another user, which the server is not allowed to signal, is killed at the end of the "
+    "grace period.",
     run_other_user,
     judge_other_user,
     needs=frozenset({Need.LAUNCH, Need.HOST, Need.GUEST, Need.CGROUPS, Need.GRACE}),
