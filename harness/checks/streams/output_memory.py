@@ -137,7 +137,7 @@ def run_output_memory(stage: Stage) -> None:
 
 
 def judge_output_memory(history: History) -> Iterator[Finding]:
-    """The bound holds at each moment, the right jobs give way, and readers know what they missed."""
+    """The bound holds at each moment, the right jobs give way, readers know what they missed."""
     totals = [writer.total_bytes for writer in history.all(WriterJob)]
     moments = {each.moment: each for each in history.all(KeptOutput)}
     yield floor("moments looked at", len(moments), len(MOMENTS))
