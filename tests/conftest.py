@@ -61,12 +61,10 @@ def _children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-# gRPC keeps its event engine's epoll and wake-up descriptors for the process, and the shared server
-# keeps the logs of its jobs.
+# gRPC keeps its event engine's epoll and wake-up descriptors for the process.
 _LASTING_DESCRIPTORS = (
     "anon_inode:[eventpoll]",
     "anon_inode:[eventfd]",
-    "/memfd:job-output",
     "/dev/",
     "/proc",
 )

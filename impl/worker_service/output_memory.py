@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 class OutputMemory:
     """Bounds the bytes that all logs hold: after each write, at most `limit_bytes`.
 
-    Counted is what has been written into a log's segments. Not counted: one write (at most a
-    segment) until it is made room for, the unwritten rest of each log's last segment, a dropped
-    segment that a reader is still sending from, and messages, which `follow.ByteBudget` bounds.
+    Counted is what has been written into a log's segments. Not counted: a write (of at most a
+    segment) until `written` makes room for it, the unwritten end of each log's last segment, a
+    dropped segment while a reader copies from it, and messages, which `follow.ByteBudget` bounds.
     """
 
     def __init__(self, limit_bytes: int) -> None:
