@@ -23,6 +23,7 @@ QUICK: Final = (
     "lifecycle.inheritance",  # 0.7
     "lifecycle.last-words",  # 0.3
     "lifecycle.literal",  # 0.0
+    "lifecycle.record",  # 1.2
     "lifecycle.signals",  # 0.2
     "lifecycle.stop-race",  # 1.3
     "lifecycle.stop-tree",  # 1.2
