@@ -114,7 +114,8 @@ def prove(
 
 def _allowed_verdicts(mutant: Mutation, name: str) -> set[Verdict]:
     """Return the verdicts that a control check may have."""
-    return {Verdict.PASS, Verdict.FAIL} if name in mutant.also else {Verdict.PASS}
+    also = {Verdict.FAIL, Verdict.SKIPPED} if name in mutant.also else set()
+    return {Verdict.PASS, *also}
 
 
 def local_target(identities: IdentityStore, tree: Path) -> Target:

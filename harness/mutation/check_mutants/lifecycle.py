@@ -5,6 +5,7 @@ from typing import Final
 from harness.mutation.mutation import Edit, Mutation
 
 LIFECYCLE: Final = "lifecycle."
+STOP: Final = "status = self._worker.stop(request.job_id, grace_s, lambda: not context.is_active())"
 
 MUTANTS: Final = (
     Mutation(
@@ -322,6 +323,18 @@ MUTANTS: Final = (
             ),
         ),
         LIFECYCLE + "stop-race",
+    ),
+    Mutation(
+        "answers every stop with an error",
+        (Edit("service.py", STOP, "raise RuntimeError"),),
+        LIFECYCLE + "stop-twice",
+        ("identity.roles",),
+    ),
+    Mutation(
+        "says that it stopped a job and lets it run",
+        (Edit("service.py", STOP, "status = self._worker.query(request.job_id)"),),
+        LIFECYCLE + "stop-twice",
+        ("identity.roles",),  # it deletes the job that it stopped
     ),
     Mutation(
         "answers NOT_FOUND when an ended job is stopped",

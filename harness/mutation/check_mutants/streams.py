@@ -43,9 +43,20 @@ MUTANTS: Final = (
             ),
         ),
         STREAMS + "end",
-        ("lifecycle.literal",),
     ),
     # Bytes.
+    Mutation(
+        "changes a bit of each message's first byte",
+        (
+            Edit(
+                "wire.py",
+                "_varint(len(chunk.data)), chunk.data,",
+                "_varint(len(chunk.data)), bytes([chunk.data[0] ^ 1]), chunk.data[1:],",
+            ),
+        ),
+        STREAMS + "writes",
+        ("lifecycle.literal",),
+    ),
     Mutation(
         "drops pending output of a reader that falls behind",
         (
