@@ -17,12 +17,14 @@ QUICK: Final = (
     "lifecycle.background",  # 0.1
     "lifecycle.bad-commands",  # 0.6
     "lifecycle.concurrent-stops",  # 1.1
+    "lifecycle.ended-descriptors",  # 1.4
     "lifecycle.escalates",  # 1.0
     "lifecycle.exit-codes",  # 0.8
     "lifecycle.ids",  # 0.1
     "lifecycle.inheritance",  # 0.7
     "lifecycle.last-words",  # 0.3
     "lifecycle.literal",  # 0.0
+    "lifecycle.pages",  # 1.5
     "lifecycle.record",  # 1.2
     "lifecycle.signals",  # 0.2
     "lifecycle.stop-race",  # 1.3
@@ -30,6 +32,8 @@ QUICK: Final = (
     "lifecycle.stop-twice",  # 0.0
     "lifecycle.stopped-job",  # 0.1
     "lifecycle.surroundings",  # 0.1
+    "lifecycle.tree-escalates",  # 1.2
+    "lifecycle.tree-grace",  # 1.3
     "streams.after-end",  # 0.4
     "streams.cancel",  # 1.3
     "streams.capacity",  # 0.6
