@@ -1,10 +1,10 @@
 """Keeps the house: walls between the parts, a door for each danger, sizes that fit in the head."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -211,13 +211,16 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / name for name in listed.stdout.split() if "_pb2" not in name]
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> list[str]:
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found.append(node.module)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def test_the_service_imports_neither_the_harness_nor_the_load_tests() -> None:
@@ -275,6 +278,7 @@ def test_a_danger_is_in_its_exempt_files_and_nowhere_else(door: Door) -> None:
     assert not door.exempt - found, "a stale exemption: take it out"
 
 
+@functools.cache
 def _without_docstrings(path: Path) -> str:
     """Return a module's code as Python sees it: no comments, no docstrings."""
     tree = ast.parse(path.read_text())

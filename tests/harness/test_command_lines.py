@@ -256,8 +256,10 @@ def waiting(program: str, fifo: Path) -> list[str]:
     return ["vulncheck", "--requirements", str(fifo)]
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [("loadtests", signal.SIGTERM), *(("harness", number) for number in STOP_SIGNALS)],
+)
 def test_signal_ends_a_program_with_128_and_its_number(
     program: str, number: signal.Signals, tmp_path: Path
 ) -> None:

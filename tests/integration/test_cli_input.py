@@ -1,5 +1,6 @@
 """Bad values, interrupts and proxies: one line and an exit code, and no call is made."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from jobworker.v1 import jobworker_pb2 as pb
 from tests.support.command import Run, command_environment, failed, runner, succeeded
 from tests.support.service import COMMAND, Certificates
 from tests.support.stand_in_server import JOB_ID, StandIn, stand_in_server
+from worker_service import cli
 
 NOT_UTF8 = b"caf\xe9"
 
@@ -33,6 +35,30 @@ def environment(answers: StandIn, certificates: Certificates) -> Iterator[dict[s
 @pytest.fixture
 def run(environment: dict[str, str]) -> Run:
     return runner(environment)
+
+
+@pytest.fixture
+def run_here(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Run:
+    """Run the command in this process, which has its modules already; it must not call."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("stdout", "stderr"):  # which the command replaces
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
+    def command(*words: str | bytes, **variables: str) -> "subprocess.CompletedProcess[str]":
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", [COMMAND, *map(os.fsdecode, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.run()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, *capfd.readouterr())
+
+    return command
 
 
 @pytest.mark.parametrize(
@@ -60,14 +86,14 @@ def run(environment: dict[str, str]) -> Run:
     ids=repr,
 )
 def test_value_out_of_range_makes_no_call(
-    words: list[str | bytes], answers: StandIn, run: Run
+    words: list[str | bytes], answers: StandIn, run_here: Run
 ) -> None:
-    assert failed(run(*words), 2)
+    assert failed(run_here(*words), 2)
     assert answers.calls == []
 
 
-def test_variable_out_of_range_makes_no_call(answers: StandIn, run: Run) -> None:
-    assert failed(run("list", JOBWORKER_TIMEOUT="inf"), 2, "--timeout")
+def test_variable_out_of_range_makes_no_call(answers: StandIn, run_here: Run) -> None:
+    assert failed(run_here("list", JOBWORKER_TIMEOUT="inf"), 2, "--timeout")
     assert answers.calls == []
 
 
