@@ -22,6 +22,7 @@ class Kind(StrEnum):
     PATH = "path"
     ADDRESS = "address"
     LOG_LEVEL = "log level"
+    USER = "user"
 
 
 # ASCII digits only: `float` and `int` accept those of every script. The lengths bound the work.
@@ -94,6 +95,8 @@ class Rule:
                 return Path(value)
             case Kind.ADDRESS, str() if split_address(value):
                 return value
+            case Kind.USER, str() if re.fullmatch(r"[^:\0]+(:[^:\0]+)?", value):
+                return value
             case Kind.LOG_LEVEL, str() if value in _LOG_LEVELS:
                 return value
         raise ValueError(value)
@@ -132,6 +135,7 @@ class Rule:
             Kind.PATH: "a path, a text that is neither empty nor contains a NUL character",
             Kind.ADDRESS: "HOST:PORT with a port from 0 to 65535, for example 127.0.0.1:50051 or "
             "[::1]:50051",
+            Kind.USER: "USER or USER:GROUP, names or numbers as a text, for example nobody",
             Kind.LOG_LEVEL: f"one of {self.bounds()}",
         }[self.kind]
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _CALLS_GRACE_S: Final = 5.0
 # And how long gRPC, and then the threads, may take after that to finish them.
 _CALLS_END_MAX_S: Final = 10.0
-# A job with limits uses five, and one more for output beyond 256 KiB.
+# A running job with limits uses five, an ended one none.
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 # Threads that only refuse calls, while all others are busy.
 _REFUSING_THREADS: Final = 16

@@ -19,7 +19,7 @@ import platform
 import signal
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,10 +27,13 @@ from worker_service.cgroup import Cgroup
 from worker_service.errors import (
     CannotExecuteError,
     CommandNotFoundError,
+    ConfigurationError,
     HostExhaustedError,
     InvalidRequestError,
+    JobWorkerError,
     LimitsUnavailableError,
 )
+from worker_service.job_user import JobUser
 from worker_service.linux import LIBC, has_function, signal_process_group
 from worker_service.oom_score import make_killable
 
@@ -172,12 +175,10 @@ def _readable(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def job_environment(extra: Mapping[str, str] | None) -> dict[bytes, bytes]:
-    """Return a job's whole environment: the inherited variables and the requested ones."""
+def _inherited_environment(user: JobUser | None) -> dict[bytes, bytes]:
     environment = {b"PATH": DEFAULT_PATH}
     environment |= {key: os.environb[key] for key in INHERITED_VARIABLES if key in os.environb}
-    environment |= {_encoded(key): _encoded(value) for key, value in (extra or {}).items()}
-    return environment
+    return environment | ({b"HOME": user.home} if user is not None else {})
 
 
 def limits_supported() -> bool:
@@ -185,8 +186,13 @@ def limits_supported() -> bool:
     return has_function("pidfd_spawn") and has_function("posix_spawnattr_setcgroup_np")
 
 
-def spawn(command: Command, output_fd: int, cgroup: Cgroup | None) -> Child:
+def spawn(
+    command: Command, output_fd: int, cgroup: Cgroup | None, user: JobUser | None = None
+) -> Child:
     """Start a program with both its outputs going to `output_fd`.
+
+    As another user, what that user may not execute is found out after the start: the job then
+    prints env's message, and exits with 126 or 127.
 
     Raises:
         CommandNotFoundError: the program does not exist.
@@ -197,9 +203,16 @@ def spawn(command: Command, output_fd: int, cgroup: Cgroup | None) -> Child:
     """
     command.validate()
     _check_working_directory(command.working_directory)
-    environment = job_environment(command.environment)
+    requested = {_encoded(k): _encoded(v) for k, v in (command.environment or {}).items()}
+    inherited = _inherited_environment(user)
+    environment = inherited | requested
     program = _find_program(command.name, environment[b"PATH"], command.working_directory)
-    argv = _string_array([_encoded(word) for word in (command.name, *command.arguments)])
+    words = [_encoded(word) for word in (command.name, *command.arguments)]
+    if user is not None:
+        program, words, environment = user.setpriv, user.wrap(words, requested), inherited
+        with suppress(PermissionError):  # without it, the job cannot open /dev/stdout again
+            os.fchown(output_fd, user.uid, user.gid)
+    argv = _string_array(words)
     envp = _string_array([key + b"=" + value for key, value in environment.items()])
     with (
         _file_actions(command.working_directory, output_fd) as actions,
@@ -379,6 +392,35 @@ def _spawn_error(
         _check_working_directory(command.working_directory)
         return CannotExecuteError(f"{text}; the file exists, its interpreter or loader does not")
     return CannotExecuteError(text)
+
+
+def require_job_user(user: JobUser) -> None:
+    """Check that this server can run programs as the user, and signal them.
+
+    Raises:
+        ConfigurationError: it cannot; the text says what it lacks.
+    """
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    with open(read_fd, "rb") as output:
+        try:
+            child = spawn(Command("true"), write_fd, None, user)
+        except JobWorkerError as error:
+            raise ConfigurationError(f"--job-user {user.name}: {error}") from error
+        finally:
+            os.close(write_fd)
+        text = _readable(output.read()).strip()
+    os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+    ended = child.peek_exit()
+    try:
+        signal.pidfd_send_signal(child.pidfd, 0)  # of an ended process: only the permission
+    except PermissionError:
+        text = text or "its processes cannot be signalled"
+    child.reap()
+    if text or ended != ExitStatus(0, 0):
+        raise ConfigurationError(
+            f"--job-user {user.name}: {text or ended}; the server needs CAP_SETUID, CAP_SETGID and "
+            "CAP_KILL: run it as root, or leave the setting out"
+        )
 
 
 def require_limits_supported() -> None:

@@ -134,6 +134,7 @@ REJECTED_TEXTS: Final = {
     Kind.LOG_LEVEL: (*NO_NUMBERS, "1.5", "INFO"),
     Kind.ADDRESS: (*NO_NUMBERS, "1.5", "127.0.0.1:80\u00b2"),
     Kind.PATH: ("",),
+    Kind.USER: ("", ":", "nobody:", ":nogroup", "a:b:c"),
 }
 REJECTED_TOML: Final = (
     '""', '["a"]', "[]", "{a = 1}", "1979-05-27", "nan", "inf", "-inf", "-1", "1e30",

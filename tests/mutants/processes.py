@@ -3,13 +3,50 @@
 from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
-from tests.mutants.nodes import LOCALE, TREE
+from tests.mutants.nodes import LOCALE, STDERR, TREE
 
 MUTANTS: Final = (
     Mutation(
         "texts are in the encoding of the server's locale",
         (Edit("spawn.py", 'text.encode("utf-8", "surrogateescape")', "os.fsencode(text)"),),
         LOCALE + "[C]",
+    ),
+    Mutation(
+        "the log waits for the reader of standard error",
+        (Edit("stderr.py", "os.set_blocking(write_fd, False)", ""),),
+        STDERR + "test_calls_and_the_end_do_not_wait_for_a_stderr_that_is_never_read",
+    ),
+    Mutation(
+        "the end waits for the reader of standard error",
+        (Edit("stderr.py", "self._thread.join(DRAIN_MAX_S)", "self._thread.join()"),),
+        STDERR + "test_calls_and_the_end_do_not_wait_for_a_stderr_that_is_never_read",
+    ),
+    Mutation(
+        "dropped lines are not reported when there is room",
+        (
+            Edit(
+                "stderr.py",
+                "            self._report_dropped()\n            self.release",
+                "            self.release",
+            ),
+        ),
+        STDERR + "test_dropped_lines_are_counted_exactly_once_there_is_room",
+    ),
+    Mutation(
+        "lines that did not fit are written torn",
+        (Edit("stderr.py", "self._rest = line[os.write(2, line) :]", "os.write(2, line)"),),
+        STDERR + "test_dropped_lines_are_counted_exactly_once_there_is_room",
+    ),
+    Mutation(
+        "the log stops at a line that cannot be written",
+        (
+            Edit(
+                "stderr.py",
+                "    except OSError:  # closed, EPIPE",
+                "    except BlockingIOError:  # closed, EPIPE",
+            ),
+        ),
+        STDERR + "test_reader_of_a_full_disk_gets_what_is_written_later",
     ),
     Mutation(
         "a stop signals only the main process of a cgroup",

@@ -137,7 +137,7 @@ class FakeProcess:
 def model_kernel(kernel: Kernel, processes: Iterator[FakeProcess] | None = None) -> Iterator[None]:
     """Let the scheduler control the reactor's waits; let the worker start these processes."""
 
-    def spawn(_command: object, _cgroup: object) -> tuple[int, FakeProcess]:
+    def spawn(_command: object, _cgroup: object, _user: object) -> tuple[int, FakeProcess]:
         process = next(processes or iter(()))
         return process.output_fd, process
 
