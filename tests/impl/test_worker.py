@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from harness.host.clock import poll_until
 from tests.support.descriptors import open_descriptors
 from worker_service import job as job_module
 from worker_service import spawn
@@ -424,17 +425,6 @@ def test_delete_of_a_running_job_is_refused(worker: Worker) -> None:
     assert listed(worker) == [status.job_id]
 
 
-def wait_on_reactor(worker: Worker, delay_s: float) -> None:
-    """Wait until the reactor has called back all that was due by then."""
-    due = threading.Event()
-    worker._reactor.run(lambda: void(worker._reactor.call_later(delay_s, due.set)), END_MAX_S)
-    assert due.wait(END_MAX_S + delay_s)
-
-
-def void(_: object) -> None:
-    """Make an expression a callback."""
-
-
 def test_ended_jobs_are_forgotten_after_their_ttl() -> None:
     ttl_s = 0.3
     worker = Worker(WorkerSettings(job_ttl_s=ttl_s), hierarchy=None)
@@ -448,8 +438,8 @@ def test_ended_jobs_are_forgotten_after_their_ttl() -> None:
                 worker.stop(status.job_id)
             known = listed(worker)
             assert time.monotonic() - ended_s >= ttl_s or len(known) == 6
-            wait_on_reactor(worker, ttl_s)
-            assert listed(worker) == [running.job_id]
+            poll_until(lambda: listed(worker) == [running.job_id] or None, END_MAX_S, "expiry")
+            worker._reactor.run(lambda: None, END_MAX_S)
             assert not any(log.held_bytes() for log in logs)
         with pytest.raises(JobNotFoundError, match=r"0.3 s after their end \(--job-ttl\)"):
             worker.query(ended[0].job_id)
