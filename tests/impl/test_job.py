@@ -393,8 +393,8 @@ def test_tree_that_may_not_be_signalled_is_killed_at_the_end_of_the_grace(
 def test_output_is_counted_while_it_is_written_and_gives_way_once_its_job_has_ended() -> None:
     memory = OutputMemory(10)
     rig, later = JobRig(memory=memory), JobRig(memory=memory)
-    for each in (rig, later):
-        os.write(each.write_fd, b"12345")
+    for each, data in ((rig, b"123"), (later, b"1234567")):
+        os.write(each.write_fd, data)
         each.output_ready()
     assert memory.total_bytes() == 10
     for each in (rig, later):
@@ -403,6 +403,6 @@ def test_output_is_counted_while_it_is_written_and_gives_way_once_its_job_has_en
     third = JobRig(memory=memory)
     os.write(third.write_fd, b"6")
     third.output_ready()
-    assert [each.log.held_bytes() for each in (rig, later, third)] == [0, 5, 1]
+    assert [each.log.held_bytes() for each in (rig, later, third)] == [0, 7, 1]
     third.end_output()
     third.exit()
