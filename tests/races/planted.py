@@ -71,7 +71,7 @@ PLANTED = (
 +            yield reader.read(granted_bytes)
 +            if not reader.cancelled:
 """,
-        (DETECTOR, DFS, PCT),
+        (DFS, PCT),
     ),
     # The log.
     planted_race(
