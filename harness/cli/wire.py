@@ -21,15 +21,16 @@ from harness.targets.address import AddressTarget
 from harness.targets.local import LocalTarget
 from harness.targets.target import Target
 from harness.wire.equivalents import reason_for
-from harness.wire.mutants import WireMutant, generate
+from harness.wire.mutants import generate
 from harness.wire.proof import (
     BAD,
     PARALLEL,
     Controls,
     Outcome,
+    WireProof,
     control,
+    judging_checks,
     prove_all,
-    quick_checks,
 )
 from harness.wire.target import SERVICE
 
@@ -88,13 +89,14 @@ def wire(  # noqa: PLR0917 - click passes them by name
             click.echo(f"{each.name}{f'  equivalent: {reason}' if reason else ''}")
         return
     started_s = time.monotonic()
-    judges = [check for check in quick_checks() if re.search(checks, check.name)]
+    judges = [check for check in judging_checks() if re.search(checks, check.name)]
     with tempfile.TemporaryDirectory(prefix="jobworker-wire-") as directory:
         store = IdentityStore(identities) if identities else make_identities(Path(directory))
-        with _open_target(target, launch, store) as opened:
-            controls = control(opened, judges, mutants)
+        # One server for all mutants: it has no fault.
+        with _open_target(target, launch, store) as opened, opened.shared() as server:
+            controls = control(opened, server, judges, mutants)
             _show_controls(controls)
-            outcomes = _run(opened, mutants, controls, parallel)
+            outcomes = _report(prove_all(opened, server, mutants, controls, parallel), len(mutants))
     total = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     click.echo(f"{len(mutants)} mutants: {total} ({time.monotonic() - started_s:.0f} s)")
     if controls.unreachable:
@@ -127,14 +129,12 @@ def _show_controls(controls: Controls) -> None:
         click.echo(f"  {name} {how}: {finding}")
 
 
-def _run(
-    target: Target, mutants: list[WireMutant], controls: Controls, parallel: int
-) -> Counter[Outcome]:
-    """Judge the mutants, report each, and return how many had each outcome."""
+def _report(proofs: Iterator[WireProof], count: int) -> Counter[Outcome]:
+    """Report each result as it comes, and return how many had each outcome."""
     outcomes: Counter[Outcome] = Counter()
-    for number, proof in enumerate(prove_all(target, mutants, controls, parallel), 1):
+    for number, proof in enumerate(proofs, 1):
         outcomes[proof.outcome] += 1
-        place = f"[{number}/{len(mutants)}]"
+        place = f"[{number}/{count}]"
         name = f"{proof.mutant.name} ({proof.seconds:.1f} s)"
         click.echo(f"{place:>9}  {proof.outcome:11}  {name}  {proof.detail}")
     return outcomes

@@ -219,7 +219,7 @@ def apply_stale(
     message: Message, field: FieldDescriptor, memory: Memory, path: tuple[str, ...]
 ) -> bool:
     """Give a field the value that it had in the previous message; return whether that differs."""
-    value, was_set = deepcopy(getattr(message, field.name)), is_set(message, field)
+    value, was_set = _get(message, field)
     old, old_set = memory.get(path, (value, was_set))
     memory[path] = (value, was_set)
     if (old, old_set) == (value, was_set):
@@ -230,9 +230,7 @@ def apply_stale(
 
 def apply_swap(message: Message, field: FieldDescriptor, sibling: FieldDescriptor) -> bool:
     """Exchange two fields of the same type; return whether they differ."""
-    both = [
-        (deepcopy(getattr(message, each.name)), is_set(message, each)) for each in (field, sibling)
-    ]
+    both = [_get(message, each) for each in (field, sibling)]
     if both[0] == both[1]:
         return False
     # First what becomes absent: of a oneof, setting one clears the other.
@@ -240,6 +238,15 @@ def apply_swap(message: Message, field: FieldDescriptor, sibling: FieldDescripto
     for each, (value, was_set) in pairs:
         _put(message, each, value, was_set=was_set)
     return True
+
+
+def _get(message: Message, field: FieldDescriptor) -> tuple[Any, bool]:
+    """Return a copy of a field's value, and whether it is set."""
+    value = getattr(message, field.name)
+    copied = dict(value) if is_map(field) else deepcopy(value)
+    return (list(copied) if field.is_repeated and not is_map(field) else copied), is_set(
+        message, field
+    )
 
 
 def _put(message: Message, field: FieldDescriptor, value: Any, *, was_set: bool) -> None:  # noqa: ANN401 - any field's

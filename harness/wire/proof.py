@@ -22,7 +22,7 @@ from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
 from harness.run.capabilities import Capabilities, probe_capabilities
 from harness.run.check_runner import Options, Silent, run_checks
-from harness.targets.target import Target
+from harness.targets.target import RunningServer, Target
 from harness.wire.equivalents import reason_for
 from harness.wire.mutants import StatusMutant, WireMutant
 from harness.wire.tap import MutantTap, SurveyTap
@@ -115,20 +115,40 @@ OUT_OF_REACH: Final = {
 }
 
 
-def quick_checks() -> list[Check]:
+# Checks that are not quick, and the only ones that exchange some field.
+SLOWER: Final = frozenset(
+    {
+        "lifecycle.delete",
+        "lifecycle.health",
+        "lifecycle.pages",
+        "lifecycle.record",
+        "lifecycle.times",
+        "streams.held-output",
+        "streams.live",
+        "streams.retention",
+    }
+)
+
+
+def judging_checks() -> list[Check]:
     """Return the checks that a mutant may be judged by."""
-    return [check for check in ALL if check.name in QUICK and check.name not in OUT_OF_REACH]
+    names = {*QUICK, *SLOWER} - set(OUT_OF_REACH)
+    return [check for check in ALL if check.name in names]
 
 
-def control(target: Target, checks: Sequence[Check], mutants: Sequence[WireMutant]) -> Controls:
+def control(
+    target: Target,
+    server: RunningServer,
+    checks: Sequence[Check],
+    mutants: Sequence[WireMutant],
+) -> Controls:
     """Run checks directly, and through a relay that changes nothing.
 
     Raises:
-        BrokenError: the server cannot be reached, directly or through the relay.
+        BrokenError: the server cannot be reached.
     """
-    with target.shared() as server:
-        scale = Scale.SMALL if target.emulated else Scale.FULL
-        capabilities = probe_capabilities(target, server, scale)
+    scale = Scale.SMALL if target.emulated else Scale.FULL
+    capabilities = probe_capabilities(target, server, scale)
     direct = _run(target, checks, capabilities)
     unusable = {each.name: _text(each) for each in direct if each.verdict is not Verdict.PASS}
     usable, unreachable = [], {}
@@ -136,7 +156,7 @@ def control(target: Target, checks: Sequence[Check], mutants: Sequence[WireMutan
         if check.name in unusable:
             continue
         survey = SurveyTap(mutants)
-        with open_target(target, survey) as relayed:
+        with open_target(target, server, survey) as relayed:
             result = _run(relayed, [check], capabilities)[0]
         if result.verdict is Verdict.PASS:
             usable.append(ControlledCheck(check, result.seconds, frozenset(survey.effective)))
@@ -147,14 +167,20 @@ def control(target: Target, checks: Sequence[Check], mutants: Sequence[WireMutan
 
 
 def prove_all(
-    target: Target, mutants: Sequence[WireMutant], controls: Controls, parallel: int = PARALLEL
+    target: Target,
+    server: RunningServer,
+    mutants: Sequence[WireMutant],
+    controls: Controls,
+    parallel: int = PARALLEL,
 ) -> Iterator[WireProof]:
     """Judge mutants, some at a time; yield their results in order."""
     with ThreadPoolExecutor(parallel) as pool:
-        yield from pool.map(lambda mutant: prove(target, mutant, controls), mutants)
+        yield from pool.map(lambda mutant: prove(target, server, mutant, controls), mutants)
 
 
-def prove(target: Target, mutant: WireMutant, controls: Controls) -> WireProof:
+def prove(
+    target: Target, server: RunningServer, mutant: WireMutant, controls: Controls
+) -> WireProof:
     """Judge a server whose traffic has one mutant, until a check fails."""
     started_s = time.monotonic()
     concerned = [each.check for each in controls.usable if mutant.name in each.mutants]
@@ -164,7 +190,8 @@ def prove(target: Target, mutant: WireMutant, controls: Controls) -> WireProof:
             return WireProof(mutant, Outcome.EQUIVALENT, reason)
         status = isinstance(mutant, StatusMutant)
         return WireProof(mutant, Outcome.UNPROVOKED if status else Outcome.UNUSED)
-    failed, others = _judge(target, mutant, concerned, controls.capabilities)
+    with open_target(target, server, MutantTap(mutant)) as relayed:
+        failed, others = _judge(relayed, concerned, controls.capabilities)
     outcome = _outcome(mutant, caught=failed is not None, equivalent=bool(reason))
     if failed is not None:
         detail = f"{failed.name}: {_text(failed)}"
@@ -184,16 +211,15 @@ def _outcome(mutant: WireMutant, *, caught: bool, equivalent: bool) -> Outcome:
 
 
 def _judge(
-    target: Target, mutant: WireMutant, checks: Sequence[Check], capabilities: Capabilities
+    relayed: Target, checks: Sequence[Check], capabilities: Capabilities
 ) -> tuple[CheckResult | None, list[CheckResult]]:
     """Return the first result that is FAIL, and those before it."""
     others: list[CheckResult] = []
-    with open_target(target, MutantTap(mutant)) as relayed:
-        for check in checks:
-            result = _run(relayed, [check], capabilities)[0]
-            if result.verdict is Verdict.FAIL:
-                return result, others
-            others.append(result)
+    for check in checks:
+        result = _run(relayed, [check], capabilities)[0]
+        if result.verdict is Verdict.FAIL:
+            return result, others
+        others.append(result)
     return None, others
 
 

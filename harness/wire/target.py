@@ -43,7 +43,7 @@ class RelayedServer:
 
 
 class RelayTarget:
-    """See `Target`. Use it within `open_target`, which starts the server that checks share."""
+    """See `Target`. `open_target` puts a relay in front of the server that checks share."""
 
     def __init__(self, inner: Target, tap: Tap, shared: RelayedServer) -> None:
         self._inner = inner
@@ -87,9 +87,9 @@ class RelayTarget:
 
 
 @contextmanager
-def open_target(inner: Target, tap: Tap) -> Iterator[RelayTarget]:
-    """Start or use a target's shared server, and put a relay in front of it."""
-    with inner.shared() as server, _relayed(inner, server, tap) as relayed:
+def open_target(inner: Target, server: RunningServer, tap: Tap) -> Iterator[RelayTarget]:
+    """Put a relay in front of a target's running server, and of those that checks start."""
+    with _relayed(inner, server, tap) as relayed:
         yield RelayTarget(inner, tap, relayed)
 
 

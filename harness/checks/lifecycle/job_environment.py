@@ -1,6 +1,7 @@
 """A job's environment: nothing inherited from the server, and exactly what the start requested."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ LOOKS: Final = {
     "signals": ("cat", ["/proc/self/status"]),
     "session": ("cat", ["/proc/self/stat"]),
     "environment": ("cat", ["/proc/self/environ"]),
+    # 124 is timeout's own exit code; see timeout(1).
+    "input": ("sh", ["-c", "timeout 5 head -c 1; echo end $?"]),
 }
 
 
@@ -29,6 +32,7 @@ PLANT: Final = (
     "sh", "-c", f'exec {PLANTED_DESCRIPTOR}</dev/null "$@"', "planted",
 )  # fmt: skip
 SIGUSR1_MASK: Final = 1 << 10 - 1
+WRITABLE_BY_OTHERS: Final = 0o002
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,12 @@ def judge_inheritance(history: History) -> Iterator[Finding]:
     for name, what in (("SigBlk", "blocked"), ("SigIgn", "ignored")):
         found = re.search(rf"{name}:\s*([0-9a-f]+)", history.stream("signals").text)
         yield equal(f"a job has no signal {what}", found and found[1], "0" * 16)
+    text = history.stream("input").text
+    yield equal("a job that reads its standard input is at the end of it at once", text, "end 0\n")
+    umask = re.search(r"Umask:\s*([0-7]+)", history.stream("signals").text)
+    kept = umask is not None and int(umask[1], 8) & WRITABLE_BY_OTHERS == WRITABLE_BY_OTHERS
+    promise = "a job's umask keeps the files that it makes from being writable for all users"
+    yield holds(promise, kept=kept, got=umask and umask[1], want="...2 in octal, or stricter")
     # pid (comm) state parent group session ...
     words = history.stream("session").text.split()
     yield holds(
@@ -120,14 +130,18 @@ def _judge_secrets(server: InheritableState, environment: str) -> Iterator[Findi
 
 INHERITANCE: Final = Check(
     "lifecycle.inheritance",
-    "A job inherits no descriptor, no signal setting, no session and no secret of the server.",
+    "A job inherits no descriptor, signal setting, session, secret or umask of 0, and no input.",
     run_inheritance,
     judge_inheritance,
-    cites=("43", "R-JOB-6"),
+    cites=("43", "113", "114", "R-JOB-6"),
 )
 
 
-GIVEN: Final = {"PLAIN": "word", "SPACES": " a  b ", "ODD": "$HOME='\"\\ü", "EMPTY": ""}
+GIVEN: Final = {
+    "PLAIN": "word", "SPACES": " a  b ", "ODD": "$HOME='\"\\ü", "EMPTY": "",
+    # These replace what a job has without them.
+    "PATH": "/given:/usr/local/bin:/usr/bin:/bin", "HOME": "/given",
+}  # fmt: skip
 # What no program can be given, and where no program can be started.
 BAD_ENVIRONMENTS: Final = {
     "an empty key": {"": "x"},
@@ -172,6 +186,8 @@ def judge_surroundings(history: History) -> Iterator[Finding]:
     found = history.stream("environment").text.encode("latin-1").decode().split("\0")
     missing = [f"{key}={value}" for key, value in GIVEN.items() if f"{key}={value}" not in found]
     yield equal("a job has the requested environment", missing, [])
+    names = Counter(text.partition("=")[0] for text in found)
+    yield equal("and each variable once", [name for name, count in names.items() if count > 1], [])
     yield equal("a job starts in its directory", history.stream("directory").text, "/usr\n")
     yield holds(
         "a program is found from its directory",

@@ -9,6 +9,7 @@ from harness.mutation.check_mutants import (
     identity,
     lifecycle,
     limits,
+    reports,
     streams,
 )
 from harness.mutation.mutation import Mutation
@@ -16,6 +17,7 @@ from harness.mutation.mutation import Mutation
 LOCAL: Final[tuple[Mutation, ...]] = (
     *identity.MUTANTS,
     *lifecycle.MUTANTS,
+    *reports.MUTANTS,
     *streams.MUTANTS,
     *abuse.MUTANTS,
     *bounds.MUTANTS,

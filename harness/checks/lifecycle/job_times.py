@@ -1,0 +1,117 @@
+"""When jobs started and ended: the reported times, compared with what the jobs' own clocks print.
+
+Jobs run one after the other, and each prints the time. So each of a job's reported times is between
+two printed ones, all of them of the server's machine: no other clock is compared.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from harness.checks.check import Check, Need, Stage
+from harness.drive.client import Client
+from harness.judge.promises import equal, floor
+from harness.record.history import History, Observation
+from harness.record.verdict import Finding
+from jobworker.v1 import jobworker_pb2 as pb
+
+JOBS: Final = 5
+# A server may read its clock for the start of a process that already runs; a busy machine.
+NOTED_LATE_NS: Final = 500_000_000
+SECOND_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TimedJob(Observation):
+    """One of several consecutive jobs. All times are nanoseconds since the epoch.
+
+    Attributes:
+        printed_ns: the time that it printed.
+        started_ns: when it started, as a query reports it; None: absent.
+        ended_ns: the same of its end.
+    """
+
+    printed_ns: int
+    started_ns: int | None
+    ended_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimesOfRunningJob(Observation):
+    """Which times a query reports of a job that is running."""
+
+    has_start: bool
+    has_end: bool
+
+
+def run_times(stage: Stage) -> None:
+    """Run jobs that print the time, one after the other; query each, and one that is running."""
+    with stage.client() as client:
+        for _ in range(JOBS):
+            job_id = client.must_start("date", ["+%s%N"])
+            printed_ns = int(client.output(job_id).strip() or 0)
+            started_ns, ended_ns = _times(client.must_query(job_id))
+            stage.record(TimedJob(printed_ns, started_ns, ended_ns))
+        stage.record(_query_running(client))
+
+
+def _query_running(client: Client) -> TimesOfRunningJob:
+    job_id = client.must_start("sleep", ["100"])
+    job = client.must_query(job_id)
+    client.must_stop(job_id)
+    return TimesOfRunningJob(job.HasField("started_at"), job.HasField("ended_at"))
+
+
+def _times(job: pb.QueryJobResponse) -> tuple[int | None, int | None]:
+    return (
+        job.started_at.ToNanoseconds() if job.HasField("started_at") else None,
+        job.ended_at.ToNanoseconds() if job.HasField("ended_at") else None,
+    )
+
+
+def judge_times(history: History) -> Iterator[Finding]:
+    """Each time is reported, and is between the printed times before and after it."""
+    jobs = history.all(TimedJob)
+    yield floor("jobs that printed the time", sum(job.printed_ns > 0 for job in jobs), JOBS)
+    early, late = [], []
+    printed_before_ns = 0
+    for number, job in enumerate(jobs):
+        if job.started_ns is None or not (
+            printed_before_ns <= job.started_ns <= job.printed_ns + NOTED_LATE_NS
+        ):
+            early.append(_misplaced(number, job.started_ns, job.printed_ns))
+        following = jobs[number + 1 : number + 2]
+        if (
+            job.ended_ns is None
+            or job.ended_ns < job.printed_ns
+            or any(job.ended_ns > each.printed_ns for each in following)
+        ):
+            late.append(_misplaced(number, job.ended_ns, job.printed_ns))
+        printed_before_ns = job.printed_ns
+    promise = (
+        "a job's start is reported: after the job before it, and not after it printed the time"
+    )
+    yield equal(promise, early, [])
+    promise = "a job's end is reported: after it printed the time, and before the next job did"
+    yield equal(promise, late, [])
+    running = history.the(TimesOfRunningJob)
+    yield equal("a running job has a start", running.has_start, want=True)
+    yield equal("a running job has no end", running.has_end, want=False)
+
+
+def _misplaced(number: int, reported_ns: int | None, printed_ns: int) -> str:
+    if reported_ns is None:
+        return f"job {number}: absent"
+    return f"job {number}: {(reported_ns - printed_ns) / SECOND_NS:+.3f} s from what it printed"
+
+
+TIMES: Final = Check(
+    "lifecycle.times",
+    "The reported start and end of a job are true, and a running job has no end.",
+    run_times,
+    judge_times,
+    needs=frozenset({Need.OFFSETS}),
+    cites=("116",),
+)
+
+CHECKS: Final = (TIMES,)

@@ -1,0 +1,113 @@
+"""The standard gRPC services: health and reflection."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from harness.checks.check import Check, Stage
+from harness.checks.raw_calls import CALL_TIMEOUT_S
+from harness.drive.client import open_channel
+from harness.drive.receiver import outcome_of
+from harness.judge.promises import equal, unseen
+from harness.record.history import History, Observation
+from harness.record.verdict import Finding, UnsupportedError
+
+API: Final = "jobworker.v1.JobWorker"
+# Service names that a caller may ask for, and the answer that each must get.
+HEALTH: Final = {"": "SERVING", API: "SERVING", "no.such.Service": "NOT_FOUND"}
+CALLERS: Final = ("admin", "user")
+MISSING: Final = "UNIMPLEMENTED"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthAnswer(Observation):
+    """The health of a service as a caller gets it: its name, or the status of a refused call."""
+
+    caller: str
+    service: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectedServices(Observation):
+    """The names of the services that an admin sees by reflection, or the status of the call."""
+
+    names: tuple[str, ...]
+    status: str
+
+
+def run_standard_services(stage: Stage) -> None:
+    """Check the health of some services for each role; list the services by reflection."""
+    store = stage.target.identities
+    for caller in CALLERS:
+        with open_channel(stage.server.address, store.files(caller)) as channel:
+            for service in HEALTH:
+                stage.record(HealthAnswer(caller, service, _health(channel, service)))
+    with open_channel(stage.server.address, store.files("admin")) as channel:
+        stage.record(_reflected(channel))
+
+
+def _health(channel: grpc.Channel, service: str) -> str:
+    check: Any = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        health_pb2.HealthCheckRequest.SerializeToString,
+        health_pb2.HealthCheckResponse.FromString,
+    )
+    try:
+        answer = check(health_pb2.HealthCheckRequest(service=service), timeout=CALL_TIMEOUT_S)
+    except grpc.RpcError as error:
+        status = outcome_of(error)[1]
+        if status == MISSING:
+            raise UnsupportedError("the standard health service") from error
+        return status
+    name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    return name
+
+
+def _reflected(channel: grpc.Channel) -> ReflectedServices:
+    reflect: Any = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    try:
+        answers = list(reflect(iter([request]), timeout=CALL_TIMEOUT_S))
+    except grpc.RpcError as error:
+        return ReflectedServices((), outcome_of(error)[1])
+    services = [each.name for answer in answers for each in answer.list_services_response.service]
+    return ReflectedServices(tuple(services), "OK")
+
+
+def judge_standard_services(history: History) -> Iterator[Finding]:
+    """A server that serves says so to each role, of itself and of the API, and lists the API."""
+    answers = history.all(HealthAnswer)
+    got = {
+        caller: {a.service: a.answer for a in answers if a.caller == caller} for caller in CALLERS
+    }
+    for caller in CALLERS:
+        promise = (
+            f"the health service answers for the server, the API and no other service: {caller}"
+        )
+        yield equal(promise, got[caller], HEALTH)
+    reflected = history.the(ReflectedServices)
+    promise = "reflection shows the API to an admin"
+    if reflected.status == MISSING:
+        yield unseen(promise, "the server has no reflection")
+        return
+    yield equal(promise, [name for name in reflected.names if name == API], [API])
+
+
+STANDARD_SERVICES: Final = Check(
+    "lifecycle.health",
+    "A server that serves says so by the standard health service, and shows the API by reflection.",
+    run_standard_services,
+    judge_standard_services,
+    cites=("112",),
+)
+
+CHECKS: Final = (STANDARD_SERVICES,)
