@@ -57,7 +57,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptOutput(Observation):
+class OutputOfAll(Observation):
     """What a server keeps of each job, as its queries report it, while no job writes.
 
     Attributes:
@@ -103,7 +103,7 @@ def run_output_memory(stage: Stage) -> None:
                 name: Kept(answer.log_first_offset, answer.log_size_bytes)
                 for name, answer in answers.items()
             }
-            stage.record(KeptOutput(moment, kept, server_memory_bytes(stage, server)))
+            stage.record(OutputOfAll(moment, kept, server_memory_bytes(stage, server)))
 
         for name in ("first", "second"):
             jobs[name] = start_writer(stage, client, [WriterStep(ENDED_BYTES)])
@@ -139,7 +139,7 @@ def run_output_memory(stage: Stage) -> None:
 def judge_output_memory(history: History) -> Iterator[Finding]:
     """The bound holds at each moment, the right jobs give way, readers know what they missed."""
     totals = [writer.total_bytes for writer in history.all(WriterJob)]
-    moments = {each.moment: each for each in history.all(KeptOutput)}
+    moments = {each.moment: each for each in history.all(OutputOfAll)}
     yield floor("moments looked at", len(moments), len(MOMENTS))
     if set(moments) != set(MOMENTS):
         return
@@ -162,7 +162,7 @@ def judge_output_memory(history: History) -> Iterator[Finding]:
         yield equal(f"the stream of the {stream.label} ends", stream.code, "OK")
 
 
-def _judge_order(moments: Mapping[str, KeptOutput]) -> Iterator[Finding]:
+def _judge_order(moments: Mapping[str, OutputOfAll]) -> Iterator[Finding]:
     grown, flooded, joined = (moments[name].jobs for name in ("grown", "flooded", "joined"))
     yield at_least(
         "bytes dropped of the job that ended first", grown["first"].first_offset,
@@ -182,7 +182,7 @@ def _judge_order(moments: Mapping[str, KeptOutput]) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _judge_list(history: History, joined: KeptOutput) -> Iterator[Finding]:
+def _judge_list(history: History, joined: OutputOfAll) -> Iterator[Finding]:
     listed = message_of(history.call("list"), pb.ListJobsResponse).jobs
     ids = {
         writer.job_id: name for writer, name in zip(history.all(WriterJob), READERS, strict=True)
@@ -195,7 +195,7 @@ def _judge_list(history: History, joined: KeptOutput) -> Iterator[Finding]:
     yield equal("the list shows what is kept, as queries do", kept, dict(joined.jobs))
 
 
-def _judge_memory(history: History, flooded: KeptOutput) -> Iterator[Finding]:
+def _judge_memory(history: History, flooded: OutputOfAll) -> Iterator[Finding]:
     if flooded.jobs["large"].size_bytes < 2 * (BOUND_BYTES + MEMORY_SLACK_BYTES):
         return  # all of it could be within the slack
     grown_bytes = flooded.memory_bytes - history.the(OutputMemory).before_bytes
