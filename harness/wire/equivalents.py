@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 _FOR_PEOPLE: Final = "a text for people: the API promises no words"
+_ALWAYS: Final = "it is present in every answer"
+_NO_LOSS: Final = "no client can bring a server that works to lose a job's output"
 _NANOSECOND: Final = "a nanosecond is less than any clock's own error"
 
 EQUIVALENTS: Final = {
@@ -18,6 +20,13 @@ EQUIVALENTS: Final = {
     "wire.*.nanos.minus-one": _NANOSECOND,
     "wire.StopJobRequest.grace_period_ms.plus-one": "a millisecond is less than a stop's own time",
     "wire.StopJobRequest.grace_period_ms.minus-one": "a millisecond is less than a stop's own time",
+    "wire.StreamLogsRequest.from_offset.invented": "an absent start is the first byte, too",
+    "wire.*.started_at.invented": _ALWAYS,
+    "wire.QueryJobResponse.log_*.invented": _ALWAYS,
+    "wire.QueryJobResponse.output_error.dropped": _NO_LOSS,
+    "wire.QueryJobResponse.output_error.zeroed": _NO_LOSS,
+    "wire.QueryJobResponse.output_error.byte-changed": _NO_LOSS,
+    "wire.QueryJobResponse.output_error.stale": _NO_LOSS,
     "wire.StopJobResponse.success.stale": "it is true in every answer",
 }
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 from harness.checks import ALL
-from harness.checks.check import Check, Scale
+from harness.checks.check import Check, Need, Scale
 from harness.checks.quick import QUICK
 from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
@@ -39,6 +40,7 @@ class Outcome(StrEnum):
         CAUGHT: a check failed.
         MISSED: every check passed, or was inconclusive.
         UNUSED: it changes nothing that a check exchanges with the server: missed, too.
+        LACKING: the same, since the target lacks what the field is about.
         UNPROVOKED: no check makes the server end a call of this rpc with this status.
         EQUIVALENT: it is in the table of equivalents.
         STALE: it is in that table, and a check failed.
@@ -49,6 +51,7 @@ class Outcome(StrEnum):
     CAUGHT = "caught"
     MISSED = "MISSED"
     UNUSED = "UNUSED"
+    LACKING = "lacking"
     UNPROVOKED = "unprovoked"
     EQUIVALENT = "equivalent"
     STALE = "STALE"
@@ -108,6 +111,12 @@ class WireProof:
     seconds: float = 0.0
 
 
+# Globs of mutants that change nothing in a target without these.
+NEEDS: Final = {
+    "wire.*.limits.*": Need.LIMIT_FIELDS,
+    "wire.*.usage.*": Need.CGROUPS,
+    "wire.*.oom_killed.*": Need.CGROUPS,
+}
 # Quick checks that a relay disturbs even if it changes nothing.
 OUT_OF_REACH: Final = {
     "identity.rotation": "the certificate that a client sees is the relay's",
@@ -186,10 +195,7 @@ def prove(
     concerned = [each.check for each in controls.usable if mutant.name in each.mutants]
     reason = reason_for(mutant.name)
     if not concerned:
-        if reason:
-            return WireProof(mutant, Outcome.EQUIVALENT, reason)
-        status = isinstance(mutant, StatusMutant)
-        return WireProof(mutant, Outcome.UNPROVOKED if status else Outcome.UNUSED)
+        return _unconcerned(mutant, reason, controls.capabilities)
     with open_target(target, server, MutantTap(mutant)) as relayed:
         failed, others = _judge(relayed, concerned, controls.capabilities)
     outcome = _outcome(mutant, caught=failed is not None, equivalent=bool(reason))
@@ -200,6 +206,18 @@ def prove(
     else:
         detail = "; ".join(f"{each.name} {each.verdict}" for each in others)
     return WireProof(mutant, outcome, detail, time.monotonic() - started_s)
+
+
+def _unconcerned(mutant: WireMutant, reason: str, capabilities: Capabilities) -> WireProof:
+    """Return the result of a mutant that changes nothing of any check's traffic."""
+    if reason:
+        return WireProof(mutant, Outcome.EQUIVALENT, reason)
+    needs = (need for glob, need in NEEDS.items() if fnmatchcase(mutant.name, glob))
+    lacks = next((lack for need in needs if (lack := capabilities[need])), "")
+    if lacks:
+        return WireProof(mutant, Outcome.LACKING, lacks)
+    status = isinstance(mutant, StatusMutant)
+    return WireProof(mutant, Outcome.UNPROVOKED if status else Outcome.UNUSED)
 
 
 def _outcome(mutant: WireMutant, *, caught: bool, equivalent: bool) -> Outcome:
@@ -231,4 +249,4 @@ def _run(target: Target, checks: Sequence[Check], capabilities: Capabilities) ->
 
 def _text(result: CheckResult) -> str:
     finding = result.decisive[0].sentence() if result.decisive else "every promise kept"
-    return f"{result.verdict}: {finding[:300]}"
+    return f"{result.verdict}: {' '.join(finding.split())[:300]}"

@@ -53,7 +53,8 @@ class ReportedJob(Observation):
         label: of the job.
         command: its words.
         queried: as a query reports it.
-        output_error: why output was lost; empty: it was not.
+        output_error: why output was lost; None: absent.
+        oom_killed: as in the API.
         listed: as the list reports it; None: it is not listed.
         listed_command: its words in the list.
     """
@@ -61,7 +62,8 @@ class ReportedJob(Observation):
     label: str
     command: tuple[str, ...]
     queried: JobReport
-    output_error: str
+    output_error: str | None
+    oom_killed: bool
     listed: JobReport | None
     listed_command: tuple[str, ...]
 
@@ -94,7 +96,8 @@ def run_record(stage: Stage) -> None:
                     label,
                     commands[label],
                     _report(queried),
-                    queried.output_error,
+                    queried.output_error if queried.HasField("output_error") else None,
+                    queried.oom_killed,
                     None if summary is None else _report(summary),
                     words,
                 )
@@ -122,7 +125,8 @@ def judge_record(history: History) -> Iterator[Finding]:
         yield equal(f"the pid of a job {label} is its own", [str(job.queried.pid)], printed[:1])
         yield equal(f"a list shows the command of a job {label}", job.listed_command, job.command)
         yield equal(f"a list shows a job {label} as a query does", job.listed, job.queried)
-        yield equal(f"a job {label} lost no output", job.output_error, "")
+        yield equal(f"a job {label} lost no output", job.output_error, None)
+        yield equal(f"no OOM killer ended a job {label}", job.oom_killed, want=False)
         if label in ENDS:
             yield from _judge_ended(label, job.queried, history.stream(label))
     running = jobs[RUNNING].queried

@@ -16,6 +16,7 @@ from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
 JOBS: Final = 5
+PAUSE_S: Final = 1  # of one job, so that not all run within the same second
 # A server may read its clock for the start of a process that already runs; a busy machine.
 NOTED_LATE_NS: Final = 500_000_000
 SECOND_NS: Final = 1_000_000_000
@@ -47,8 +48,9 @@ class TimesOfRunningJob(Observation):
 def run_times(stage: Stage) -> None:
     """Run jobs that print the time, one after the other; query each, and one that is running."""
     with stage.client() as client:
-        for _ in range(JOBS):
-            job_id = client.must_start("date", ["+%s%N"])
+        for number in range(JOBS):
+            pause_s = PAUSE_S if number == JOBS // 2 else 0
+            job_id = client.must_start("sh", ["-c", f"sleep {pause_s}; date +%s%N"])
             printed_ns = int(client.output(job_id).strip() or 0)
             started_ns, ended_ns = _times(client.must_query(job_id))
             stage.record(TimedJob(printed_ns, started_ns, ended_ns))

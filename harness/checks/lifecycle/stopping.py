@@ -56,6 +56,10 @@ def run_escalates(stage: Stage) -> None:
         _wait_first_byte(client, job_id)
         client.stop(job_id, label="stop", grace_s=grace_s)
         client.query(job_id, label="after")
+        if grace_s is not None:
+            willing = client.must_start("sleep", ["100"])
+            client.stop(willing, label="stop at once", grace_s=0)
+            client.query(willing, label="after the stop at once")
         stage.record(RequestedGrace(grace_s))
 
 
@@ -68,6 +72,8 @@ def judge_escalates(history: History) -> Iterator[Finding]:
     grace_s = history.the(RequestedGrace).seconds
     if grace_s is not None:
         yield at_least("seconds until then", took_s, grace_s, "the requested grace period")
+        end = end_of(history.call("after the stop at once"))
+        yield equal("a grace period of 0 kills at once", end, JobEnd("signaled", signal=9))
     else:
         grace_s = DEFAULT_GRACE_S
     yield at_most("seconds until then", took_s, grace_s + KILL_SLACK_S)

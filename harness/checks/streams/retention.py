@@ -29,6 +29,15 @@ MEMORY_WHY: Final = "allocators keep what they had; the output was many times th
 
 
 @dataclass(frozen=True, slots=True)
+class KeptOutput(Observation):
+    """Which output is still kept, as a query or a list reports it: its first and its end offset."""
+
+    by: str
+    first_offset: int
+    end_offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryWithRetention(Observation):
     """By how much a server's memory grew while a job wrote far more than is retained."""
 
@@ -53,6 +62,12 @@ def run_retention(stage: Stage) -> None:
             open_gate(client, writer)
             following.result()
         client.stream(writer.job_id, StreamPlan(pattern=writer.pattern), label="late reader")
+        job = client.must_query(writer.job_id)
+        stage.record(KeptOutput("query", job.log_first_offset, job.log_size_bytes))
+        if stage.target_has(Need.LISTING):
+            jobs = client.require(client.list_jobs(), "an admin can list jobs").jobs
+            for each in (each for each in jobs if each.job_id == writer.job_id):
+                stage.record(KeptOutput("list", each.log_first_offset, each.log_size_bytes))
         stage.record(MemoryWithRetention(server_memory_bytes(stage, server) - before_bytes))
 
 
@@ -68,6 +83,10 @@ def judge_retention(history: History) -> Iterator[Finding]:
         yield equal(f"the {stream.label} ends with the job", stream.code, "OK")
     promise = "a late reader starts where the retained log starts"
     yield equal(promise, late.start_offset, late.missed_bytes)
+    for kept in history.all(KeptOutput):
+        promise = f"a {kept.by} reports which output is kept"
+        offsets = (kept.first_offset, kept.end_offset)
+        yield equal(promise, offsets, (late.start_offset, total))
     yield at_least("bytes retained for a late reader", late.received_bytes, RETENTION_BYTES)
     yield floor("bytes that the slow follower missed", follower.missed_bytes, 1)
     if total > 2 * MEMORY_SLACK_BYTES:  # less could be kept entirely within the slack

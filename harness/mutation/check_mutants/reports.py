@@ -73,10 +73,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "environment |= {_encoded(key): _encoded(value) for key, value in "
-                "(extra or {}).items()}",
-                "environment = {_encoded(key): _encoded(value) for key, value in "
-                "(extra or {}).items()} | environment",
+                "environment = inherited | requested",
+                "environment = requested | inherited",
             ),
         ),
         LIFECYCLE + "surroundings",
