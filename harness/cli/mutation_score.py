@@ -73,8 +73,10 @@ def mutation_score(
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="jobworker-score-") as temporary:
         scorer = Scorer(ROOT, make_identities(Path(temporary) / "identities"), Path(temporary))
-        click.echo("judging the unbroken code, which must pass")
+        click.echo("judging the unbroken code")
         scorer.prepare(sorted({mutant.file.removesuffix(".py") for mutant in mutants}))
+        for test in scorer.failing_tests:
+            click.echo(f"the unbroken code fails {test}, which judges no mutant")
         for number, outcome in enumerate(score(scorer, mutants, started), 1):
             outcomes.append(outcome)
             click.echo(

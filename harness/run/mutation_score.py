@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,13 @@ from harness.record.results import CheckResult
 from harness.record.verdict import BrokenError, Verdict
 from harness.run.capabilities import Capabilities, probe_capabilities
 from harness.run.check_runner import Options, Silent, run_checks
-from harness.run.tree_tests import copy_of_the_tree, failed_test, run_tests, tree_environment
+from harness.run.tree_tests import (
+    TESTS_FAILED,
+    copy_of_the_tree,
+    failed_tests,
+    run_tests,
+    tree_environment,
+)
 from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
 
 WORKERS: Final = 2
@@ -44,6 +51,7 @@ _CHECKS_AT_ONCE: Final = 8
 _CHECK_TIME_LIMIT_S: Final = 30.0  # a quick check takes 2 s
 _IMPORT_TIMEOUT_S: Final = 60.0
 _TEST_TIMEOUT_S: Final = 20.0
+_UNBROKEN_TIMEOUT_S: Final = 1800.0
 # Of the tests' time on the unbroken code, which two workers and other programs slow down.
 _TESTS_TIME_FACTOR: Final = 5.0
 _TESTS_TIME_MIN_S: Final = 60.0
@@ -214,6 +222,8 @@ class Notice:
 class Scorer:
     """Judges mutants of one checkout; used by several threads at once.
 
+    `failing_tests` are those that the unbroken code fails, too: they judge no mutant.
+
     Args:
         checkout: the unbroken source.
         identities: the certificates of servers and clients.
@@ -236,13 +246,14 @@ class Scorer:
             replace(check, time_limit_s=_CHECK_TIME_LIMIT_S) for check in ALL if check.name in QUICK
         ]
         self._capabilities: Capabilities = {}
+        self.failing_tests: tuple[str, ...] = ()
         self._tests_timeout_s = tests_timeout_s
 
     def prepare(self, modules: Sequence[str]) -> None:
-        """Judge the unbroken code, which must pass; what it lacks is not judged.
+        """Judge the unbroken code: what it does not pass says nothing of a mutant.
 
         Raises:
-            BrokenError: a check or a test fails.
+            BrokenError: a check fails, or no test can be run.
         """
         tree = copy_of_the_tree(self._directory / "unbroken", None, self._checkout)
         target = self._target(tree)
@@ -256,9 +267,13 @@ class Scorer:
         self._checks = [check for check in self._checks if check.name in judged]
         files = {file for module in modules for part in find_tests(tree, module) for file in part}
         started_s = time.monotonic()
-        done = run_tests(tree, sorted(files), timeout_s=1800.0, test_timeout_s=120.0)
-        if done.exit_code != 0:
-            raise BrokenError(f"the unbroken code fails its tests:\n{done.stdout[-2000:]}")
+        done = run_tests(
+            tree, sorted(files), timeout_s=_UNBROKEN_TIMEOUT_S, test_timeout_s=_UNBROKEN_TIMEOUT_S,
+            options=(),
+        )  # fmt: skip
+        self.failing_tests = tuple(failed_tests(done))
+        if done.exit_code not in {0, TESTS_FAILED}:
+            raise BrokenError(f"the tests of the unbroken code end early:\n{done.stdout[-2000:]}")
         took_s = time.monotonic() - started_s
         self._tests_timeout_s = max(_TESTS_TIME_MIN_S, _TESTS_TIME_FACTOR * took_s)
 
@@ -316,13 +331,16 @@ class Scorer:
 
     def _noticed_by_tests(self, tree: Path, files: Sequence[str]) -> Notice | None:
         """Return the first test that fails, and fails again when it is alone."""
-        limits = {"timeout_s": self._tests_timeout_s, "test_timeout_s": _TEST_TIMEOUT_S}
+        attempt = partial(
+            run_tests, tree, timeout_s=self._tests_timeout_s, test_timeout_s=_TEST_TIMEOUT_S
+        )
+        skipped = [word for test in self.failing_tests for word in ("--deselect", test)]
         try:
-            done = run_tests(tree, files, **limits)
+            done = attempt(files, options=("-x", *skipped))
             if done.exit_code == 0:
                 return None
-            test = failed_test(done)
-            if test and run_tests(tree, [test], **limits).exit_code == 0:
+            test = next(iter(failed_tests(done)), "")
+            if test and attempt([test]).exit_code == 0:
                 return None
         except BrokenError as error:
             return Notice(files[0], _one_line(str(error)))

@@ -37,20 +37,28 @@ def tree_environment(tree: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, _TREE_VARIABLE: str(tree)}
 
 
-def run_tests(tree: Path, nodes: Sequence[str], *, timeout_s: float, test_timeout_s: float) -> Done:
-    """Run tests of a tree until the first one fails.
+def run_tests(
+    tree: Path,
+    nodes: Sequence[str],
+    *,
+    timeout_s: float,
+    test_timeout_s: float,
+    options: Sequence[str] = ("-x",),
+) -> Done:
+    """Run tests of a tree, by default until the first one fails.
 
     Args:
         tree: a copy of the tree.
         nodes: files, or single tests as pytest names them.
         timeout_s: of the whole run.
         test_timeout_s: of one test; it fails then, and the run ends.
+        options: of pytest.
 
     Raises:
         BrokenError: the run timed out.
     """
     words = [
-        sys.executable, "-m", "pytest", *nodes, "-x", "-q", "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", *nodes, *options, "-q", "-p", "no:cacheprovider",
         "--timeout", f"{test_timeout_s:g}", "--rootdir", str(tree), "-c",
         str(tree / "pyproject.toml"),
     ]  # fmt: skip
@@ -68,7 +76,6 @@ def _kill_leftovers(tree: Path) -> None:
                 process.kill()
 
 
-def failed_test(done: Done) -> str:
-    """Return the test that failed, as pytest names it; "" if the run ended otherwise."""
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    return found[1] if found is not None else ""
+def failed_tests(done: Done) -> list[str]:
+    """Return the tests that failed, as pytest names them."""
+    return re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
