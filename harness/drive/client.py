@@ -236,7 +236,7 @@ class Client:
         plan = plan or StreamPlan()
         if not plan.may_time_out:
             plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
-        # A deadline that a check expects, and a reader that is slow, are no sign of a missing end.
+        # A slow reader, and a deadline that the check expects, look like a missing end.
         watched = not plan.may_time_out and plan.bytes_per_s is None
         watch = self._end_watch if watched else None
         return Receiver(
@@ -244,7 +244,7 @@ class Client:
         )
 
     def _job_has_ended(self, job_id: str) -> bool:
-        """Ask without a record: what a check records is what it asked itself."""
+        """Query without a record: a check records only its own calls."""
         try:
             job = self._stub.QueryJob(pb.QueryJobRequest(job_id=job_id), timeout=WATCH_TIMEOUT_S)
         except grpc.RpcError:

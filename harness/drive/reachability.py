@@ -1,8 +1,8 @@
-"""Asks a server once, before any check, whether it can be judged, with the admin's certificate.
+"""Tests once, before any check, whether a server can be judged with the admin's certificate.
 
-A set-up error is told with the reason that the TLS library gives, the side that refused, and what
-to change. Asked on one connection: does the address accept it, does TLS 1.3 succeed in both
-directions, does the server speak HTTP/2, has it the rpcs of a job worker.
+A set-up error is reported with the side that refused, the reason that the TLS library gives, and
+what to change. On one connection: the address accepts it, both sides finish the TLS 1.3 handshake,
+the server speaks HTTP/2 and has the rpcs of a job worker.
 
 Leaves out whether it answers them rightly: that is for the checks.
 """
@@ -26,7 +26,7 @@ _ANOTHER_SERVER: Final = "--target must be the address of a job worker"
 
 
 def require_job_worker(address: str, files: CertFiles, timeout_s: float = ASK_TIMEOUT_S) -> None:
-    """Ask the server at an address; return if it can be judged.
+    """Return if the server at an address can be judged.
 
     Args:
         address: HOST:PORT.
@@ -86,6 +86,6 @@ def _tls_refusal(error: OSError, timeout_s: float) -> str:
         silence = f"it accepted the connection and did not answer within {timeout_s:g} s"
         return f"{silence}; {_ANOTHER_SERVER}"
     return (
-        f"the server ended the connection without a reason ({said}): it may not speak TLS, or not "
-        f"trust this side's certificate; {_CERTIFICATES}"
+        f"the server ended the connection without a reason ({said}): it does not speak TLS, or "
+        f"does not trust this side's certificate; {_CERTIFICATES}"
     )

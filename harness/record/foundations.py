@@ -2,8 +2,8 @@
 
 Jobs start, their output is exact, a stream ends with its job, and so on: each such promise is owned
 by one check; the owners run first. While that check FAILs for this promise, the other checks report
-their own promises only: what they found by relying on the broken one is no finding of theirs, and
-a check that has no other finding could not be judged. If the owner passes or was not run, every
+their own promises only: what they found by relying on the broken one is left out, and a check that
+has nothing else to report could not be judged. If the owner passes or was not run, every
 FAIL is reported where it was found.
 
 What it leaves out: a second fault that shows only in a check that relied on a broken promise is

@@ -14,7 +14,8 @@ class Verdict(StrEnum):
 
     Attributes:
         PASS: the server kept every promise that the check judged.
-        SKIPPED: the target lacks a feature or privilege that the check needs.
+        SKIPPED: the target lacks a feature or privilege that the check needs, or another check
+            FAILed for a promise that this one relies on.
         FAIL: the server broke a promise.
         BROKEN: inconclusive: the harness, its virtual machine or the host failed.
     """

@@ -48,7 +48,7 @@ def judge_targets(run: "Run") -> None:
     """Judge one target after the other.
 
     Raises:
-        BrokenError: a target cannot be judged. The servers that run already are asked first, so
+        BrokenError: a target cannot be judged. The servers that run already are tested first, so
             that no check is run in vain.
     """
     checks = run.choice.checks()

@@ -1,8 +1,16 @@
 """A run's summary in numbers and sentences."""
 
-import pytest
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
+import pytest
+from rich.console import Console
+
+from harness.record.results import RunReport, load_report
 from harness.record.verdict import Finding, Verdict
+from harness.report import write_all
 from harness.report.summary import (
     conclusion,
     duration,
@@ -11,6 +19,7 @@ from harness.report.summary import (
     rows,
     skips_by_reason,
 )
+from harness.report.terminal import Terminal
 from tests.harness.report.cases import report_of, result_of
 
 
@@ -87,3 +96,46 @@ def test_conclusion_has_the_reason_of_the_verdict(
 )
 def test_duration_has_the_units_that_people_use(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+def hiding_report() -> RunReport:
+    """Return a run in which one failure hides two checks of its target, and another none."""
+    explained = Finding(Verdict.SKIPPED, "could not be judged because of b.two", because="b.two")
+    return report_of(
+        result_of("b.one", Verdict.FAIL),
+        result_of("b.odd", Verdict.BROKEN),
+        result_of("streams.end", Verdict.FAIL, promise="a stream ends <with> its job"),
+        result_of("b.two", Verdict.FAIL),
+        result_of("c.one", Verdict.SKIPPED, findings=(explained,)),
+        result_of("c.two", Verdict.SKIPPED, findings=(explained,)),
+        result_of("c.two", Verdict.SKIPPED, findings=(explained,), target="vm"),
+    )
+
+
+CAUSES = [("streams.end", 0), ("b.one", 0), ("b.two", 2), ("b.odd", 0)]
+
+
+def test_causes_are_failures_by_rank_then_what_is_broken_with_what_each_hides() -> None:
+    assert [(each.result.name, each.hides) for each in hiding_report().causes()] == CAUSES
+
+
+def test_every_kind_of_report_begins_with_the_causes(tmp_path: Path) -> None:
+    report = hiding_report()
+    file = io.StringIO()
+    Terminal(Console(file=file, width=200)).end(report, tmp_path)
+    printed = file.getvalue()
+    assert printed.startswith(
+        "\nCauses, the most fundamental first\n  FAIL    local  streams.end\n"
+    )
+    assert "  FAIL    local  b.two\n    the promise\n    2 checks could not be judged" in printed
+    write_all(report, tmp_path)
+    values = json.loads((tmp_path / "results.json").read_text())
+    assert list(values)[:2] == ["verdict", "causes"]
+    assert [(each["name"], each["hides"]) for each in values["causes"]] == CAUSES
+    assert load_report(tmp_path) == report
+    cases = ET.parse(tmp_path / "junit.xml").findall(".//testcase")  # noqa: S314 - our own
+    names = [f"{case.get('classname')}.{case.get('name')}" for case in cases]
+    assert names[:4] == [name for name, _ in CAUSES]
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("the most fundamental first") < page.index("How to repeat this run")
+    assert "2 checks could not be judged because of it." in page
