@@ -29,7 +29,7 @@ MEMORY_WHY: Final = "allocators keep what they had; the output was many times th
 
 
 @dataclass(frozen=True, slots=True)
-class KeptOutput(Observation):
+class ReportedExtent(Observation):
     """Which output is still kept, as a query or a list reports it: its first and its end offset."""
 
     by: str
@@ -63,11 +63,11 @@ def run_retention(stage: Stage) -> None:
             following.result()
         client.stream(writer.job_id, StreamPlan(pattern=writer.pattern), label="late reader")
         job = client.must_query(writer.job_id)
-        stage.record(KeptOutput("query", job.log_first_offset, job.log_size_bytes))
+        stage.record(ReportedExtent("query", job.log_first_offset, job.log_size_bytes))
         if stage.target_has(Need.LISTING):
             jobs = client.require(client.list_jobs(), "an admin can list jobs").jobs
             for each in (each for each in jobs if each.job_id == writer.job_id):
-                stage.record(KeptOutput("list", each.log_first_offset, each.log_size_bytes))
+                stage.record(ReportedExtent("list", each.log_first_offset, each.log_size_bytes))
         stage.record(MemoryWithRetention(server_memory_bytes(stage, server) - before_bytes))
 
 
@@ -83,7 +83,7 @@ def judge_retention(history: History) -> Iterator[Finding]:
         yield equal(f"the {stream.label} ends with the job", stream.code, "OK")
     promise = "a late reader starts where the retained log starts"
     yield equal(promise, late.start_offset, late.missed_bytes)
-    for kept in history.all(KeptOutput):
+    for kept in history.all(ReportedExtent):
         promise = f"a {kept.by} reports which output is kept"
         offsets = (kept.first_offset, kept.end_offset)
         yield equal(promise, offsets, (late.start_offset, total))
