@@ -239,9 +239,7 @@ class Client:
         # A slow reader, and a deadline that the check expects, look like a missing end.
         watched = not plan.may_time_out and plan.bytes_per_s is None
         watch = self._end_watch if watched else None
-        return Receiver(
-            self._stub, job_id, plan, label, recorder.now_s, recorder.add, watch=watch
-        )
+        return Receiver(self._stub, job_id, plan, label, recorder.now_s, recorder.add, watch=watch)
 
     def _job_has_ended(self, job_id: str) -> bool:
         """Query without a record: a check records only its own calls."""
