@@ -95,6 +95,7 @@ class Job:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.log = log
+        self.kill_failure: str | None = None  # why a kill failed; any thread reads it
         self.number = 0  # set by the worker, which counts its starts
         self._status = status
         self._woken = threading.Condition()
@@ -234,6 +235,7 @@ class Job:
         try:
             self._tree.kill()
         except OSError as error:
+            self.kill_failure = error.strerror
             logger.error(  # noqa: TRY400 - as above
                 "job %s cannot be killed, will retry: %s", self._status.job_id, error
             )

@@ -135,7 +135,7 @@ class Rule:
             Kind.PATH: "a path, a text that is neither empty nor contains a NUL character",
             Kind.ADDRESS: "HOST:PORT with a port from 0 to 65535, for example 127.0.0.1:50051 or "
             "[::1]:50051",
-            Kind.USER: "USER or USER:GROUP, names or numbers as a text, for example nobody",
+            Kind.USER: "USER or USER:GROUP, names or numbers as a text, for example www-data",
             Kind.LOG_LEVEL: f"one of {self.bounds()}",
         }[self.kind]
 

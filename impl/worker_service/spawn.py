@@ -191,8 +191,8 @@ def spawn(
 ) -> Child:
     """Start a program with both its outputs going to `output_fd`.
 
-    As another user, what that user may not execute is found out after the start: the job then
-    prints env's message, and exits with 126 or 127.
+    As another user, a program that this user must not execute fails after the start: the job
+    prints env's message and exits with 126 or 127.
 
     Raises:
         CommandNotFoundError: the program does not exist.

@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 TERMINATE_ROUNDS_MAX: Final = 10
 
 # A process that a setuid program made another user's; a server with CAP_KILL may signal all.
-NOT_PERMITTED: Final = "the server may not signal a process of another user (it lacks CAP_KILL)"
+NOT_PERMITTED: Final = (
+    "the server is forbidden to signal a process of another user (it lacks CAP_KILL)"
+)
 
 _PROC: Final = Path("/proc")
 
@@ -58,7 +60,7 @@ class ProcessTree(Protocol):
         Call it once for a tree: to many programs, a second SIGTERM means to hurry.
 
         Raises:
-            PermissionError: the server may not signal one of them; all others got both signals.
+            PermissionError: the server must not signal one of them; all others got both signals.
         """
 
     def kill(self) -> None:
@@ -89,7 +91,7 @@ class GroupTree:
     main: Process
 
     def terminate(self) -> None:
-        """See `ProcessTree`; those of the group that the server may not signal are left out.
+        """See `ProcessTree`; those of the group that the server must not signal are left out.
 
         Raises:
             PermissionError: the server may signal none of the group.
@@ -97,8 +99,12 @@ class GroupTree:
         _terminate_group(self.main)
 
     def kill(self) -> None:
-        """See `ProcessTree`."""
-        self.main.signal_group(signal.SIGKILL)
+        """See `ProcessTree`.
+
+        Raises:
+            PermissionError: as `terminate`.
+        """
+        _send(self.main.signal_group, signal.SIGKILL)
 
     def is_gone(self) -> bool:
         """See `ProcessTree`. An empty group raises no event: the end of output decides."""
@@ -238,10 +244,14 @@ def _terminate(send: Callable[[signal.Signals], None]) -> None:
         PermissionError: the text says what the server lacks.
     """
     try:
-        try:
-            send(signal.SIGTERM)
-        finally:
-            send(signal.SIGCONT)
+        _send(send, signal.SIGTERM)
+    finally:
+        _send(send, signal.SIGCONT)
+
+
+def _send(send: Callable[[signal.Signals], None], number: signal.Signals) -> None:
+    try:
+        send(number)
     except PermissionError as error:
         raise PermissionError(errno.EPERM, NOT_PERMITTED) from error
 

@@ -156,8 +156,8 @@ class Worker:
         ended = job.wait_ended(grace_s + KILL_MAX_S + DRAIN_MAX_S, given_up)
         if not ended and not given_up():
             raise StopTimedOutError(
-                f"job {job_id} was killed {KILL_MAX_S} s ago but has not ended; the kernel still "
-                "holds it, query it later"
+                f"job {job_id} was killed {KILL_MAX_S} s ago but has not ended: "
+                f"{job.kill_failure or 'the kernel still holds it'}; query it later"
             )
         return job.status()
 

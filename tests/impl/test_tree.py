@@ -186,6 +186,8 @@ def test_without_a_cgroup_the_group_is_terminated() -> None:
     with pytest.raises(PermissionError, match="CAP_KILL"):
         group.terminate()
     assert main.got == BOTH + BOTH, "a forbidden SIGTERM keeps the paused from being continued"
+    with pytest.raises(PermissionError, match="CAP_KILL"):
+        group.kill()
 
 
 def test_real_process_that_is_paused_acts_on_its_sigterm(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
-from tests.mutants.nodes import LOCALE, STDERR, TREE
+from tests.mutants.nodes import JOB_USER, LOCALE, STDERR, TREE
 
 MUTANTS: Final = (
     Mutation(
@@ -47,6 +47,42 @@ MUTANTS: Final = (
             ),
         ),
         STDERR + "test_reader_of_a_full_disk_gets_what_is_written_later",
+    ),
+    Mutation(
+        "a client's variables reach setpriv",
+        (
+            Edit(
+                "spawn.py",
+                "user.wrap(words, requested), inherited",
+                "user.wrap(words, requested), environment",
+            ),
+        ),
+        JOB_USER + "test_no_requested_variable_reaches_a_program_with_the_servers_rights",
+    ),
+    Mutation(
+        "a job of another user keeps the server's groups",
+        (Edit("job_user.py", 'b"--groups=" + groups', 'b"--keep-groups"'),),
+        JOB_USER + "test_job_has_the_users_ids_groups_and_home_and_no_privileges",
+    ),
+    Mutation(
+        "a job of another user may gain privileges",
+        (Edit("job_user.py", ' b"--no-new-privs",', ""),),
+        JOB_USER + "test_job_has_the_users_ids_groups_and_home_and_no_privileges",
+    ),
+    Mutation(
+        "a job of another user has the server's home",
+        (Edit("spawn.py", '({b"HOME": user.home} if user is not None else {})', "{}"),),
+        JOB_USER + "test_job_has_the_users_ids_groups_and_home_and_no_privileges",
+    ),
+    Mutation(
+        "a job of another user does not own its output",
+        (Edit("spawn.py", "os.fchown(output_fd, user.uid, user.gid)", "pass"),),
+        JOB_USER + "test_job_can_open_its_standard_output_again",
+    ),
+    Mutation(
+        "whether jobs can be signalled is not tried",
+        (Edit("spawn.py", "signal.pidfd_send_signal(child.pidfd, 0)", "pass"),),
+        JOB_USER + "test_server_that_may_not_signal_the_user_is_told_so",
     ),
     Mutation(
         "a stop signals only the main process of a cgroup",
@@ -103,7 +139,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a paused process is not continued",
-        (Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),),
+        (Edit("tree.py", "        _send(send, signal.SIGCONT)\n", "        pass\n"),),
         TREE + "test_real_process_that_is_paused_acts_on_its_sigterm",
     ),
 )

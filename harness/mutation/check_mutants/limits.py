@@ -7,7 +7,7 @@ from harness.mutation.mutation import Edit, Mutation
 _WRITES_CPU: Final = 'files.append(("cpu.max", f"{quota_us} {CPU_PERIOD_US}"))'
 _QUOTA: Final = "quota_us = self.cpu_millicores * CPU_PERIOD_US // 1000"
 _DEFAULTS: Final = "cpu_millicores=500, memory_max_bytes=100 * 1024 * 1024, io_weight=500"
-_SPAWNED: Final = "            output_fd, tree.main = _spawn_with_pipe(command, cgroup)\n"
+_SPAWNED: Final = "            output_fd, tree.main = _spawn_with_pipe(command, cgroup, self._settings.job_user)\n"
 ENABLES_CONTROLLERS: Final = (
     '            (root / "cgroup.subtree_control").write_text(_enable_line(), encoding="ascii")\n'
 )
@@ -108,8 +108,8 @@ _ENFORCED: Final = (
         (
             Edit(
                 "worker.py",
-                "        child = spawn(command, write_fd, cgroup)\n",
-                "        child = spawn(command, write_fd, cgroup)\n"
+                "        child = spawn(command, write_fd, cgroup, user)\n",
+                "        child = spawn(command, write_fd, cgroup, user)\n"
                 "        os.sched_setaffinity(child.pid, {min(os.sched_getaffinity(0))})\n",
             ),
         ),
@@ -202,8 +202,8 @@ _ENFORCED: Final = (
         (
             Edit(
                 "worker.py",
-                "        return self._job(job_id).status_with_usage()\n",
-                "        job = self._job(job_id)\n"
+                "        return self.find(job_id).status_with_usage()\n",
+                "        job = self.find(job_id)\n"
                 "        if not job.wait_ended(0):\n"
                 "            threading.Event().wait(6)\n"
                 "        return job.status()\n",
