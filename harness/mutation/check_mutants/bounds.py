@@ -36,7 +36,7 @@ _JOBS: Final = (
     ),
     Mutation(
         "sends SIGTERM to paused processes and does not continue them",
-        (Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),),
+        (Edit("tree.py", "        _send(send, signal.SIGCONT)\n", "        pass\n"),),
         "lifecycle.tree-grace",
     ),
     Mutation(

@@ -351,7 +351,7 @@ MUTANTS: Final = (
     Mutation(
         "cannot stop a job paused with SIGSTOP",
         (
-            Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),
+            Edit("tree.py", "        _send(send, signal.SIGCONT)\n", "        pass\n"),
             Edit(
                 "job.py",
                 "self._grace_timer = self._scheduler.call_later(grace_s, self._kill)",
@@ -404,7 +404,7 @@ MUTANTS: Final = (
     Mutation(
         "reports the start of a job as its end",
         (Edit("job.py", "ended_at_s=self._exited_at_s,", "ended_at_s=self._status.started_at_s,"),),
-        LIFECYCLE + "record",
+        LIFECYCLE + "times",
     ),
     Mutation(
         "lists a job without its arguments",
