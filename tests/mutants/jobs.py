@@ -215,7 +215,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a paused process is not continued by a stop",
-        (Edit("tree.py", "            send(signal.SIGCONT)\n", "            pass\n"),),
+        (Edit("tree.py", "        _send(send, signal.SIGCONT)\n", "        pass\n"),),
         WORKER + "test_job_paused_with_sigstop_can_be_stopped",
     ),
     Mutation(
