@@ -25,7 +25,7 @@ QUICK: Final = (
     "lifecycle.last-words",  # 0.3
     "lifecycle.literal",  # 0.0
     "lifecycle.pages",  # 1.5
-    "lifecycle.record",  # 1.2
+    "lifecycle.record",  # 0.1
     "lifecycle.signals",  # 0.2
     "lifecycle.stop-race",  # 1.3
     "lifecycle.stop-tree",  # 1.2
