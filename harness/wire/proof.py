@@ -27,7 +27,7 @@ from harness.targets.target import RunningServer, Target
 from harness.wire.equivalents import reason_for
 from harness.wire.mutants import StatusMutant, WireMutant
 from harness.wire.tap import MutantTap, SurveyTap
-from harness.wire.target import open_target
+from harness.wire.target import direct_target, open_target
 
 SEED: Final = "wire"
 PARALLEL: Final = 2
@@ -158,7 +158,7 @@ def control(
     """
     scale = Scale.SMALL if target.emulated else Scale.FULL
     capabilities = probe_capabilities(target, server, scale)
-    direct = _run(target, checks, capabilities)
+    direct = _run(direct_target(target, server), checks, capabilities)
     unusable = {each.name: _text(each) for each in direct if each.verdict is not Verdict.PASS}
     usable, unreachable = [], {}
     for check in checks:

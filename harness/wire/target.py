@@ -1,8 +1,8 @@
 """A target whose servers are behind relays with one tap."""
 
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from harness.drive.identities import CertFiles
 from harness.targets.target import DEFAULT, RunningServer, Target, Variant
@@ -42,13 +42,22 @@ class RelayedServer:
         return self._server.log_tail()
 
 
-class RelayTarget:
-    """See `Target`. `open_target` puts a relay in front of the server that checks share."""
+Front = Callable[[RunningServer], AbstractContextManager[RunningServer]]
 
-    def __init__(self, inner: Target, tap: Tap, shared: RelayedServer) -> None:
+
+class FrontedTarget:
+    """See `Target`. Its servers have something in front of them, such as a relay.
+
+    Args:
+        inner: launches the servers.
+        shared: the server that checks share, with its front.
+        front: puts something in front of a launched server.
+    """
+
+    def __init__(self, inner: Target, shared: RunningServer, front: Front) -> None:
         self._inner = inner
-        self._tap = tap
         self._shared = shared
+        self._front = front
         self.name = inner.name
         self.emulated = inner.emulated
         self.disposable_host = inner.disposable_host
@@ -60,7 +69,7 @@ class RelayTarget:
 
     def describe(self) -> str:
         """See `Target`."""
-        return f"{self._inner.describe()}, behind a relay"
+        return self._inner.describe()
 
     @contextmanager
     def launch(
@@ -70,27 +79,36 @@ class RelayTarget:
         files: CertFiles | None = None,
         descriptors: int | None = None,
         wrapper: Sequence[str] = (),
-    ) -> Iterator[RelayedServer]:
+    ) -> Iterator[RunningServer]:
         """See `Target`."""
         with (
             self._inner.launch(
                 variant, files=files, descriptors=descriptors, wrapper=wrapper
             ) as server,
-            _relayed(self._inner, server, self._tap) as relayed,
+            self._front(server) as fronted,
         ):
-            yield relayed
+            yield fronted
 
     @contextmanager
-    def shared(self) -> Iterator[RelayedServer]:
+    def shared(self) -> Iterator[RunningServer]:
         """See `Target`."""
         yield self._shared
 
 
 @contextmanager
-def open_target(inner: Target, server: RunningServer, tap: Tap) -> Iterator[RelayTarget]:
+def open_target(inner: Target, server: RunningServer, tap: Tap) -> Iterator[Target]:
     """Put a relay in front of a target's running server, and of those that checks start."""
-    with _relayed(inner, server, tap) as relayed:
-        yield RelayTarget(inner, tap, relayed)
+
+    def front(server: RunningServer) -> AbstractContextManager[RunningServer]:
+        return _relayed(inner, server, tap)
+
+    with front(server) as relayed:
+        yield FrontedTarget(inner, relayed, front)
+
+
+def direct_target(inner: Target, server: RunningServer) -> Target:
+    """Return a target with nothing in front of its running server."""
+    return FrontedTarget(inner, server, nullcontext)
 
 
 @contextmanager

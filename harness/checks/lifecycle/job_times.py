@@ -19,6 +19,7 @@ JOBS: Final = 5
 PAUSE_S: Final = 1  # of one job, so that not all run within the same second
 # A server may read its clock for the start of a process that already runs; a busy machine.
 NOTED_LATE_NS: Final = 500_000_000
+PAGE_SIZE: Final = 500  # the jobs of other checks that may be newer
 SECOND_NS: Final = 1_000_000_000
 
 
@@ -30,11 +31,13 @@ class TimedJob(Observation):
         printed_ns: the time that it printed.
         started_ns: when it started, as a query reports it; None: absent.
         ended_ns: the same of its end.
+        listed_ns: both, as a list reports them; None: it was not listed.
     """
 
     printed_ns: int
     started_ns: int | None
     ended_ns: int | None
+    listed_ns: tuple[int | None, int | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,24 @@ class TimesOfRunningJob(Observation):
 
 def run_times(stage: Stage) -> None:
     """Run jobs that print the time, one after the other; query each, and one that is running."""
+    printed: dict[str, int] = {}
     with stage.client() as client:
         for number in range(JOBS):
             pause_s = PAUSE_S if number == JOBS // 2 else 0
             job_id = client.must_start("sh", ["-c", f"sleep {pause_s}; date +%s%N"])
-            printed_ns = int(client.output(job_id).strip() or 0)
-            started_ns, ended_ns = _times(client.must_query(job_id))
-            stage.record(TimedJob(printed_ns, started_ns, ended_ns))
+            printed[job_id] = int(client.output(job_id).strip() or 0)
+        listed = _listed(client) if stage.target_has(Need.LISTING) else {}
+        for job_id, printed_ns in printed.items():
+            times = _times(client.must_query(job_id))
+            stage.record(TimedJob(printed_ns, *times, listed.get(job_id)))
         stage.record(_query_running(client))
+
+
+def _listed(client: Client) -> dict[str, tuple[int | None, int | None]]:
+    page = client.require(
+        client.list_page(page_size=PAGE_SIZE, newest_first=True), "an admin can list jobs"
+    )
+    return {job.job_id: _times(job) for job in page.jobs}
 
 
 def _query_running(client: Client) -> TimesOfRunningJob:
@@ -64,7 +77,7 @@ def _query_running(client: Client) -> TimesOfRunningJob:
     return TimesOfRunningJob(job.HasField("started_at"), job.HasField("ended_at"))
 
 
-def _times(job: pb.QueryJobResponse) -> tuple[int | None, int | None]:
+def _times(job: pb.QueryJobResponse | pb.JobSummary) -> tuple[int | None, int | None]:
     return (
         job.started_at.ToNanoseconds() if job.HasField("started_at") else None,
         job.ended_at.ToNanoseconds() if job.HasField("ended_at") else None,
@@ -96,6 +109,10 @@ def judge_times(history: History) -> Iterator[Finding]:
     yield equal(promise, early, [])
     promise = "a job's end is reported: after it printed the time, and before the next job did"
     yield equal(promise, late, [])
+    listed = [job.listed_ns for job in jobs if job.listed_ns is not None]
+    if listed:
+        queried = [(job.started_ns, job.ended_ns) for job in jobs]
+        yield equal("a list reports the times that a query does", listed, queried)
     running = history.the(TimesOfRunningJob)
     yield equal("a running job has a start", running.has_start, want=True)
     yield equal("a running job has no end", running.has_end, want=False)
