@@ -16,26 +16,23 @@ from typing import Any
 
 import pytest
 
-from harness.host.clock import poll_until
 from tests.support.descriptors import open_descriptors
+from tests.support.worker import listed, output, shell
 from worker_service import job as job_module
 from worker_service import spawn
 from worker_service import worker as worker_module
-from worker_service.cgroup import Limits, Usage
+from worker_service.cgroup import Limits
 from worker_service.errors import (
     HostExhaustedError,
     InvalidRequestError,
     JobNotFoundError,
-    JobRunningError,
     JobWorkerError,
     LimitsUnavailableError,
     ShuttingDownError,
     StopTimedOutError,
 )
 from worker_service.job import JobStatus, State
-from worker_service.log import LogReader
 from worker_service.spawn import Child, Command
-from worker_service.tree import GroupTree
 from worker_service.worker import Worker, WorkerSettings
 
 END_MAX_S = 10.0
@@ -46,29 +43,6 @@ def worker() -> Iterator[Worker]:
     running = Worker(WorkerSettings(stop_grace_s=1.0), hierarchy=None)
     yield running
     running.close(grace_s=0)
-
-
-def shell(script: str) -> Command:
-    return Command("sh", ("-c", script))
-
-
-def read_until(reader: LogReader, wanted: bytes = b"") -> bytes:
-    """Read until some output has appeared, or to the end of the log."""
-    data = b""
-    while True:
-        data += reader.read(2**20).data
-        pending, closed = reader.pending_bytes()
-        if (wanted and wanted in data) or (closed and not pending):
-            return data
-        reader.wait(1, 30)
-
-
-def output(worker: Worker, status: JobStatus, wanted: bytes = b"") -> bytes:
-    return read_until(worker.log(status.job_id).reader_at(0), wanted)
-
-
-def listed(worker: Worker, **given: Any) -> list[str]:
-    return [status.job_id for _, status in worker.list_jobs(**given)]
 
 
 def test_job_runs_and_its_final_status_follows_its_output(worker: Worker) -> None:
@@ -365,112 +339,6 @@ def test_stop_that_is_given_up_returns_the_running_status_at_once(worker: Worker
         assert stopping.result(END_MAX_S).ended_at_s is None
         assert time.monotonic() - started_s < END_MAX_S
     assert worker.stop(status.job_id, grace_s=0).signal == signal.SIGKILL
-
-
-def test_list_continues_after_any_number_in_both_orders(worker: Worker) -> None:
-    started = [worker.start(Command("true")).job_id for _ in range(5)]
-    numbers = [job.number for job, _ in worker.list_jobs()]
-    assert numbers == sorted(set(numbers))
-    for place, number in enumerate(numbers):
-        assert listed(worker, after=number) == started[place + 1 :]
-        assert listed(worker, after=number, newest_first=True) == started[:place][::-1]
-    worker.stop(started[2])
-    worker.delete(started[2])  # its number still has a place
-    assert listed(worker, after=numbers[2]) == started[3:]
-    assert listed(worker, after=numbers[2], newest_first=True) == started[1::-1]
-    newer = worker.start(Command("true")).job_id
-    assert listed(worker, after=numbers[3]) == [started[4], newer]
-
-
-def test_list_has_only_jobs_in_the_state(worker: Worker) -> None:
-    running = worker.start(Command("sleep", ("100",))).job_id
-    exited = worker.start(Command("true")).job_id
-    output(worker, worker.query(exited))
-    signaled = worker.start(shell("kill -9 $$")).job_id
-    output(worker, worker.query(signaled))
-    for state, want in (("running", running), ("exited", exited), ("signaled", signaled)):
-        assert listed(worker, state=State(state)) == [want]
-    assert [status.state for _, status in worker.list_jobs(newest_first=True)][-1] == "running"
-
-
-def test_list_reads_no_usage_and_query_does(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    status = worker.start(Command("sleep", ("100",)))
-    usage = Usage(pids_current=7)
-    monkeypatch.setattr(GroupTree, "usage", lambda _: usage)
-    assert [status.usage for _, status in worker.list_jobs()] == [None]
-    assert worker.query(status.job_id).usage == usage
-
-
-def test_delete_forgets_an_ended_job_and_frees_its_output(worker: Worker) -> None:
-    status = worker.start(shell("head -c 300000 /dev/zero"))
-    output(worker, status)
-    log = worker.log(status.job_id)
-    reader = log.reader_at(100_000)
-    worker.stop(status.job_id)
-    worker.delete(status.job_id)
-    for call in (worker.query, worker.delete, worker.stop, worker.log):
-        with pytest.raises(JobNotFoundError, match="forgotten when deleted"):
-            call(status.job_id)
-    assert not listed(worker)
-    worker._reactor.run(lambda: None, END_MAX_S)
-    assert log.held_bytes() == 0
-    chunk = reader.read(1)
-    assert (chunk.offset, chunk.missed_bytes, len(chunk.data)) == (300_000, 200_000, 0)
-
-
-def test_delete_of_a_running_job_is_refused(worker: Worker) -> None:
-    status = worker.start(Command("sleep", ("100",)))
-    with pytest.raises(JobRunningError, match=f"job {status.job_id} is running; stop it first"):
-        worker.delete(status.job_id)
-    assert listed(worker) == [status.job_id]
-
-
-def test_ended_jobs_are_forgotten_after_their_ttl() -> None:
-    ttl_s = 0.3
-    worker = Worker(WorkerSettings(job_ttl_s=ttl_s), hierarchy=None)
-    try:
-        running = worker.start(Command("sleep", ("100",)))
-        for _ in range(2):  # the second time with another timer
-            ended_s = time.monotonic()
-            ended = [worker.start(shell("echo on")) for _ in range(5)]
-            logs = [worker.log(status.job_id) for status in ended]
-            for status in ended:
-                worker.stop(status.job_id)
-            known = listed(worker)
-            assert time.monotonic() - ended_s >= ttl_s or len(known) == 6
-            poll_until(lambda: listed(worker) == [running.job_id] or None, END_MAX_S, "expiry")
-            worker._reactor.run(lambda: None, END_MAX_S)
-            assert not any(log.held_bytes() for log in logs)
-        with pytest.raises(JobNotFoundError, match=r"0.3 s after their end \(--job-ttl\)"):
-            worker.query(ended[0].job_id)
-    finally:
-        worker.close(grace_s=0)
-
-
-def test_job_that_expires_before_its_start_has_returned_is_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    worker = Worker(WorkerSettings(job_ttl_s=1e-9), hierarchy=None)
-    run, expired = worker._reactor.run, threading.Event()
-    expire = worker._expire
-
-    def run_until_expired(*given: Any) -> None:
-        run(*given)
-        assert expired.wait(END_MAX_S)
-
-    def note_expiry() -> None:
-        expire()
-        expired.set()
-
-    monkeypatch.setattr(worker._reactor, "run", run_until_expired)
-    monkeypatch.setattr(worker, "_expire", note_expiry)
-    try:
-        worker.start(Command("true"))
-        assert not listed(worker)
-    finally:
-        worker.close(grace_s=0)
 
 
 def test_retention_bounds_the_log_of_an_endless_job() -> None:

@@ -3,11 +3,11 @@
 from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
-from tests.mutants.nodes import CALLS, JOBS, WORKER
+from tests.mutants.nodes import CALLS, JOBS, WORKER, WORKER_JOBS
 
 OWN_KIND: Final = CALLS + "test_stops_take_half_and_abandoned_ones_free_their_threads_at_once"
 BETWEEN_PAGES: Final = JOBS + "test_deletions_and_starts_between_pages_skip_and_repeat_no_other_job"
-EXPIRY: Final = WORKER + "test_ended_jobs_are_forgotten_after_their_ttl"
+EXPIRY: Final = WORKER_JOBS + "test_ended_jobs_are_forgotten_after_their_ttl"
 
 MUTANTS: Final = (
     # The kinds of calls.
@@ -69,7 +69,7 @@ MUTANTS: Final = (
     Mutation(
         "a page repeats the last job of the one before",
         (Edit("worker.py", "bisect_right(jobs, after", "bisect_left(jobs, after"),),
-        WORKER + "test_list_continues_after_any_number_in_both_orders",
+        WORKER_JOBS + "test_list_continues_after_any_number_in_both_orders",
     ),
     Mutation(
         "a token counts jobs",
@@ -113,7 +113,7 @@ MUTANTS: Final = (
     Mutation(
         "a list ignores the status that is asked for",
         (Edit("worker.py", "if state is None or status.state is state:", "if True:"),),
-        WORKER + "test_list_has_only_jobs_in_the_state",
+        WORKER_JOBS + "test_list_has_only_jobs_in_the_state",
     ),
     Mutation(
         "a list reads each running job's usage",
@@ -124,7 +124,7 @@ MUTANTS: Final = (
                 "            status = job.status_with_usage()\n            if state",
             ),
         ),
-        WORKER + "test_list_reads_no_usage_and_query_does",
+        WORKER_JOBS + "test_list_reads_no_usage_and_query_does",
     ),
     # Deletion and expiry.
     Mutation(
@@ -136,7 +136,7 @@ MUTANTS: Final = (
                 "        if not job:\n            raise JobRunning",
             ),
         ),
-        WORKER + "test_delete_of_a_running_job_is_refused",
+        WORKER_JOBS + "test_delete_of_a_running_job_is_refused",
     ),
     Mutation(
         "a deleted job's output stays in memory",
@@ -147,7 +147,7 @@ MUTANTS: Final = (
                 "pass",
             ),
         ),
-        WORKER + "test_delete_forgets_an_ended_job_and_frees_its_output",
+        WORKER_JOBS + "test_delete_forgets_an_ended_job_and_frees_its_output",
     ),
     Mutation(
         "users may delete jobs",
@@ -194,7 +194,7 @@ MUTANTS: Final = (
 """,
             ),
         ),
-        WORKER + "test_job_that_expires_before_its_start_has_returned_is_forgotten",
+        WORKER_JOBS + "test_job_that_expires_before_its_start_has_returned_is_forgotten",
     ),
     Mutation(
         "a query does not report lost output",
