@@ -44,6 +44,8 @@ class StandInJob:
         """See `Job.status`."""
         return self._status
 
+    status_with_usage = status
+
 
 class DirectReactor:
     """Runs each callback at once; reactor.* explores the real one."""
