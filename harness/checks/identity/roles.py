@@ -83,7 +83,7 @@ def _call_rpc(channel: grpc.Channel, rpc: str, request: Message) -> str:
             request.SerializeToString(), timeout=CALL_TIMEOUT_S
         )
         if method.server_streaming:
-            next(answer)
+            next(answer, None)
             answer.cancel()
     except grpc.RpcError as error:
         return outcome_of(error)[1]

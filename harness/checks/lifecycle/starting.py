@@ -187,8 +187,12 @@ def judge_ids(history: History) -> Iterator[Finding]:
         for label in MALFORMED_IDS:
             call = history.call(f"{rpc} {label}")
             yield answered(f"{rpc} of an id that is {label} is refused", call, *malformed)
-    code = history.stream("stream unknown").code
-    yield equal("a stream of an unknown id is refused", code, "NOT_FOUND")
+    stream = history.stream("stream unknown")
+    yield equal("a stream of an unknown id is refused", stream.code, "NOT_FOUND")
+    if assigned.has_added_fields:
+        details = [history.call(f"{rpc} unknown").detail for rpc in ("query", "stop")]
+        unnamed = [text for text in (*details, stream.detail) if UNKNOWN_ID not in text]
+        yield equal("a refusal of an unknown id names it", unnamed, [])
     for label in MALFORMED_IDS:
         code = history.stream(f"stream {label}").code
         yield one_of(f"a stream of an id that is {label} is refused", code, malformed)
