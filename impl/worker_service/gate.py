@@ -57,6 +57,8 @@ STATUS_CODES: Final[Mapping[type[JobWorkerError], grpc.StatusCode]] = {
 # docs/security.md promises; the second is longer, so that a client that reads gets the reason.
 DENY_LOOK_S: Final = 0.75
 CUT_AFTER_S: Final = 1.0
+# Waits do not notice that the clock was set, or that the machine slept, so a long one is divided.
+CLOCK_LOOK_S: Final = 60.0
 # A call that waits for its request holds a thread. Clients send it with the headers, so the first
 # bound is for slow networks. The second is for the calls beyond half of those that share threads,
 # which could take all. While a thousand streams open on two busy cores, ten wait, for 0.2 s.
@@ -91,7 +93,7 @@ class Doorkeeper:
         Raises:
             NotAuthenticatedError: the certificate has expired or was denied.
         """
-        valid_for_s = identity.valid_for_s()
+        valid_for_s = min(identity.valid_for_s(), CLOCK_LOOK_S)
         if self._deny_list is None:
             return valid_for_s
         self._deny_list.check(identity.serial_number)

@@ -108,9 +108,15 @@ class Hierarchy:
 def _cause(error: OSError) -> str:
     """Return why a root cannot be used, and what to change."""
     if error.errno == errno.EBUSY:  # cgroup-v2.rst, "No Internal Process Constraint"
+        if error.filename is None:
+            return (
+                "it contains processes, so the kernel allows no limits below it; choose another "
+                "with --cgroup-root, or end them"
+            )
         return (
-            "it contains processes, so the kernel allows no limits below it; choose another with "
-            "--cgroup-root, or end them"
+            f"{Path(error.filename).parent} contains processes, perhaps this server, so the kernel "
+            "allows no limits below it; run them in a cgroup of their own (systemd: "
+            "DelegateSubgroup=), or choose another root with --cgroup-root"
         )
     place = f" ({error.filename})" if error.filename is not None else ""
     return (
@@ -138,7 +144,11 @@ def _enable_controllers(mount: Path, root: Path) -> None:
         missing = set(CONTROLLERS) - set(control.read_text(encoding="ascii").split())
         if missing:
             line = " ".join(f"+{controller}" for controller in sorted(missing))
-            control.write_text(line, encoding="ascii")
+            try:
+                control.write_text(line, encoding="ascii")
+            except OSError as error:
+                error.filename = control  # a write does not name it
+                raise
         directory /= part
         directory.mkdir(mode=0o755, exist_ok=True)
 

@@ -3,6 +3,7 @@
 A directory of plain files replaces cgroupfs here; the kernel's part is tested in a VM.
 """
 
+import errno
 import logging
 import os
 import uuid
@@ -234,3 +235,23 @@ def test_usage_without_a_descriptor_is_0_and_logged_except_for_oom_kills(
     logged = [record.getMessage() for record in caplog.records]
     assert f"{tmp_path}/pids.current: Too many open files; its counters are reported as 0" in logged
     assert not [text for text in logged if "memory.events" in text]
+
+
+@pytest.mark.parametrize(
+    ("busy", "says"),
+    [("jobs", "root .*jobs: it contains processes"), ("", "DelegateSubgroup=")],
+)
+def test_busy_cgroup_is_named_and_explained(
+    mount: Path, monkeypatch: pytest.MonkeyPatch, busy: str, says: str
+) -> None:
+    write = Path.write_text
+
+    def refuse(path: Path, text: str, encoding: str) -> int:
+        if path == mount / busy / "cgroup.subtree_control":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))  # as a write: without a name
+        return write(path, text, encoding)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        Hierarchy.open(mount / "jobs", mount)
+    assert busy or f"{mount} contains processes, perhaps this server" in str(refused.value)

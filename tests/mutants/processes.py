@@ -3,13 +3,29 @@
 from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
-from tests.mutants.nodes import JOB_USER, LOCALE, STDERR, TREE
+from tests.mutants.nodes import CGROUP, JOB_USER, LOCALE, STDERR, TREE
 
 MUTANTS: Final = (
     Mutation(
         "texts are in the encoding of the server's locale",
         (Edit("spawn.py", 'text.encode("utf-8", "surrogateescape")', "os.fsencode(text)"),),
         LOCALE + "[C]",
+    ),
+    Mutation(
+        "a busy cgroup above the root is not named",
+        (
+            Edit(
+                "hierarchy.py",
+                "                error.filename = control  # a write does not name it\n",
+                "",
+            ),
+        ),
+        CGROUP + "test_busy_cgroup_is_named_and_explained",
+    ),
+    Mutation(
+        "a set clock is noticed when the certificate would have expired",
+        (Edit("gate.py", "min(identity.valid_for_s(), CLOCK_LOOK_S)", "identity.valid_for_s()"),),
+        "tests/impl/test_doorkeeper.py::test_lease_is_short_enough_to_notice_that_the_clock_was_set",
     ),
     Mutation(
         "the log waits for the reader of standard error",
