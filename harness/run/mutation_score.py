@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -101,7 +101,7 @@ class Score:
         seed: of the sample.
         modules: that the sample was drawn from.
         places: the number of mutants that these modules have.
-        outcomes: of the sample, in the order of the sample.
+        outcomes: of the sample, in the order in which they ended.
     """
 
     seed: str
@@ -358,14 +358,18 @@ OnStart = Callable[[CodeMutant], None]
 
 
 def score(scorer: Scorer, mutants: Sequence[CodeMutant], on_start: OnStart) -> Iterator[Outcome]:
-    """Judge mutants, two at a time; yield their outcomes in order."""
+    """Judge mutants, two at a time; yield their outcomes as they end."""
 
     def judge(mutant: CodeMutant) -> Outcome:
         on_start(mutant)
         return scorer.judge(mutant)
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        yield from pool.map(judge, mutants)
+        judged = [pool.submit(judge, mutant) for mutant in mutants]
+        try:
+            yield from (each.result() for each in as_completed(judged))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _import_fault(tree: Path, module: str) -> Notice | None:

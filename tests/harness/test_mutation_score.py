@@ -1,5 +1,6 @@
 """The mutation score: its sample, its interval, and what becomes of a mutant."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from harness.run.mutation_score import (
     find_tests,
     module_names,
     sampled,
+    score,
     wilson_interval,
 )
 from harness.run.tree_tests import failed_tests
@@ -128,6 +130,24 @@ def test_fate_of_a_mutant_that_a_check_notices(
     scorer = Scorer(ROOT, IdentityStore(tmp_path), tmp_path)
     outcome = scorer.judge(mutant_of_wire("value >>= 7", "value >>= 8"))
     assert (outcome.fate, outcome.by, outcome.finding) == (Fate.JUDGE, notice.by, notice.finding)
+
+
+def test_error_of_the_harness_ends_the_score_without_judging_the_rest(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[CodeMutant] = []
+    never = threading.Event()
+
+    def judge(_scorer: Scorer, mutant: CodeMutant) -> Outcome:
+        if mutant is not mutants[0]:
+            never.wait(1)  # the others take longer
+        raise BrokenError("no space left")
+
+    monkeypatch.setattr(Scorer, "judge", judge)
+    mutants = all_mutants(ROOT, ["wire"])
+    with pytest.raises(BrokenError):
+        list(score(scorer, mutants, begun.append))
+    assert len(begun) < len(mutants) / 2
 
 
 def test_summary_shows_survivors_and_leaves_invalid_mutants_out() -> None:
