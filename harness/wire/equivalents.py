@@ -22,6 +22,7 @@ EQUIVALENTS: Final = {
     "wire.StopJobRequest.grace_period_ms.minus-one": "a millisecond is less than a stop's own time",
     "wire.StreamLogsRequest.from_offset.invented": "an absent start is the first byte, too",
     "wire.*.started_at.invented": _ALWAYS,
+    "wire.StreamLogsResponse.offset.invented": _ALWAYS,
     "wire.QueryJobResponse.log_*.invented": _ALWAYS,
     "wire.QueryJobResponse.output_error.dropped": _NO_LOSS,
     "wire.QueryJobResponse.output_error.zeroed": _NO_LOSS,

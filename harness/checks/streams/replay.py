@@ -118,6 +118,8 @@ def judge_resume(history: History) -> Iterator[Finding]:
     streams = [history.stream(f"from {offset}") for offset in offsets]
     starts = tuple(stream.start_offset for stream in streams)
     yield equal("a stream starts at the requested offset", starts, offsets)
+    silent = [s.label for s in streams if s.received_bytes and not s.offsets_reported]
+    yield equal("output has its offset", silent, [])
     yield all_exact("a resumed stream has the rest, and nothing else", streams, total, None)
     code = history.stream("beyond").code
     yield equal("an offset beyond the end is rejected", code, "OUT_OF_RANGE")
@@ -133,6 +135,8 @@ RESUME: Final = Check(
 )
 
 LINES: Final = "".join(f"line {number}\n" for number in range(1, 6))
+AT_ONCE_S: Final = 4.0
+AT_ONCE_WHY: Final = "the quickest of several, on a machine that may be busy"
 # Each tail, and what it must contain.
 TAIL_PLANS: Final = {
     "all": (StreamPlan(no_follow=True, keep_bytes=100), LINES),
@@ -159,6 +163,9 @@ def judge_tails(history: History) -> Iterator[Finding]:
         stream = history.stream(label)
         yield equal(f"a stream of {label} without following has just that", stream.text, text)
         yield equal(f"a stream of {label} ends although the job is running", stream.code, "OK")
+    streams = [history.stream(label) for label in TAIL_PLANS]
+    quickest_s = min(stream.ended_s - stream.started_s for stream in streams)
+    yield at_most("seconds until logged output has arrived", quickest_s, AT_ONCE_S, AT_ONCE_WHY)
 
 
 TAILS: Final = Check(
