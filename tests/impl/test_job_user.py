@@ -39,10 +39,15 @@ def test_job_has_the_users_ids_groups_and_home_and_no_privileges(
     variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/root")
+    before = os.getgroups()
+    os.setgroups([*before, 61236])
     script = (
         'id -u; id -g; id -G; echo "$HOME $0"; grep -E "Cap(Inh|Prm|Eff|Amb)|NoNew" /proc/$$/status'
     )
-    text, ended = run_as(JobUser.find("nobody"), "sh", "-c", script, **variables)
+    try:
+        text, ended = run_as(JobUser.find("nobody"), "sh", "-c", script, **variables)
+    finally:
+        os.setgroups(before)
     lines = text.splitlines()
     groups = sorted(set(os.getgrouplist("nobody", NOBODY.pw_gid)))
     assert lines[:2] == [str(NOBODY.pw_uid), str(NOBODY.pw_gid)]

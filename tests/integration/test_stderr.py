@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from tests.support.service import COMMAND, Certificates, client_for, wait_until
+from worker_service import stderr as stderr_module
 from worker_service.client import Client
 from worker_service.stderr import StderrHandler
 
@@ -180,3 +181,28 @@ def test_reader_of_a_full_disk_gets_what_is_written_later(monkeypatch: pytest.Mo
         b"\\udcff\n",
     ]
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
+
+
+def test_line_that_does_not_fit_at_once_is_completed_before_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stderr_module, "_PIPE_BYTES", PIPE)
+    read_fd, write_fd = full_pipe()
+    saved_fd = os.dup(2)
+    os.dup2(write_fd, 2)
+    os.close(write_fd)
+    read = bytearray()
+    reader = threading.Thread(target=lambda: _read_all(read_fd, read))
+    handler = StderrHandler()
+    try:
+        handler.handle(logging.LogRecord("n", logging.INFO, "p", 1, "x" * 6000, None, None))
+        reader.start()
+        wait_until(lambda: len(read) >= 2 * PIPE, "the beginning of the line")
+        handler.handle(logging.LogRecord("n", logging.INFO, "p", 1, "next", None, None))
+    finally:
+        handler.close()
+        os.dup2(saved_fd, 2)
+        os.close(saved_fd)
+        reader.join(20)
+        os.close(read_fd)
+    assert bytes(read).splitlines()[1:] == [b"x" * 6000, b"next"]

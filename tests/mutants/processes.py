@@ -51,7 +51,7 @@ MUTANTS: Final = (
     Mutation(
         "lines that did not fit are written torn",
         (Edit("stderr.py", "self._rest = line[os.write(2, line) :]", "os.write(2, line)"),),
-        STDERR + "test_dropped_lines_are_counted_exactly_once_there_is_room",
+        STDERR + "test_line_that_does_not_fit_at_once_is_completed_before_the_next",
     ),
     Mutation(
         "the log stops at a line that cannot be written",
