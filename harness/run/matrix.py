@@ -6,7 +6,7 @@ servers that the checks share. Best is one FAIL: the check that owns the broken 
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,8 @@ MEDIAN_FAILS_MAX: Final = 1
 HEADER: Final = (
     "| a server that | FAIL | checks | could not be judged | BROKEN |\n|---|---|---|---|---|"
 )
+# Its row shows which checks FAIL without a fault.
+UNBROKEN: Final = Mutation("is unbroken", (), QUICK[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +59,27 @@ class MatrixRow:
 def matrix_on_this_host(
     mutants: Sequence[Mutation], checkout: Path, identities: IdentityStore
 ) -> Iterator[MatrixRow]:
-    """Judge mutants, one after the other.
+    """Judge the unbroken server, whose row is the first, then mutants, one after the other.
+
+    A check that FAILs or is BROKEN on the unbroken server is left out of the other rows.
 
     Raises:
         BrokenError: a mutant does not fit the source, or its server cannot be started.
     """
     capabilities = unbroken_capabilities(local_target(identities, checkout))
-    for mutant in mutants:
-        names = {*QUICK, mutant.caught_by}
+
+    def row(mutant: Mutation, left_out: Collection[str] = ()) -> MatrixRow:
+        names = {*QUICK}.difference(left_out) | {mutant.caught_by}
         checks = [check for check in ALL if check.name in names]
         with tempfile.TemporaryDirectory(prefix="jobworker-mutant-") as directory:
-            target = local_target(
-                identities, broken_copy(mutant, checkout, Path(directory) / "tree")
-            )
+            tree = broken_copy(mutant, checkout, Path(directory) / "tree")
             options = Options(SEED, Path(directory), parallel=PARALLEL)
+            target = local_target(identities, tree)
             results = run_checks(target, checks, options, Silent(), capabilities)
-        yield MatrixRow(mutant, tuple(results))
+        return MatrixRow(mutant, tuple(results))
+
+    unbroken = row(UNBROKEN)
+    yield unbroken
+    left_out = unbroken.named(Verdict.FAIL) + unbroken.named(Verdict.BROKEN)
+    for mutant in mutants:
+        yield row(mutant, left_out)
