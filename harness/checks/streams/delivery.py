@@ -132,7 +132,7 @@ def judge_live(history: History) -> Iterator[Finding]:
     stream = history.stream("live")
     yield all_exact("every line arrives", [stream], LIVE_LINE_BYTES * LIVE_LINES)
     lags = [
-        at_s - stream.timeline[0][0] - LIVE_PAUSE_S * (received_bytes // LIVE_LINE_BYTES - 1)
+        at_s - stream.timeline[0][0] - LIVE_PAUSE_S * ((received_bytes - 1) // LIVE_LINE_BYTES)
         for at_s, received_bytes in stream.timeline[:-1]
     ]
     yield holds(

@@ -16,11 +16,13 @@ from harness.checks.common import (
     start_writer,
 )
 from harness.checks.streams.plans import OWN_SERVER
+from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import at_least, at_most, equal, floor
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
+from jobworker.v1 import jobworker_pb2 as pb
 
 RETENTION_BYTES: Final = MIB
 # The server's allocators keep memory that they once had.
@@ -30,11 +32,19 @@ MEMORY_WHY: Final = "allocators keep what they had; the output was many times th
 
 @dataclass(frozen=True, slots=True)
 class ReportedExtent(Observation):
-    """Which output is still kept, as a query or a list reports it: its first and its end offset."""
+    """Which output of the writer is still kept, as a query or a list reports it.
+
+    Attributes:
+        by: "query" or "list".
+        first_offset: of the first byte that is kept.
+        end_offset: of the end of its output.
+        other_first_offset: the largest first offset of the other jobs, which lost nothing.
+    """
 
     by: str
     first_offset: int
     end_offset: int
+    other_first_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +72,26 @@ def run_retention(stage: Stage) -> None:
             open_gate(client, writer)
             following.result()
         client.stream(writer.job_id, StreamPlan(pattern=writer.pattern), label="late reader")
-        job = client.must_query(writer.job_id)
-        stage.record(ReportedExtent("query", job.log_first_offset, job.log_size_bytes))
-        if stage.target_has(Need.LISTING):
-            jobs = client.require(client.list_jobs(), "an admin can list jobs").jobs
-            for each in (each for each in jobs if each.job_id == writer.job_id):
-                stage.record(ReportedExtent("list", each.log_first_offset, each.log_size_bytes))
         stage.record(MemoryWithRetention(server_memory_bytes(stage, server) - before_bytes))
+        other = client.must_start("true")
+        for by, jobs in _reports(stage, client, (writer.job_id, other)).items():
+            mine = jobs.pop(writer.job_id, pb.JobSummary())
+            others = max((job.log_first_offset for job in jobs.values()), default=0)
+            extent = mine.log_first_offset, mine.log_size_bytes
+            stage.record(ReportedExtent(by, *extent, others))
+
+
+def _reports(
+    stage: Stage, client: Client, job_ids: tuple[str, ...]
+) -> dict[str, dict[str, pb.QueryJobResponse | pb.JobSummary]]:
+    """Return what queries and the list report of jobs, by id."""
+    found: dict[str, dict[str, pb.QueryJobResponse | pb.JobSummary]] = {
+        "query": {job_id: client.must_query(job_id) for job_id in job_ids}
+    }
+    if stage.target_has(Need.LISTING):
+        page = client.require(client.list_jobs(), "an admin can list jobs")
+        found["list"] = {job.job_id: job for job in page.jobs}
+    return found
 
 
 def judge_retention(history: History) -> Iterator[Finding]:
@@ -87,6 +110,8 @@ def judge_retention(history: History) -> Iterator[Finding]:
         promise = f"a {kept.by} reports which output is kept"
         offsets = (kept.first_offset, kept.end_offset)
         yield equal(promise, offsets, (late.start_offset, total))
+        promise = f"a {kept.by} reports that other jobs' output is kept"
+        yield equal(promise, kept.other_first_offset, 0)
     yield at_least("bytes retained for a late reader", late.received_bytes, RETENTION_BYTES)
     yield floor("bytes that the slow follower missed", follower.missed_bytes, 1)
     if total > 2 * MEMORY_SLACK_BYTES:  # less could be kept entirely within the slack
