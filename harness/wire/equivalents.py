@@ -10,16 +10,14 @@ from typing import Final
 _FOR_PEOPLE: Final = "a text for people: the API promises no words"
 _ALWAYS: Final = "it is present in every answer"
 _NO_LOSS: Final = "no client can bring a server that works to lose a job's output"
-_NANOSECOND: Final = "a nanosecond is less than any clock's own error"
 
 EQUIVALENTS: Final = {
     # Not of a stream's message, which is the output.
     "wire.*JobResponse.message.[!s]*": _FOR_PEOPLE,
     "wire.*JobResponse.message.stale": _FOR_PEOPLE,
-    "wire.*.nanos.plus-one": _NANOSECOND,
-    "wire.*.nanos.minus-one": _NANOSECOND,
     "wire.StopJobRequest.grace_period_ms.plus-one": "a millisecond is less than a stop's own time",
     "wire.StopJobRequest.grace_period_ms.minus-one": "a millisecond is less than a stop's own time",
+    "wire.StartJobRequest.limits.invented": "limits without a field are the defaults, as absent ones",
     "wire.StreamLogsRequest.from_offset.invented": "an absent start is the first byte, too",
     "wire.*.started_at.invented": _ALWAYS,
     "wire.StreamLogsResponse.offset.invented": _ALWAYS,

@@ -14,7 +14,7 @@ from jobworker.v1 import jobworker_pb2 as pb
 
 # Prints its pid, and ends as its argument says.
 SCRIPT: Final = 'echo $$; eval "$1"'
-ENDED: Final = {"that exits": "exit 3", "that is killed": "kill -9 $$"}
+ENDED: Final = {"that exits": "echo more; exit 3", "that is killed": "kill -9 $$"}
 RUNNING: Final = "that runs"
 ENDS: Final = {"that exits": ("exited", 3, 0), "that is killed": ("signaled", 0, 9)}
 PAGE_SIZE: Final = 500  # the jobs of other checks that may be newer
@@ -50,6 +50,8 @@ class ReportedJob(Observation):
         queried: as a query reports it.
         output_error: why output was lost; None: absent.
         oom_killed: as in the API.
+        reports_cgroup: whether its limits are present, and whether its usage is.
+        has_cgroup: whether the server has limits.
         listed: as the list reports it; None: it is not listed.
         listed_command: its words in the list.
     """
@@ -59,6 +61,8 @@ class ReportedJob(Observation):
     queried: JobReport
     output_error: str | None
     oom_killed: bool
+    reports_cgroup: tuple[bool, bool]
+    has_cgroup: bool
     listed: JobReport | None
     listed_command: tuple[str, ...]
 
@@ -93,6 +97,8 @@ def run_record(stage: Stage) -> None:
                     _report(queried),
                     queried.output_error if queried.HasField("output_error") else None,
                     queried.oom_killed,
+                    (queried.HasField("limits"), queried.HasField("usage")),
+                    stage.target_has(Need.LIMIT_FIELDS),
                     None if summary is None else _report(summary),
                     words,
                 )
@@ -122,6 +128,8 @@ def judge_record(history: History) -> Iterator[Finding]:
         yield equal(f"a list shows a job {label} as a query does", job.listed, job.queried)
         yield equal(f"a job {label} lost no output", job.output_error, None)
         yield equal(f"no OOM killer ended a job {label}", job.oom_killed, want=False)
+        promise = f"limits and usage of a job {label} are reported if the server has limits"
+        yield equal(promise, job.reports_cgroup, (job.has_cgroup, job.has_cgroup))
         if label in ENDS:
             yield from _judge_ended(label, job.queried, history.stream(label))
     running = jobs[RUNNING].queried
