@@ -17,7 +17,7 @@ EQUIVALENTS: Final = {
     "wire.*JobResponse.message.stale": _FOR_PEOPLE,
     "wire.StopJobRequest.grace_period_ms.plus-one": "a millisecond is less than a stop's own time",
     "wire.StopJobRequest.grace_period_ms.minus-one": "a millisecond is less than a stop's own time",
-    "wire.StartJobRequest.limits.invented": "limits without a field are the defaults, as absent ones",
+    "wire.StartJobRequest.limits.invented": "limits without a field are the defaults, too",
     "wire.StreamLogsRequest.from_offset.invented": "an absent start is the first byte, too",
     "wire.*.started_at.invented": _ALWAYS,
     "wire.StreamLogsResponse.offset.invented": _ALWAYS,

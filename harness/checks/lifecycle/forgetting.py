@@ -97,6 +97,8 @@ def judge_delete(history: History) -> Iterator[Finding]:
         for call in CALLS:
             label = f"{call} {which}"
             yield answered(f"a job is not found ({label})", history.call(label), "NOT_FOUND")
+    named = UNKNOWN_ID in history.call("delete unknown").detail
+    yield equal("the refusal of an unknown id names it", named, want=True)
     promise = "the output of a deleted job is not found"
     yield equal(promise, history.stream("stream deleted").code, "NOT_FOUND")
     malformed = history.call("delete malformed")

@@ -222,6 +222,8 @@ def judge_pages(history: History) -> Iterator[Finding]:
         yield equal(promise, got, want)
     for label in WRONG:
         yield answered(f"{label} is refused", history.call(label), "INVALID_ARGUMENT")
+    silent = [label for label in WRONG if not history.call(label).detail]
+    yield equal("refusals without a reason", silent, [])
 
 
 PAGES: Final = Check(
