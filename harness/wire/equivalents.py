@@ -15,7 +15,6 @@ EQUIVALENTS: Final = {
     # Not of a stream's message, which is the output.
     "wire.*JobResponse.message.[!s]*": _FOR_PEOPLE,
     "wire.*JobResponse.message.stale": _FOR_PEOPLE,
-    "wire.StopJobRequest.grace_period_ms.plus-one": "a millisecond is less than a stop's own time",
     "wire.StopJobRequest.grace_period_ms.minus-one": "a millisecond is less than a stop's own time",
     "wire.StartJobRequest.limits.invented": "limits without a field are the defaults, too",
     "wire.StreamLogsRequest.from_offset.invented": "an absent start is the first byte, too",
