@@ -4,7 +4,10 @@ from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
 
-CALLED: Final = "            with self._call(method, context) as call:\n"
+CALLED: Final = "            with self._call(method, context, kind) as call:\n"
+STREAM_CALLED: Final = (
+    "            with (\n                self._call(method, context, self._streams)"
+)
 READ_FIRST: Final = "            requests = iter([next(requests)])\n"
 
 MUTANTS: Final = (
@@ -93,7 +96,7 @@ MUTANTS: Final = (
                 "                yield encode_output(chunk)\n",
             ),
             Edit(
-                "service.py",
+                "gate.py",
                 'audit = logging.getLogger("worker_service.audit")\n',
                 """audit = logging.getLogger("worker_service.audit")
 _ONE_AT_A_TIME = __import__("threading").Lock()
@@ -106,7 +109,7 @@ _ONE_AT_A_TIME = __import__("threading").Lock()
         "waits an hour for a call's message",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "with self._timers.calling(cut, within_s):",
                 "with self._timers.calling(cut, 3600.0):",
             ),
@@ -117,14 +120,14 @@ _ONE_AT_A_TIME = __import__("threading").Lock()
         "authenticates a call only after its message",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 f"{CALLED}                response",
                 f"{READ_FIRST}{CALLED}                response",
             ),
             Edit(
-                "service.py",
-                f"{CALLED}                slot",
-                f"{READ_FIRST}{CALLED}                slot",
+                "gate.py",
+                STREAM_CALLED,
+                f"{READ_FIRST}{STREAM_CALLED}",
             ),
         ),
         "abuse.half-sent",

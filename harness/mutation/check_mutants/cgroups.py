@@ -117,8 +117,8 @@ _LIFECYCLE: Final = (
         (
             Edit(
                 "worker.py",
-                "        child = spawn(command, write_fd, cgroup)\n",
-                "        child = spawn(command, write_fd, None)\n"
+                "        child = spawn(command, write_fd, cgroup, user)\n",
+                "        child = spawn(command, write_fd, None, user)\n"
                 "        if cgroup is not None:\n"
                 '            (cgroup.path / "cgroup.procs").write_text(str(child.pid))\n',
             ),
@@ -131,8 +131,8 @@ _LIFECYCLE: Final = (
         (
             Edit(
                 "worker.py",
-                "        child = spawn(command, write_fd, cgroup)\n",
-                "        child = spawn(command, write_fd, cgroup)\n"
+                "        child = spawn(command, write_fd, cgroup, user)\n",
+                "        child = spawn(command, write_fd, cgroup, user)\n"
                 "        if cgroup is not None:\n"
                 '            (cgroup.path / "cgroup.procs").write_text(str(child.pid))\n',
             ),

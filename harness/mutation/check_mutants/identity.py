@@ -133,7 +133,7 @@ MUTANTS: Final = (
         "returns NOT_FOUND for an unknown rpc",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "errors.UnknownRpcError: grpc.StatusCode.UNIMPLEMENTED",
                 "errors.UnknownRpcError: grpc.StatusCode.NOT_FOUND",
             ),
@@ -217,7 +217,7 @@ MUTANTS: Final = (
         "does not cancel stalled streams",
         (
             Edit(
-                "service.py",
+                "gate.py",
                 "                call.cut = refusal\n                context.cancel()\n",
                 "                call.cut = refusal\n",
             ),
@@ -268,7 +268,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "does not end the streams of denied clients",
-        (Edit("service.py", "return min(valid_for_s, DENY_LOOK_S)", "return valid_for_s"),),
+        (Edit("gate.py", "return min(valid_for_s, DENY_LOOK_S)", "return valid_for_s"),),
         "identity.denied",
     ),
     Mutation(
