@@ -90,6 +90,8 @@ def wire(  # noqa: PLR0917 - click passes them by name
         return
     started_s = time.monotonic()
     judges = [check for check in judging_checks() if re.search(checks, check.name)]
+    if not judges:
+        raise BrokenError(f"no check that judges mutants matches --checks {checks!r}")
     with tempfile.TemporaryDirectory(prefix="jobworker-wire-") as directory:
         store = IdentityStore(identities) if identities else make_identities(Path(directory))
         # One server for all mutants: it has no fault.
