@@ -1,6 +1,6 @@
 """Servers broken on purpose, each with the test that must fail: proof that the tests can fail.
 
-A new mutant is one row, in `jobs` or `processes` (below gRPC), `identity`, `calls` or `rpcs`: the
+A new mutant is one row, in `logs`, `jobs` or `processes` (below gRPC), `identity`, `calls` or `rpcs`: the
 file below `impl/worker_service`, the text to replace (it occurs there exactly once), what to put in
 its place, and the test.
 """
@@ -8,9 +8,10 @@ its place, and the test.
 from typing import Final
 
 from harness.mutation.mutation import Mutation
-from tests.mutants import calls, identity, jobs, processes, rpcs
+from tests.mutants import calls, identity, jobs, logs, processes, rpcs
 
 MUTANTS: Final[tuple[Mutation, ...]] = (
+    *logs.MUTANTS,
     *jobs.MUTANTS,
     *processes.MUTANTS,
     *identity.MUTANTS,
