@@ -30,6 +30,8 @@ PRIORITY: Final = select.EPOLLPRI
 
 # Callbacks handled before the next poll: bounds the delay that one burst can cause.
 _MAX_EVENTS: Final = 64
+# epoll_wait(2) counts milliseconds in 31 bits, 24 days: a longer wait takes several polls.
+_POLL_MAX_S: Final = 24 * 3600.0
 
 
 class Timer:
@@ -200,7 +202,7 @@ class Reactor:
             heapq.heappop(self._timers)
         if not self._timers:
             return None
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return min(max(0.0, self._timers[0][0] - time.monotonic()), _POLL_MAX_S)
 
     def _run_due_timers(self) -> None:
         now_s = time.monotonic()

@@ -54,6 +54,12 @@ def test_timer_fires_unless_cancelled(reactor: Reactor) -> None:
     assert not cancelled.is_set()
 
 
+def test_timer_of_ten_years_leaves_the_thread_running(reactor: Reactor) -> None:
+    on_reactor(reactor, lambda: reactor.call_later(10 * 365 * 24 * 3600.0, lambda: None))
+    on_reactor(reactor, lambda: None)  # after the poll that waits for the timer
+    on_reactor(reactor, lambda: None)
+
+
 def test_readable_descriptor_calls_back_until_unwatched(reactor: Reactor) -> None:
     read_fd, write_fd = os.pipe()
     calls: list[bytes] = []

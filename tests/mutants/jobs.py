@@ -194,6 +194,11 @@ MUTANTS: Final = (
         "tests/impl/test_reactor.py::test_descriptor_whose_callback_fails_is_not_watched_any_more",
     ),
     Mutation(
+        "a timer of more than 24 days ends the jobs' thread",
+        (Edit("reactor.py", "_POLL_MAX_S: Final = 24 * 3600.0", "_POLL_MAX_S: Final = 1e10"),),
+        "tests/impl/test_reactor.py::test_timer_of_ten_years_leaves_the_thread_running",
+    ),
+    Mutation(
         "a job whose callback fails runs for ever",
         (Edit("job.py", "        self._end_unwatched()\n", ""),),
         JOB + "test_job_whose_callback_fails_is_killed_and_ends[False]",
