@@ -262,7 +262,13 @@ def _pidfd_spawn(
     result = LIBC.pidfd_spawn(ctypes.byref(pidfd), program, actions, attributes, argv, envp)
     if result != 0:
         return result, None
-    return 0, Child(LIBC.pidfd_getpid(pidfd.value), pidfd.value)
+    child = Child(LIBC.pidfd_getpid(pidfd.value), pidfd.value)
+    if child.pid < 0:  # it reads a file of /proc, and the pidfd may be the last descriptor
+        text = os.strerror(ctypes.get_errno())
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        child.reap()
+        raise HostExhaustedError(f"pidfd_getpid: {text}; the job was killed")
+    return 0, child
 
 
 def _string_array(strings: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:

@@ -1,7 +1,10 @@
-"""A lack of descriptors is temporary: no job is killed by it, no byte is lost, every job ends."""
+"""A lack of descriptors is temporary: no running job is killed, no byte is lost, every job ends."""
 
+import ctypes
+import errno
 import logging
 import os
+import subprocess
 from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from tests.support.job import JobRig
 from worker_service.cgroup import Cgroup
 from worker_service.errors import HostExhaustedError
 from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S
+from worker_service.linux import LIBC
+from worker_service.spawn import Command, spawn
 from worker_service.tree import CgroupTree
 
 
@@ -118,3 +123,32 @@ def test_cgroup_tree_without_a_descriptor_fails_and_leaves_none_open(tmp_path: P
     with pytest.raises(HostExhaustedError, match=r"memory\.events"):
         CgroupTree(cgroup)
     assert open_descriptors() == before
+
+
+def test_start_whose_pid_cannot_be_read_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pidfd_spawn(pidfd: ctypes.c_int, *_: object) -> int:
+        children.append(subprocess.Popen(["sleep", "100"]))
+        # `byref` shows its object to C only: this is where that object keeps its value.
+        ctypes.cast(pidfd, ctypes.POINTER(ctypes.c_int))[0] = os.pidfd_open(children[0].pid)
+        return 0
+
+    def pidfd_getpid(_pidfd: int) -> int:
+        ctypes.set_errno(errno.EMFILE)
+        return -1
+
+    # glibc 2.39 has them; here, an older one may be used.
+    for function in ("posix_spawnattr_setcgroup_np", "posix_spawnattr_setflags"):
+        monkeypatch.setattr(LIBC, function, lambda *_: 0, raising=False)
+    monkeypatch.setattr(LIBC, "pidfd_spawn", pidfd_spawn, raising=False)
+    monkeypatch.setattr(LIBC, "pidfd_getpid", pidfd_getpid, raising=False)
+    before = open_descriptors()
+    with pytest.raises(HostExhaustedError, match="pidfd_getpid: Too many open files; the job was"):
+        spawn(Command("true"), 1, Cgroup(tmp_path))
+    assert open_descriptors() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(children[0].pid, os.WNOHANG)
+    children[0].returncode = 0  # reaped above, so it has no status

@@ -3,7 +3,7 @@
 from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
-from tests.mutants.nodes import CGROUP, JOB_USER, LOCALE, STDERR, TREE
+from tests.mutants.nodes import CGROUP, JOB_USER, LOCALE, SHORTAGE, STDERR, TREE
 
 MUTANTS: Final = (
     Mutation(
@@ -47,6 +47,17 @@ MUTANTS: Final = (
             ),
         ),
         STDERR + "test_dropped_lines_are_counted_exactly_once_there_is_room",
+    ),
+    Mutation(
+        "a line that cannot be formatted is printed by logging, which waits",
+        (
+            Edit(
+                "stderr.py",
+                '            text = f"a log line cannot be formatted: {traceback.format_exc()}"\n',
+                "            self.handleError(record)\n            return\n",
+            ),
+        ),
+        STDERR + "test_line_that_cannot_be_formatted_is_written_without_waiting",
     ),
     Mutation(
         "lines that did not fit are written torn",
@@ -157,5 +168,10 @@ MUTANTS: Final = (
         "a paused process is not continued",
         (Edit("tree.py", "        _send(send, signal.SIGCONT)\n", "        pass\n"),),
         TREE + "test_real_process_that_is_paused_acts_on_its_sigterm",
+    ),
+    Mutation(
+        "a job has the pid -1 when its own cannot be read",
+        (Edit("spawn.py", "    if child.pid < 0:", "    if child.pid < -1:"),),
+        SHORTAGE + "test_start_whose_pid_cannot_be_read_is_refused_and_leaves_nothing",
     ),
 )
