@@ -111,8 +111,8 @@ class Settings:
         "Maximum number of streams; more get RESOURCE_EXHAUSTED at once."
     )  # fmt: skip
     unary_threads: int = _setting(
-        _number(2, _THREADS_MAX), 128, "Maximum number of other calls: half for stops, half for "
-        "start, query and the rest; more get RESOURCE_EXHAUSTED at once."
+        _number(1, _THREADS_MAX), 128, "Maximum number of stops that wait, and of start, query and "
+        "all other calls; more of either get RESOURCE_EXHAUSTED at once."
     )  # fmt: skip
     flush_interval: float = _setting(
         _duration(0, 60), 0.005, "Minimum time between two small messages of a stream; after a "

@@ -106,11 +106,9 @@ class Gate(grpc.ServerInterceptor):
     def __init__(self, streams: Admission, doorkeeper: Doorkeeper, unary_threads: int) -> None:
         self._streams = streams
         self._doorkeeper = doorkeeper
-        stops_max = unary_threads // 2
-        others_max = unary_threads - stops_max
-        self._stops = Admission(stops_max, "stops wait for jobs to end (half of --unary-threads)")
-        self._others = Admission(others_max, "other calls run (half of --unary-threads)")
-        self._patience = Admission(others_max // 2)
+        self._stops = Admission(unary_threads, "stops wait for jobs to end (--unary-threads)")
+        self._others = Admission(unary_threads, "other calls run (--unary-threads)")
+        self._patience = Admission(unary_threads // 2)
         self._timers = Timers()
 
     def close(self) -> None:

@@ -122,7 +122,7 @@ class Server:
             raise
         self.admission = Admission(settings.max_streams)
         self._gate = Gate(self.admission, self._doorkeeper, settings.unary_threads)
-        self._calls_max = settings.max_streams + settings.unary_threads + _REFUSING_THREADS
+        self._calls_max = settings.max_streams + 2 * settings.unary_threads + _REFUSING_THREADS
         self._pool = Pool(self._calls_max)
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._server = self._build()

@@ -162,7 +162,7 @@ def test_call_without_a_request_is_cancelled_in_time_and_frees_its_thread(
     monkeypatch.setattr(gate_module, "REQUEST_MAX_S", 2.0)
     # One of them may wait that long: half of the two that may be other calls than stops.
     with (
-        running_server(certificates, max_streams=1, unary_threads=4) as server,
+        running_server(certificates, max_streams=1, unary_threads=2) as server,
         channel_for(server.address, certificates.user) as connection,
         begin_call(connection, QUERY) as query,
         begin_call(connection, STREAM) as stream,

@@ -5,7 +5,7 @@ from typing import Final
 from harness.mutation.mutation import Edit, Mutation
 from tests.mutants.nodes import CALLS, JOBS, WORKER, WORKER_JOBS
 
-OWN_KIND: Final = CALLS + "test_stops_take_half_and_abandoned_ones_free_their_threads_at_once"
+OWN_KIND: Final = CALLS + "test_stops_leave_threads_and_abandoned_ones_free_theirs_at_once"
 BETWEEN_PAGES: Final = JOBS + "test_deletions_and_starts_between_pages_skip_and_repeat_no_other_job"
 EXPIRY: Final = WORKER_JOBS + "test_ended_jobs_are_forgotten_after_their_ttl"
 
@@ -132,8 +132,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "worker.py",
-                "        if not job.wait_ended(0):\n            raise JobRunning",
-                "        if not job:\n            raise JobRunning",
+                "        if status.state is State.RUNNING:\n            raise JobRunning",
+                "        if not status:\n            raise JobRunning",
             ),
         ),
         WORKER_JOBS + "test_delete_of_a_running_job_is_refused",
@@ -143,11 +143,34 @@ MUTANTS: Final = (
         (
             Edit(
                 "worker.py",
-                "self._reactor.call_soon(partial(self._memory.forget, job.log))",
-                "pass",
+                "        if job is not None:\n            self._reactor.call_soon(partial(",
+                "        if job is None:\n            self._reactor.call_soon(partial(",
             ),
         ),
         WORKER_JOBS + "test_delete_forgets_an_ended_job_and_frees_its_output",
+    ),
+    Mutation(
+        "a job cannot be deleted until its readers are woken",
+        (
+            Edit(
+                "worker.py",
+                "        if status.state is State.RUNNING:\n            raise JobRunningError(f",
+                "        if not self.find(job_id).wait_ended(0):\n            raise JobRunningError(f",
+            ),
+        ),
+        WORKER_JOBS + "test_job_that_a_query_reports_as_ended_can_be_deleted",
+    ),
+    Mutation(
+        "the output of a job that cannot be watched stays in memory",
+        (
+            Edit(
+                "worker.py",
+                "            self._reactor.call_soon(partial(self._memory.forget, job.log))\n"
+                "            raise HostExhaustedError(",
+                "            raise HostExhaustedError(",
+            ),
+        ),
+        WORKER + "test_start_that_cannot_be_watched_is_refused_and_leaves_nothing",
     ),
     Mutation(
         "users may delete jobs",
