@@ -127,7 +127,7 @@ DELETE: Final = Check(
     "of missed bytes.",
     run_delete,
     judge_delete,
-    needs=frozenset({Need.DELETION, Need.LISTING, Need.OFFSETS, Need.PYTHON}),
+    needs=frozenset({Need.DELETION, Need.LISTING, Need.OFFSETS, Need.PYTHON, Need.NATIVE}),
     cites=("123",),
     alone=True,
 )
@@ -208,7 +208,7 @@ JOB_TTL: Final = Check(
     "With a time to live for jobs, an ended job is forgotten after it, and not before.",
     run_job_ttl,
     judge_job_ttl,
-    needs=frozenset({Need.LAUNCH, Need.JOB_TTL, Need.LISTING}),
+    needs=frozenset({Need.LAUNCH, Need.JOB_TTL, Need.LISTING, Need.NATIVE}),
     cites=("124",),
 )
 

@@ -231,7 +231,7 @@ PAGES: Final = Check(
     "Pages of a list have every job once, in order, as filtered, while jobs come and go.",
     run_pages,
     judge_pages,
-    needs=frozenset({Need.LAUNCH, Need.PAGES}),
+    needs=frozenset({Need.LAUNCH, Need.PAGES, Need.NATIVE}),
     cites=("106", "115"),
 )
 

@@ -100,7 +100,7 @@ LOCALE: Final = Check(
     "Arguments, variables and directories are UTF-8, whatever the server's locale is.",
     run_locale,
     judge_locale,
-    needs=frozenset({Need.LAUNCH, Need.HOST}),
+    needs=frozenset({Need.LAUNCH, Need.HOST, Need.NATIVE}),
     cites=("109",),
 )
 
@@ -195,7 +195,7 @@ UNREAD: Final = Check(
     "A standard error that is never read delays neither calls nor the server's end.",
     run_unread_stderr,
     judge_unread_stderr,
-    needs=frozenset({Need.LAUNCH, Need.HOST}),
+    needs=frozenset({Need.LAUNCH, Need.HOST, Need.NATIVE}),
     cites=("110",),
 )
 
