@@ -25,7 +25,7 @@ from harness.record.verdict import Finding
 from harness.targets.target import Variant
 from jobworker.v1 import jobworker_pb2 as pb
 
-OUTPUT_BYTES: Final = 64 * MIB
+OUTPUT_MIB: Final = 64
 # Allocators keep some of what they had, and the reader that is behind has some in flight.
 KEPT_MEMORY_BYTES: Final = 24 * MIB
 CALLS: Final = ("query", "stop", "delete")
@@ -57,7 +57,8 @@ def run_delete(stage: Stage) -> None:
         client.delete(running, label="delete running")
         client.query(running, label="query running")
         before = server_memory_bytes(stage, server) if seen else None
-        steps = [WriterStep(OUTPUT_BYTES, write_bytes=64 * KIB)]
+        # In steps: the job's memory is limited where it has a cgroup.
+        steps = [WriterStep(MIB, write_bytes=64 * KIB, repeat=OUTPUT_MIB)]
         writer = start_writer(stage, client, steps)
         client.stream(writer.job_id, label="end")
         plan = StreamPlan(pattern=writer.pattern, bytes_per_s=8 * MIB)

@@ -116,7 +116,7 @@ UNREAD_STDERR: Final = (
 CALLS: Final = 1600
 CALLS_AT_ONCE: Final = 4
 LONG_NAME: Final = "x" * 1000
-ANSWERED_S: Final = 5.0
+ANSWERED_S: Final = 10.0
 EXIT_BOUND_S: Final = 15.0  # without a job that runs
 
 
