@@ -32,6 +32,7 @@ QUICK: Final = (
     "lifecycle.stop-twice",  # 0.0
     "lifecycle.stopped-job",  # 0.1
     "lifecycle.surroundings",  # 0.1
+    "lifecycle.times",  # 1.1
     "lifecycle.tree-escalates",  # 1.2
     "lifecycle.tree-grace",  # 1.3
     "streams.after-end",  # 0.4

@@ -78,4 +78,4 @@ def _kill_leftovers(tree: Path) -> None:
 
 def failed_tests(done: Done) -> list[str]:
     """Return the tests that failed, as pytest names them."""
-    return re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return re.findall(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", done.stdout, re.MULTILINE)

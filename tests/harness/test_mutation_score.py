@@ -75,7 +75,7 @@ def test_tests_of_a_module_are_its_own_then_its_users_then_those_of_the_whole_pr
     [
         ("x\nFAILED tests/a.py::b[c d] - assert 1 == 2\n1 failed", ["tests/a.py::b[c d]"]),
         ("ERROR tests/a.py::b\nFAILED tests/a.py::c\n", ["tests/a.py::b", "tests/a.py::c"]),
-        ("1 passed", []),
+        ("ERROR    worker_service.tree:tree.py:1 a captured log line\n1 passed", []),
     ],
 )
 def test_failed_tests_are_named_as_pytest_names_them(stdout: str, tests: list[str]) -> None:

@@ -86,6 +86,24 @@ def test_child_inherits_only_its_three_descriptors_and_the_given_environment(
     assert child["input"] == "/dev/null"
 
 
+def test_child_has_the_path_home_and_locale_of_the_server_and_a_default_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = {"HOME": "/nowhere", "LANG": "C", "LC_ALL": "C", "LC_CTYPE": "C", "TZ": "UTC"}
+    for name in (*os.environ, "PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**kept, "USER": "root"}.items():
+        monkeypatch.setenv(name, value)
+    output, _ = run(Command("env"))
+    default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert dict(line.split("=", 1) for line in output.decode().splitlines()) == {
+        "PATH": default,
+        **kept,
+    }
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert run(Command("printenv", ("PATH",)))[0] == b"/usr/bin:/bin\n"
+
+
 def test_child_has_no_blocked_or_ignored_signals() -> None:
     # Python ignores SIGPIPE; a child that inherited that would not be ended by a broken pipe.
     output, _ = run(shell("grep -E '^Sig(Blk|Ign)' /proc/self/status"))
