@@ -25,6 +25,7 @@ from worker_service.options import with_settings
 from worker_service.terminal import (
     EXIT_INTERRUPTED,
     JOB_ROW_HEADER,
+    NoReaderError,
     OutputError,
     as_dict,
     details,
@@ -332,7 +333,9 @@ def query(job_id: str, verbose: bool, as_json: bool, **connection: Any) -> None:
 
 @main.command(name="list")
 @click.option("--newest-first", is_flag=True, help="Begin with the job that started last.")
-@click.option("--status", default="", help="List only running, exited or signaled jobs.")
+@click.option(
+    "--status", type=arguments.TEXT, default="", help="List only running, exited or signaled jobs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @_connected
 def list_command(newest_first: bool, status: str, as_json: bool, **connection: Any) -> None:
@@ -438,5 +441,5 @@ def serve(settings: Settings) -> None:
 def _announce(address: str) -> None:
     try:
         print_line(f"listening on {address}")
-    except OutputError as error:  # a server may run without a standard output
+    except (OutputError, NoReaderError) as error:  # a server may run without a standard output
         warn(f"listening on {address} ({error})")

@@ -1,6 +1,6 @@
 """The service's errors, named by cause.
 
-The library raises these; `service` has the one table that maps them to gRPC statuses. Each text
+The library raises these; `gate` has the one table that maps them to gRPC statuses. Each text
 states what was received, what is required and what to change, and is safe to show to the client.
 """
 

@@ -11,6 +11,7 @@ job's program, with no more rights than the user's: setpriv keeps capabilities u
 
 import grp
 import pwd
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -104,7 +105,7 @@ def _group(text: str) -> int | None:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) <= _ID_MAX else None
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) and int(text) <= _ID_MAX else None
 
 
 def _program(name: str) -> bytes:

@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import threading
+import traceback
 from contextlib import suppress
 from typing import Final
 
@@ -41,10 +42,10 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line or count it; never wait, never fail."""
         try:
-            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            text = self.format(record)
         except Exception:  # noqa: BLE001 - a bad record is the caller's, but no reason to fail it
-            self.handleError(record)
-            return
+            text = f"a log line cannot be formatted: {traceback.format_exc()}"
+        line = f"{text}\n".encode("utf-8", "backslashreplace")
         if not self._report_dropped() or not self._write(line):
             self._dropped += 1
 

@@ -207,10 +207,10 @@ class Worker:
             JobNotFoundError, InvalidRequestError: the id is unknown or malformed.
             JobRunningError: the job has not ended.
         """
-        job = self.find(job_id)
-        if not job.wait_ended(0):
+        status = self.find(job_id).status()
+        if status.state is State.RUNNING:
             raise JobRunningError(f"job {job_id} is running; stop it first")
-        self._forget(job.status().job_id)
+        self._forget(status.job_id)
 
     def running(self) -> int:
         """Return how many jobs have not ended."""
@@ -355,6 +355,7 @@ class Worker:
         except OSError as error:
             self._reactor.call_soon(partial(job.abandon, error))
             job.wait_ended(KILL_MAX_S + DRAIN_MAX_S)
+            self._reactor.call_soon(partial(self._memory.forget, job.log))
             raise HostExhaustedError(
                 f"watching the job's end and output: {error.strerror or 'no answer'}; the job was "
                 "killed"

@@ -112,6 +112,7 @@ def test_name_with_an_equals_sign_is_refused() -> None:
     [
         ("no-such", "the user"), ("61234", "the group"), ("nobody:no-such", "the group"),
         ("no-such:1", "the user"), (f"{2**32 - 1}:1", "the user"), ("²:1", "the user"),
+        pytest.param("9" * 5000 + ":1", "the user", id="more digits than Python converts"),
     ],
 )  # fmt: skip
 def test_unknown_users_are_refused(text: str, lacks: str) -> None:

@@ -284,6 +284,8 @@ def test_start_that_cannot_be_watched_is_refused_and_leaves_nothing(
     with pytest.raises(HostExhaustedError, match="No space left on device; the job was killed"):
         worker.start(Command("sleep", ("100",)))
     assert not listed(worker)
+    worker._reactor.run(lambda: None, worker_module.BEGIN_MAX_S)
+    assert not worker._memory._ended, "the log of a job that nobody knows is kept"
     assert not Path(f"/proc/{children[0].pid}").exists(), "the process was not killed and reaped"
     assert open_descriptors() == before
     assert output(worker, worker.start(Command("echo", ("next",)))) == b"next\n"

@@ -15,6 +15,7 @@ from worker_service.errors import (
     JobRunningError,
 )
 from worker_service.job import State
+from worker_service.log import OutputLog
 from worker_service.spawn import Command
 from worker_service.tree import GroupTree
 from worker_service.worker import Worker, WorkerSettings
@@ -80,6 +81,32 @@ def test_delete_forgets_an_ended_job_and_frees_its_output(worker: Worker) -> Non
     assert log.held_bytes() == 0
     chunk = reader.read(1)
     assert (chunk.offset, chunk.missed_bytes, len(chunk.data)) == (300_000, 200_000, 0)
+
+
+def test_job_that_a_query_reports_as_ended_can_be_deleted(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is closed after its status has changed, which takes a while with many readers."""
+    closing, close = threading.Event(), threading.Event()
+
+    def close_late(log: OutputLog, failure: str | None = None) -> None:
+        closing.set()
+        assert close.wait(END_MAX_S)
+        close_at_once(log, failure)
+
+    close_at_once = OutputLog.close
+    monkeypatch.setattr(OutputLog, "close", close_late)
+    status = worker.start(shell("head -c 300000 /dev/zero"))
+    log = worker.log(status.job_id)
+    assert closing.wait(END_MAX_S)
+    try:
+        assert worker.query(status.job_id).state is State.EXITED
+        worker.delete(status.job_id)
+    finally:
+        close.set()
+    worker._reactor.run(lambda: None, END_MAX_S)
+    assert not listed(worker)
+    assert (log.held_bytes(), worker._memory.total_bytes()) == (0, 0)
 
 
 def test_delete_of_a_running_job_is_refused(worker: Worker) -> None:

@@ -81,6 +81,7 @@ def run_here(
         ["query", NOT_UTF8],
         ["list", "--server", NOT_UTF8],
         ["list", "--server-name", NOT_UTF8],
+        ["list", "--status", NOT_UTF8],
         [NOT_UTF8],
     ],
     ids=repr,

@@ -183,6 +183,41 @@ def test_reader_of_a_full_disk_gets_what_is_written_later(monkeypatch: pytest.Mo
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
 
 
+@pytest.mark.timeout(60)
+def test_line_that_cannot_be_formatted_is_written_without_waiting() -> None:
+    read_fd, write_fd = full_pipe()
+    saved_fd = os.dup(2)
+    os.dup2(write_fd, 2)
+    os.close(write_fd)
+    read = bytearray()
+    reader = threading.Thread(target=lambda: _read_all(read_fd, read))
+    handler = StderrHandler()
+    bad = logging.LogRecord("n", logging.INFO, "p", 1, "%d lines", ("two",), None)
+
+    def fill() -> None:  # beyond what the pipes hold
+        for _ in range(2000):
+            handler.handle(logging.LogRecord("n", logging.INFO, "p", 1, "x" * 1000, None, None))
+        handler.handle(bad)
+
+    caller = threading.Thread(target=fill, daemon=True)
+    try:
+        caller.start()
+        caller.join(20)
+        assert not caller.is_alive(), "a log line waits for the reader of standard error"
+        reader.start()
+        wait_until(lambda: NOTE.search(read) is not None, "the number of dropped lines")
+        handler.handle(bad)
+    finally:
+        handler.close()
+        os.dup2(saved_fd, 2)
+        os.close(saved_fd)
+        if reader.ident is not None:
+            reader.join(20)
+        os.close(read_fd)
+    assert b"a log line cannot be formatted" in read
+    assert b"TypeError: " in read
+
+
 def test_line_that_does_not_fit_at_once_is_completed_before_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

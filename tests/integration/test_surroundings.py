@@ -3,8 +3,10 @@
 The locale has tests of its own, and so has a proxy.
 """
 
+import os
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,34 @@ def test_certificates_are_read_from_any_directory(tmp_path: Path) -> None:
     certificates = Certificates(directory)
     with launched_server(certificates) as (_, address):
         assert echo_is_streamed(address, certificates)
+
+
+@pytest.mark.parametrize("stdout", ["a pipe without a reader", "a full device"])
+def test_server_serves_without_a_standard_output(certificates: Certificates, stdout: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    if stdout == "a full device":
+        os.close(writer)
+        writer = os.open("/dev/full", os.O_WRONLY)
+    files = certificates.server
+    with subprocess.Popen(
+        [
+            COMMAND, "serve", "--no-limits", "--listen", "127.0.0.1:0",
+            "--ca", files.ca, "--cert", files.cert, "--key", files.key,
+        ],
+        stdout=writer, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        os.close(writer)
+        assert process.stderr is not None
+        try:
+            said = next((line for line in process.stderr if "listening on" in line), "")
+            assert said, "the server has ended"
+            address = said.partition("listening on ")[2].split()[0]
+            assert echo_is_streamed(address, certificates)
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def test_server_and_client_run_where_nothing_can_be_written(

@@ -155,7 +155,8 @@ MUTANTS: Final = (
             Edit(
                 "worker.py",
                 "        if status.state is State.RUNNING:\n            raise JobRunningError(f",
-                "        if not self.find(job_id).wait_ended(0):\n            raise JobRunningError(f",
+                "        if not self.find(job_id).wait_ended(0):\n"
+                "            raise JobRunningError(f",
             ),
         ),
         WORKER_JOBS + "test_job_that_a_query_reports_as_ended_can_be_deleted",

@@ -90,8 +90,8 @@ _JOBS: Final = (
         (
             Edit(
                 "worker.py",
-                "        if not job.wait_ended(0):\n            raise JobRunningError",
-                "        if job is None:\n            raise JobRunningError",
+                "        if status.state is State.RUNNING:\n            raise JobRunningError",
+                "        if status is None:\n            raise JobRunningError",
             ),
         ),
         "lifecycle.delete",
@@ -101,8 +101,8 @@ _JOBS: Final = (
         (
             Edit(
                 "worker.py",
-                "self._reactor.call_soon(partial(self._memory.forget, job.log))",
-                "self._reactor.call_soon(job.log.extent)",
+                "        if job is not None:\n            self._reactor.call_soon(partial(",
+                "        if job is not None:\n            self._reactor.call_soon(lambda: partial(",
             ),
         ),
         "lifecycle.delete",
