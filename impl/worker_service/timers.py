@@ -19,6 +19,8 @@ type Callback = Callable[[], float]
 # Callbacks due this soon after the first are called with it: a thousand streams that check the deny
 # list wake the thread ten times a second, not a thousand times.
 _TOGETHER_S: Final = 0.1
+# A callback reads the deny list, whose file system may not answer.
+CLOSE_MAX_S: Final = 2.0
 
 
 class Timers:
@@ -53,11 +55,11 @@ class Timers:
                 del self._due_at_s[callback]
 
     def close(self) -> None:
-        """End the thread; no callback runs after that."""
+        """End the thread; wait for a callback that runs, but not longer than `CLOSE_MAX_S`."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join()
+        self._thread.join(CLOSE_MAX_S)
 
     def _run(self) -> None:
         while due := self._wait():

@@ -74,3 +74,23 @@ def test_failing_timer_is_logged_and_other_timers_fire(
     ):
         assert done.wait(10)
     assert "on purpose" in caplog.text
+
+
+def test_close_does_not_wait_for_a_callback_that_never_returns() -> None:
+    timers = Timers()
+    begun, answer = threading.Event(), threading.Event()
+
+    def hang() -> float:
+        begun.set()
+        answer.wait(60)
+        return math.inf
+
+    closer = threading.Thread(target=timers.close, daemon=True)
+    try:
+        with timers.calling(hang, 0.0):
+            assert begun.wait(10)
+            closer.start()
+            closer.join(20)
+            assert not closer.is_alive()
+    finally:
+        answer.set()
