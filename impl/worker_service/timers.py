@@ -19,7 +19,7 @@ type Callback = Callable[[], float]
 # Callbacks due this soon after the first are called with it: a thousand streams that check the deny
 # list wake the thread ten times a second, not a thousand times.
 _TOGETHER_S: Final = 0.1
-# A callback reads the deny list, whose file system may not answer.
+# How long `close` waits for a callback: one reads the deny list, on a file system that may hang.
 CLOSE_MAX_S: Final = 2.0
 
 

@@ -225,6 +225,11 @@ MUTANTS: Final = (
         (Edit("timers.py", "    except Exception:\n", "    except KeyError:\n"),),
         TIMERS + "test_failing_timer_is_logged_and_other_timers_fire",
     ),
+    Mutation(
+        "the end waits for a timer that hangs",
+        (Edit("timers.py", "self._thread.join(CLOSE_MAX_S)", "self._thread.join()"),),
+        TIMERS + "test_close_does_not_wait_for_a_callback_that_never_returns",
+    ),
     # Shutdown, and missing resources.
     Mutation(
         "a stopped reactor closes its descriptor",
