@@ -52,6 +52,7 @@ class CodeMutant:
         start: of the replaced text, in bytes of UTF-8.
         end: of the replaced text.
         new: its replacement.
+        shown: what the name shows instead of the replacement; empty: the replacement.
     """
 
     file: str
@@ -60,11 +61,13 @@ class CodeMutant:
     start: int
     end: int
     new: str
+    shown: str = ""
 
     @property
     def name(self) -> str:
         """Where it is and what it does, on one line."""
-        return f"{self.file}:{self.line} {self.operator}: {' '.join(self.new.split())[:60]}"
+        shown = " ".join((self.shown or self.new).split())[:60]
+        return f"{self.file}:{self.line} {self.operator}: {shown}"
 
     def changed(self, source: str) -> str:
         """Return the file's text with the change."""
@@ -138,39 +141,39 @@ class _Finder(ast.NodeVisitor):
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Constant) or _is_log_call(node.value):
             return
-        self._add(node, "statement dropped", "pass")
+        self._drop(node)
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         # An attribute that is never set is an AttributeError at once.
         kept = all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
         if not kept and self._function != "__init__":
-            self._add(node, "statement dropped", "pass")
+            self._drop(node)
         self.generic_visit(node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        self._add(node, "statement dropped", "pass")
+        self._drop(node)
         if (change := _ARITHMETIC.get(type(node.op))) is not None:
             self._add_between(node, node.target, node.value, "arithmetic", change)
         self.visit(node.value)
 
     def visit_Delete(self, node: ast.Delete) -> None:
-        self._add(node, "statement dropped", "pass")
+        self._drop(node)
 
     def visit_Continue(self, node: ast.Continue) -> None:
-        self._add(node, "statement dropped", "pass")
+        self._drop(node)
 
     def visit_Break(self, node: ast.Break) -> None:
-        self._add(node, "statement dropped", "pass")
+        self._drop(node)
 
     def visit_Raise(self, node: ast.Raise) -> None:
-        self._add(node, "statement dropped", "pass")
+        self._drop(node)
         if isinstance(node.exc, ast.Call):
             self._add(node.exc.func, "exception type", _OTHER_ERROR)
 
     def visit_Return(self, node: ast.Return) -> None:
         if node.value is None:
-            self._add(node, "statement dropped", "pass")
+            self._drop(node)
         elif not isinstance(node.value, ast.Constant):
             self._add(node.value, "return value", "None")
         elif isinstance(node.value.value, str):
@@ -255,6 +258,9 @@ class _Finder(ast.NodeVisitor):
                 self._add(argument, "exception type", _NEVER_RAISED)
         self.generic_visit(node)
 
+    def _drop(self, node: ast.stmt) -> None:
+        self._add(node, "statement dropped", "pass", shown=self._text(node))
+
     def _swap_arguments(self, node: ast.Call) -> None:
         for left, right in zip(node.args, node.args[1:], strict=False):
             first, second = self._text(left), self._text(right)
@@ -268,7 +274,8 @@ class _Finder(ast.NodeVisitor):
 
     def _drop_argument(self, node: ast.Call, dropped: ast.keyword) -> None:
         kept = [self._text(each) for each in (*node.args, *node.keywords) if each is not dropped]
-        self._add(node, "argument dropped", f"{self._text(node.func)}({', '.join(kept)})")
+        without = f"{self._text(node.func)}({', '.join(kept)})"
+        self._add(node, "argument dropped", without, shown=self._text(dropped))
 
     def _negate(self, condition: ast.expr) -> None:
         """Add the negation of a condition, unless another operator makes it."""
@@ -298,8 +305,8 @@ class _Finder(ast.NodeVisitor):
         start, end = self._span(node)
         return self._data[start:end].decode()
 
-    def _add(self, node: ast.stmt | ast.expr, operator: str, new: str) -> None:
-        self._add_span(self._span(node), node.lineno, operator, new)
+    def _add(self, node: ast.stmt | ast.expr, operator: str, new: str, *, shown: str = "") -> None:
+        self._add_span(self._span(node), node.lineno, operator, new, shown=shown)
 
     def _add_between(
         self,
@@ -317,9 +324,11 @@ class _Finder(ast.NodeVisitor):
             span = (start + match.start(), start + match.end())
             self._add_span(span, node.lineno, operator, new)
 
-    def _add_span(self, span: tuple[int, int], line: int, operator: str, new: str) -> None:
+    def _add_span(
+        self, span: tuple[int, int], line: int, operator: str, new: str, *, shown: str = ""
+    ) -> None:
         if self._data[slice(*span)] != new.encode():
-            self.found.append(CodeMutant(self._file, line, operator, *span, new))
+            self.found.append(CodeMutant(self._file, line, operator, *span, new, shown))
 
 
 def _is_text(node: ast.expr) -> bool:
