@@ -224,6 +224,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s %(message)s",
         )
+        logging.captureWarnings(True)  # otherwise they would wait for standard error
         audit.setLevel(logging.INFO)  # audit lines are written at every log level
         _raise_descriptor_limit(settings.max_streams + _DESCRIPTORS_BESIDE_STREAMS)
         if not _serve(settings, stop_signals, announce):

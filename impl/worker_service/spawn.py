@@ -347,14 +347,17 @@ def _check_working_directory(directory: str | None) -> None:
 def _find_program(command_name: str, path: bytes, working_directory: str | None) -> bytes:
     """Return the program to execute: a name with a slash unchanged, others found in PATH.
 
+    The job looks where this looks: a relative name, and a relative directory of PATH, are below its
+    working directory.
+
     Raises:
         CommandNotFoundError: not found.
         CannotExecuteError: found, but a directory or without permission to execute.
     """
-    name = _encoded(command_name)
+    name, start = _encoded(command_name), _encoded(working_directory or "")
     missing = f"command {command_name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT})"
     if b"/" in name:
-        location = os.path.join(_encoded(working_directory or ""), name)
+        location = os.path.join(start, name)
         if not os.path.lexists(location):
             raise CommandNotFoundError(missing)
         _check_executable(name, location)
@@ -362,10 +365,11 @@ def _find_program(command_name: str, path: bytes, working_directory: str | None)
     refused = b""
     for directory in path.split(b":"):
         candidate = os.path.join(directory or b".", name)
-        if os.path.isfile(candidate):
-            if os.access(candidate, os.X_OK):
+        location = os.path.join(start, candidate)
+        if os.path.isfile(location):
+            if os.access(location, os.X_OK):
                 return candidate
-            refused = refused or candidate
+            refused = refused or location
     if refused:
         _check_executable(refused, refused)
     raise CommandNotFoundError(f"{missing} in PATH={_readable(path)}")

@@ -30,6 +30,7 @@ class StderrHandler(logging.Handler):
         self._dropped = 0
         self._rest = b""  # the end of a line of which only the beginning fitted
         self._real_fd = os.dup(2)
+        self._null_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         with suppress(PermissionError):  # the user's limit on pipe memory is reached (pipe(7))
             fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -60,9 +61,8 @@ class StderrHandler(logging.Handler):
             return
         self.acquire()
         self._report_dropped()
-        null_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null_fd, 2)  # the pipe's last write end: what it holds is read, then its end
-        os.close(null_fd)
+        os.dup2(self._null_fd, 2)  # the pipe's last write end: what it holds is read, then its end
+        os.close(self._null_fd)
         real_fd, self._real_fd = self._real_fd, -1
         self.release()
         self._thread.join(DRAIN_MAX_S)

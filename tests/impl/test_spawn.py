@@ -127,6 +127,17 @@ def test_program_is_searched_in_the_jobs_own_path(tmp_path: Path) -> None:
     assert run(Command("greet", environment={"PATH": str(tmp_path)}))[0] == b"hi\n"
 
 
+@pytest.mark.parametrize("path", ["tools", ""])
+def test_relative_path_starts_at_the_jobs_working_directory(path: str, tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    for directory in (tmp_path, tmp_path / "tools"):
+        executable(directory / "greet", "#!/bin/sh\necho hi\n")
+    command = Command("greet", environment={"PATH": path}, working_directory=str(tmp_path))
+    assert run(command)[0] == b"hi\n"
+    with pytest.raises(CommandNotFoundError):
+        run(Command("greet", environment={"PATH": path}, working_directory="/"))
+
+
 def test_arguments_are_passed_literally() -> None:
     words = ("$HOME", "a  b", "*", ";ls", "`id`", "", "ünï", "\n")
     output, _ = run(Command("printf", ("%s|", *words)))

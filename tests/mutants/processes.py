@@ -12,6 +12,11 @@ MUTANTS: Final = (
         LOCALE + "[C]",
     ),
     Mutation(
+        "a relative path starts at the server's working directory",
+        (Edit("spawn.py", "os.path.join(start, candidate)", "candidate"),),
+        "tests/impl/test_spawn.py::test_relative_path_starts_at_the_jobs_working_directory[tools]",
+    ),
+    Mutation(
         "a busy cgroup above the root is not named",
         (
             Edit(
