@@ -107,7 +107,7 @@ HARNESS_LAYERS: dict[str, set[str]] = {
     "payloads": set(),
     "mutation": {"record"},
     "report": {"record"},
-    "program": {"record", "report"},
+    "program": {"record", "host", "report"},
     "drive": {"record", "host", "payloads"},
     "vm": {"record", "host"},
     "targets": {"record", "host", "drive", "vm"},

@@ -40,7 +40,7 @@ class Need(StrEnum):
     HANDSHAKE_TIMEOUT = "a flag for the TLS handshake timeout"
     CALLS_A_CONNECTION = "a flag for the maximum number of concurrent calls per connection"
     DENY_LIST = "a flag for a deny list of certificates"
-    NATIVE = "a native processor (the speed of an emulated one says nothing of the server)"
+    NATIVE = "a native processor (an emulated one is too slow, or its speed would be judged)"
 
 
 # Why a check leaves the server's memory, threads and descriptors unjudged.

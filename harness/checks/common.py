@@ -20,6 +20,10 @@ MIB: Final = 1024 * KIB
 # What a gated writer writes before its gate: enough for a reader to know that it has joined.
 HELLO_BYTES: Final = 64
 
+# The end of a script that waits for its stop. After five minutes it ends by itself: a server that
+# left it behind has gone, and so has the harness.
+WAITS: Final = "t=0; while [ $((t+=1)) -lt 1500 ]; do sleep 0.2; done"
+
 # A well-formed id of a job that no server has.
 UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 

@@ -51,5 +51,8 @@ def selection(command: Command) -> Command:
 def complete(choice: Choice) -> Choice:
     """Fill in the defaults of options that were not given."""
     return dataclasses.replace(
-        choice, seed=fill_seed(choice.seed), skips_allowed=choice.skips_allowed or None
+        choice,
+        targets=tuple(dict.fromkeys(choice.targets)),  # a second run would replace the records
+        seed=fill_seed(choice.seed),
+        skips_allowed=choice.skips_allowed or None,
     )

@@ -98,6 +98,8 @@ def wire(  # noqa: PLR0917 - click passes them by name
         with _open_target(target, launch, store) as opened, opened.shared() as server:
             controls = control(opened, server, judges, mutants)
             _show_controls(controls)
+            if not controls.usable:
+                raise BrokenError("no check passes directly and through the relay")
             outcomes = _report(prove_all(opened, server, mutants, controls, parallel), len(mutants))
     total = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
     click.echo(f"{len(mutants)} mutants: {total} ({time.monotonic() - started_s:.0f} s)")

@@ -120,6 +120,7 @@ class Receiver:
         self._record = record
         self._on_first_byte = on_first_byte
         self._end_watch = watch
+        self._gave_up = False
         self._unended = False
         self._call: Any = None
         self._cancelled = threading.Event()
@@ -163,15 +164,16 @@ class Receiver:
                 self._slow_down(started_s)
         except grpc.RpcError as error:
             outcome, code, detail = outcome_of(error)
-            self._unended = self._unended and code == "CANCELLED"
+            # It may also have ended by itself at that moment.
+            self._unended = self._gave_up and code == "CANCELLED"
             if self._unended:
                 outcome, code, detail = Outcome.OK, "OK", "its end did not come"
         finally:
             self.first_byte.set()
             self.ended.set()
-            if watching is not None:
-                watching.join()
         stream = self._stream(outcome, code, detail, started_s)
+        if watching is not None:
+            watching.join()  # after the end was timed: its query may take long
         self._record(stream)
         return stream
 
@@ -189,7 +191,7 @@ class Receiver:
             has_ended = watch.job_has_ended(self._job_id)
             if has_ended and had_ended and seen_bytes == self.received_bytes:
                 watch.quiet_s = min(watch.quiet_s, NEXT_QUIET_S)
-                self._unended = True
+                self._gave_up = True
                 self.cancel()
                 return
             had_ended, seen_bytes = has_ended, self.received_bytes

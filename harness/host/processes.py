@@ -10,8 +10,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
+from harness.host.stop_signals import STOP_SIGNALS
 from harness.record.verdict import BrokenError
 
 logger = logging.getLogger(__name__)
@@ -109,23 +110,30 @@ def run_interactively(command: Sequence[str | Path]) -> int:
 
 
 class _HeldInterrupts:
-    """Holds back Ctrl-C while a program is being started; `release` delivers it."""
+    """Holds back the signals that end this program while another starts; `release` delivers them.
+
+    Without it, one that comes after the fork would leave the other program behind.
+    """
 
     def __init__(self) -> None:
-        self._caught = False
-        self._held = threading.current_thread() is threading.main_thread()
-        if self._held:
-            self._before = signal.signal(signal.SIGINT, self._catch)
+        self._caught: list[int] = []
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                if callable(handler := signal.getsignal(number)):
+                    self._before[number] = handler
+                    signal.signal(number, self._catch)
 
     def release(self) -> None:
-        if self._held:
-            self._held = False
-            signal.signal(signal.SIGINT, self._before)
-            if self._caught:
-                signal.raise_signal(signal.SIGINT)
+        before, self._before = self._before, {}
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        caught, self._caught = self._caught, []
+        for number in caught:
+            signal.raise_signal(number)
 
-    def _catch(self, _number: int, _frame: object) -> None:
-        self._caught = True
+    def _catch(self, number: int, _frame: object) -> None:
+        self._caught.append(number)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> bytes:

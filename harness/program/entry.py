@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import click
 
-from harness.program.stop_signals import exit_on_stop_signals
+from harness.host.stop_signals import exit_on_stop_signals
 from harness.program.streams import NoReaderError, install_streams
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.report.text import one_line, visible

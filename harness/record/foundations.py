@@ -23,6 +23,8 @@ ANSWERS: Final = "a running job is reported as running"
 EXACT: Final = "every byte is the one that the job wrote"
 ENDS: Final = "a stream ends with its job"
 STOPS: Final = "a running job stops"
+# No broken promise explains that a server ended: it is reported where it is seen.
+SURVIVES: Final = "the server survives the check"
 # A stop that ends with one of these was never begun, so that nothing relies on it.
 _REFUSALS: Final = frozenset(
     {
@@ -109,7 +111,7 @@ def attributed(
         history: what it recorded.
         broken: the foundations that are broken, of all owners of the same target.
     """
-    own = {each.promise for each in FOUNDATIONS if each.owner == name}
+    own = {SURVIVES, *(each.promise for each in FOUNDATIONS if each.owner == name)}
     causes = [each for each in broken if each.owner != name and each.relied_on(history)]
     bad = [each for each in findings if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
     bad = [each for each in bad if each.promise not in own]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from harness.checks.check import Need, Scale
-from harness.checks.common import UNKNOWN_ID
+from harness.checks.common import UNKNOWN_ID, WAITS
 from harness.drive.client import SLOW_FACTOR, Client
 from harness.drive.reachability import ASK_TIMEOUT_S, require_job_worker
 from harness.drive.receiver import StreamPlan
@@ -89,7 +89,7 @@ def _reason(need: Need, has: bool) -> str:  # noqa: FBT001 - the probe's result
 
 
 def _has_python(client: Client) -> bool:
-    return client.start("python3", ["-I", "-S", "-c", ""]).call.code not in _NO_PROGRAM
+    return client.start("python3", ["-I", "-S", "-c", "pass"]).call.code not in _NO_PROGRAM
 
 
 def _has_cgroups(client: Client) -> bool:
@@ -157,7 +157,7 @@ def _has_grace(client: Client) -> bool:
 
     Without it, the stop succeeds after the server's default grace.
     """
-    reply = client.start("sh", ["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"])
+    reply = client.start("sh", ["-c", f"trap '' TERM; echo ready; {WAITS}"])
     if not reply.ok:
         return True
     client.stream(reply.message.job_id, StreamPlan(stop_after_bytes=1, timeout_s=60))

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from harness.checks.check import Check
-from harness.record.foundations import ENDS, OWNERS, Foundation, attributed, broken_by
+from harness.record.foundations import (
+    ENDS,
+    OWNERS,
+    SURVIVES,
+    Foundation,
+    attributed,
+    broken_by,
+)
 from harness.record.history import Cause, History, Interruption, load
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import BrokenError, Finding, Verdict, merge
@@ -19,14 +26,15 @@ _TRACEBACK_CHARACTERS: Final = 3000
 def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
     """Judge a check's records; a judge that crashes is BROKEN.
 
-    If the run was interrupted, only the interruptions are judged. If the server's machine died, the
-    check is BROKEN: the server is not to blame for unanswered calls and cut streams.
+    If the run was interrupted, only the interruptions are judged, and whether streams ended. If the
+    server's machine died, the check is BROKEN: the server is not to blame for unanswered calls and
+    cut streams.
     """
     interruptions = history.all(Interruption)
     machine = [each for each in interruptions if each.cause is Cause.MACHINE_DIED]
     findings = tuple(_interrupted(machine or interruptions))
     if findings:
-        return findings
+        return findings if machine else findings + _unended(history)
     try:
         findings = tuple(check.judge(history)) or (
             Finding(Verdict.BROKEN, "the check judges at least one promise", "none"),
@@ -53,8 +61,7 @@ def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
             case Cause.PROMISE_BROKEN if each.finding is not None:
                 yield dataclasses.replace(each.finding, verdict=Verdict.FAIL)
             case Cause.SERVER_DIED:
-                promise = "the server survives the check"
-                yield Finding(Verdict.FAIL, promise, f"it ended: {each.detail}")
+                yield Finding(Verdict.FAIL, SURVIVES, f"it ended: {each.detail}")
             case Cause.MACHINE_DIED:
                 promise = "the server's machine survives the check"
                 yield Finding(Verdict.BROKEN, promise, each.detail)

@@ -315,6 +315,7 @@ class Worker:
         cgroup = self._create_cgroup(job_id, limits)
         # Before the spawn, so that nothing after it can fail.
         tree: ProcessTree = CgroupTree(cgroup) if cgroup is not None else GroupTree()
+        started_at_s = time.time()  # this thread may have to wait after the spawn
         try:
             output_fd, tree.main = _spawn_with_pipe(command, cgroup, self._settings.job_user)
         except BaseException:
@@ -325,7 +326,7 @@ class Worker:
             command=command,
             state=State.RUNNING,
             pid=tree.main.pid,
-            started_at_s=time.time(),
+            started_at_s=started_at_s,
             limits=limits,
         )
         job = Job(

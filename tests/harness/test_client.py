@@ -190,6 +190,32 @@ def test_output_is_read_although_its_stream_does_not_end(
     assert recorder.history().calls() == []  # what the reader asked is no record of the check
 
 
+def test_end_of_a_stream_is_timed_while_the_server_is_asked_for_its_job(
+    identities: IdentityStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.drive.client.QUIET_S", 0.01)
+    asked, slow_s = threading.Event(), 3.0
+
+    def ends_when_asked(_request: object, _context: object) -> Iterator[Any]:
+        yield pb.StreamLogsResponse(message=b"all of it")
+        asked.wait(30)
+
+    def slowly(_request: object, _context: object) -> pb.QueryJobResponse:
+        asked.set()
+        threading.Event().wait(slow_s)
+        return pb.QueryJobResponse(status="exited")
+
+    recorder = Recorder()
+    with (
+        serving(identities, OddServer(StreamLogs=ends_when_asked, QueryJob=slowly)) as address,
+        Client(address, identities.files("admin"), recorder) as client,
+    ):
+        assert client.output(JOB_ID) == "all of it"
+    [stream] = recorder.history().streams()
+    assert not stream.unended
+    assert stream.ended_s - stream.started_s < slow_s
+
+
 def test_stream_of_a_running_job_is_awaited_to_its_deadline(
     identities: IdentityStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,10 +19,12 @@ import psutil
 import pytest
 
 from harness.__main__ import main as harness
+from harness.cli.selection import complete
 from harness.cli.selftest import SHARE
+from harness.host.stop_signals import STOP_SIGNALS
 from harness.program import arguments, streams
-from harness.program.stop_signals import STOP_SIGNALS
 from harness.record.verdict import BrokenError
+from harness.run.choice import Choice
 from loadtests.__main__ import main as loadtests
 from tests.test_tidy import ROOT
 
@@ -302,3 +304,8 @@ def test_stopped_run_leaves_no_process_and_no_key(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
     assert not list(keys.iterdir())
     assert "BROKEN" in (tmp_path / "out" / "results.json").read_text()
+
+
+def test_target_that_is_named_twice_is_judged_once() -> None:
+    choice = complete(Choice(targets=("local", "vm", "local")))
+    assert choice.targets == ("local", "vm")

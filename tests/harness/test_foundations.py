@@ -16,14 +16,15 @@ from harness.record.foundations import (
     OWNERS,
     STARTS,
     STOPS,
+    SURVIVES,
     attributed,
     broken_by,
 )
-from harness.record.history import Call, History, Outcome, Record, Stream
+from harness.record.history import Call, Cause, History, Interruption, Outcome, Record, Stream
 from harness.record.results import CheckResult, RunReport, load_report, save_report
 from harness.record.verdict import Finding, Verdict, merge
 from harness.run.check_runner import Options, Silent, run_checks
-from harness.run.judging import judge_again
+from harness.run.judging import judge_again, judge_check
 from tests.harness.test_check_runner import EVERYTHING, StandIn
 
 PASS, FAIL, BROKEN = Verdict.PASS, Verdict.FAIL, Verdict.BROKEN
@@ -92,6 +93,19 @@ def test_owner_reports_its_own_promise_whatever_else_is_broken() -> None:
     records = History([*RELIES[ENDS], *RELIES[EXACT]])
     findings = attributed("streams.end", [own], records, FOUNDATIONS)
     assert findings == (own,)
+
+
+def test_death_of_the_server_is_explained_by_nothing() -> None:
+    death = Finding(FAIL, SURVIVES, "it ended")
+    assert judged(EXACT, RELIES[EXACT], death) == (death,)
+
+
+def test_stream_without_an_end_is_reported_although_the_run_was_interrupted() -> None:
+    records: list[Record] = [stream(unended=True), Interruption(Cause.NEED_MISSING, "a tail")]
+    findings = judge_check(ALL[0], History(records))
+    assert [(each.verdict, each.promise) for each in findings if each.verdict is FAIL] == [
+        (FAIL, ENDS)
+    ]
 
 
 def test_foundation_is_broken_by_the_failure_of_its_promise_in_its_owner() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from harness.host.clock import poll_until
 from harness.host.processes import run
+from harness.host.stop_signals import STOP_SIGNALS
 from harness.record.verdict import BrokenError
 
 
@@ -60,10 +61,14 @@ def test_timeout_does_not_wait_for_a_process_that_left_the_session(tmp_path: Pat
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Restore Ctrl-C, which a shell without job control ignores in background processes."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Handle Ctrl-C, which a shell without job control ignores in background processes, and more.
+
+    The other signals interrupt in the same way, as they do in each of our programs.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in STOP_SIGNALS}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -85,19 +90,22 @@ def test_ctrl_c_ends_the_process_tree(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_during_the_start_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_during_the_start_ends_the_program(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = []
 
     class Interrupted(subprocess.Popen[bytes]):
         def __init__(self, *words: Any, **options: Any) -> None:
             super().__init__(*words, **options)
             started.append(self.pid)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         run(["sleep", "100"], 60)
     [child] = started
     poll_until(lambda: has_ended(child) or None, 10, "the end of the child")
-    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(number) == before

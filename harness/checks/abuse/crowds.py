@@ -22,7 +22,7 @@ from harness.targets.target import Variant
 FEW_THREADS: Final = Variant(max_streams=4, unary_threads=8)
 NEEDS: Final = frozenset(
     {Need.LAUNCH, Need.STREAM_CAP, Need.UNARY_THREADS, Need.GRACE, Need.NATIVE}
-)
+) | {Need.OFFSETS}  # for `no_follow`
 CROWD: Final = 24  # more than all threads together
 ANSWERED_S: Final = 5.0
 ANSWERED_WHY: Final = "a call takes milliseconds, more on a busy machine"
@@ -226,8 +226,14 @@ def judge_crowds(history: History) -> Iterator[Finding]:
             yield equal(f"{rpc} beside a crowd of {crowd}", list(codes), ["OK"])
         promise = f"seconds of the slowest call beside a crowd of {crowd}"
         yield at_most(promise, beside.slowest_s, ANSWERED_S, ANSWERED_WHY)
-    odd = set(seen["stops"].crowd_codes) - {"OK", REFUSED} if "stops" in seen else set()
+    if set(seen) != {"stops", "streams"}:
+        return
+    odd = set(seen["stops"].crowd_codes) - {"OK", REFUSED}
     yield equal("a stop in a crowd succeeds, or is refused for lack of room", odd, set())
+    streams = seen["streams"].crowd_codes
+    yield floor("streams that were open beside the calls", streams.get("CANCELLED", 0), STREAMS)
+    odd = set(streams) - {"CANCELLED", REFUSED}
+    yield equal("a stream in a crowd is open, or is refused for lack of room", odd, set())
 
 
 CROWDS: Final = Check(

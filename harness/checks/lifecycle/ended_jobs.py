@@ -95,7 +95,8 @@ ENDED_DESCRIPTORS: Final = Check(
     "An ended job holds no descriptor, however much it wrote: starts go on.",
     run_ended_descriptors,
     judge_ended_descriptors,
-    needs=frozenset({Need.LAUNCH, Need.HOST}),
+    # It compares `log_size_bytes`, an added field.
+    needs=frozenset({Need.LAUNCH, Need.HOST, Need.OFFSETS}),
     cites=("94",),
 )
 

@@ -9,7 +9,7 @@ from harness.checks.check import Check, Need, Stage
 from harness.drive.client import Client
 from harness.judge.promises import floor, holds
 from harness.record.history import History, Observation
-from harness.record.verdict import BrokenError, Finding, UnmetError
+from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError
 from harness.targets.target import OUR_FLAGS, Variant
 
 # By setting, see `Variant`: beyond what a stop may request or a clock can hold, no number, a
@@ -70,8 +70,15 @@ def _fault_of(client: Client) -> str:
 
 
 def run_settings(stage: Stage) -> None:
-    """Start a server with each value of a setting that it has; use those that start."""
+    """Start a server with each value of a setting that it has; use those that start.
+
+    Raises:
+        UnsupportedError: it has none of the settings.
+    """
     chosen = [(name, value) for name, value in VALUES if name in stage.target.flags]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(name for name, _ in VALUES))
+        raise UnsupportedError(f"a flag for any of {names} (--launch-flag)")
     with ThreadPoolExecutor(STARTS_AT_ONCE) as pool:
         for seen in pool.map(lambda each: _start(stage, *each), chosen):
             stage.record(seen)

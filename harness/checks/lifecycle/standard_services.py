@@ -43,10 +43,14 @@ class ReflectedServices(Observation):
 def run_standard_services(stage: Stage) -> None:
     """Check the health of some services for each role; list the services by reflection."""
     store = stage.target.identities
+    found: list[HealthAnswer] = []
     for caller in CALLERS:
         with open_channel(stage.server.address, store.files(caller)) as channel:
-            for service in HEALTH:
-                stage.record(HealthAnswer(caller, service, _health(channel, service)))
+            found += [HealthAnswer(caller, each, _health(channel, each)) for each in HEALTH]
+    if all(each.answer == MISSING for each in found):
+        raise UnsupportedError("the standard health service")
+    for answer in found:
+        stage.record(answer)
     with open_channel(stage.server.address, store.files("admin")) as channel:
         stage.record(_reflected(channel))
 
@@ -60,10 +64,7 @@ def _health(channel: grpc.Channel, service: str) -> str:
     try:
         answer = check(health_pb2.HealthCheckRequest(service=service), timeout=CALL_TIMEOUT_S)
     except grpc.RpcError as error:
-        status = outcome_of(error)[1]
-        if status == MISSING:
-            raise UnsupportedError("the standard health service") from error
-        return status
+        return outcome_of(error)[1]
     name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     return name
 

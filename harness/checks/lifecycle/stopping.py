@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import WAITS
 from harness.checks.lifecycle.job_end import JobEnd, end_of
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
@@ -24,7 +25,7 @@ from harness.record.foundations import ANSWERS, STOPS
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 
-IGNORES_TERM: Final = "trap '' TERM; echo ready; while :; do sleep 0.2; done"
+IGNORES_TERM: Final = f"trap '' TERM; echo ready; {WAITS}"
 # The longest default grace period that is still useful; judged where none can be requested.
 DEFAULT_GRACE_S: Final = 35.0
 GRACE_S: Final = 1.0
@@ -89,9 +90,7 @@ ESCALATES: Final = Check(
 
 
 # The job is slow: a quick one might write it before a kill without any grace period.
-LAST_WORDS_SCRIPT: Final = (
-    "trap 'sleep 0.3; echo last words; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
-)
+LAST_WORDS_SCRIPT: Final = f"trap 'sleep 0.3; echo last words; exit 7' TERM; echo ready; {WAITS}"
 
 
 def run_last_words(stage: Stage) -> None:
@@ -130,7 +129,7 @@ LAST_WORDS: Final = Check(
 def run_concurrent_stops(stage: Stage) -> None:
     """Stop one job a hundred times at once; the job counts the signals that it gets."""
     count = stage.pick(full=100, small=20)
-    script = "n=0; trap 'n=$((n+1)); echo term $n' TERM; echo ready; while :; do sleep 0.1; done"
+    script = f"n=0; trap 'n=$((n+1)); echo term $n' TERM; echo ready; {WAITS}"
     grace_s = _grace_s(stage)
     with stage.client() as client, ThreadPoolExecutor(count) as pool:
         job_id = client.must_start("sh", ["-c", script])
@@ -319,7 +318,7 @@ TREE: Final = (
     # In each stat: field 2 is the name, field 5 the process group.
     "until [ $(cat /proc/[0-9]*/stat 2>/dev/null | "
     "awk -v group=$$ '$5 == group && $2 == \"(sleep)\"' | wc -l) = 6 ]; do sleep 0.05; done; "
-    "trap '' TERM; echo $$; wait; while :; do sleep 0.2; done"
+    f"trap '' TERM; echo $$; wait; {WAITS}"
 )
 
 

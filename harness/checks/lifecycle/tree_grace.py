@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import WAITS
 from harness.checks.lifecycle.stopping import KILL_SLACK_S
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
@@ -17,11 +18,13 @@ from harness.judge.promises import answered, at_least, at_most, equal, floor
 from harness.payloads import payload
 from harness.payloads.stopped_worker import WORKS_ON_S
 from harness.record.history import History, Observation
-from harness.record.verdict import Finding
+from harness.record.verdict import BrokenError, Finding
+from harness.targets.target import poll_script
 
 GRACE_S: Final = 15.0  # far more than the workers take on a busy machine
 SHORT_GRACE_S: Final = 1.0
 READY_S: Final = 30.0
+PAUSED_S: Final = 10.0  # less than a stream's deadline
 # A shell that waits for its workers; SIGTERM ends the shell itself at once.
 TREE: Final = (
     'program=$1; shift; for each; do python3 -I -S -c "$program" "$each" & done; wait'
@@ -62,11 +65,13 @@ def stop_tree(stage: Stage, client: Client, workers: Sequence[str], grace_s: flo
         pids[:] = [line.split()[2] for line in lines if line.split()[1:2] == ["ready"]]
         return len(pids) == len(workers)
 
-    seconds_until(all_ready, stage.patience(READY_S))
+    if seconds_until(all_ready, stage.patience(READY_S)) is None:
+        client.stop(job_id, label="stop", grace_s=0)
+        raise BrokenError(f"{len(pids)} of {len(workers)} workers were ready in time")
     if "paused" in workers:
         # Field 3 of its stat is the state; a job looks, since it is on the server's machine.
         paused = " ".join(f"/proc/{pid}/stat" for pid in pids)
-        script = f"until cat {paused} | grep -q ') T '; do sleep 0.02; done"
+        script = poll_script(f"cat {paused} | grep -q ') T '", PAUSED_S)
         client.output(client.must_start("sh", ["-c", script]), label="paused")
     client.stop(job_id, label="stop", grace_s=grace_s)
     alive = " ".join(f"/proc/{pid}/exe" for pid in pids)
@@ -112,7 +117,7 @@ TREE_GRACE: Final = Check(
     "A stop gives every process of a job one SIGTERM and the grace period, not just the main one.",
     run_tree_grace,
     judge_grace,
-    needs=frozenset({Need.PYTHON, Need.GRACE}),
+    needs=frozenset({Need.PYTHON, Need.GRACE, Need.OFFSETS}),
     cites=("100", "R-JOB-3"),
 )
 
@@ -138,12 +143,12 @@ TREE_ESCALATES: Final = Check(
     "the grace period.",
     run_tree_escalates,
     judge_tree_escalates,
-    needs=frozenset({Need.PYTHON, Need.GRACE}),
+    needs=frozenset({Need.PYTHON, Need.GRACE, Need.OFFSETS}),
     cites=("100", "R-JOB-3"),
 )
 
 
-RESISTS: Final = "trap 'echo term' TERM; echo ready; while :; do sleep 0.1; done"
+RESISTS: Final = f"trap 'echo term' TERM; echo ready; {WAITS}"
 RESISTED_BYTES: Final = len("ready\nterm\n")
 # The grace periods of two stops of one job, the second while the first waits.
 GRACES_S: Final = {"shorter": (20.0, 0.5), "longer": (1.0, 20.0)}

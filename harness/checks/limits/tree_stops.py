@@ -26,7 +26,7 @@ TREE_GRACE: Final = Check(
     "sessions of their own.",
     run_tree_grace,
     judge_grace,
-    needs=frozenset({Need.PYTHON, Need.GRACE, Need.CGROUPS}),
+    needs=frozenset({Need.PYTHON, Need.GRACE, Need.OFFSETS, Need.CGROUPS}),
     cites=("34", "100", "R-JOB-3"),
     time_limit_s=60,
 )

@@ -115,7 +115,7 @@ def run_output_memory(stage: Stage) -> None:
             flood, WriterStep(gate=gates[1]),
         ]  # fmt: skip
         large = jobs["large"] = start_writer(stage, client, steps, gated=True)
-        plan = StreamPlan(pattern=large.pattern, bytes_per_s=16 * MIB, timeout_s=60)
+        plan = StreamPlan(pattern=large.pattern, bytes_per_s=16 * MIB, timeout_s=200)
         follower = client.receiver(large.job_id, plan, label="slow follower")
         following = pool.submit(follower.run)
         follower.first_byte.wait(stage.join_timeout_s)
