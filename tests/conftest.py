@@ -39,6 +39,12 @@ _SETTLE_S = 5.0
 _LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "rpc_")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run prove a part of the mutants, as `selftest` does."""
+    text = "split the mutants into N shares, and run share K (with -m mutants)"
+    parser.addoption("--share", default="1/1", metavar="K/N", help=text)
+
+
 def _threads() -> set[str]:
     return {
         f"{thread.name} ({thread.ident})"

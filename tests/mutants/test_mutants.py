@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from harness.cli.selftest import SHARE
 from harness.mutation.mutation import Mutation
 from harness.run.tree_tests import TESTS_FAILED, copy_of_the_tree, run_tests
 from tests.mutants.table import MUTANTS
@@ -25,9 +27,15 @@ def test_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -
     assert int(passed) >= len(nodes)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "mutant" in metafunc.fixturenames:
+        share = SHARE.convert(metafunc.config.getoption("share"), None, None)
+        first, step = cast("tuple[int, int]", share)
+        metafunc.parametrize("mutant", MUTANTS[first::step], ids=lambda mutant: mutant.name)
+
+
 @pytest.mark.mutants
 @pytest.mark.timeout(RUN_TIMEOUT_S)
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutant_is_caught(mutant: Mutation, tmp_path: Path) -> None:
     """Break the code in a copy of the tree, and see the named test fail."""
     node = mutant.caught_by

@@ -369,7 +369,7 @@ PLANTED = (
 +            if not job.wait_ended(0) and time.monotonic() > deadline_s:
                  logger.error("job %s did not end at shutdown", job.status().job_id)
 """,
-        (DETECTOR, DFS, PCT),
+        (DFS, PCT),
     ),
     planted_race(
         "a close gives jobs no grace period", "close.exit", WORKER, """\
