@@ -55,7 +55,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "lost output is not reported",
-        (Edit("follow.py", "                    reader.raise_if_output_lost()\n", ""),),
+        (Edit("follow.py", "                reader.raise_if_output_lost()\n", ""),),
         FOLLOW + "test_lost_output_is_an_error_after_the_stored_bytes",
     ),
     Mutation(
@@ -84,8 +84,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "wire.py",
-                "parts = [_OFFSET_TAG, _varint(chunk.offset)]",
-                "parts = [_OFFSET_TAG, _varint(chunk.offset + 1)]",
+                " = [_OFFSET_TAG, _varint(chunk.offset)]",
+                " = [_OFFSET_TAG, _varint(chunk.offset + 1)]",
             ),
         ),
         WIRE + "test_encode_output_equals_protobufs_encoding",

@@ -136,8 +136,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "job.py",
-                "        except OSError as error:\n            logger.error(  # noqa",
-                "        except KeyError as error:\n            logger.error(  # noqa",
+                "        except OSError as error:\n            self.kill_failure",
+                "        except KeyError as error:\n            self.kill_failure",
             ),
             # Else the failed callback is reported, and ends the job, too.
             Edit("reactor.py", "self._report(error)", "del error"),

@@ -7,10 +7,11 @@ from typing import cast
 import pytest
 
 from harness.cli.selftest import SHARE
-from harness.mutation.mutation import Mutation
+from harness.mutation.mutation import SERVICE, Mutation, edited_text
 from harness.run.tree_tests import TESTS_FAILED, copy_of_the_tree, run_tests
 from tests.mutants.table import MUTANTS
 
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 12  # of one test: a mutant that makes its test hang is caught as well
 RUN_TIMEOUT_S = 300
 
@@ -25,6 +26,13 @@ def test_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -
     # A name without a parameter's id stands for all of its parameters.
     [passed] = re.findall(r"^(\d+) passed", done.stdout, flags=re.MULTILINE)
     assert int(passed) >= len(nodes)
+
+
+@pytest.mark.parametrize("mutation", MUTANTS, ids=lambda mutation: mutation.name)
+def test_mutant_fits_the_source(mutation: Mutation) -> None:
+    for edit in mutation.edits:
+        text = (ROOT / SERVICE / edit.file).read_text()
+        compile(edited_text(mutation, edit, text), edit.file, "exec")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

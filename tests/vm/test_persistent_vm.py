@@ -110,7 +110,7 @@ def test_failed_boot_leaves_no_vm(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     [
         (("boot", "Bad Name"), "invalid VM name 'Bad Name'"),
         (("boot", "../up"), "must have at most 31 lower-case letters"),
-        (("boot", "good", "--forward", "99999"), "99999 is not in the range"),
+        (("boot", "good", "--forward", "99999"), "'99999' is invalid; it must be"),
         (("down", "missing"), "no VM is called 'missing'"),
         (("down", "../up"), "invalid VM name"),
         (("down", "missing", "--all"), "leave NAME out"),
