@@ -150,7 +150,8 @@ def follow(
         batching: see `Batching`.
         budget: see `ByteBudget`; a chunk's bytes are released when the next chunk is requested.
         until_offset: end there instead of following; output beyond it may be included.
-        lease: returns the seconds until it must be called again; raises to end the stream.
+        lease: returns the seconds, at most `threading.TIMEOUT_MAX`, until it must be called again;
+            raises to end the stream.
 
     Raises:
         OutputLostError: the log ended before it held everything.
@@ -160,8 +161,7 @@ def follow(
     budget.join()
     try:
         while not reader.cancelled:
-            # A certificate may be valid until the year 9999, longer than a wait can last.
-            lease_s = min(lease(), threading.TIMEOUT_MAX)
+            lease_s = lease()
             pending_bytes, closed = reader.pending_bytes()
             if closed and pending_bytes == 0:
                 reader.raise_if_output_lost()

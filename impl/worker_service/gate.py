@@ -58,6 +58,7 @@ STATUS_CODES: Final[Mapping[type[JobWorkerError], grpc.StatusCode]] = {
 DENY_LOOK_S: Final = 0.75
 CUT_AFTER_S: Final = 1.0
 # Waits do not notice that the clock was set, or that the machine slept, so a long one is divided.
+# And a certificate may be valid until the year 9999, longer than a wait can last.
 CLOCK_LOOK_S: Final = 60.0
 # A call that waits for its request holds a thread. Clients send it with the headers, so the first
 # bound is for slow networks. The second is for the calls beyond half of those that share threads,

@@ -267,23 +267,3 @@ def test_concurrent_admissions_do_not_exceed_the_maximum() -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(admit, range(200))) == 10
-
-
-def test_lease_of_thousands_of_years_is_cut_to_the_longest_wait() -> None:
-    log = OutputLog()
-    waits_s: list[float | None] = []
-    reader = log.reader_at(0)
-    wait = reader.wait
-
-    def record(wanted_bytes: int, timeout_s: float | None = None) -> None:
-        waits_s.append(timeout_s)
-        append(log, b"x")
-        log.close()
-        wait(wanted_bytes, timeout_s)
-
-    reader.wait = record  # type: ignore[method-assign]
-    eight_thousand_years_s = 8000 * 365 * 86_400.0
-    chunks = follow(reader, Batching(), ByteBudget(2**20), lease=lambda: eight_thousand_years_s)
-    assert [chunk.data for chunk in chunks] == [b"x"]
-    assert waits_s[0] is not None
-    assert waits_s[0] <= threading.TIMEOUT_MAX

@@ -87,7 +87,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "fails streams of certificates without an expiry date",
-        (Edit("follow.py", "lease_s = min(lease(), threading.TIMEOUT_MAX)", "lease_s = lease()"),),
+        (Edit("gate.py", "min(identity.valid_for_s(), CLOCK_LOOK_S)", "identity.valid_for_s()"),),
         "identity.certificates",
     ),
     Mutation(
