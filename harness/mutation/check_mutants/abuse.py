@@ -96,11 +96,9 @@ MUTANTS: Final = (
                 "                yield encode_output(chunk)\n",
             ),
             Edit(
-                "gate.py",
-                'audit = logging.getLogger("worker_service.audit")\n',
-                """audit = logging.getLogger("worker_service.audit")
-_ONE_AT_A_TIME = __import__("threading").Lock()
-""",
+                "service.py",
+                "class JobWorkerService(",
+                '_ONE_AT_A_TIME = __import__("threading").Lock()\n\n\nclass JobWorkerService(',
             ),
         ),
         "abuse.windows",

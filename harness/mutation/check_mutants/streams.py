@@ -354,7 +354,8 @@ MUTANTS: Final = (
                 "follow.py",
                 FOLLOW_CALL,
                 "                chunk = reader.read(granted_bytes)\n"
-                '                reader.__dict__.setdefault("sent", []).append(chunk)\n'
+                '                sent = reader.__dict__.setdefault("sent", [])\n'
+                "                sent.append(bytes(chunk.data))\n"
                 "                yield chunk\n",
             ),
         ),
