@@ -28,16 +28,16 @@ verify: setup ## Judge the server: lint, tests, every check, in Vagrant's machin
 selftest: setup ## Judge the judge: break the server in every way known, see each noticed
 	@$(BIN)/python -m harness selftest $(ARGS)
 
-mutation-score: setup ## Measure the judge: change random places of the code, count what is noticed (35 minutes)
+mutation-score: setup ## Measure the judge: change random places of the code, count what is noticed
 	@$(BIN)/python -m harness mutation-score $(ARGS)
 
 vulncheck: setup ## Audit the locked packages: clean, found, or not audited
 	@$(BIN)/python -m harness vulncheck $(ARGS)
 
-mutants: setup ## Break the code on purpose, in more than 150 ways, and see the unit tests notice (7 minutes)
+mutants: setup ## Break the code on purpose, in more than 150 ways, and see the unit tests notice
 	@$(BIN)/python -m pytest -n 2 -m mutants $(ARGS)
 
-race: setup ## Search for races, prove that planted ones are found, watch a busy server (4 minutes)
+race: setup ## Search for races, prove that planted ones are found, watch a busy server (8 minutes)
 	@$(BIN)/python -m harness races all $(ARGS)
 
 vm-test: setup ## Prove the guest, and the limits in it (the first time: builds its image, 1 minute)

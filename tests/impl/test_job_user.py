@@ -128,7 +128,7 @@ def test_missing_setpriv_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @needs_root
 def test_server_can_have_a_user_that_it_may_become_and_signal() -> None:
-    require_job_user(JobUser.find("nobody"))
+    require_job_user(JobUser.find("nobody"))  # raises unless it may; the next test shows that
 
 
 @needs_root

@@ -382,7 +382,9 @@ def test_cancel_before_the_wait_ends_it_at_once() -> None:
     log = OutputLog()
     reader = log.reader_at(0)
     reader.cancel()
-    reader.wait(1)  # would otherwise never end
+    started_s = time.monotonic()
+    reader.wait(1, 60)
+    assert time.monotonic() - started_s < 50
 
 
 def test_reader_behind_retention_gets_the_number_of_missed_bytes() -> None:

@@ -140,7 +140,7 @@ def test_handshake_uses_the_valid_authority_of_a_bundle(
     ours = channel_credentials(CertificateFiles(client.ca, client.cert, client.key))
     try:
         with grpc.secure_channel(f"127.0.0.1:{port}", ours) as channel:
-            grpc.channel_ready_future(channel).result(20)
+            grpc.channel_ready_future(channel).result(20)  # raises unless the handshake succeeds
     finally:
         server.stop(None).wait(20)
 

@@ -30,6 +30,7 @@ def test_unbroken_code_passes_every_test_that_catches_a_mutant(tmp_path: Path) -
 
 @pytest.mark.parametrize("mutation", MUTANTS, ids=lambda mutation: mutation.name)
 def test_mutant_fits_the_source(mutation: Mutation) -> None:
+    """Its text occurs once, and the broken file is still Python; either raises otherwise."""
     for edit in mutation.edits:
         text = (ROOT / SERVICE / edit.file).read_text()
         compile(edited_text(mutation, edit, text), edit.file, "exec")
