@@ -13,6 +13,7 @@ from harness.payloads import payload
 from harness.payloads.burst_writer import Pattern
 from harness.record.history import Observation
 from harness.targets.target import RunningServer
+from jobworker.v1 import jobworker_pb2 as pb
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -26,6 +27,18 @@ WAITS: Final = "t=0; while [ $((t+=1)) -lt 1500 ]; do sleep 0.2; done"
 
 # A well-formed id of a job that no server has.
 UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
+
+
+# More than other checks start meanwhile.
+_NEWEST: Final = 500
+
+
+def newest_jobs(client: Client) -> dict[str, pb.JobSummary]:
+    """Return the newest jobs of a list, by their ids."""
+    page = client.require(
+        client.list_page(page_size=_NEWEST, newest_first=True), "an admin can list jobs"
+    )
+    return {job.job_id: job for job in page.jobs}
 
 
 @dataclass(frozen=True, slots=True)

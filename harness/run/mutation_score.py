@@ -2,9 +2,10 @@
 
 A random sample of all mechanical mutants of the service (`code_mutants`) is judged, first by the
 quick checks on this host, then by the unit tests of the mutated module and the integration tests.
-The first to notice ends a mutant; a check or a test counts only if it fails twice, so that a busy
-machine is not a success. What does not end in its time limit is noticed. A mutant that cannot be
-imported is invalid, and is left out of every figure.
+The first to notice ends a mutant; a check or a test counts only if it does not pass twice, so that
+a busy machine is not a success. A check that is BROKEN twice has noticed, too: its run fails. What
+does not end in its time limit is noticed. A mutant that cannot be imported is invalid, and is left
+out of every figure.
 
 The quick checks need no cgroup v2: faults of limits are judged by tests only, since the checks of
 limits run in a guest.
@@ -18,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -36,6 +36,7 @@ from harness.record.results import CheckResult
 from harness.record.verdict import BrokenError, Verdict
 from harness.run.capabilities import Capabilities, probe_capabilities
 from harness.run.check_runner import Options, Silent, run_checks
+from harness.run.selftest import local_target
 from harness.run.tree_tests import (
     TESTS_FAILED,
     copy_of_the_tree,
@@ -43,14 +44,16 @@ from harness.run.tree_tests import (
     run_tests,
     tree_environment,
 )
-from harness.targets.local import OUR_COMMAND, LocalServer, LocalTarget
+from harness.targets.fronted import direct_target
+from harness.targets.target import Target
 
 WORKERS: Final = 2
 _SEED: Final = "mutation-score"
 _CHECKS_AT_ONCE: Final = 8
 _CHECK_TIME_LIMIT_S: Final = 30.0  # a quick check takes 2 s
 _IMPORT_TIMEOUT_S: Final = 60.0
-_TEST_TIMEOUT_S: Final = 20.0
+# On unbroken code, too: a test that needs longer there would notice every mutant.
+_TEST_TIMEOUT_S: Final = 60.0
 _UNBROKEN_TIMEOUT_S: Final = 1800.0
 # Of the tests' time on the unbroken code, which two workers and other programs slow down.
 _TESTS_TIME_FACTOR: Final = 5.0
@@ -191,21 +194,6 @@ def find_tests(checkout: Path, module: str) -> tuple[list[str], list[str]]:
     )
 
 
-class _StartedTarget(LocalTarget):
-    """A target on this host whose shared server is already running."""
-
-    def __init__(
-        self, identities: IdentityStore, environment: dict[str, str], command: str
-    ) -> None:
-        super().__init__(identities, command, environment=environment)
-        self.server: LocalServer | None = None
-
-    def shared(self) -> AbstractContextManager[LocalServer]:
-        if self.server is None:
-            return self.launch()
-        return nullcontext(self.server)
-
-
 @dataclass(frozen=True, slots=True)
 class Notice:
     """That something noticed a fault.
@@ -256,11 +244,10 @@ class Scorer:
             BrokenError: a check fails, or no test can be run.
         """
         tree = copy_of_the_tree(self._directory / "unbroken", None, self._checkout)
-        target = self._target(tree)
+        target = local_target(self._identities, tree)
         with target.launch() as server:
-            target.server = server
             self._capabilities = probe_capabilities(target, server, Scale.FULL)
-            results = self._run(target, self._checks)
+            results = self._run(direct_target(target, server), self._checks)
         if failed := [each for each in results if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]:
             raise BrokenError(f"the unbroken code does not pass: {_sentence(failed[0])}")
         judged = {result.name for result in results if result.verdict is Verdict.PASS}
@@ -268,7 +255,7 @@ class Scorer:
         files = {file for module in modules for part in find_tests(tree, module) for file in part}
         started_s = time.monotonic()
         done = run_tests(
-            tree, sorted(files), timeout_s=_UNBROKEN_TIMEOUT_S, test_timeout_s=_UNBROKEN_TIMEOUT_S,
+            tree, sorted(files), timeout_s=_UNBROKEN_TIMEOUT_S, test_timeout_s=_TEST_TIMEOUT_S,
             options=(),
         )  # fmt: skip
         self.failing_tests = tuple(failed_tests(done))
@@ -301,21 +288,20 @@ class Scorer:
 
     def _noticed_by_checks(self, tree: Path) -> Notice | None:
         """Return the first check that fails, and fails again when it is alone with a server."""
-        target = self._target(tree)
+        target = local_target(self._identities, tree)
         try:
-            with target.launch() as target.server:
-                suspects = self._suspects(target)
+            with target.launch() as server:
+                suspects = self._suspects(direct_target(target, server))
         except BrokenError as error:
             return Notice("the server's start", _one_line(str(error)))
         for suspect in suspects:
-            target = self._target(tree)
             again = [check for check in self._checks if check.name == suspect.name]
             [result] = self._run(target, again)
             if result.verdict is not Verdict.PASS:
                 return Notice(result.name, _sentence(result))
         return None
 
-    def _suspects(self, target: _StartedTarget) -> list[CheckResult]:
+    def _suspects(self, target: Target) -> list[CheckResult]:
         """Return the failures of the first few checks that have one; a FAIL comes first."""
         for index in range(0, len(self._checks), _CHECKS_AT_ONCE):
             results = self._run(target, self._checks[index : index + _CHECKS_AT_ONCE])
@@ -324,7 +310,7 @@ class Scorer:
                 return sorted(failed, key=lambda result: result.verdict is not Verdict.FAIL)
         return []
 
-    def _run(self, target: LocalTarget, checks: Sequence[Check]) -> list[CheckResult]:
+    def _run(self, target: Target, checks: Sequence[Check]) -> list[CheckResult]:
         with tempfile.TemporaryDirectory(dir=self._directory) as directory:
             options = Options(_SEED, Path(directory))
             return run_checks(target, checks, options, Silent(), self._capabilities)
@@ -348,11 +334,6 @@ class Scorer:
             return Notice(files[0], _one_line(str(error)))
         errors = re.findall(r"^E +(.+)$", done.stdout, re.MULTILINE)
         return Notice(test or files[0], errors[0][:200] if errors else "timed out")
-
-    def _target(self, tree: Path) -> _StartedTarget:
-        return _StartedTarget(
-            self._identities, tree_environment(tree), f"{OUR_COMMAND} --no-limits"
-        )
 
 
 # Called with each mutant before it is judged, from any thread.

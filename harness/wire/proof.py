@@ -23,11 +23,12 @@ from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
 from harness.run.capabilities import Capabilities, probe_capabilities
 from harness.run.check_runner import Options, Silent, run_checks
+from harness.targets.fronted import direct_target
 from harness.targets.target import RunningServer, Target
 from harness.wire.equivalents import reason_for
 from harness.wire.mutants import StatusMutant, WireMutant
 from harness.wire.tap import MutantTap, SurveyTap
-from harness.wire.target import direct_target, open_target
+from harness.wire.target import open_target
 
 SEED: Final = "wire"
 PARALLEL: Final = 2
@@ -122,8 +123,6 @@ OUT_OF_REACH: Final = {
     "identity.rotation": "the certificate that a client sees is the relay's",
     "identity.strangers": "so are the handshakes, and the connections that it speaks HTTP/2 on",
 }
-
-
 # Checks that are not quick, and the only ones that exchange some field.
 SLOWER: Final = frozenset(
     {

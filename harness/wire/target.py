@@ -1,11 +1,11 @@
 """A target whose servers are behind relays with one tap."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
-from harness.drive.identities import CertFiles
-from harness.targets.target import DEFAULT, RunningServer, Target, Variant
+from harness.targets.fronted import FrontedTarget
+from harness.targets.target import RunningServer, Target
 from harness.wire.relay import open_relay
 from harness.wire.tap import Tap
 from jobworker.v1 import jobworker_pb2 as pb
@@ -42,59 +42,6 @@ class RelayedServer:
         return self._server.log_tail()
 
 
-Front = Callable[[RunningServer], AbstractContextManager[RunningServer]]
-
-
-class FrontedTarget:
-    """See `Target`. Its servers have something in front of them, such as a relay.
-
-    Args:
-        inner: launches the servers.
-        shared: the server that checks share, with its front.
-        front: puts something in front of a launched server.
-    """
-
-    def __init__(self, inner: Target, shared: RunningServer, front: Front) -> None:
-        self._inner = inner
-        self._shared = shared
-        self._front = front
-        self.name = inner.name
-        self.emulated = inner.emulated
-        self.disposable_host = inner.disposable_host
-        self.has_data_disk = inner.has_data_disk
-        self.host = inner.host
-        self.identities = inner.identities
-        self.flags = inner.flags
-        self.can_launch = inner.can_launch
-
-    def describe(self) -> str:
-        """See `Target`."""
-        return self._inner.describe()
-
-    @contextmanager
-    def launch(
-        self,
-        variant: Variant = DEFAULT,
-        *,
-        files: CertFiles | None = None,
-        descriptors: int | None = None,
-        wrapper: Sequence[str] = (),
-    ) -> Iterator[RunningServer]:
-        """See `Target`."""
-        with (
-            self._inner.launch(
-                variant, files=files, descriptors=descriptors, wrapper=wrapper
-            ) as server,
-            self._front(server) as fronted,
-        ):
-            yield fronted
-
-    @contextmanager
-    def shared(self) -> Iterator[RunningServer]:
-        """See `Target`."""
-        yield self._shared
-
-
 @contextmanager
 def open_target(inner: Target, server: RunningServer, tap: Tap) -> Iterator[Target]:
     """Put a relay in front of a target's running server, and of those that checks start."""
@@ -104,11 +51,6 @@ def open_target(inner: Target, server: RunningServer, tap: Tap) -> Iterator[Targ
 
     with front(server) as relayed:
         yield FrontedTarget(inner, relayed, front)
-
-
-def direct_target(inner: Target, server: RunningServer) -> Target:
-    """Return a target with nothing in front of its running server."""
-    return FrontedTarget(inner, server, nullcontext)
 
 
 @contextmanager

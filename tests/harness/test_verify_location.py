@@ -109,7 +109,6 @@ def test_keyword_and_area_choose_steps_like_checks(choice: Choice, steps: int, c
     ("choice", "text"),
     [
         (Choice(keyword="no-such"), "no check matches -k 'no-such'"),
-        (Choice(keyword="("), "invalid regular expression"),
         (Choice(areas=("project", "typo")), "unknown area typo"),
     ],
 )

@@ -15,12 +15,13 @@ from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, equal
 from harness.record.history import Recorder
 from harness.run.selftest import local_target
+from harness.targets.fronted import direct_target
 from harness.targets.target import RunningServer, Target, Variant
 from harness.wire import equivalents
 from harness.wire.mutants import FieldMutant, StreamMutant, WireMutant, generate
 from harness.wire.proof import BAD, ControlledCheck, Controls, Outcome, control, prove
 from harness.wire.tap import MutantTap, Tap
-from harness.wire.target import SERVICE, direct_target, open_target
+from harness.wire.target import SERVICE, open_target
 from tests.test_tidy import ROOT
 
 BY_NAME = {mutant.name: mutant for mutant in generate(SERVICE)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import newest_jobs
 from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import answered, equal, floor
@@ -17,7 +18,6 @@ SCRIPT: Final = 'echo $$; eval "$1"'
 ENDED: Final = {"that exits": "echo more; exit 3", "that is killed": "kill -9 $$"}
 RUNNING: Final = "that runs"
 ENDS: Final = {"that exits": ("exited", 3, 0), "that is killed": ("signaled", 0, 9)}
-PAGE_SIZE: Final = 500  # the jobs of other checks that may be newer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,8 @@ class JobReport:
     """What a server reports of one job, in a query or a list.
 
     Attributes:
-        status, pid, exit_code, signal, log_size_bytes, log_first_offset: as in the API.
-        started_s: seconds since the epoch; None: absent.
-        ended_s: the same.
+        status, pid, exit_code, signal, log_size_bytes, log_first_offset: as in the API. The times
+            are `lifecycle.times`' own.
     """
 
     status: str
@@ -36,8 +35,6 @@ class JobReport:
     signal: int
     log_size_bytes: int
     log_first_offset: int
-    started_s: float | None
-    ended_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +79,7 @@ def run_record(stage: Stage) -> None:
             client.output(ids[label], label=label)
         plan = StreamPlan(stop_after_bytes=2, keep_bytes=100)
         client.stream(ids[RUNNING], plan, label=RUNNING)
-        page = client.require(
-            client.list_page(page_size=PAGE_SIZE, newest_first=True), "an admin can list jobs"
-        )
-        listed = {job.job_id: job for job in page.jobs}
+        listed = newest_jobs(client)
         for label, job_id in ids.items():
             queried = client.must_query(job_id)
             summary = listed.get(job_id)
@@ -107,14 +101,9 @@ def run_record(stage: Stage) -> None:
 
 
 def _report(job: pb.QueryJobResponse | pb.JobSummary) -> JobReport:
-    started, ended = (
-        getattr(job, name).ToNanoseconds() / 1e9 if job.HasField(name) else None
-        for name in ("started_at", "ended_at")
-    )
     return JobReport(
-        job.status, job.pid, job.exit_code, job.signal, job.log_size_bytes,
-        job.log_first_offset, started, ended,
-    )  # fmt: skip
+        job.status, job.pid, job.exit_code, job.signal, job.log_size_bytes, job.log_first_offset
+    )
 
 
 def judge_record(history: History) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import newest_jobs
 from harness.drive.client import Client
 from harness.judge.promises import equal, floor
 from harness.record.history import History, Observation
@@ -19,7 +20,6 @@ JOBS: Final = 5
 PAUSE_S: Final = 1  # of one job, so that not all run within the same second
 # A server may read its clock for the start of a process that already runs; a busy machine.
 NOTED_LATE_NS: Final = 500_000_000
-PAGE_SIZE: Final = 500  # the jobs of other checks that may be newer
 SECOND_NS: Final = 1_000_000_000
 
 
@@ -56,18 +56,11 @@ def run_times(stage: Stage) -> None:
             pause_s = PAUSE_S if number == JOBS // 2 else 0
             job_id = client.must_start("sh", ["-c", f"sleep {pause_s}; date +%s%N"])
             printed[job_id] = int(client.output(job_id).strip() or 0)
-        listed = _listed(client) if stage.target_has(Need.LISTING) else {}
+        listed = newest_jobs(client) if stage.target_has(Need.LISTING) else {}
         for job_id, printed_ns in printed.items():
-            times = _times(client.must_query(job_id))
-            stage.record(TimedJob(printed_ns, *times, listed.get(job_id)))
+            times, job = _times(client.must_query(job_id)), listed.get(job_id)
+            stage.record(TimedJob(printed_ns, *times, None if job is None else _times(job)))
         stage.record(_query_running(client))
-
-
-def _listed(client: Client) -> dict[str, tuple[int | None, int | None]]:
-    page = client.require(
-        client.list_page(page_size=PAGE_SIZE, newest_first=True), "an admin can list jobs"
-    )
-    return {job.job_id: _times(job) for job in page.jobs}
 
 
 def _query_running(client: Client) -> TimesOfRunningJob:

@@ -4,13 +4,13 @@ import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Unpack
 
 from harness.checks.check import Check, Need, Stage
-from harness.drive.client import Client
+from harness.drive.client import Client, StartOptions
 from harness.judge.promises import answered, assumed, at_most, equal, floor
 from harness.record.history import Call, History, Observation, Outcome
-from harness.record.verdict import Finding
+from harness.record.verdict import BrokenError, Finding
 from harness.targets.target import Variant
 
 # -- locales --------------------------------------------------------------------------------------
@@ -41,7 +41,10 @@ class InLocale(Observation):
 
 def run_locale(stage: Stage) -> None:
     """Run jobs with arguments, variables and directories that are not ASCII, in two locales."""
-    host, base = stage.host, f"/tmp/jobworker-locale-{stage.nonce()}"  # noqa: S108 - random
+    host = stage.host
+    base = host.run("mktemp -d -t jobworker-locale-XXXXXX").stdout.strip()
+    if not base:
+        raise BrokenError("the target's host makes no temporary directory")
     directory = f"{base}/{TEXT}"
     make = (
         f"mkdir -p '{directory}'; "
@@ -74,9 +77,11 @@ def _in_locale(stage: Stage, client: Client, locale: str, directory: str) -> InL
     return InLocale(locale, {what: text.rstrip("\n") for what, text in texts.items()}, listed)
 
 
-def _printed(client: Client, command: str, arguments: list[str], **options: object) -> str:
+def _printed(
+    client: Client, command: str, arguments: list[str], **options: Unpack[StartOptions]
+) -> str:
     """Return what a job printed, or why it was not started."""
-    reply = client.start(command, arguments, **options)  # type: ignore[arg-type] # as they are
+    reply = client.start(command, arguments, **options)
     if not reply.ok:
         return f"{reply.call.code}: {reply.call.detail}"
     return client.output(reply.message.job_id).encode("latin-1").decode(errors="replace")
