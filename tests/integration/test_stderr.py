@@ -97,15 +97,17 @@ def test_dropped_lines_are_counted_exactly_once_there_is_room(certificates: Cert
         end(process)
         reader.join(20)
     os.close(read_fd)
-    [dropped] = [int(number) for number in NOTE.findall(bytes(read))]
+    # Several numbers: there may be room for one of them alone, and then none for the next line.
+    dropped = sum(int(number) for number in NOTE.findall(bytes(read)))
     written = bytes(read).partition(b"\n")[2].splitlines()
     audited = sum(AUDIT_LINE.search(line) is not None for line in written)
     assert dropped > 0
     assert audited + dropped == CALLS + 1
     assert written[-1].endswith(b"stopped")
     order = [NOTE.match(line) is not None for line in written]
-    after = written[order.index(True) + 1 :]
-    assert sum(AUDIT_LINE.search(line) is not None for line in after) == 1, "the order is kept"
+    assert any(AUDIT_LINE.search(line) for line in written[order.index(True) :]), (
+        "the order is kept"
+    )
     assert all(NOTE.match(line) or re.match(rb"\d{4}-", line) for line in written), "a torn line"
 
 
