@@ -24,7 +24,7 @@ from typing import Final, Self
 import msgspec
 
 from harness.drive.client import Client
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 from harness.host.clock import Deadline, poll_until
 from harness.host.piped_program import PipedProgram
 from harness.record.history import Recorder

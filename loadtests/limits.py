@@ -22,8 +22,8 @@ from typing import Any, Final
 import grpc
 import psutil
 
-from harness.drive.client import open_channel
-from harness.drive.identities import CertFiles
+from harness.dialects.channel import open_channel
+from harness.host.cert_files import CertFiles
 from harness.host.piped_program import PipedProgram
 from harness.record.verdict import BrokenError
 from loadtests.results import PLAIN

@@ -53,8 +53,10 @@ gevent.get_hub().threadpool.maxsize = 4096
 
 import grpc  # noqa: E402 - after the patching
 
-from harness.drive.client import Client, open_channel  # noqa: E402
-from harness.drive.identities import CertFiles, IdentityStore  # noqa: E402
+from harness.dialects.channel import open_channel  # noqa: E402
+from harness.drive.client import Client  # noqa: E402
+from harness.drive.identities import IdentityStore  # noqa: E402
+from harness.host.cert_files import CertFiles  # noqa: E402, TC001
 from harness.record.history import Recorder  # noqa: E402
 from harness.record.results import EXIT_CODES  # noqa: E402
 from harness.record.verdict import BrokenError, UnmetError, Verdict  # noqa: E402

@@ -26,7 +26,7 @@ import grpc
 import msgspec
 import numpy as np
 
-from harness.drive.client import MESSAGE_MAX_BYTES, NO_PROXY
+from harness.dialects.channel import MESSAGE_MAX_BYTES, NO_PROXY
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.checker import Checker

@@ -23,8 +23,8 @@ import grpc
 import msgspec
 import numpy as np
 
-from harness.drive.client import open_channel
-from harness.drive.identities import CertFiles
+from harness.dialects.channel import open_channel
+from harness.host.cert_files import CertFiles
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.emitter import MONOTONIC

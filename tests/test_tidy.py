@@ -108,18 +108,21 @@ HARNESS_LAYERS: dict[str, set[str]] = {
     "mutation": {"record"},
     "report": {"record"},
     "program": {"record", "host", "report"},
-    "drive": {"record", "host", "payloads"},
+    "dialects": {"record", "host"},
+    "drive": {"record", "host", "payloads", "dialects"},
     "vm": {"record", "host"},
-    "targets": {"record", "host", "drive", "vm"},
-    "checks": {"record", "host", "judge", "payloads", "drive", "targets"},
-    "run": {"record", "host", "mutation", "report", "drive", "vm", "targets", "checks"},
-    "wire": {"record", "drive", "targets", "checks", "run"},
+    "targets": {"record", "host", "dialects", "drive", "vm"},
+    "checks": {"record", "host", "judge", "payloads", "dialects", "drive", "targets"},
+    "run": {
+        "record", "host", "mutation", "report", "dialects", "drive", "vm", "targets", "checks"
+    },
+    "wire": {"record", "host", "dialects", "drive", "targets", "checks", "run"},
     "races": {"record", "host", "mutation"},
     "vulncheck": {"record", "host"},
     "project": {"record", "host", "drive", "vm", "targets", "checks", "run", "vulncheck"},
     "cli": {
-        "record", "host", "mutation", "report", "drive", "vm", "targets", "checks", "run", "races",
-        "vulncheck", "project", "program", "wire",
+        "record", "host", "mutation", "report", "dialects", "drive", "vm", "targets", "checks",
+        "run", "races", "vulncheck", "project", "program", "wire",
     },
     "__main__": {"cli", "program"},
     "__init__": set(),
@@ -193,12 +196,12 @@ DOORS = [
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,
-        # The readers use grpc.aio, which drive.client has not; limits serves plain grpcio.
+        # The readers use grpc.aio, which the door has not; limits serves plain grpcio.
         frozenset({
-            "harness/drive/client.py", "harness/checks/identity/handshakes.py",
+            "harness/dialects/channel.py", "harness/checks/identity/handshakes.py",
             "harness/wire/relay.py", "loadtests/limits.py", "loadtests/reader_process.py",
         }),
-        "drive.client, or loadtests.reader_process",
+        "dialects.channel, or loadtests.reader_process",
     ),
 ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from harness.drive.client import SLOW_FACTOR, Client
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 from harness.record.history import History, Observation, Recorder
 from harness.record.verdict import Finding, UnsupportedError
 from harness.targets.target import DEFAULT, Host, RunningServer, Target, Variant

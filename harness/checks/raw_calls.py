@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.common import UNKNOWN_ID
-from harness.drive.identities import CertFiles
 from harness.drive.net.http2 import CallEnd, CallOutcome, Http2, RawHttp2
 from harness.drive.net.tls_client import TlsConnection, client_context
+from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 

@@ -12,8 +12,9 @@ import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
-from harness.drive.identities import CertFiles
+from harness.dialects.channel import open_channel
 from harness.drive.receiver import QUIET_S, EndWatch, Receiver, StreamPlan, outcome_of
+from harness.host.cert_files import CertFiles
 from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, Json, Outcome, Recorder, Stream
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
@@ -24,33 +25,9 @@ CALL_TIMEOUT_S: Final = 20.0
 WATCH_TIMEOUT_S: Final = 5.0
 SLOW_FACTOR: Final = 4.0  # deadlines are so much longer on an emulated processor
 STOP_MARGIN_S: Final = 20.0
-MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
 # gRPC's messages for a connection that was never established. Its status, UNAVAILABLE, is also that
 # of a connection that broke.
 _NEVER_CONNECTED: Final = ("failed to connect to all addresses", "DNS resolution failed")
-
-
-# A server is judged directly, never through a proxy that the environment names.
-NO_PROXY: Final = ("grpc.enable_http_proxy", 0)
-
-
-def open_channel(
-    address: str, files: CertFiles, options: Sequence[tuple[str, int | str]] = ()
-) -> grpc.Channel:
-    """Return a channel with its own connection, which no other channel shares."""
-    credentials = grpc.ssl_channel_credentials(
-        files.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes()
-    )
-    settings: list[tuple[str, int | str]] = [
-        ("grpc.use_local_subchannel_pool", 1),
-        NO_PROXY,
-        ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
-        # Reconnect soon to a server that was restarted.
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        *options,
-    ]
-    return grpc.secure_channel(address, credentials, settings)
 
 
 @dataclass(frozen=True, slots=True)

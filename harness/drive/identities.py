@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError, UnsupportedError
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -47,15 +48,6 @@ def rsa_key(bits: int = 2048, number: int = 0) -> rsa.RSAPrivateKey:
     """Return an RSA key; the same one for the same arguments."""
     del number
     return rsa.generate_private_key(65537, bits)
-
-
-@dataclass(frozen=True)
-class CertFiles:
-    """Paths of a CA certificate, a certificate and its key."""
-
-    ca: Path
-    cert: Path
-    key: Path
 
 
 def serial_number(certificate: CertFiles | str) -> str:

@@ -11,9 +11,9 @@ import socket
 import ssl
 from typing import Final
 
-from harness.drive.identities import CertFiles
 from harness.drive.net.http2 import CallEnd, Http2
 from harness.drive.net.tls_client import TlsConnection, client_context, host_and_port
+from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 
 ASK_TIMEOUT_S: Final = 20.0

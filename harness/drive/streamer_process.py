@@ -18,10 +18,10 @@ from typing import Final
 
 import msgspec
 
-from harness.drive.client import open_channel
-from harness.drive.identities import CertFiles
+from harness.dialects.channel import open_channel
 from harness.drive.receiver import Receiver, StreamPlan
 from harness.drive.streamers import Order, Reader
+from harness.host.cert_files import CertFiles
 from harness.payloads.burst_writer import Pattern
 from harness.record.history import Stream, to_json
 from jobworker.v1 import jobworker_pb2_grpc

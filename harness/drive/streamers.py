@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import msgspec
 
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 from harness.host.piped_program import PipedProgram
 from harness.record.history import Recorder, from_json
 from harness.record.verdict import BrokenError

@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from harness.drive.client import Client
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.identities import IdentityStore
 from harness.drive.receiver import StreamPlan
+from harness.host.cert_files import CertFiles
 from harness.host.processes import Done
 from harness.record.history import Recorder
 from harness.record.verdict import UnsupportedError

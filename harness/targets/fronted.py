@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 from harness.targets.target import DEFAULT, RunningServer, Target, Variant
 
 Front = Callable[[RunningServer], AbstractContextManager[RunningServer]]

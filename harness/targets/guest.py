@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.identities import IdentityStore
+from harness.host.cert_files import CertFiles
 from harness.host.processes import Done
 from harness.record.verdict import BrokenError
 from harness.targets.launching import (

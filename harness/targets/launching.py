@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.identities import IdentityStore
+from harness.host.cert_files import CertFiles
 from harness.targets.target import (
     DEFAULT,
     Host,

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.identities import IdentityStore
+from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
 from harness.host.ports import free_port, reserved_port
 from harness.host.processes import Done, run

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.identities import IdentityStore
+from harness.host.cert_files import CertFiles
 from harness.host.processes import Done
 from harness.record.verdict import UnsupportedError
 

@@ -18,8 +18,9 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-from harness.drive.client import open_channel
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.dialects.channel import open_channel
+from harness.drive.identities import IdentityStore
+from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 from harness.wire.tap import Tap
 

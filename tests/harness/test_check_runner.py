@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.checks.check import Check, Need, Stage
-from harness.drive.identities import CertFiles, IdentityStore
+from harness.drive.identities import IdentityStore
+from harness.host.cert_files import CertFiles
 from harness.judge.promises import equal
 from harness.record.history import History, Observation
 from harness.record.results import CheckResult, RunReport, load_report, save_report

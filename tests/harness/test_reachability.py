@@ -13,8 +13,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from harness.drive.identities import Authority, CertFiles, server_spec
+from harness.drive.identities import Authority, server_spec
 from harness.drive.reachability import require_job_worker
+from harness.host.cert_files import CertFiles
 from harness.host.ports import free_port
 from harness.record.verdict import BrokenError
 from tests.support.service import Certificates, running_server

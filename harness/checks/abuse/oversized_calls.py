@@ -23,7 +23,6 @@ from harness.checks.raw_calls import (
     open_http2,
     open_raw_http2,
 )
-from harness.drive.identities import CertFiles
 from harness.drive.net.http2 import (
     CONTINUATION,
     END_HEADERS,
@@ -36,6 +35,7 @@ from harness.drive.net.http2 import (
     grpc_headers,
     header_block,
 )
+from harness.host.cert_files import CertFiles
 from harness.judge.promises import answered, at_most, holds
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding

@@ -10,7 +10,7 @@ import grpc
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import UNKNOWN_ID
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.drive.client import open_channel
+from harness.dialects.channel import open_channel
 from harness.drive.identities import CASES, Case
 from harness.drive.receiver import StreamPlan, outcome_of
 from harness.judge.promises import equal, one_of

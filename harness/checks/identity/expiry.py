@@ -12,10 +12,11 @@ from cryptography import x509
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.raw_calls import RawAnswer, query_unknown_job
-from harness.drive.identities import USER, Authority, CertFiles, CertificateSpec
+from harness.drive.identities import USER, Authority, CertificateSpec
 from harness.drive.net.http2 import CallEnd, CallOutcome
 from harness.drive.net.tls_client import client_context
 from harness.drive.receiver import StreamPlan
+from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, at_least, at_most, equal, floor, holds
 from harness.record.history import History, Observation

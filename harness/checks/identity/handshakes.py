@@ -10,11 +10,11 @@ import grpc
 from harness.checks.check import Check, Stage
 from harness.checks.identity.client_certificates import REFUSING, query_status
 from harness.checks.raw_calls import query_unknown_job
-from harness.drive.client import NO_PROXY, open_channel
-from harness.drive.identities import CertFiles
+from harness.dialects.channel import NO_PROXY, open_channel
 from harness.drive.net.http2 import CallEnd, CallOutcome
 from harness.drive.net.permissive_tls_server import permissive_tls_server
 from harness.drive.net.tls_client import HandshakeResult, client_context, handshake
+from harness.host.cert_files import CertFiles
 from harness.judge.promises import assumed, equal, holds, one_of
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding, Verdict

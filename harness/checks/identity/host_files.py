@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.checks.check import Need, Stage
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 
 # What a check needs that starts a server with such files.
 OWN_FILES: Final = frozenset({Need.LAUNCH, Need.HOST, Need.IDENTITIES, Need.NATIVE})

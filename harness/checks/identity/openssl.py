@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.drive.identities import CertFiles
 from harness.drive.net.permissive_tls_server import permissive_tls_server
 from harness.drive.net.tls_client import host_and_port
+from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until, seconds_until
 from harness.host.ports import free_port
 from harness.host.processes import run

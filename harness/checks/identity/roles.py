@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from harness.checks.check import Check, Need, Stage
 from harness.checks.identity.client_certificates import ALLOWED
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.drive.client import message_of, open_channel
+from harness.dialects.channel import open_channel
+from harness.drive.client import message_of
 from harness.drive.identities import CASES
 from harness.drive.receiver import outcome_of
 from harness.judge.promises import assumed, equal, one_of

@@ -7,7 +7,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.identity.host_files import HostFiles, make_host_files
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 from harness.judge.promises import assumed, holds
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding, UnsupportedError

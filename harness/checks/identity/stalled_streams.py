@@ -25,10 +25,11 @@ from harness.checks.identity.host_files import OWN_FILES, make_host_files
 from harness.checks.identity.live_reload import DENIED_LATE_S, DENIED_PROMISED_S, DENIED_WHY
 from harness.checks.raw_calls import ANSWER_TIMEOUT_S, GREET_TIMEOUT_S, STREAM_PATH
 from harness.drive.client import Client
-from harness.drive.identities import CertFiles, serial_number
+from harness.drive.identities import serial_number
 from harness.drive.net.http2 import Http2
 from harness.drive.net.tls_client import TlsConnection, client_context
 from harness.drive.receiver import StreamPlan
+from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, holds
 from harness.record.history import History, Observation

@@ -7,7 +7,8 @@ from typing import Final, TypedDict, Unpack
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import KIB
-from harness.drive.client import MESSAGE_MAX_BYTES, Client
+from harness.dialects.channel import MESSAGE_MAX_BYTES
+from harness.drive.client import Client
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, at_most, equal, floor
 from harness.record.history import History, Observation

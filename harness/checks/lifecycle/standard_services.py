@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from harness.checks.check import Check, Stage
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.drive.client import open_channel
+from harness.dialects.channel import open_channel
 from harness.drive.receiver import outcome_of
 from harness.judge.promises import equal, unseen
 from harness.record.history import History, Observation

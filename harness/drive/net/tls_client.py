@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from harness.drive.identities import CertFiles
+from harness.host.cert_files import CertFiles
 from harness.host.clock import Deadline
 
 CONNECT_TIMEOUT_S: Final = 20.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness.drive.identities import CertFiles
 from harness.drive.sslyze.environment import scanner_program
+from harness.host.cert_files import CertFiles
 from harness.host.processes import run
 from harness.record.verdict import BrokenError
 
