@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from harness.dialects.dialect import Dialect
 from harness.drive.client import SLOW_FACTOR, Client
 from harness.host.cert_files import CertFiles
 from harness.record.history import History, Observation, Recorder
@@ -131,6 +132,11 @@ class Stage:
             raise UnsupportedError(Need.HOST)
         return self.target.host
 
+    @property
+    def dialect(self) -> Dialect:
+        """How the target's servers are spoken to."""
+        return self.target.dialect
+
     @contextmanager
     def client(
         self, identity: str = "admin", server: RunningServer | None = None
@@ -144,7 +150,13 @@ class Stage:
     def client_of(self, files: CertFiles, server: RunningServer | None = None) -> Iterator[Client]:
         """Connect with a certificate to a server, by default to the one that the checks share."""
         address = (server or self.server).address
-        with Client(address, files, self.recorder, slow=self.scale is Scale.SMALL) as client:
+        with Client(
+            address,
+            files,
+            self.recorder,
+            dialect=self.dialect,
+            slow=self.scale is Scale.SMALL,
+        ) as client:
             yield client
 
     @contextmanager

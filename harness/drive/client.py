@@ -12,14 +12,13 @@ import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
-from harness.dialects.channel import open_channel
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.receiver import QUIET_S, EndWatch, Receiver, StreamPlan, outcome_of
 from harness.host.cert_files import CertFiles
 from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, Json, Outcome, Recorder, Stream
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
-from jobworker.v1 import jobworker_pb2_grpc
 
 CALL_TIMEOUT_S: Final = 20.0
 WATCH_TIMEOUT_S: Final = 5.0
@@ -64,21 +63,27 @@ class Client:
     """A connection to a server; a context manager. Threads may share it."""
 
     def __init__(
-        self, address: str, files: CertFiles, recorder: Recorder, *, slow: bool = False
+        self,
+        address: str,
+        files: CertFiles,
+        recorder: Recorder,
+        *,
+        dialect: Dialect = CANONICAL,
+        slow: bool = False,
     ) -> None:
         self.patience = SLOW_FACTOR if slow else 1.0
         self.timeout_s = CALL_TIMEOUT_S * self.patience
         self._recorder = recorder
         self._was_answered = False
-        self.channel = open_channel(address, files)
-        self._stub = jobworker_pb2_grpc.JobWorkerStub(self.channel)
+        self._connection = dialect.connect(address, files)
+        self._stub = self._connection.stub
         self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.channel.close()
+        self._connection.close()
 
     def start(
         self, command: str, arguments: Sequence[str] = (), **options: Unpack[StartOptions]

@@ -8,10 +8,11 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 
+from harness.dialects.dialect import Stub
 from harness.payloads.burst_writer import Pattern
 from harness.record.history import Outcome, Stream
 from jobworker.v1 import jobworker_pb2 as pb
@@ -21,12 +22,6 @@ _TIMELINE_POINTS_MAX: Final = 400
 # Long: a machine may be busy. Short, once a stream has not ended: the check has others to read.
 QUIET_S: Final = 5.0
 NEXT_QUIET_S: Final = 0.25
-
-
-class StreamLogsStub(Protocol):
-    """The one method of the stub that a receiver calls."""
-
-    StreamLogs: Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +98,7 @@ class Receiver:
 
     def __init__(  # noqa: PLR0917 - independent values
         self,
-        stub: StreamLogsStub,
+        stub: Stub,
         job_id: str,
         plan: StreamPlan,
         label: str,

@@ -18,13 +18,12 @@ from typing import Final
 
 import msgspec
 
-from harness.dialects.channel import open_channel
+from harness.dialects.load import load_dialect
 from harness.drive.receiver import Receiver, StreamPlan
 from harness.drive.streamers import Order, Reader
 from harness.host.cert_files import CertFiles
 from harness.payloads.burst_writer import Pattern
 from harness.record.history import Stream, to_json
-from jobworker.v1 import jobworker_pb2_grpc
 
 _STACK_BYTES: Final = 512 * 1024  # there may be hundreds of threads
 
@@ -35,6 +34,7 @@ class StreamerProcess:
     def __init__(self, order: Order) -> None:
         self._address = order.address
         self._files = CertFiles(*map(Path, order.files))
+        self._dialect = load_dialect(order.dialect)
         self._zero_s = order.zero_s
         self._lock = threading.Lock()
         self._out_lock = threading.Lock()
@@ -89,9 +89,9 @@ class StreamerProcess:
         self._stream(reader, rest, f"{reader.label} resumed")
 
     def _stream(self, reader: Reader, plan: StreamPlan, label: str) -> Stream:
-        with open_channel(self._address, self._files) as channel:
+        with self._dialect.connect(self._address, self._files) as connection:
             receiver = Receiver(
-                jobworker_pb2_grpc.JobWorkerStub(channel),
+                connection.stub,
                 reader.job_id,
                 plan,
                 label,

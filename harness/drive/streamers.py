@@ -19,6 +19,7 @@ from typing import Final, Self
 
 import msgspec
 
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.host.cert_files import CertFiles
 from harness.host.piped_program import PipedProgram
 from harness.record.history import Recorder, from_json
@@ -61,12 +62,14 @@ class Order:
     Attributes:
         address: the server, HOST:PORT.
         files: paths of the CA's certificate, the client's certificate and its key.
+        dialect: how the server is spoken to, see `Dialect.source`.
         zero_s: the start of the run, on the monotonic clock.
         readers: its readers.
     """
 
     address: str
     files: tuple[str, str, str]
+    dialect: str
     zero_s: float
     readers: tuple[Reader, ...]
 
@@ -79,12 +82,19 @@ class ConcurrentReaders:
     """
 
     def __init__(
-        self, address: str, files: CertFiles, readers: Sequence[Reader], recorder: Recorder
+        self,
+        address: str,
+        files: CertFiles,
+        readers: Sequence[Reader],
+        recorder: Recorder,
+        *,
+        dialect: Dialect = CANONICAL,
     ) -> None:
         self._address = address
         self._files = files
         self._readers = list(readers)
         self._recorder = recorder
+        self._dialect = dialect
         self._processes: list[PipedProgram] = []
         self._running = ExitStack()
         self._threads: list[threading.Thread] = []
@@ -166,7 +176,9 @@ class ConcurrentReaders:
         process = self._running.enter_context(PipedProgram(command))
         self._processes.append(process)
         files = (str(self._files.ca), str(self._files.cert), str(self._files.key))
-        order = Order(self._address, files, self._recorder.zero_s, tuple(readers))
+        order = Order(
+            self._address, files, self._dialect.source, self._recorder.zero_s, tuple(readers)
+        )
         process.say(msgspec.json.encode(order).decode())
         thread = threading.Thread(target=self._listen, args=(process,), name="readers")
         self._threads.append(thread)

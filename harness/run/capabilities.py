@@ -51,7 +51,7 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
         require_job_worker(server.address, files, ASK_TIMEOUT_S * (SLOW_FACTOR if slow else 1))
     except BrokenError as error:
         raise BrokenError(f"{error}\n{server.log_tail()}".strip()) from None
-    with Client(server.address, files, recorder, slow=slow) as client:
+    with Client(server.address, files, recorder, dialect=target.dialect, slow=slow) as client:
         found = {need: _reason(need, _probe(has, client)) for need, has in _PROBES.items()}
     if not found[Need.LIMIT_FIELDS]:
         # A server that reports limits must have cgroups: the checks judge whether it has.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.client import Client
 from harness.drive.identities import IdentityStore
 from harness.drive.receiver import StreamPlan
@@ -51,9 +52,10 @@ class JobHost:
     A server that isolates its jobs in namespaces gives no access; the capabilities test for that.
     """
 
-    def __init__(self, address: str, files: CertFiles) -> None:
+    def __init__(self, address: str, files: CertFiles, *, dialect: Dialect = CANONICAL) -> None:
         self._address = address
         self._files = files
+        self._dialect = dialect
 
     def run(self, script: str, timeout_s: float = 60.0) -> Done:
         """See `Host`.
@@ -61,7 +63,7 @@ class JobHost:
         Raises:
             UnmetError: the server did not run the job until it ended.
         """
-        with Client(self._address, self._files, Recorder()) as client:
+        with Client(self._address, self._files, Recorder(), dialect=self._dialect) as client:
             job_id = client.must_start("sh", ["-c", script])
             plan = StreamPlan(keep_bytes=OUTPUT_MAX_BYTES, timeout_s=timeout_s)
             text = client.stream(job_id, plan).text
@@ -77,11 +79,14 @@ class AddressTarget:
     has_data_disk = False
     can_launch = False
 
-    def __init__(self, address: str, identities: IdentityStore) -> None:
+    def __init__(
+        self, address: str, identities: IdentityStore, *, dialect: Dialect = CANONICAL
+    ) -> None:
         self.name = address
+        self.dialect = dialect
         self.identities = identities
         self.flags: dict[str, str] = {}
-        self.host: Host | None = JobHost(address, identities.files("admin"))
+        self.host: Host | None = JobHost(address, identities.files("admin"), dialect=dialect)
         self._server = GivenServer(address)
 
     def describe(self) -> str:

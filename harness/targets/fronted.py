@@ -30,6 +30,7 @@ class FrontedTarget:
         self.identities = inner.identities
         self.flags = inner.flags
         self.can_launch = inner.can_launch
+        self.dialect = inner.dialect
 
     def describe(self) -> str:
         """See `Target`."""

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
 from harness.targets.target import (
@@ -54,6 +55,7 @@ class LaunchingTarget[Server: RunningServer](ABC):
     """
 
     can_launch = True
+    dialect: Dialect = CANONICAL
 
     def __init__(
         self, name: str, identities: IdentityStore, flags: dict[str, str], host: Host

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Final, Protocol
 
+from harness.dialects.dialect import Dialect
 from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
 from harness.host.processes import Done
@@ -141,6 +142,7 @@ class Target(Protocol):
     host: Host | None
     identities: IdentityStore
     flags: dict[str, str]
+    dialect: Dialect  # how its servers are spoken to
 
     def describe(self) -> str:
         """Return what it is and where it runs, for the report."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.checks.check import Check, Need, Stage
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
 from harness.judge.promises import equal
@@ -50,6 +51,7 @@ class StandIn:
     disposable_host = False
     has_data_disk = False
     can_launch = True
+    dialect: Dialect = CANONICAL
     address = "127.0.0.1:1"
     pid = None
 

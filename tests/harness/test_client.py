@@ -13,7 +13,7 @@ from harness.checks.check import Need, Scale
 from harness.drive.client import Client
 from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.receiver import StreamPlan
-from harness.host.cert_files import CertFiles
+from harness.host.cert_files import CertFiles  # noqa: TC001
 from harness.host.ports import free_port
 from harness.record.history import Outcome, Recorder
 from harness.record.verdict import BrokenError, UnmetError

@@ -48,7 +48,9 @@ def _follow(stage: Stage, counts: Sequence[int], steps: Sequence[WriterStep]) ->
                 for number in range(count)
             ]
             address = stage.server.address
-            with ConcurrentReaders(address, files, readers, stage.recorder) as running:
+            with ConcurrentReaders(
+                address, files, readers, stage.recorder, dialect=stage.dialect
+            ) as running:
                 joined = running.wait_joined(stage.join_timeout_s)
                 stage.record(ReadersOfOneJob(writer.job_id, count, joined, writer.total_bytes))
                 open_gate(client, writer)
@@ -181,9 +183,15 @@ def run_bursty(stage: Stage) -> None:
         readers = _readers(stage, writers, each)
         to_pause, to_kill = (_doomed(fate, writers, each) for fate in FATES)
         with (
-            ConcurrentReaders(address, files, to_pause, stage.recorder) as paused,
-            ConcurrentReaders(address, files, to_kill, stage.recorder) as killed,
-            ConcurrentReaders(address, files, readers, stage.recorder) as running,
+            ConcurrentReaders(
+                address, files, to_pause, stage.recorder, dialect=stage.dialect
+            ) as paused,
+            ConcurrentReaders(
+                address, files, to_kill, stage.recorder, dialect=stage.dialect
+            ) as killed,
+            ConcurrentReaders(
+                address, files, readers, stage.recorder, dialect=stage.dialect
+            ) as running,
         ):
             joined = [each.wait_joined(stage.join_timeout_s) for each in (paused, killed, running)]
             early = sum(each.late_s is None for each in (*readers, *to_pause, *to_kill))

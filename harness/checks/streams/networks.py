@@ -65,7 +65,7 @@ def run_faults(stage: Stage) -> None:
             plan = StreamPlan(pattern=writer.pattern, timeout_s=timeout_s, may_time_out=True)
             with (
                 FaultProxy(stage.server.address, fault) as proxy,
-                Client(proxy.address, files, stage.recorder) as client,
+                Client(proxy.address, files, stage.recorder, dialect=stage.dialect) as client,
             ):
                 first = client.stream(writer.job_id, plan, label=name)
             end = first.start_offset + first.received_bytes
@@ -149,7 +149,7 @@ def _follow_through(stage: Stage, direct: Client, name: str) -> None:
     )
     with (
         FaultProxy(stage.server.address, LIVE_NETWORKS[name]) as proxy,
-        Client(proxy.address, files, stage.recorder) as client,
+        Client(proxy.address, files, stage.recorder, dialect=stage.dialect) as client,
         ThreadPoolExecutor(2) as pool,
     ):
         first = client.receiver(writer.job_id, plan, label=name)

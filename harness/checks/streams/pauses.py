@@ -71,10 +71,18 @@ def run_stalled(stage: Stage) -> None:
 
         with (
             ConcurrentReaders(
-                address, files, named("stalled", STALLED_READERS), stage.recorder
+                address,
+                files,
+                named("stalled", STALLED_READERS),
+                stage.recorder,
+                dialect=stage.dialect,
             ) as stalled,
             ConcurrentReaders(
-                address, files, named("reading", READERS_BESIDE), stage.recorder
+                address,
+                files,
+                named("reading", READERS_BESIDE),
+                stage.recorder,
+                dialect=stage.dialect,
             ) as reading,
         ):
             joined = sum(each.wait_joined(stage.join_timeout_s) for each in (stalled, reading))
@@ -205,7 +213,9 @@ def run_paused(stage: Stage) -> None:
             Reader(f"reader {number}", writer.job_id, writer.seed, timeout_s=read_timeout_s)
             for number in range(PAUSED_READERS)
         ]
-        with ConcurrentReaders(server.address, files, readers, stage.recorder) as running:
+        with ConcurrentReaders(
+            server.address, files, readers, stage.recorder, dialect=stage.dialect
+        ) as running:
             watching = pool.submit(watched.run)
             watched.first_byte.wait(stage.join_timeout_s)
             joined = 1 + running.wait_joined(stage.join_timeout_s)

@@ -145,7 +145,9 @@ def run_slots(stage: Stage) -> None:
             readers = [
                 Reader(f"{fate} {i}", job_id, "none", timeout_s=300) for i in range(GONE_READERS)
             ]
-            with ConcurrentReaders(address, files, readers, stage.recorder) as running:
+            with ConcurrentReaders(
+                address, files, readers, stage.recorder, dialect=stage.dialect
+            ) as running:
                 joined = running.wait_joined(stage.join_timeout_s)
                 client.stream(job_id, REFUSED, label=f"full before {fate}")
                 if fate == "killed":

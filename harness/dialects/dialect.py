@@ -1,0 +1,134 @@
+"""What a dialect is: a stub that speaks the canonical messages of `jobworker.v1` to any server.
+
+Checks, readers and loads know `jobworker.v1` alone. A dialect's transport translates each call to
+what its kind of server understands, and the answer back. What a dialect does not name is lacking:
+an rpc answers UNIMPLEMENTED, a request's field is ignored, a response's field stays unset. The
+capabilities are found by calls, as of any other server.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, Self
+
+import grpc
+from google.protobuf.message import Message
+
+from harness.dialects.channel import ChannelOptions, open_channel
+from harness.host.cert_files import CertFiles
+from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["JobWorker"]
+RPCS: Final = tuple(method.name for method in SERVICE.methods)
+
+
+class Stub(Protocol):
+    """The rpcs of `jobworker.v1`, called as those of the generated stub.
+
+    Each takes `(canonical request, timeout=seconds)` and returns the canonical response; StreamLogs
+    returns an iterable of them, with `cancel()`. A failure is raised as `grpc.RpcError` with
+    `code()` and `details()`, by the iterable while it is read.
+    """
+
+    StartJob: Callable[..., Any]
+    StopJob: Callable[..., Any]
+    QueryJob: Callable[..., Any]
+    StreamLogs: Callable[..., Any]
+    ListJobs: Callable[..., Any]
+    DeleteJob: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection to a server with one client's certificate; a context manager.
+
+    Attributes:
+        stub: the rpcs; threads may share it.
+        close: ends the connection and what is left of its calls.
+        channel: the gRPC channel below the stub; None: the server is not called by gRPC.
+    """
+
+    stub: Stub
+    close: Callable[[], None]
+    channel: grpc.Channel | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Transport(Protocol):
+    """How the calls of a dialect reach a server.
+
+    Attributes:
+        service: full name of the gRPC service; "": the server is not called by gRPC.
+    """
+
+    service: str
+
+    def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
+        """Return a connection of its own to HOST:PORT.
+
+        Raises:
+            BrokenError: the dialect does not fit the server.
+        """
+
+    def path(self, rpc: str) -> str:
+        """Return the HTTP/2 path of a canonical rpc; "" if the dialect has no such rpc."""
+
+    def encode(self, request: Message) -> bytes:
+        """Return a canonical request in the server's own bytes."""
+
+
+class CanonicalTransport:
+    """See `Transport`. The server has the API of `jobworker.v1` itself."""
+
+    service = SERVICE.full_name
+
+    def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
+        """See `Transport`."""
+        channel = open_channel(address, files, options)
+        return Connection(jobworker_pb2_grpc.JobWorkerStub(channel), channel.close, channel)
+
+    def path(self, rpc: str) -> str:
+        """See `Transport`."""
+        return f"/{self.service}/{rpc}"
+
+    def encode(self, request: Message) -> bytes:
+        """See `Transport`."""
+        return request.SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a kind of server is spoken to.
+
+    Attributes:
+        name: for reports.
+        source: what `load_dialect` takes to make it again, in another process.
+        description: one sentence.
+        transport: how calls reach the server.
+        has_uuids: whether the server's job ids are UUIDs of version 4.
+    """
+
+    name: str
+    source: str
+    description: str
+    transport: Transport = field(repr=False)
+    has_uuids: bool = True
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the server is called by gRPC, so that checks may speak HTTP/2 to it."""
+        return bool(self.transport.service)
+
+    def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
+        """See `Transport.connect`."""
+        return self.transport.connect(address, files, options)
+
+
+CANONICAL: Final = Dialect(
+    "jobworker.v1", "jobworker.v1", "This project's own API.", CanonicalTransport()
+)
