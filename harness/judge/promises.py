@@ -1,9 +1,10 @@
 """Compares what was recorded with what was promised: each comparison is one finding."""
 
+import dataclasses
 from collections.abc import Collection
 
 from harness.record.history import Call, Outcome
-from harness.record.verdict import Finding, Verdict
+from harness.record.verdict import Duration, Finding, Verdict
 
 _SHOWN_CHARACTERS = 300
 
@@ -50,10 +51,23 @@ def at_least(promise: str, got: float, limit: float, why: str = "") -> Finding:
     return holds(promise, kept=got >= limit, got=got, want=f">= {limit:g}", tolerance=why)
 
 
+def timed(finding: Finding, took_s: float, bound_s: float) -> Finding:
+    """Return a finding whose FAIL is inconclusive where a busy machine explains the time it took.
+
+    For a promise that is no upper bound by itself, but is kept only by a machine that is in time.
+    """
+    return dataclasses.replace(finding, duration=Duration(took_s, bound_s))
+
+
+def at_most_s(promise: str, took_s: float, bound_s: float, why: str = "") -> Finding:
+    """Promise an upper bound of a time, in seconds; on a busy machine more is inconclusive."""
+    return timed(at_most(promise, took_s, bound_s, why), took_s, bound_s)
+
+
 def in_time(
     promise: str, took_s: float | None, bound_s: float, why: str = "", *, never: str = "never"
 ) -> Finding:
-    """Promise that something happens within a bound, in seconds.
+    """Promise that something happens within a bound, in seconds; see `at_most_s`.
 
     Args:
         promise: the promise.
@@ -64,9 +78,10 @@ def in_time(
     """
     kept = took_s is not None and took_s <= bound_s
     got = never if took_s is None else took_s
-    return holds(
+    finding = holds(
         f"{promise} (seconds)", kept=kept, got=got, want=f"within {bound_s:g}", tolerance=why
     )
+    return timed(finding, bound_s if took_s is None else took_s, bound_s)
 
 
 def floor(what: str, got: float, least: float) -> Finding:

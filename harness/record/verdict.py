@@ -26,8 +26,17 @@ class Verdict(StrEnum):
     BROKEN = "BROKEN"
 
 
-# In ascending order. An observed FAIL outweighs BROKEN, whatever else went wrong in the run.
+# In ascending order. A FAIL that needs an assumption which is not met is no FAIL any more when it
+# comes here: see `judging.judge_check`. So one that is left outweighs BROKEN.
 _WEIGHT: Final = (Verdict.PASS, Verdict.SKIPPED, Verdict.BROKEN, Verdict.FAIL)
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How long something took, and the bound that was promised."""
+
+    took_s: float
+    bound_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class Finding:
     """One judged promise: its verdict, and the observed and the expected value.
 
     `because` names the check whose FAIL is the reason for a promise that could not be judged.
+    `duration` is given where the machine's speed may be to blame; see `machine_load`.
     """
 
     verdict: Verdict
@@ -43,6 +53,7 @@ class Finding:
     want: str = ""
     tolerance: str = ""
     because: str = ""
+    duration: Duration | None = None
 
     def sentence(self) -> str:
         """Return the finding as one line."""

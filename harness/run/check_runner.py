@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harness.checks.check import Check, Scale, Stage
+from harness.host.machine_watch import MachineWatch
 from harness.record.foundations import OWNERS
 from harness.record.history import Cause, History, Interruption, Recorder, save
 from harness.record.results import CheckResult
@@ -147,12 +148,13 @@ def run_checks(
             capabilities = _probe(target, shared, scale, progress)
             if on_capabilities is not None:
                 on_capabilities(target.name, capabilities)
-        runner = _Runner(target, shared, capabilities, scale, options, progress)
-        results = runner.run_owners([each for each in checks if each.name in OWNERS])
-        rest = [each for each in checks if each.name not in OWNERS]
-        with ThreadPoolExecutor(options.parallel) as pool:
-            results += pool.map(runner.run, [each for each in rest if not each.alone])
-        results += [runner.run(check) for check in rest if check.alone]
+        with MachineWatch() as watch:
+            runner = _Runner(target, shared, capabilities, scale, options, progress, watch)
+            results = runner.run_owners([each for each in checks if each.name in OWNERS])
+            rest = [each for each in checks if each.name not in OWNERS]
+            with ThreadPoolExecutor(options.parallel) as pool:
+                results += pool.map(runner.run, [each for each in rest if not each.alone])
+            results += [runner.run(check) for check in rest if check.alone]
         return sorted(results, key=lambda each: positions[each.name])
     finally:
         shared.close()
@@ -181,6 +183,7 @@ class _Runner:
     scale: Scale
     options: Options
     progress: Progress
+    watch: MachineWatch
     judge: Judge = field(default_factory=Judge)
 
     def run_owners(self, checks: Sequence[Check]) -> list[CheckResult]:
@@ -233,11 +236,7 @@ class _Runner:
             return recorder.history()
         with ExitStack() as stack:
             try:
-                server = (
-                    stack.enter_context(self.target.launch())
-                    if self.options.own_server
-                    else self.shared.get()
-                )
+                server = self._server(stack)
             except (BrokenError, UnsupportedError) as error:
                 recorder.add(Interruption(Cause.HARNESS_FAILED, str(error)))
                 return recorder.history()
@@ -251,7 +250,16 @@ class _Runner:
             )
             _run_within_limit(check, stage)
             _record_death(server, recorder)
+            recorder.add(self.watch.load_since(recorder.zero_s))
         return recorder.history()
+
+    def _server(self, stack: ExitStack) -> RunningServer:
+        """Return the server to judge: one of the check's own, or the shared one."""
+        if self.options.own_server:
+            return stack.enter_context(self.target.launch())
+        server = self.shared.get()
+        self.watch.include(server.address)
+        return server
 
 
 def _run_within_limit(check: Check, stage: Stage) -> None:

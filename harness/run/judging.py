@@ -2,7 +2,7 @@
 
 import dataclasses
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from harness.record.foundations import (
     broken_by,
 )
 from harness.record.history import Cause, History, Interruption, load
+from harness.record.machine_load import MachineLoad
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import BrokenError, Finding, Verdict, merge
 
@@ -28,7 +29,8 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
 
     If the run was interrupted, only the interruptions are judged, and whether streams ended. If the
     server's machine died, the check is BROKEN: the server is not to blame for unanswered calls and
-    cut streams.
+    cut streams. Nor is it for what a judge finds after an assumption that is not met, or for what
+    the load of the machine explains.
     """
     interruptions = history.all(Interruption)
     machine = [each for each in interruptions if each.cause is Cause.MACHINE_DIED]
@@ -39,11 +41,46 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
         findings = tuple(check.judge(history)) or (
             Finding(Verdict.BROKEN, "the check judges at least one promise", "none"),
         )
+        findings = tuple(_excused(_distrusted(findings), history.all(MachineLoad)))
         return findings + _unended(history)
     except BrokenError as error:
         return (Finding(Verdict.BROKEN, "the records are complete", str(error)),)
     except Exception:  # noqa: BLE001 - a judge that crashes is BROKEN, whatever it was
         return (Finding(Verdict.BROKEN, "the judge reaches a verdict", crash_text()),)
+
+
+def _excused(findings: Iterable[Finding], loads: Sequence[MachineLoad]) -> Iterator[Finding]:
+    """Make what took too long inconclusive where the load of the machine explains it."""
+    for each in findings:
+        load = next(
+            (load for load in loads if each.duration and load.explains(each.duration)), None
+        )
+        if load is None or each.verdict is not Verdict.FAIL:
+            yield each
+        else:
+            yield _inconclusive(each, load.sentence())
+
+
+def _distrusted(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Make what follows an assumption that is not met inconclusive.
+
+    Judges yield what they assume first. A promise before it does not need it, and stays a FAIL.
+    """
+    unmet = ""
+    for each in findings:
+        if unmet and each.verdict is Verdict.FAIL:
+            yield _inconclusive(each, unmet)
+            continue
+        yield each
+        if each.verdict is Verdict.BROKEN and not unmet:
+            unmet = each.sentence()
+
+
+def _inconclusive(finding: Finding, why: str) -> Finding:
+    """Return a FAIL as BROKEN, with the reason."""
+    return dataclasses.replace(
+        finding, verdict=Verdict.BROKEN, promise=f"{finding.promise}: inconclusive, since {why}"
+    )
 
 
 def _unended(history: History) -> tuple[Finding, ...]:

@@ -22,7 +22,7 @@ from harness.checks.common import (
 )
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
-from harness.judge.promises import answered, assumed, at_most
+from harness.judge.promises import answered, assumed, at_most, at_most_s
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
@@ -155,7 +155,7 @@ def judge_victim(history: History) -> Iterator[Finding]:
     newcomer = history.call("newcomer")
     yield answered("a new client is answered afterwards", newcomer)
     took_s = newcomer.ended_s - newcomer.started_s
-    yield at_most("seconds until the new client is answered", took_s, ANSWER_BOUND_S, ANSWER_WHY)
+    yield at_most_s("seconds until the new client is answered", took_s, ANSWER_BOUND_S, ANSWER_WHY)
     victim = history.stream("victim")
     yield all_exact("the stream beside the abuse lost nothing", [victim], seen.written_bytes)
     if seen.counts is not None:

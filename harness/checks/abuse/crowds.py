@@ -14,7 +14,7 @@ from harness.checks.lifecycle.stopping import IGNORES_TERM
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import Deadline, measured_window, seconds_until
-from harness.judge.promises import answered, at_most, equal, floor, in_time
+from harness.judge.promises import answered, at_most_s, equal, floor, in_time
 from harness.record.history import Call, History, Observation, Outcome, Stream
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
@@ -49,7 +49,7 @@ def _judge_answers(calls: list[Call], when: str) -> Iterator[Finding]:
     for call in calls:
         yield answered(f"{call.rpc} is answered {when}", call)
         took_s = call.ended_s - call.started_s
-        yield at_most(f"seconds until {call.rpc} is answered", took_s, ANSWERED_S, ANSWERED_WHY)
+        yield at_most_s(f"seconds until {call.rpc} is answered", took_s, ANSWERED_S, ANSWERED_WHY)
 
 
 # -- stops whose clients are gone -----------------------------------------------------------------
@@ -225,7 +225,7 @@ def judge_crowds(history: History) -> Iterator[Finding]:
         for rpc, codes in beside.codes.items():
             yield equal(f"{rpc} beside a crowd of {crowd}", list(codes), ["OK"])
         promise = f"seconds of the slowest call beside a crowd of {crowd}"
-        yield at_most(promise, beside.slowest_s, ANSWERED_S, ANSWERED_WHY)
+        yield at_most_s(promise, beside.slowest_s, ANSWERED_S, ANSWERED_WHY)
     if set(seen) != {"stops", "streams"}:
         return
     odd = set(seen["stops"].crowd_codes) - {"OK", REFUSED}

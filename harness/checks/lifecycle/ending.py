@@ -11,7 +11,7 @@ from harness.checks.common import ServerCounts, server_counts
 from harness.checks.lifecycle.job_end import JobEnd, end_of
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import assumed, at_most, equal, floor, holds, unseen
+from harness.judge.promises import assumed, at_most, at_most_s, equal, floor, holds, unseen
 from harness.judge.streams import identical
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
@@ -196,7 +196,7 @@ def judge_background(history: History) -> Iterator[Finding]:
     yield equal("the stream ends although a child holds the output open", stream.code, "OK")
     quick_s = [each.ended_s - each.started_s for each in history.streams("quick ")]
     yield floor("jobs whose end was timed", len(quick_s), QUICK_TRIES)
-    yield at_most(
+    yield at_most_s(
         "seconds from such a job's end to its stream's", min(quick_s, default=0.0),
         child.stream_end_max_s, f"the quickest of {QUICK_TRIES}, on a machine that may be busy",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Final, Unpack
 
 from harness.checks.check import Check, Need, Stage
 from harness.drive.client import Client, StartOptions
-from harness.judge.promises import answered, assumed, at_most, equal, floor
+from harness.judge.promises import answered, assumed, at_most_s, equal, floor
 from harness.record.history import Call, History, Observation, Outcome
 from harness.record.verdict import BrokenError, Finding
 from harness.targets.target import Variant
@@ -189,10 +189,10 @@ def judge_unread_stderr(history: History) -> Iterator[Finding]:
     yield equal("calls that the server logs and does not answer", seen.unanswered, 0)
     if not seen.unanswered:
         yield floor("calls that the server logs", seen.calls, CALLS)
-    yield at_most("seconds of the slowest of them", seen.slowest_s, ANSWERED_S, "a busy machine")
+    yield at_most_s("seconds of the slowest of them", seen.slowest_s, ANSWERED_S, "a busy machine")
     yield answered("a job starts", history.call("start"))
     yield equal("the server exits with 0 when it gets SIGTERM", seen.exit_code, 0)
-    yield at_most("seconds until it has", seen.exit_s, EXIT_BOUND_S)
+    yield at_most_s("seconds until it has", seen.exit_s, EXIT_BOUND_S)
 
 
 UNREAD: Final = Check(

@@ -9,7 +9,7 @@ from typing import Final
 from harness.checks.check import Check, Need, Stage
 from harness.checks.lifecycle.stopping import IGNORES_TERM
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import at_most, equal, holds, one_of
+from harness.judge.promises import at_most_s, equal, holds, one_of
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
@@ -69,7 +69,7 @@ def judge_shutdown(history: History) -> Iterator[Finding]:
     """Promise ended jobs, streams that end with a status, and exit code 0 in bounded time."""
     server = history.the(ServerShutdown)
     yield equal("a server that gets SIGTERM exits with 0", server.exit_code, 0)
-    yield at_most("seconds until it has", server.seconds, EXIT_BOUND_S)
+    yield at_most_s("seconds until it has", server.seconds, EXIT_BOUND_S)
     reported = all(pid > 0 for pid in server.job_pids)
     promise = "the server reports its jobs' pids"
     yield holds(promise, kept=reported, got=server.job_pids, want="numbers")
@@ -78,7 +78,7 @@ def judge_shutdown(history: History) -> Iterator[Finding]:
         stream = history.stream(label)
         promise = f"the stream of the job that {label} ends with a status"
         yield one_of(promise, stream.code, STREAM_ENDS)
-        yield at_most("seconds until that stream ends", stream.ended_s - stream.started_s, 100)
+        yield at_most_s("seconds until that stream ends", stream.ended_s - stream.started_s, 100)
 
 
 SHUTDOWN: Final = Check(

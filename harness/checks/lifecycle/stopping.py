@@ -16,7 +16,7 @@ from harness.judge.promises import (
     answered,
     assumed,
     at_least,
-    at_most,
+    at_most_s,
     equal,
     floor,
     holds,
@@ -77,7 +77,7 @@ def judge_escalates(history: History) -> Iterator[Finding]:
         yield equal("a grace period of 0 kills at once", end, JobEnd("signaled", signal=9))
     else:
         grace_s = DEFAULT_GRACE_S
-    yield at_most("seconds until then", took_s, grace_s + KILL_SLACK_S)
+    yield at_most_s("seconds until then", took_s, grace_s + KILL_SLACK_S)
 
 
 ESCALATES: Final = Check(
@@ -298,7 +298,7 @@ def judge_stopped_job(history: History) -> Iterator[Finding]:
         call = history.call(f"stop {label}")
         yield answered(f"a {label} job stops", call)
         took_s = call.ended_s - call.started_s
-        yield at_most(f"seconds until a {label} job has stopped", took_s, DEFAULT_GRACE_S)
+        yield at_most_s(f"seconds until a {label} job has stopped", took_s, DEFAULT_GRACE_S)
         status = end_of(history.call(f"after {label}")).status
         yield equal(f"a {label} job has ended", status, "signaled")
 

@@ -14,7 +14,7 @@ from harness.checks.lifecycle.stopping import KILL_SLACK_S
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
-from harness.judge.promises import answered, at_least, at_most, equal, floor
+from harness.judge.promises import answered, at_least, at_most_s, equal, floor
 from harness.payloads import payload
 from harness.payloads.stopped_worker import WORKS_ON_S
 from harness.record.history import History, Observation
@@ -103,7 +103,7 @@ def judge_grace(history: History) -> Iterator[Finding]:
     took_s = stop.ended_s - stop.started_s
     yield at_least("seconds until the stop returns", took_s, WORKS_ON_S, "the workers' last words")
     bound_s = WORKS_ON_S + KILL_SLACK_S
-    yield at_most("seconds until the stop returns", took_s, bound_s, "not the whole grace period")
+    yield at_most_s("seconds until the stop returns", took_s, bound_s, "not the whole grace period")
 
 
 def run_tree_grace(stage: Stage) -> None:
@@ -134,7 +134,7 @@ def judge_tree_escalates(history: History) -> Iterator[Finding]:
     stop = history.call("stop")
     took_s = stop.ended_s - stop.started_s
     yield at_least("seconds until the stop returns", took_s, SHORT_GRACE_S, "the grace period")
-    yield at_most("seconds until the stop returns", took_s, SHORT_GRACE_S + KILL_SLACK_S)
+    yield at_most_s("seconds until the stop returns", took_s, SHORT_GRACE_S + KILL_SLACK_S)
 
 
 TREE_ESCALATES: Final = Check(
@@ -175,7 +175,7 @@ def judge_second_grace(history: History) -> Iterator[Finding]:
             yield answered(f"a stop succeeds ({label})", stop)
             took_s = stop.ended_s - stop.started_s
             promise = f"seconds until a stop returns, the second one having a {which} grace period"
-            yield at_most(promise, took_s, min(graces_s) + KILL_SLACK_S, "the shorter one")
+            yield at_most_s(promise, took_s, min(graces_s) + KILL_SLACK_S, "the shorter one")
 
 
 SECOND_GRACE: Final = Check(

@@ -26,7 +26,7 @@ from harness.checks.limits.host_cgroups import (
 )
 from harness.drive.client import message_of
 from harness.host.clock import poll_until
-from harness.judge.promises import answered, assumed, at_most, equal, floor
+from harness.judge.promises import answered, assumed, at_most_s, equal, floor
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding, UnsupportedError
 from harness.targets.launching import CGROUP_MOUNT
@@ -187,7 +187,7 @@ def _run_daemons_at_stop(stage: Stage) -> None:
 def _judge_daemons_at_stop(history: History) -> Iterator[Finding]:
     stop = history.call("stop")
     yield answered("a job with daemons stops", stop)
-    yield at_most("seconds until it has", stop.ended_s - stop.started_s, STOP_BOUND_S, STOP_WHY)
+    yield at_most_s("seconds until it has", stop.ended_s - stop.started_s, STOP_BOUND_S, STOP_WHY)
     left = history.the(DaemonsLeft).count
     yield equal("its daemons, with sessions of their own, are gone", left, 0)
 
@@ -225,7 +225,7 @@ def _judge_daemons_at_exit(history: History) -> Iterator[Finding]:
     yield equal("its output arrives", stream.text, "started\n")
     yield equal("its exit code is reported", f"{final.status} {final.exit_code}", "exited 3")
     after_s = stream.ended_s - (stream.last_byte_s or stream.started_s)
-    yield at_most("seconds until its end is noticed", after_s, EXIT_BOUND_S, EXIT_WHY)
+    yield at_most_s("seconds until its end is noticed", after_s, EXIT_BOUND_S, EXIT_WHY)
     left = history.the(DaemonsLeft).count
     yield equal("daemons that it left end with it", left, 0)
 

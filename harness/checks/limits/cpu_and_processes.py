@@ -34,7 +34,7 @@ from harness.checks.limits.host_cgroups import (
     wait_ready,
 )
 from harness.drive.client import message_of
-from harness.judge.promises import answered, at_least, at_most, equal, floor
+from harness.judge.promises import answered, at_least, at_most, at_most_s, equal, floor, timed
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
@@ -115,9 +115,15 @@ def _judge_default_half_core(history: History) -> Iterator[Finding]:
 
 
 def _held_to(promise: str, cores: float, got: float) -> Iterator[Finding]:
-    most, least = cores * (1 + CPU_TOLERANCE), cores * (1 - CPU_SHORTFALL)
+    most = cores * (1 + CPU_TOLERANCE)
     yield at_most(f"{promise} at most {cores:g} cores", got, most, CPU_WHY)
-    yield at_least(f"{promise} {cores:g} cores", got, least, CPU_SHORTFALL_WHY)
+    yield _not_less(f"{promise} {cores:g} cores", cores, got)
+
+
+def _not_less(promise: str, cores: float, got: float) -> Finding:
+    """Promise that a job gets its cores: with fewer, its work takes so many times as long."""
+    finding = at_least(promise, got, cores * (1 - CPU_SHORTFALL), CPU_SHORTFALL_WHY)
+    return timed(finding, cores / max(got, 1e-9), 1 / (1 - CPU_SHORTFALL))
 
 
 DEFAULT_HALF_CORE: Final = Check(
@@ -194,11 +200,8 @@ def _judge_cpu(cores: float, history: History) -> Iterator[Finding]:
         return
     # All processors or more: the limit has no visible effect, so none is judged.
     whole = min(cores, use.processors)
-    yield at_least(
-        f"a job whose limit is all {whole:g} processors uses them",
-        use.cores, whole * (1 - CPU_SHORTFALL), CPU_SHORTFALL_WHY,
-    )  # fmt: skip
-    yield at_most(
+    yield _not_less(f"a job whose limit is all {whole:g} processors uses them", whole, use.cores)
+    yield at_most_s(
         "CPU seconds that the kernel kept from it", use.throttled_s,
         WHOLE_THROTTLED_SHARE * whole * CPU_WINDOW_S, WHOLE_WHY,
     )  # fmt: skip

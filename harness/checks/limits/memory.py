@@ -25,7 +25,7 @@ from harness.checks.limits.host_cgroups import (
 )
 from harness.drive.client import message_of
 from harness.host.clock import Deadline
-from harness.judge.promises import answered, at_most, equal, floor
+from harness.judge.promises import answered, at_most, at_most_s, equal, floor
 from harness.record.history import Call, History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
@@ -225,7 +225,7 @@ def _judge_meanwhile(history: History) -> Iterator[Finding]:
     codes = sorted({call.code for call in calls})
     yield equal("the server answers while a bomb runs", codes, ["OK"])
     longest_s = max(call.ended_s - call.started_s for call in calls)
-    yield at_most("it answers soon, in s", longest_s, ANSWER_BOUND_S, ANSWER_WHY)
+    yield at_most_s("it answers soon, in s", longest_s, ANSWER_BOUND_S, ANSWER_WHY)
 
 
 MEMORY_BOMB: Final = Check(
@@ -281,7 +281,7 @@ def _judge_fork_bomb(history: History) -> Iterator[Finding]:
     stop = history.call("stop")
     yield answered("a fork bomb can be stopped", stop)
     took_s = stop.ended_s - stop.started_s
-    yield at_most("seconds until it has ended", took_s, BOMB_STOP_BOUND_S, BOMB_STOP_WHY)
+    yield at_most_s("seconds until it has ended", took_s, BOMB_STOP_BOUND_S, BOMB_STOP_WHY)
     yield _judge_killed("it is killed", history.call("final"))
     yield equal("its cgroup is removed", bomb.cgroup_is_gone, want=True)
     yield answered("the server goes on", history.call("another"))

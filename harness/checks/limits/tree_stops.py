@@ -9,7 +9,7 @@ from harness.checks.lifecycle.job_end import JobEnd, end_of
 from harness.checks.lifecycle.stopping import IGNORES_TERM, KILL_SLACK_S
 from harness.checks.lifecycle.tree_grace import GRACE_S, judge_grace, stop_tree
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import answered, assumed, at_least, at_most, equal
+from harness.judge.promises import answered, assumed, at_least, at_most_s, equal
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 
@@ -85,7 +85,7 @@ def judge_other_user(history: History) -> Iterator[Finding]:
     yield equal("by its cgroup", end_of(history.call("after")), JobEnd("signaled", signal=9))
     took_s = stop.ended_s - stop.started_s
     yield at_least("seconds until then", took_s, STOP_GRACE_S, "the grace period")
-    yield at_most("seconds until then", took_s, STOP_GRACE_S + KILL_SLACK_S)
+    yield at_most_s("seconds until then", took_s, STOP_GRACE_S + KILL_SLACK_S)
     yield equal("processes left", seen.left, 0)
 
 

@@ -10,7 +10,7 @@ from harness.checks.common import KIB, MIB, WriterJob, WriterStep, start_writer,
 from harness.checks.streams.plans import BURSTS, PYTHON
 from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import answered, at_most, equal, floor, holds, one_of
+from harness.judge.promises import answered, at_most_s, equal, floor, holds, one_of, timed
 from harness.judge.streams import all_exact, fault_of
 from harness.record.foundations import EXACT
 from harness.record.history import History, Observation
@@ -135,13 +135,16 @@ def judge_live(history: History) -> Iterator[Finding]:
         at_s - stream.timeline[0][0] - LIVE_PAUSE_S * ((received_bytes - 1) // LIVE_LINE_BYTES)
         for at_s, received_bytes in stream.timeline[:-1]
     ]
-    yield holds(
+    # Of lines that arrive together, all but the last are late by the silences between them.
+    late_s = max([*lags, LIVE_PAUSE_S * (LIVE_LINES - len(lags))])
+    finding = holds(
         "a line reaches a waiting reader while the job is silent again (seconds behind the first)",
-        kept=len(lags) == LIVE_LINES and max(lags) < LIVE_PAUSE_S,
+        kept=len(lags) == LIVE_LINES and late_s < LIVE_PAUSE_S,
         got=[round(lag, 2) for lag in lags],
         want=f"{LIVE_LINES} lines, each less than {LIVE_PAUSE_S} s behind",
         tolerance="one silence: less would time the machine, not the server",
     )
+    yield timed(finding, late_s, LIVE_PAUSE_S)
 
 
 LIVE: Final = Check(
@@ -198,13 +201,16 @@ SURVIVOR_SCRIPT: Final = (
 )
 
 
+SOON_S: Final = 1
+
+
 def _survivors(stage: Stage) -> dict[str, str]:
     """Return the script of each job: a child that writes again long after the main process's end.
 
     "late" is later than the 2 s for which our server, without cgroups, reads from a child that left
     the process group.
     """
-    soon_s = stage.pick(full=1, small=5)  # longer than a slow machine takes to kill a child
+    soon_s = stage.pick(full=SOON_S, small=5)  # longer than a slow machine takes to kill a child
     return {
         "child": SURVIVOR_SCRIPT.format("", f"sleep {soon_s}; echo after"),
         "escaped child": SURVIVOR_SCRIPT.format(
@@ -251,7 +257,10 @@ def judge_survivor(history: History) -> Iterator[Finding]:
         stream = history.stream(label)
         yield equal(f"a stream ends although a {label} of the job is running", stream.code, "OK")
         promise = f"what job and {label} wrote before the job's end is delivered, and nothing else"
-        yield one_of(promise, stream.text, allowed)
+        finding = one_of(promise, stream.text, allowed)
+        # It wrote on: it was killed, or its reader gave up, later than it slept.
+        wrote_on = stream.text.startswith(kept)
+        yield timed(finding, SOON_S, SOON_S) if wrote_on else finding
         call = history.call(label)
         yield answered("the job can be queried", call)
         state = message_of(call, pb.QueryJobResponse)
@@ -288,7 +297,7 @@ def judge_deadline(history: History) -> Iterator[Finding]:
     stream = history.stream("deadline")
     yield equal("a stream ends at its deadline", stream.code, "DEADLINE_EXCEEDED")
     promise = f"seconds to a deadline of {DEADLINE_S:g} s"
-    yield at_most(promise, stream.ended_s - stream.started_s, DEADLINE_MAX_S, DEADLINE_WHY)
+    yield at_most_s(promise, stream.ended_s - stream.started_s, DEADLINE_MAX_S, DEADLINE_WHY)
     yield answered("the server answers after it", history.call("after"))
 
 

@@ -21,7 +21,7 @@ from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
 from harness.drive.streamers import ConcurrentReaders, Reader
 from harness.host.clock import measured_window, seconds_until
-from harness.judge.promises import answered, assumed, at_most, equal, floor, unseen
+from harness.judge.promises import answered, assumed, at_most, at_most_s, equal, floor, unseen
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation, UsageCurve
 from harness.record.verdict import Finding
@@ -142,7 +142,7 @@ def judge_stalled(history: History) -> Iterator[Finding]:
     yield equal("readers whose streams ended", len(reading), READERS_BESIDE)
     yield all_exact("readers beside ten stalled ones get every byte", reading, total)
     promise = "seconds until the others have everything"
-    yield at_most(promise, seen.read_after_s, seen.bound_s, READ_BESIDE_STALLED_WHY)
+    yield at_most_s(promise, seen.read_after_s, seen.bound_s, READ_BESIDE_STALLED_WHY)
     meanwhile = history.call("meanwhile")
     yield answered("a query is answered beside stalled readers", meanwhile)
     status = message_of(meanwhile, pb.QueryJobResponse).status

@@ -10,7 +10,7 @@ from harness.checks.common import WriterJob, open_gate, start_writer
 from harness.checks.streams.plans import BURSTS, PYTHON, WITH_OFFSETS
 from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import at_most, equal
+from harness.judge.promises import at_most_s, equal
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
@@ -43,7 +43,7 @@ def judge_late_joiner(history: History) -> Iterator[Finding]:
     yield all_exact("early and late reader get every byte once", history.streams(), total)
     gate = history.call("open the gate")
     first_byte_s = late.first_byte_s if late.first_byte_s is not None else late.ended_s
-    yield at_most(
+    yield at_most_s(
         "logged output arrives at once, not with the next output (seconds after the gate opened)",
         first_byte_s - gate.started_s,
         0,
@@ -165,7 +165,7 @@ def judge_tails(history: History) -> Iterator[Finding]:
         yield equal(f"a stream of {label} ends although the job is running", stream.code, "OK")
     streams = [history.stream(label) for label in TAIL_PLANS]
     quickest_s = min(stream.ended_s - stream.started_s for stream in streams)
-    yield at_most("seconds until logged output has arrived", quickest_s, AT_ONCE_S, AT_ONCE_WHY)
+    yield at_most_s("seconds until logged output has arrived", quickest_s, AT_ONCE_S, AT_ONCE_WHY)
 
 
 TAILS: Final = Check(

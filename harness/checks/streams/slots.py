@@ -12,7 +12,7 @@ from harness.drive.fault_proxy import FaultProxy, NetworkFault
 from harness.drive.receiver import StreamPlan
 from harness.drive.streamers import ConcurrentReaders, Reader
 from harness.host.clock import measured_window, seconds_until
-from harness.judge.promises import answered, assumed, at_most, equal, floor, holds
+from harness.judge.promises import answered, assumed, at_most_s, equal, floor, holds, in_time, timed
 from harness.record.history import History, Observation, Outcome
 from harness.record.verdict import Finding, Verdict
 from harness.targets.target import Variant
@@ -85,13 +85,12 @@ def judge_capacity(history: History) -> Iterator[Finding]:
     kept, want = "max capacity reached" in refused.detail.lower(), "... max capacity reached ..."
     yield holds("the refusal gives the reason", kept=kept, got=refused.detail, want=want)
     took_s = refused.ended_s - refused.started_s
-    yield at_most("seconds until it is refused", took_s, REFUSED_AT_ONCE_S)
+    yield at_most_s("seconds until it is refused", took_s, REFUSED_AT_ONCE_S)
     for what in ("query", "start", "stop"):
         call = history.call(f"{what} meanwhile")
         yield answered(f"{what} is answered while all streams are taken", call)
     freed_s = seen.freed_after_s
-    promise = "a cancelled stream's slot is free again"
-    yield holds(promise, kept=freed_s is not None, got=freed_s, want=f"within {FREED_S:g} s")
+    yield in_time("a cancelled stream's slot is free again", freed_s, FREED_S)
 
 
 CAPACITY: Final = Check(
@@ -174,12 +173,7 @@ def judge_slots(history: History) -> Iterator[Finding]:
         full = history.stream(f"full before {seen.fate}").code
         yield equal("the server is full", full, "RESOURCE_EXHAUSTED")
         freed_s, bound_s = seen.freed_after_s, FREED_WITHIN_S[seen.fate]
-        yield holds(
-            f"the slot of a client that is {seen.fate} is freed (seconds)",
-            kept=freed_s is not None and freed_s <= bound_s,
-            got=freed_s,
-            want=f"within {bound_s:g}",
-        )
+        yield in_time(f"the slot of a client that is {seen.fate} is freed", freed_s, bound_s)
 
 
 SLOTS: Final = Check(
@@ -254,13 +248,15 @@ def judge_cancel(history: History) -> Iterator[Finding]:
     """Every stream was admitted, and no thread is left."""
     seen = history.the(CancelledStreams)
     yield floor("cycles", seen.cycles, 10)
-    yield equal("cancelled streams that kept their slot", seen.not_admitted, 0)
-    yield holds(
+    kept_slots = equal("cancelled streams that kept their slot", seen.not_admitted, 0)
+    yield timed(kept_slots, ADMITTED_S, ADMITTED_S)
+    left = holds(
         "a cancelled stream of a silent job leaves no thread",
         kept=seen.settled,
         got=f"{seen.threads_after} threads",
         want=f"at most {seen.threads_before} as before, and {SPARE_THREADS} spare",
     )
+    yield timed(left, SETTLED_S, SETTLED_S)
 
 
 CANCEL: Final = Check(
