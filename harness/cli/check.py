@@ -1,16 +1,20 @@
 """`python -m harness check`, `recheck` and `identities`."""
 
+import dataclasses
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
 
 from harness.checks import ALL
-from harness.cli.selection import complete, selection
+from harness.cli.selection import KNOWN_FAILING, WRITE_KNOWN_FAILING, complete, selection
 from harness.drive.identities import make_identities
 from harness.program import arguments
-from harness.record.results import load_report
+from harness.record.known_failing import KnownFailure, read_known_failing, require_run
+from harness.record.results import load_report, save_known_failing
 from harness.report import write_all
+from harness.report.summary import counted
 from harness.report.terminal import Terminal, render_list
 from harness.run.choice import LOCAL, VM, Choice
 from harness.run.judging import judge_again
@@ -69,34 +73,69 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     is_flag=True,
     help="List the checks and their guarantees without running them.",
 )
+@KNOWN_FAILING
+@WRITE_KNOWN_FAILING
 @selection
-def check(*, listing: bool, launch_flags: tuple[str, ...], **chosen: object) -> None:
+def check(
+    *,
+    listing: bool,
+    launch_flags: tuple[str, ...],
+    known_failing_file: Path | None,
+    **chosen: object,
+) -> None:
     """Test a job worker through its API and the network.
 
-    Exit code 0: no check failed and at least one passed. 1: the server broke a promise. 2:
-    inconclusive: the harness or its environment failed, or a skip was not allowed.
+    Exit code 0: no check failed and at least one passed. 1: the server broke a promise, or a check
+    passed that is known to fail. 2: inconclusive: the harness or its environment failed, or a skip
+    was not allowed.
     """
     choice = Choice(**chosen, launch_flags=_parse_flags(launch_flags))  # type: ignore[arg-type]
     if listing:
         render_list(choice.checks())
         return
-    sys.exit(run_session(complete(choice)))
+    choice = complete(choice)
+    if known_failing_file is not None:
+        known = read_known_failing(known_failing_file)
+        checks = {each.name for each in choice.checks()}
+        _require_run(known, known_failing_file, checks, choice.targets)
+        choice = dataclasses.replace(choice, known_failing=known)
+    sys.exit(run_session(choice))
+
+
+def _require_run(
+    known: Sequence[KnownFailure], file: Path, checks: Collection[str], targets: Collection[str]
+) -> None:
+    every_check = [check.name for check in ALL]
+    require_run(known, file, every_check=every_check, checks=checks, targets=targets)
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def recheck(directory: Path) -> None:
+@KNOWN_FAILING
+@WRITE_KNOWN_FAILING
+def recheck(
+    directory: Path, known_failing_file: Path | None, write_known_failing: Path | None
+) -> None:
     """Judge a saved run again, without a server.
 
-    DIRECTORY is the run's; its report is rewritten. The exit code is that of `check`.
+    DIRECTORY is the run's; its reports are rewritten. The exit code is that of `check`. Without
+    --known-failing, the list that the run had applies.
     """
     report = judge_again(load_report(directory), directory, ALL)
-    with Terminal(total=len(report.results)) as terminal:
+    if known_failing_file is not None:
+        known = read_known_failing(known_failing_file)
+        names = {each.name for each in report.results}
+        _require_run(known, known_failing_file, names, {each.target for each in report.results})
+        report = dataclasses.replace(report, known_failing=known)
+    with Terminal(total=len(report.results), known=report.known_failing) as terminal:
         terminal.begin(report.about)
         for result in report.results:
             terminal.finished(result)
         write_all(report, directory)
         terminal.end(report, directory)
+        if write_known_failing is not None:
+            count = save_known_failing(report, write_known_failing)
+            terminal.note(f"{counted(count, 'known failure')} in {write_known_failing}")
     sys.exit(report.exit_code)
 
 

@@ -13,6 +13,32 @@ from harness.run.run_directory import fill_seed
 
 Command = Callable[..., None]
 
+
+def _new_file(_context: object, _option: object, path: Path | None) -> Path | None:
+    """Reject a file that exists, before the run: it may have reasons that people wrote."""
+    if path is not None and (path.exists() or not path.parent.is_dir()):
+        problem = "exists" if path.exists() else "is in a directory that does not exist"
+        raise click.BadParameter(f"{path} {problem}; choose a new file")
+    return path
+
+
+KNOWN_FAILING: Final = click.option(
+    "--known-failing",
+    "known_failing_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="File of checks that are known to fail, one a line: TARGET:CHECK  # reason. Other "
+    "failures, listed checks that pass, and listed checks that are not judged end the run "
+    "with 1 or 2.",
+)
+WRITE_KNOWN_FAILING: Final = click.option(
+    "--write-known-failing",
+    type=click.Path(path_type=Path),
+    callback=_new_file,
+    metavar="FILE",
+    help="Write the run's failures to a new file for --known-failing.",
+)
+
 PARALLEL_MAX: Final = 64
 
 _SELECTION: Final = (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.record.foundations import rank
+from harness.record.known_failing import KnownFailure, entries_text, new_entry
 from harness.record.typed_json import from_values, to_values
 from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.record.whole_file import write_whole
@@ -65,10 +66,17 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A failed or broken result, and how many checks could not be judged because of it."""
+    """A failed or broken result.
+
+    Attributes:
+        result: the result.
+        hides: the number of checks that could not be judged because of it.
+        known: why it is known to fail; empty if it is not.
+    """
 
     result: CheckResult
     hides: int
+    known: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class RunReport:
         skips_allowed: globs; skips that match TARGET:CHECK are allowed. None allows every skip.
         expected: the number of results of a complete run; with fewer the run is inconclusive.
         setup_error: why a target could not be judged, and what to change; empty if all could.
+        known_failing: the checks that are known to fail.
     """
 
     about: Mapping[str, str]
@@ -92,6 +101,7 @@ class RunReport:
     skips_allowed: tuple[str, ...] | None = None
     expected: int = 0
     setup_error: str = ""
+    known_failing: tuple[KnownFailure, ...] = ()
 
     def unexpected_skips(self) -> list[CheckResult]:
         """Return the skipped results that neither a pattern nor another check's FAIL allows."""
@@ -111,11 +121,52 @@ class RunReport:
         return any(fnmatchcase(name, pattern) for pattern in self.skips_allowed)
 
     def causes(self) -> list["Cause"]:
-        """Return the failed and broken results, the most fundamental FAIL first, BROKEN last."""
+        """Return the failed and broken results: the most fundamental FAIL first, then BROKEN.
+
+        Those that are known to fail are last.
+        """
         hidden = Counter((each.target, each.because) for each in self.results)
-        bad = [each for each in self.results if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
-        bad.sort(key=lambda each: (each.verdict is Verdict.BROKEN, rank(each.name)))
-        return [Cause(each, hidden[each.target, each.name]) for each in bad]
+        causes = [
+            Cause(each, hidden[each.target, each.name], self._known(each))
+            for each in self.results
+            if each.verdict in {Verdict.FAIL, Verdict.BROKEN}
+        ]
+        causes.sort(key=lambda cause: (
+            bool(cause.known), cause.result.verdict is Verdict.BROKEN, rank(cause.result.name)
+        ))  # fmt: skip
+        return causes
+
+    def _known(self, result: CheckResult) -> str:
+        return self.known_reason(result) if result.verdict is Verdict.FAIL else ""
+
+    def known_reason(self, result: CheckResult) -> str:
+        """Return why a result is listed as known to fail; empty if it is not listed."""
+        entries = (e for e in self.known_failing if e.matches(result.target, result.name))
+        return next((each.reason for each in entries), "")
+
+    def known_failures(self) -> list[CheckResult]:
+        """Return the failed results that are known to fail."""
+        return [each for each in self.results if self._known(each)]
+
+    def unexpected_passes(self) -> list[CheckResult]:
+        """Return the passed results that are listed as known to fail."""
+        return [
+            each
+            for each in self.results
+            if each.verdict is Verdict.PASS and self.known_reason(each)
+        ]
+
+    def unconfirmed(self) -> list[KnownFailure]:
+        """Return the listed checks that neither failed nor passed, and that no FAIL hides."""
+        return [
+            entry
+            for entry in self.known_failing
+            if not any(
+                entry.matches(each.target, each.name)
+                and (each.verdict in {Verdict.FAIL, Verdict.PASS} or each.because)
+                for each in self.results
+            )
+        ]
 
     def counts(self) -> Counter[Verdict]:
         """Return the number of results by verdict."""
@@ -128,11 +179,15 @@ class RunReport:
 
     @property
     def verdict(self) -> Verdict:
-        """FAIL if any check failed; BROKEN if inconclusive, or if no check passed; else PASS."""
+        """FAIL if any check failed; BROKEN if inconclusive, or if no check passed; else PASS.
+
+        A failure that is known does not count, but a listed check that passed counts as a failure,
+        and one that was not judged as inconclusive.
+        """
         counts = self.counts()
-        if counts[Verdict.FAIL]:
+        if counts[Verdict.FAIL] > len(self.known_failures()) or self.unexpected_passes():
             return Verdict.FAIL
-        if self.setup_error or self.is_cut_short or self.unexpected_skips():
+        if self.setup_error or self.is_cut_short or self.unexpected_skips() or self.unconfirmed():
             return Verdict.BROKEN
         if counts[Verdict.BROKEN] or not counts[Verdict.PASS]:
             return Verdict.BROKEN
@@ -148,7 +203,8 @@ def save_report(report: RunReport, directory: Path) -> None:
     """Write `results.json`; it is complete or does not exist."""
     causes = [
         {"target": result.target, "name": result.name, "verdict": result.verdict,
-         "finding": result.decisive[0].sentence() if result.decisive else "", "hides": cause.hides}
+         "finding": result.decisive[0].sentence() if result.decisive else "", "hides": cause.hides,
+         "known": cause.known}
         for cause in report.causes()
         for result in (cause.result,)
     ]  # fmt: skip
@@ -169,3 +225,32 @@ def load_report(directory: Path) -> RunReport:
         return from_values(values, RunReport)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error
+
+
+def save_known_failing(report: RunReport, path: Path) -> int:
+    """Write a file of known failures from a run: its failures, and entries that did not pass.
+
+    Entries that the run could not judge are kept. Returns the number of entries.
+
+    Raises:
+        BrokenError: the file cannot be written, or exists: it may have reasons that people wrote.
+    """
+    passed = report.unexpected_passes()
+    entries = [
+        entry
+        for entry in report.known_failing
+        if not any(entry.matches(each.target, each.name) for each in passed)
+        or any(entry.matches(each.target, each.name) for each in report.known_failures())
+    ]
+    only_target = len({result.target for result in report.results}) == 1
+    for cause in report.causes():
+        result = cause.result
+        if result.verdict is Verdict.FAIL and not cause.known:
+            finding = next(iter(result.decisive), None)
+            entries.append(new_entry(result.target, result.name, finding, only_target=only_target))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(entries_text(entries))
+    except OSError as error:
+        raise BrokenError(f"{path}: {error.strerror}; choose another file") from error
+    return len(entries)

@@ -1,7 +1,7 @@
 """The report for continuous integration: junit.xml, a suite per target, a case per check.
 
 A skip that is not allowed, and a run in which no check passed, become an <error>: CI would count
-both as success.
+both as success. A failure that is known is <skipped>, and a known one that passed is a <failure>.
 """
 
 from xml.etree import ElementTree as ET
@@ -20,7 +20,7 @@ _COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 def to_xml(report: RunReport) -> bytes:
     """Return a run as JUnit XML, in UTF-8."""
     root = ET.Element("testsuites", name="jobworker", time=f"{report.seconds:.3f}")
-    unexpected = {(result.target, result.name) for result in report.unexpected_skips()}
+    outcomes = _outcomes(report)
     for target in dict.fromkeys(result.target for result in report.results):
         suite = ET.SubElement(root, "testsuite", name=visible(target), timestamp=_timestamp(report))
         _add_about(suite, report)
@@ -29,7 +29,7 @@ def to_xml(report: RunReport) -> bytes:
             each for each in report.results if each.target == target and each not in causes
         ]
         for result in results:
-            _add_case(suite, result, unexpected=(target, result.name) in unexpected)
+            _add_case(suite, result, outcomes.get((target, result.name)))
         suite.set("time", f"{sum(result.seconds for result in results):.3f}")
         _count(suite)
     if report.setup_error or (report.verdict is not Verdict.PASS and not _is_red(root)):
@@ -50,7 +50,25 @@ def _add_about(suite: ET.Element, report: RunReport) -> None:
         ET.SubElement(properties, "property", name=visible(name), value=shown(value))
 
 
-def _add_case(suite: ET.Element, result: CheckResult, *, unexpected: bool) -> None:
+def _outcomes(report: RunReport) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Return the tag, message and type of the results that a verdict alone does not decide."""
+    outcomes = {
+        (each.target, each.name): (
+            "error", f"this skip is not allowed: {reason(each)}", "unexpected skip"
+        )
+        for each in report.unexpected_skips()
+    }  # fmt: skip
+    for each in report.unexpected_passes():
+        why = f"it passed, though known to fail: {report.known_reason(each)}"
+        outcomes[each.target, each.name] = ("failure", why, "unexpected pass")
+    for each in report.known_failures():
+        first = f"; {each.decisive[0].sentence()}" if each.decisive else ""
+        why = f"known to fail: {report.known_reason(each)}{first}"
+        outcomes[each.target, each.name] = ("skipped", why, "known failure")
+    return outcomes
+
+
+def _add_case(suite: ET.Element, result: CheckResult, outcome: tuple[str, str, str] | None) -> None:
     # CI shows classname.name, which is the check's name.
     case = ET.SubElement(
         suite,
@@ -59,11 +77,11 @@ def _add_case(suite: ET.Element, result: CheckResult, *, unexpected: bool) -> No
         name=visible(result.name.partition(".")[2] or result.name),
         time=f"{result.seconds:.3f}",
     )
-    if result.verdict is Verdict.PASS:
+    if outcome is not None:
+        tag, what, kind = outcome
+        _add_outcome(case, tag, what, kind, result)
         return
-    if unexpected:
-        what = f"this skip is not allowed: {reason(result)}"
-        _add_outcome(case, "error", what, "unexpected skip", result)
+    if result.verdict is Verdict.PASS:
         return
     first = result.decisive[0].sentence() if result.decisive else "no finding"
     what = reason(result) if result.verdict is Verdict.SKIPPED else first

@@ -7,6 +7,7 @@ from typing import Final
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import Finding, Verdict
 
+NAMES_MAX: Final = 3
 # The order in which verdicts are shown: those that need attention come first.
 ORDER: Final = (Verdict.FAIL, Verdict.BROKEN, Verdict.SKIPPED, Verdict.PASS)
 
@@ -67,9 +68,9 @@ def conclusion(report: RunReport) -> str:
     """Return the reason of the overall verdict as a sentence."""
     counts = report.counts()
     unexpected = len(report.unexpected_skips())
-    if counts[Verdict.FAIL]:
-        rest = f" A set-up error ended the run: {report.setup_error}" if report.setup_error else ""
-        return f"A promise was broken in {counted(counts[Verdict.FAIL], 'check')}.{rest}"
+    known = len(report.known_failures())
+    if report.verdict is Verdict.FAIL:
+        return _failed(report, counts[Verdict.FAIL] - known, known)
     if report.setup_error:
         done = f"{len(report.results)} of {counted(report.expected, 'check')} run"
         return f"Set-up error, {done}: {report.setup_error}"
@@ -82,11 +83,33 @@ def conclusion(report: RunReport) -> str:
         reasons.append(f"interrupted after {len(report.results)} of {report.expected} checks")
     if not counts[Verdict.PASS]:
         reasons.append("no check passed")
+    if unconfirmed := report.unconfirmed():
+        names = ", ".join(map(str, unconfirmed[:NAMES_MAX]))
+        reasons.append(f"{counted(len(unconfirmed), 'known failure')} not judged ({names})")
     if reasons:
         return f"Inconclusive: {'; '.join(reasons)}."
     skipped = counts[Verdict.SKIPPED]
+    excused = f", except in {counted(known, 'check')} known to fail" if known else ""
     rest = f"; {counted(skipped, 'check')} skipped" if skipped else ""
-    return f"Every promise that was judged was kept{rest}."
+    return f"Every promise that was judged was kept{excused}{rest}."
+
+
+def _failed(report: RunReport, new: int, known: int) -> str:
+    sentences = []
+    if new:
+        not_known = " not known to fail" if report.known_failing else ""
+        sentences.append(f"A promise was broken in {counted(new, 'check')}{not_known}.")
+    if passed := report.unexpected_passes():
+        names = ", ".join(dict.fromkeys(each.name for each in passed[:NAMES_MAX]))
+        sentences.append(
+            f"{counted(len(passed), 'check')} passed, though known to fail ({names}): "
+            "remove them from the file."
+        )
+    if known:
+        sentences.append(f"Known failures: {known}.")
+    if report.setup_error:
+        sentences.append(f"A set-up error ended the run: {report.setup_error}")
+    return " ".join(sentences)
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from harness.record.known_failing import KnownFailure
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import Finding, Verdict
 from harness.report.summary import (
@@ -84,6 +85,7 @@ class Terminal:
         console: the console to print to; None: standard output.
         total: the number of checks; 0: unknown.
         now_s: a monotonic clock.
+        known: the checks that are known to fail; a line each is printed of them.
     """
 
     def __init__(
@@ -91,10 +93,12 @@ class Terminal:
         console: Console | None = None,
         total: int = 0,
         now_s: Callable[[], float] = time.monotonic,
+        known: Sequence[KnownFailure] = (),
     ) -> None:
         self._console = console or console_of_stdout()
         self._now_s = now_s
         self._total = total
+        self._known = known
         self._printing = threading.Lock()
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str], float] = {}
@@ -171,14 +175,18 @@ class Terminal:
         with self._lock:
             self._running.pop((result.target, result.name), None)
             self._done += 1
-        self._print(*_result_lines(result))
+        entries = (each for each in self._known if each.matches(result.target, result.name))
+        self._print(*_result_lines(result, next(entries, None)))
 
     def end(self, report: RunReport, directory: Path) -> None:
         """Print the summary of the run, and the path of report.html."""
         self._stop()
-        lines = [*_causes(report), Text(), *_table(rows(report)), *_skips(report), Text()]
+        lines = [*_causes(report), *_known(report)]
+        lines += [Text(), *_table(rows(report)), *_skips(report), Text()]
         counts = report.counts()
         numbers = ", ".join(f"{counts[each]} {each}" for each in ORDER if counts[each])
+        if known := len(report.known_failures()):
+            numbers += f" ({known} FAIL known)"
         lines.append(
             Text.assemble(
                 (f"{report.verdict}", _STYLES[report.verdict]),
@@ -220,7 +228,7 @@ def _print(console: Console, lines: Sequence[Text]) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _result_lines(result: CheckResult) -> list[Text]:
+def _result_lines(result: CheckResult, known: KnownFailure | None = None) -> list[Text]:
     line = Text.assemble(
         (f"{result.verdict:<7}", _STYLES[result.verdict]),
         f"  {visible(result.target)}  {visible(result.name):<{_NAME_WIDTH}}",
@@ -228,6 +236,11 @@ def _result_lines(result: CheckResult) -> list[Text]:
     )
     if result.verdict is Verdict.SKIPPED:
         line.append(f"  {one_line(reason(result), REASON_CHARACTERS_MAX)}", "dim")
+    if known is not None and result.verdict is Verdict.FAIL:
+        line.append(f"  known: {one_line(known.reason, REASON_CHARACTERS_MAX)}", "dim")
+        return [line]
+    if known is not None and result.verdict is Verdict.PASS:
+        line.append("  known to fail, but it passed", "bold red")
     lines = [line]
     if result.verdict in {Verdict.FAIL, Verdict.BROKEN}:
         for finding in result.decisive[:FINDINGS_MAX]:
@@ -257,7 +270,7 @@ def _indented(text: str, columns: int) -> str:
 
 
 def _causes(report: RunReport) -> list[Text]:
-    causes = report.causes()
+    causes = [cause for cause in report.causes() if not cause.known]
     lines = [Text(), Text("Causes, the most fundamental first", "bold")] if causes else []
     for cause in causes[:CAUSES_MAX]:
         result = cause.result
@@ -276,6 +289,26 @@ def _causes(report: RunReport) -> list[Text]:
             lines.append(Text(f"    {what} could not be judged because of it"))
     left_out = len(causes) - CAUSES_MAX
     return lines + ([Text(f"  and {left_out} more")] if left_out > 0 else [])
+
+
+def _known(report: RunReport) -> list[Text]:
+    """Return what became of the checks that are known to fail."""
+    known = [cause for cause in report.causes() if cause.known]
+    lines = [Text(), Text("Known failures", "bold")] if known else []
+    for cause in known:
+        hides = f" ({counted(cause.hides, 'check')} not judged)" if cause.hides else ""
+        name = f"{visible(cause.result.target)}  {visible(cause.result.name)}"
+        lines.append(Text(f"  {name}  {one_line(cause.known, REASON_CHARACTERS_MAX)}{hides}"))
+    passed, unconfirmed = report.unexpected_passes(), report.unconfirmed()
+    if passed:
+        title = "UNEXPECTED PASSES: known to fail; remove them from the file"
+        lines += [Text(), Text(title, "bold red")]
+        lines += [Text(f"    {visible(each.target)}  {visible(each.name)}") for each in passed]
+    if unconfirmed:
+        title = "KNOWN FAILURES NOT JUDGED: these entries neither failed nor passed"
+        lines += [Text(), Text(title, "bold magenta")]
+        lines += [Text(f"    {visible(str(each))}") for each in unconfirmed]
+    return lines
 
 
 def _table(found: Sequence[SummaryRow]) -> list[Text]:

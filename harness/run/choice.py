@@ -8,6 +8,7 @@ from typing import Final
 
 from harness.checks import ALL
 from harness.checks.check import Check
+from harness.record.known_failing import KnownFailure
 from harness.record.verdict import BrokenError
 
 LOCAL: Final = "local"
@@ -27,7 +28,8 @@ class Choice:
         areas: run only their checks; empty runs all.
         seed: of every random choice.
         out: the directory for the records and the report; None creates one.
-        skips_allowed: see `RunReport`.
+        skips_allowed, known_failing: see `RunReport`.
+        write_known_failing: a new file for the run's failures; None writes none.
         parallel: the number of checks that run at the same time.
     """
 
@@ -40,6 +42,8 @@ class Choice:
     seed: str = ""
     out: Path | None = None
     skips_allowed: tuple[str, ...] | None = None
+    known_failing: tuple[KnownFailure, ...] = ()
+    write_known_failing: Path | None = None
     parallel: int = 4
 
     def checks(self) -> list[Check]:

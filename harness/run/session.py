@@ -16,9 +16,10 @@ from typing import Final
 from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.reachability import require_job_worker
 from harness.host.repository import ROOT
-from harness.record.results import CheckResult, RunReport
+from harness.record.results import CheckResult, RunReport, save_known_failing
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.report import write_all
+from harness.report.summary import counted
 from harness.report.terminal import Terminal
 from harness.run.capabilities import Capabilities
 from harness.run.check_runner import Options, run_checks
@@ -101,6 +102,7 @@ class Run:
             self.choice.skips_allowed,
             self.expected,
             self.setup_error,
+            self.choice.known_failing,
         )
 
     def describe_target(self, target: Target) -> None:
@@ -126,7 +128,7 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
     directory = new_run_directory(choice.out)
     about = {"seed": choice.seed, **environment("harness")}
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    with Terminal() as terminal:
+    with Terminal(known=choice.known_failing) as terminal:
         run = Run(choice, directory, terminal, about, started_at, time.monotonic(), expected)
         terminal.begin(about, total=expected)
         try:
@@ -136,8 +138,12 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
         except UnsupportedError as error:
             run.setup_error = f"missing: {error}"
         finally:
-            write_all(run.report(), directory)
-            terminal.end(run.report(), directory)
+            report = run.report()
+            write_all(report, directory)
+            terminal.end(report, directory)
+            if choice.write_known_failing is not None:
+                count = save_known_failing(report, choice.write_known_failing)
+                terminal.note(f"{counted(count, 'known failure')} in {choice.write_known_failing}")
 
 
 @contextmanager
