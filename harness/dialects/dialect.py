@@ -14,7 +14,9 @@ import grpc
 from google.protobuf.message import Message
 
 from harness.dialects.channel import ChannelOptions, open_channel
+from harness.dialects.identity_scheme import OURS, Scheme
 from harness.host.cert_files import CertFiles
+from harness.record.terms import OWN_TERMS, Terms
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 
@@ -30,12 +32,23 @@ class Stub(Protocol):
     `code()` and `details()`, by the iterable while it is read.
     """
 
-    StartJob: Callable[..., Any]
-    StopJob: Callable[..., Any]
-    QueryJob: Callable[..., Any]
-    StreamLogs: Callable[..., Any]
-    ListJobs: Callable[..., Any]
-    DeleteJob: Callable[..., Any]
+    @property
+    def StartJob(self) -> Callable[..., Any]: ...  # noqa: D102, N802
+
+    @property
+    def StopJob(self) -> Callable[..., Any]: ...  # noqa: D102, N802
+
+    @property
+    def QueryJob(self) -> Callable[..., Any]: ...  # noqa: D102, N802
+
+    @property
+    def StreamLogs(self) -> Callable[..., Any]: ...  # noqa: D102, N802
+
+    @property
+    def ListJobs(self) -> Callable[..., Any]: ...  # noqa: D102, N802
+
+    @property
+    def DeleteJob(self) -> Callable[..., Any]: ...  # noqa: D102, N802
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +123,16 @@ class Dialect:
         source: what `load_dialect` takes to make it again, in another process.
         description: one sentence.
         transport: how calls reach the server.
-        has_uuids: whether the server's job ids are UUIDs of version 4.
+        terms: what the server has promised.
+        identities: the certificates that it wants.
     """
 
     name: str
     source: str
     description: str
     transport: Transport = field(repr=False)
-    has_uuids: bool = True
+    terms: Terms = OWN_TERMS
+    identities: Scheme = OURS
 
     @property
     def is_grpc(self) -> bool:

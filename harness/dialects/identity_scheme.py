@@ -27,6 +27,10 @@ RSA_1024: Final = "RSA of 1024 bits"
 BOTH_ROLES: Final = "both roles"
 LARGE_EXTENSION: Final = "extension of 100 KB"
 OPTIONAL: Final = (ANY_KEY_USAGE, ED25519, NO_KEY_USAGE, RSA_1024, BOTH_ROLES, LARGE_EXTENSION)
+# What `harness identities DIR` writes for a server, an admin and a user.
+ROOT_FILES: Final = (
+    "ca.crt", "ca.key", "server.crt", "server.key", "admin.crt", "admin.key", "user.crt", "user.key"
+)  # fmt: skip
 _DOTTED: Final = re.compile(r"[012](\.(0|[1-9]\d*))+")
 
 
@@ -83,6 +87,11 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             self._require_form(name, form)
         if self.admin.may is not None:
             raise ValueError("admin.may: an admin may call every rpc; leave it out")
+        if self.user and self.user.may is not None and not {"query", "stream"} <= {*self.user.may}:
+            raise ValueError(
+                f"user.may = {list(self.user.may)}; a user must be allowed query and stream: name "
+                "another role, or leave user out"
+            )
         self._require_names()
 
     def _require_form(self, name: str, form: RoleForm) -> None:
@@ -90,7 +99,9 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             rule = "leave it out" if form.text else "name the role as the certificate has it"
             raise ValueError(f"{name}.text = {form.text!r} with roles = {self.roles!r}: {rule}")
         if self.roles == "none" and form.may is not None:
-            raise ValueError(f"{name}.may with roles = 'none': every certificate may call every rpc")
+            raise ValueError(
+                f"{name}.may with roles = 'none': every certificate may call every rpc"
+            )
         if (self.roles == "extension") != bool(_DOTTED.fullmatch(form.oid)):
             rule = "dotted numbers with roles = 'extension', and left out otherwise"
             raise ValueError(f"{name}.oid = {form.oid!r}; it must be {rule}")
@@ -104,17 +115,26 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if both:
             raise ValueError(f"{min(both)!r} is in refuses and in accepts; name it once")
         if ED25519 in self.accepts:
-            raise ValueError(f"accepts: {ED25519!r}: gRPC's own TLS cannot present it; leave it out")
+            raise ValueError(
+                f"accepts: {ED25519!r}: gRPC's own TLS cannot present it; leave it out"
+            )
         if BOTH_ROLES in {*self.refuses, *self.accepts} and not self.has_two_roles:
             raise ValueError(f"{BOTH_ROLES!r} needs admin and user, at another place than CN")
-        for path in self.files:
-            if not path or path.startswith("/") or ".." in path.split("/"):
-                raise ValueError(f"files: {path!r}; it must be a path below the directory")
+        for path, name in self.files.items():
+            if not path or path.startswith("/") or ".." in path.split("/") or path in ROOT_FILES:
+                raise ValueError(f"files: {path!r}; it must be another path below the directory")
+            if name not in ROOT_FILES:
+                raise ValueError(f"files: {name!r}; it must be one of {', '.join(ROOT_FILES)}")
 
     @property
     def has_roles(self) -> bool:
         """Whether certificates have roles."""
         return self.roles != "none"
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether the server has rules for certificates that mutual TLS leaves to it."""
+        return bool(self.refuses or self.accepts)
 
     @property
     def has_two_roles(self) -> bool:

@@ -1,0 +1,54 @@
+"""What a kind of server has promised, as far as it differs from `jobworker.v1`.
+
+Each check records the terms of its target's dialect, so that its judge holds a server only to
+what a server of its kind has promised. Without a record they are this project's own.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from harness.record.history import History, Observation
+
+# What a query may report of a job: the fields of QueryJobResponse that judges rely on.
+REPORTED: Final = ("status", "pid", "exit_code", "signal", "started_at", "ended_at")
+# Refusals of a caller; any other status shows that it was admitted.
+_REFUSING: Final = frozenset({"UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Terms(Observation):
+    """The promises of a kind of server that are not the same for all.
+
+    Attributes:
+        dialect: its name.
+        own: whether it promises what this project does beyond the task: exact statuses for each
+            fault, texts that name it, and strictness about certificates.
+        uuids: whether job ids are UUIDs of version 4.
+        reports: which fields of a query it reports.
+        unknown_job: the statuses that a call for a job that does not exist may get.
+        bad_id: the same of an id that cannot be one.
+        bad_command: the same of a start that cannot succeed.
+    """
+
+    dialect: str = "jobworker.v1"
+    own: bool = True
+    uuids: bool = True
+    reports: tuple[str, ...] = REPORTED
+    unknown_job: tuple[str, ...] = ("NOT_FOUND",)
+    bad_id: tuple[str, ...] = ("INVALID_ARGUMENT",)
+    bad_command: tuple[str, ...] = ("NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
+
+    def is_admitted(self, code: str) -> bool:
+        """Return whether a caller whose query for an unknown job got this status was admitted.
+
+        Of another kind of server, that the status is the right one is for `lifecycle.ids`.
+        """
+        return code in self.unknown_job if self.own else bool(code) and code not in _REFUSING
+
+
+OWN_TERMS: Final = Terms()
+
+
+def terms_of(history: History) -> Terms:
+    """Return the terms that a check recorded; this project's own if it recorded none."""
+    return next(iter(history.all(Terms)), OWN_TERMS)
