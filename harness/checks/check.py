@@ -23,6 +23,8 @@ class Need(StrEnum):
     GUEST = "a disposable machine, which a check may reconfigure"
     DISK = "an empty disk reserved for the checks"
     IDENTITIES = "the harness's own certificates (harness identities DIR)"
+    ROLES = "roles in certificates (the table [identities] of its dialect names none)"
+    CERTIFICATE_RULES = "rules for certificates beyond mutual TLS (`refuses`, `accepts`)"
     PYTHON = "python3 on the server's machine, for this check's job"
     CGROUPS = "a cgroup v2 for each job"
     LIMIT_FIELDS = "limits in StartJob (the added field `limits`)"

@@ -7,6 +7,7 @@ from typing import Final
 
 # With the seconds that each took on two cores.
 QUICK: Final = (
+    "identity.certificate-rules",  # 1.7
     "identity.certificates",  # 1.8
     "identity.denied",  # 1.8
     "identity.openssl",  # 1.1

@@ -1,206 +1,63 @@
-"""The harness's own certificates: a configurable authority, a table of valid and invalid clients.
+"""The harness's own identities: valid and faulty client certificates in the form of a scheme.
 
 `make_identities` writes a directory with all of them: a server is started with its `ca.crt`,
 `server.crt` and `server.key`; the harness calls it with the others. A new client certificate is one
-row of `CASES`.
-
-RSA keys of 2048 bits are generated once a process, since generating them is slow.
+row of `_cases`.
 """
 
 import datetime as dt
 import functools
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from harness.dialects.identity_scheme import (
+    ANY_KEY_USAGE,
+    BOTH_ROLES,
+    ED25519,
+    LARGE_EXTENSION,
+    NO_KEY_USAGE,
+    OPTIONAL,
+    OURS,
+    RSA_1024,
+    Scheme,
+)
+from harness.drive.certificates import (
+    CA_CERT,
+    CA_KEY,
+    DAY,
+    SERVER,
+    Authority,
+    CertificateSpec,
+    Role,
+    new_key,
+    rsa_key,
+    server_spec,
+    write_key,
+)
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError, UnsupportedError
 
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-
-ADMIN_OID: Final = "1.3.6.1.4.1.12345.1.1"
-USER_OID: Final = "1.3.6.1.4.1.12345.1.2"
-ADMIN_TEXT: Final = b"\x0c\x05Admin"  # DER: UTF8String
-USER_TEXT: Final = b"\x0c\x04User"
-CLIENT: Final = ExtendedKeyUsageOID.CLIENT_AUTH
-SERVER: Final = ExtendedKeyUsageOID.SERVER_AUTH
-DAY: Final = dt.timedelta(days=1)
+SCHEME_FILE: Final = "scheme.json"
 FOREVER: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC) - dt.datetime.now(dt.UTC)
-
-CA_CERT: Final = "ca.crt"
-CA_KEY: Final = "ca.key"
-# The server's files, and those of an admin and a user; the cases are beside them.
-ROOT_FILES: Final = (
-    CA_CERT, CA_KEY, "server.crt", "server.key", "admin.crt", "admin.key", "user.crt", "user.key"
-)  # fmt: skip
-
-
-@functools.cache
-def rsa_key(bits: int = 2048, number: int = 0) -> rsa.RSAPrivateKey:
-    """Return an RSA key; the same one for the same arguments."""
-    del number
-    return rsa.generate_private_key(65537, bits)
-
-
-def serial_number(certificate: CertFiles | str) -> str:
-    """Return a certificate's serial number in hexadecimal, from its file or its PEM text."""
-    text = certificate if isinstance(certificate, str) else certificate.cert.read_text()
-    return f"{x509.load_pem_x509_certificate(text.encode()).serial_number:x}"
-
-
-@dataclass(frozen=True)
-class Role:
-    """A role extension of a certificate."""
-
-    oid: str
-    der: bytes
-    critical: bool = False
-
-
-ADMIN: Final = Role(ADMIN_OID, ADMIN_TEXT)
-USER: Final = Role(USER_OID, USER_TEXT)
-
-
-@dataclass(frozen=True)
-class CertificateSpec:
-    """The contents of a certificate; the defaults make a valid client without a role."""
-
-    roles: Sequence[Role] = ()
-    usages: Sequence[x509.ObjectIdentifier] = (CLIENT,)
-    common_name: str = "client"
-    key: Callable[[], PrivateKey] = field(default=lambda: rsa_key(2048, 1))
-    starts: dt.timedelta = -DAY
-    ends: dt.timedelta = 30 * DAY
-    names: Sequence[str] = ()
-    self_signed: bool = False
-    padding_bytes: int = 0
-
-
-def write_key(path: Path, key: PrivateKey) -> None:
-    """Write a key that no other user can read, not even for a moment."""
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-
-
-class Authority:
-    """A new certificate authority."""
-
-    def __init__(self, common_name: str = "test CA", number: int = 0) -> None:
-        self.key = rsa_key(2048, 100 + number)
-        self.name = _name(common_name)
-        now = dt.datetime.now(dt.UTC)
-        self.certificate: x509.Certificate = (
-            x509.CertificateBuilder()
-            .subject_name(self.name)
-            .issuer_name(self.name)
-            .public_key(self.key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + 30 * DAY)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self.key, hashes.SHA256())
-        )
-
-    @classmethod
-    def load(cls, directory: Path) -> "Authority":
-        """Load the authority that `make_identities` wrote to a directory.
-
-        Raises:
-            UnsupportedError: its key is missing.
-        """
-        try:
-            key = serialization.load_pem_private_key((directory / CA_KEY).read_bytes(), None)
-            certificate = x509.load_pem_x509_certificate((directory / CA_CERT).read_bytes())
-        except (OSError, ValueError) as error:
-            raise UnsupportedError(f"the authority's key in {directory} ({error})") from error
-        if not isinstance(key, rsa.RSAPrivateKey):
-            raise UnsupportedError(f"an RSA key of the authority in {directory}")
-        authority = cls.__new__(cls)
-        authority.key, authority.certificate = key, certificate
-        authority.name = certificate.subject
-        return authority
-
-    def write(self, directory: Path, name: str, spec: CertificateSpec) -> CertFiles:
-        """Make a certificate; write it, its key and the CA's certificate, as in `certs/out`."""
-        (directory / CA_CERT).write_bytes(self._pem(self.certificate))
-        return self.write_pair(directory, name, spec)
-
-    def write_pair(self, directory: Path, name: str, spec: CertificateSpec) -> CertFiles:
-        """Make a certificate; write it and its key. The CA's certificate is not written."""
-        key = spec.key()
-        files = CertFiles(directory / CA_CERT, directory / f"{name}.crt", directory / f"{name}.key")
-        files.cert.write_bytes(self._pem(self._sign(key, spec)))
-        write_key(files.key, key)
-        return files
-
-    @staticmethod
-    def _pem(certificate: x509.Certificate) -> bytes:
-        return certificate.public_bytes(serialization.Encoding.PEM)
-
-    def _sign(self, key: PrivateKey, spec: CertificateSpec) -> x509.Certificate:
-        now = dt.datetime.now(dt.UTC)
-        subject = _name(spec.common_name)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject if spec.self_signed else self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + spec.starts)
-            .not_valid_after(now + spec.ends)
-        )
-        if spec.usages:
-            builder = builder.add_extension(x509.ExtendedKeyUsage(spec.usages), critical=False)
-        if spec.names:
-            alternatives = [_alternative(name) for name in spec.names]
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName(alternatives), critical=False
-            )
-        for role in spec.roles:
-            extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(role.oid), role.der)
-            builder = builder.add_extension(extension, critical=role.critical)
-        if spec.padding_bytes:
-            padding = x509.UnrecognizedExtension(
-                x509.ObjectIdentifier("1.3.6.1.4.1.12345.9"), bytes(spec.padding_bytes)
-            )
-            builder = builder.add_extension(padding, critical=False)
-        if spec.self_signed:
-            algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-            return builder.sign(key, algorithm)
-        return builder.sign(self.key, hashes.SHA256())
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _alternative(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def server_spec(names: Sequence[str] = ("localhost", "127.0.0.1")) -> CertificateSpec:
-    """Return the contents of a server's certificate."""
-    return CertificateSpec(
-        usages=(SERVER,), common_name="server", names=names, key=lambda: rsa_key(2048, 2)
-    )
+_SUBJECT: Final = {
+    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "O": NameOID.ORGANIZATION_NAME,
+    "CN": NameOID.COMMON_NAME,
+}
+_ALTERNATIVES: Final = {
+    "DNS": x509.DNSName,
+    "URI": x509.UniformResourceIdentifier,
+    "email": x509.RFC822Name,
+}
 
 
 @dataclass(frozen=True)
@@ -222,58 +79,127 @@ class Case:
         """Its files' name without the extension."""
         return f"case-{self.number}-{re.sub('[^a-z0-9]+', '-', self.name.lower())}"
 
+    @property
+    def is_optional(self) -> bool:
+        """Whether mutual TLS leaves it to the server, so that its scheme decides."""
+        return self.name in OPTIONAL
 
-def _client(**changes: object) -> CertificateSpec:
-    return CertificateSpec(**({"roles": (ADMIN,)} | changes))  # type: ignore[arg-type]
+
+def role_extension(scheme: Scheme, role: str) -> Role:
+    """Return the extension that holds `admin` or `user`."""
+    form = scheme.form(role)
+    text = form.text.encode()
+    return Role(form.oid, text if scheme.encoding == "raw" else _utf8_string(text))
 
 
-CASES: Final = (
-    Case(0, "admin", "OK", _client()),
-    Case(0, "user", "OK", _client(roles=(USER,))),
-    Case(0, "elliptic curve", "OK", _client(key=lambda: ec.generate_private_key(ec.SECP256R1()))),
+def _utf8_string(text: bytes) -> bytes:
+    """Return a text of less than 128 bytes in DER."""
+    return bytes((0x0C, len(text))) + text
+
+
+def client_spec(scheme: Scheme, *roles: str, **changes: object) -> CertificateSpec:
+    """Return the contents of a client's certificate with `admin`, `user`, both or neither.
+
+    Args:
+        scheme: how a certificate has its roles.
+        roles: which.
+        changes: fields of the result.
+    """
+    texts = [scheme.form(role).text for role in roles]
+    name = scheme.form(roles[0]).common_name if roles else ""
+    spec = CertificateSpec(common_name=name or "client", key=lambda: new_key(scheme.key, 1))
+    if scheme.roles == "CN":
+        spec = replace(spec, common_name=texts[0] if texts else spec.common_name)
+        changes.pop("common_name", None)
+    elif scheme.roles == "extension":
+        spec = replace(spec, roles=tuple(role_extension(scheme, role) for role in roles))
+    elif scheme.roles in _SUBJECT:
+        spec = replace(spec, subject=tuple((_SUBJECT[scheme.roles], text) for text in texts))
+    elif scheme.roles in _ALTERNATIVES:
+        spec = replace(spec, alternatives=tuple(map(_ALTERNATIVES[scheme.roles], texts)))
+    return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def cases_of(scheme: Scheme) -> tuple[Case, ...]:
+    """Return the client certificates that a server of a scheme is judged by."""
+    return tuple(_decided(case, scheme) for case in _cases(scheme) if _is_judged(case, scheme))
+
+
+def _is_judged(case: Case, scheme: Scheme) -> bool:
+    return not case.is_optional or case.name in {*scheme.refuses, *scheme.accepts}
+
+
+def _decided(case: Case, scheme: Scheme) -> Case:
+    if case.name in scheme.accepts:
+        return replace(case, expected="OK")
+    if case.name in scheme.refuses and case.expected == "OK":
+        return replace(case, expected="UNAVAILABLE")
+    return case
+
+
+def _cases(scheme: Scheme) -> Iterator[Case]:
+    """Yield every certificate that means something in a scheme."""
+    admin = functools.partial(client_spec, scheme, "admin")
+    yield Case(0, "admin", "OK", admin())
+    if scheme.user is not None:
+        yield Case(0, "user", "OK", client_spec(scheme, "user"))
+    curve = admin(key=lambda: ec.generate_private_key(ec.SECP256R1()))
+    yield Case(0, "elliptic curve", "OK", curve)
     # RFC 5280, 4.1.2.5: a certificate without an expiry date is valid until the year 9999.
-    Case(0, "no expiry date", "OK", _client(ends=FOREVER)),
-    Case(2, "expired", "UNAVAILABLE", _client(starts=-2 * DAY, ends=-DAY)),
-    Case(3, "not yet valid", "UNAVAILABLE", _client(starts=DAY)),
-    Case(4, "another CA", "UNAVAILABLE", _client(), "other"),
-    Case(5, "another CA with the same subject", "UNAVAILABLE", _client(), "namesake"),
-    Case(6, "self-signed", "UNAVAILABLE", _client(self_signed=True)),
-    Case(7, "server key usage", "UNAVAILABLE", _client(usages=(SERVER,))),
-    Case(
-        8,
-        "any key usage",
-        "UNAVAILABLE",
-        _client(usages=(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)),
-    ),
-    Case(9, "Ed25519 key", "UNAVAILABLE", _client(key=ed25519.Ed25519PrivateKey.generate)),
-    Case(
-        10,
-        "critical role",
-        "UNAVAILABLE",
-        _client(roles=(Role(ADMIN_OID, ADMIN_TEXT, critical=True),)),
-    ),
-    Case(16, "no key usage", "UNAUTHENTICATED", _client(usages=())),
-    Case(17, "RSA of 1024 bits", "UNAUTHENTICATED", _client(key=lambda: rsa_key(1024))),
-    Case(18, "no role", "PERMISSION_DENIED", _client(roles=())),
-    Case(19, "both roles", "PERMISSION_DENIED", _client(roles=(ADMIN, USER))),
-    Case(20, "empty role", "PERMISSION_DENIED", _client(roles=(Role(ADMIN_OID, b""),))),
-    Case(
-        20, "empty role text", "PERMISSION_DENIED", _client(roles=(Role(ADMIN_OID, b"\x0c\x00"),))
-    ),
-    Case(
-        20, "role of the wrong type", "PERMISSION_DENIED",
-        _client(roles=(Role(ADMIN_OID, b"\x02\x01\x01"),)),
-    ),
-    Case(
-        20, "truncated role", "PERMISSION_DENIED",
-        _client(roles=(Role(ADMIN_OID, b"\x0c\x09Admin"),)),
-    ),
-    Case(21, "extension of 100 KB", "OK", _client(padding_bytes=100_000)),
-    Case(
-        22, "admin in the common name, no role", "PERMISSION_DENIED",
-        _client(roles=(), common_name="admin\0Admin"),
-    ),
-)  # fmt: skip
+    yield Case(0, "no expiry date", "OK", admin(ends=FOREVER))
+    yield Case(2, "expired", "UNAVAILABLE", admin(starts=-2 * DAY, ends=-DAY))
+    yield Case(3, "not yet valid", "UNAVAILABLE", admin(starts=DAY))
+    yield Case(4, "another CA", "UNAVAILABLE", admin(), "other")
+    yield Case(5, "another CA with the same subject", "UNAVAILABLE", admin(), "namesake")
+    yield Case(6, "self-signed", "UNAVAILABLE", admin(self_signed=True))
+    yield Case(7, "server key usage", "UNAVAILABLE", admin(usages=(SERVER,)))
+    any_usage = admin(usages=(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,))
+    yield Case(8, ANY_KEY_USAGE, "UNAVAILABLE", any_usage)
+    yield Case(9, ED25519, "UNAVAILABLE", admin(key=ed25519.Ed25519PrivateKey.generate))
+    if scheme.roles == "extension":
+        critical = replace(role_extension(scheme, "admin"), critical=True)
+        yield Case(10, "critical role", "UNAVAILABLE", admin(roles=(critical,)))
+    yield Case(16, NO_KEY_USAGE, "UNAUTHENTICATED", admin(usages=()))
+    yield Case(17, RSA_1024, "UNAUTHENTICATED", admin(key=lambda: rsa_key(1024)))
+    if scheme.has_roles:
+        yield Case(18, "no role", "PERMISSION_DENIED", client_spec(scheme))
+    if scheme.has_two_roles:
+        yield Case(19, BOTH_ROLES, "PERMISSION_DENIED", client_spec(scheme, "admin", "user"))
+    yield from _malformed_roles(scheme)
+    yield Case(21, LARGE_EXTENSION, "OK", admin(padding_bytes=100_000))
+    yield from _misplaced_roles(scheme)
+
+
+def _malformed_roles(scheme: Scheme) -> Iterator[Case]:
+    """Yield roles that are no text: a DER parser rejects them, a comparison never matches them."""
+    if scheme.roles != "extension" or scheme.encoding == "raw":
+        return
+    text = scheme.admin.text.encode()
+    for name, der in (
+        ("empty role", b""),
+        ("empty role text", b"\x0c\x00"),
+        ("role of the wrong type", b"\x02\x01\x01"),
+        ("truncated role", _utf8_string(text + b"????")[: len(text) + 2]),
+    ):
+        spec = client_spec(scheme, roles=(Role(scheme.admin.oid, der),))
+        yield Case(20, name, "PERMISSION_DENIED", spec)
+
+
+def _misplaced_roles(scheme: Scheme) -> Iterator[Case]:
+    """Yield certificates that name the admin's role where the scheme has no roles."""
+    if scheme.has_roles and scheme.roles != "CN":
+        text = scheme.admin.text
+        name = f"admin\0{text}" if scheme.roles == "extension" else text
+        spec = client_spec(scheme, common_name=name)
+        yield Case(22, "admin in the common name, no role", "PERMISSION_DENIED", spec)
+    if scheme.roles == "CN":
+        unit = (NameOID.ORGANIZATIONAL_UNIT_NAME, scheme.admin.text)
+        spec = client_spec(scheme, subject=(unit,))
+        yield Case(22, "admin in the organizational unit, no role", "PERMISSION_DENIED", spec)
+
+
+# Of this project's own API.
+CASES: Final = cases_of(OURS)
 
 
 class IdentityStore:
@@ -281,6 +207,36 @@ class IdentityStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    @functools.cached_property
+    def scheme(self) -> Scheme:
+        """The scheme that they were made for.
+
+        Raises:
+            BrokenError: its file is invalid.
+        """
+        path = self.directory / SCHEME_FILE
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Scheme)
+        except FileNotFoundError:
+            return OURS
+        except (OSError, msgspec.MsgspecError) as error:
+            raise BrokenError(
+                f"{path}: {error}; generate the certificates anew: harness identities DIR"
+            ) from error
+
+    def require_scheme(self, scheme: Scheme) -> None:
+        """Reject certificates that were made for another kind of server.
+
+        Raises:
+            BrokenError: they were; says how to make others.
+        """
+        if replace_files(self.scheme) != replace_files(scheme):
+            raise BrokenError(
+                f"the certificates in {self.directory} are of another scheme than the dialect's: "
+                f"roles in {self.scheme.roles}, required {scheme.roles} (or another name, key or "
+                "rule); generate them anew: harness identities DIR --scheme DIALECT"
+            )
 
     def files(self, name: str) -> CertFiles:
         """Return the files of `server`, `admin`, `user`, or a case's `file_name`.
@@ -309,29 +265,51 @@ class IdentityStore:
         return (self.directory / CA_KEY).is_file()
 
 
-def make_identities(directory: Path, server_names: Sequence[str] = ()) -> IdentityStore:
+def replace_files(scheme: Scheme) -> Scheme:
+    """Return a scheme without its further copies, which no check depends on."""
+    return msgspec.structs.replace(scheme, files={})
+
+
+def make_identities(
+    directory: Path, server_names: Sequence[str] = (), scheme: Scheme = OURS
+) -> IdentityStore:
     """Write an authority, and certificates and keys of a server, an admin, a user and every case.
 
     Args:
         directory: created if missing; other files in it stay.
         server_names: names and addresses of the server, besides localhost and the loopback's.
+        scheme: their form.
 
     Raises:
         BrokenError: the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ours = Authority()
+        ours = Authority(kind=scheme.key)
         names = ("localhost", "127.0.0.1", "::1", *server_names)
-        ours.write(directory, "server", server_spec(names))
+        ours.write(directory, "server", server_spec(names, scheme.key))
         write_key(directory / CA_KEY, ours.key)
-        ours.write_pair(directory, "admin", CertificateSpec(roles=(ADMIN,), common_name="admin"))
-        ours.write_pair(directory, "user", CertificateSpec(roles=(USER,), common_name="user"))
+        for role in ("admin", "user"):
+            name = scheme.form(role).common_name or role
+            ours.write_pair(directory, role, client_spec(scheme, role, common_name=name))
         authorities = {
-            "ours": ours, "other": Authority("other CA", 1), "namesake": Authority("test CA", 2)
-        }  # fmt: skip
-        for case in CASES:
+            "ours": ours,
+            "other": Authority("other CA", 1, scheme.key),
+            "namesake": Authority("test CA", 2, scheme.key),
+        }
+        for case in cases_of(scheme):
             authorities[case.authority].write_pair(directory, case.file_name, case.spec)
+        _write_copies(directory, scheme)
+        (directory / SCHEME_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(scheme)))
     except OSError as error:
         raise BrokenError(f"{directory}: {error.strerror}; name a directory to write to") from error
     return IdentityStore(directory)
+
+
+def _write_copies(directory: Path, scheme: Scheme) -> None:
+    for path, name in scheme.files.items():
+        copy = directory / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        copy.touch(mode=0o600)
+        shutil.copyfile(directory / name, copy)

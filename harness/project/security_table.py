@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.drive.identities import CASES
+from harness.drive.identities import CASES, Case
 from harness.record.results import CheckResult
 from harness.record.verdict import BrokenError, Finding, Verdict
 
@@ -65,7 +65,10 @@ CLIENT: Final = "kept by the client, here Python's TLS"
 NO_CONTROL: Final = "kept by gRPC; no control: the probe has not seen a server that fails it"
 
 _TLS: Final = ("does not verify client certificates",)
+_UNVERIFIED: Final = ("does not verify what client certificates and their keys are for",)
 _OF_CERTIFICATE: Final = {
+    "any key usage": _UNVERIFIED,
+    "Ed25519 key": _UNVERIFIED,
     "elliptic curve": ("refuses keys on the curve P-256",),
     "RSA of 1024 bits": ("accepts RSA keys of 1024 bits",),
     "no key usage": ("accepts certificates without an extended key usage",),
@@ -78,18 +81,24 @@ _OF_CERTIFICATE: Final = {
     "no expiry date": ("fails streams of certificates without an expiry date",),
     "admin in the common name, no role": ("treats callers without a role as users",),
 }
-_CERTIFICATES: Final = tuple(
-    Row(
+
+
+def _row(case: Case) -> Row:
+    accepted = case.expected == "OK"
+    mutants = _OF_CERTIFICATE.get(case.name, () if accepted else _TLS)
+    unproven = ACCEPTED if accepted and not mutants else ""
+    return Row(
         str(case.number) if case.number else "-",
         f"client certificate: {case.name}",
-        "accepted" if case.expected == "OK" else case.expected,
-        "identity.certificates",
+        "accepted" if accepted else case.expected,
+        "identity.certificate-rules" if case.is_optional else "identity.certificates",
         rf": {re.escape(case.name)}(?: \(case \d+\))?$",
-        _OF_CERTIFICATE.get(case.name, () if case.expected == "OK" else _TLS),
-        ACCEPTED if case.expected == "OK" and case.name not in _OF_CERTIFICATE else "",
+        mutants,
+        unproven,
     )
-    for case in CASES
-)
+
+
+_CERTIFICATES: Final = tuple(map(_row, CASES))
 _TESTS: Final = "tests/integration"
 
 ROWS: Final = (

@@ -67,6 +67,9 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     return found
 
 
+    scheme = target.identities.scheme
+    found[Need.ROLES] = _reason(Need.ROLES, scheme.has_roles)
+    found[Need.CERTIFICATE_RULES] = _reason(Need.CERTIFICATE_RULES, scheme.has_rules)
 def _probe(has: Callable[[Client], bool], client: Client) -> bool:
     """Probe for a feature; a broken promise counts as present, so that the checks judge it."""
     try:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from harness.drive.identities import ADMIN_OID, ADMIN_TEXT, USER_OID, USER_TEXT
+from harness.drive.certificates import ADMIN_OID, ADMIN_TEXT, USER_OID, USER_TEXT
 
 SCRIPT = Path(__file__).parents[2] / "certs" / "make-certs"
 DAYS = {"ca": 365, "server": 365, "admin": 45, "user": 45}

@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from harness.drive.identities import (
-    CASES,
-    ROOT_FILES,
-    CertificateSpec,
-    IdentityStore,
-    make_identities,
-)
+from harness.dialects.identity_scheme import ROOT_FILES
+from harness.drive.certificates import CertificateSpec
+from harness.drive.identities import CASES, IdentityStore, make_identities
 from harness.record.verdict import BrokenError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]

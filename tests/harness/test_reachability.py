@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from harness.drive.identities import Authority, server_spec
+from harness.drive.certificates import Authority, server_spec
 from harness.drive.reachability import require_job_worker
 from harness.host.cert_files import CertFiles
 from harness.host.ports import free_port
@@ -32,7 +32,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 def refusal(address: str, files: CertFiles, timeout_s: float = TIMEOUT_S) -> str:
     with pytest.raises(BrokenError) as caught:
-        require_job_worker(address, files, timeout_s)
+        require_job_worker(address, files, timeout_s=timeout_s)
     return str(caught.value)
 
 

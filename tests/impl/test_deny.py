@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.drive.identities import Authority, CertificateSpec, serial_number
+from harness.drive.certificates import Authority, CertificateSpec, serial_number
 from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError, NotAuthenticatedError
 

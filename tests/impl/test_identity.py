@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from harness.drive.identities import USER_OID, Authority, CertificateSpec, rsa_key
-from harness.drive.identities import Role as RoleExtension
+from harness.drive.certificates import USER_OID, Authority, CertificateSpec, rsa_key
+from harness.drive.certificates import Role as RoleExtension
 from worker_service.errors import NotAuthenticatedError, NotPermittedError
 from worker_service.identity import Identity, Role, authorize, identify
 

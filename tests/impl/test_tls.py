@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from harness.drive.identities import ADMIN, Authority, CertificateSpec, server_spec
+from harness.drive.certificates import ADMIN, Authority, CertificateSpec, server_spec
 from harness.host.clock import poll_until
 from worker_service import watched_files
 from worker_service.errors import ConfigurationError

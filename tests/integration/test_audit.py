@@ -16,7 +16,7 @@ from google.protobuf import empty_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from harness.drive.identities import ADMIN, USER, CertificateSpec, serial_number
+from harness.drive.certificates import ADMIN, USER, CertificateSpec, serial_number
 from tests.support.calls import begin_call, refusal
 from tests.support.service import (
     Certificates,

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from harness.drive.identities import server_spec
+from harness.drive.certificates import server_spec
 from jobworker.v1 import jobworker_pb2 as pb
 from tests.support.service import Certificates, channel_for, client_for, running_server
 from worker_service.client import CallError

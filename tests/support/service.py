@@ -15,7 +15,7 @@ from typing import Final
 import grpc
 import pytest
 
-from harness.drive.identities import ADMIN, USER, Authority, CertificateSpec, server_spec
+from harness.drive.certificates import ADMIN, USER, Authority, CertificateSpec, server_spec
 from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
 from worker_service.client import Client, ClientOptions

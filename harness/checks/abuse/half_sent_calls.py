@@ -12,7 +12,7 @@ from typing import Final
 from harness.checks.abuse.concurrent_victim import NEEDS, judge_victim, run_abuse
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import UNKNOWN_ID
-from harness.checks.raw_calls import GREET_TIMEOUT_S, QUERY_PATH, STREAM_PATH, open_http2
+from harness.checks.raw_calls import GREET_TIMEOUT_S, open_http2
 from harness.drive.client import Client, Reply
 from harness.drive.identities import CASES
 from harness.host.clock import seconds_until
@@ -40,7 +40,7 @@ POOL_THREADS: Final = 1500
 NO_ROLE: Final = next(case.file_name for case in CASES if case.name == "no role")
 CALLERS: Final = {"no role": NO_ROLE, "user": "user"}
 CALLER_WORDS: Final = {"no role": "a client without a role", "user": "a user"}
-PATHS: Final = (QUERY_PATH, STREAM_PATH)
+RPCS: Final = ("QueryJob", "StreamLogs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,9 @@ def run_half_sent(stage: Stage) -> None:
         run_abuse(stage, pool_threads=POOL_THREADS) as server,
         stage.client(server=server) as client,
     ):
+        has = {need for need in (Need.IDENTITIES, Need.ROLES) if stage.target_has(need)}
         for caller in CALLERS:
-            if caller == "user" or stage.target_has(Need.IDENTITIES):
+            if caller == "user" or {Need.IDENTITIES, Need.ROLES} <= has:
                 _leave_half_sent(stage, server, client, caller)
 
 
@@ -145,7 +146,8 @@ def _half_send(
         http2 = stack.enter_context(open_http2(server.address, files))
         allowed = http2.streams_allowed or CALLS_PER_CONNECTION
         count = min(allowed, CALLS_PER_CONNECTION, wanted - sent)
-        calls = [http2.open_half(PATHS[number % len(PATHS)]) for number in range(count)]
+        paths = [stage.dialect.transport.path(rpc) for rpc in RPCS]
+        calls = [http2.open_half(paths[number % len(paths)]) for number in range(count)]
         sent += len(calls) if http2.flush(GREET_TIMEOUT_S) else 0
     return sent
 

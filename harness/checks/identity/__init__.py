@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from harness.checks.identity.client_certificates import CERTIFICATES
+from harness.checks.identity.client_certificates import CERTIFICATE_RULES, CERTIFICATES
 from harness.checks.identity.expiry import EXPIRY, RESUMPTION
 from harness.checks.identity.handshakes import STRANGERS, TLS_VERSIONS
 from harness.checks.identity.live_reload import DENY_LIST, ROTATION
@@ -14,6 +14,7 @@ from harness.checks.identity.stalled_streams import STALLED
 
 CHECKS: Final = (
     CERTIFICATES,
+    CERTIFICATE_RULES,
     STRANGERS,
     TLS_VERSIONS,
     ROLE_PERMISSIONS,

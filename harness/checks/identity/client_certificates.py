@@ -1,6 +1,10 @@
-"""Client certificates: each one of the table is accepted, or refused with its status."""
+"""Client certificates: each one of the table is accepted, or refused with its status.
 
-from collections.abc import Iterator, Mapping
+Which certificates there are depends on the scheme of the server's identities: what every server
+with mutual TLS must decide one way, and what it may decide as it likes, judged as its scheme says.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -10,14 +14,13 @@ import grpc
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import UNKNOWN_ID
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.dialects.channel import open_channel
-from harness.drive.identities import CASES, Case
+from harness.dialects.dialect import Stub
+from harness.drive.identities import Case, cases_of
 from harness.drive.receiver import StreamPlan, outcome_of
-from harness.judge.promises import equal, one_of
+from harness.judge.promises import equal, floor, one_of
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
-from jobworker.v1 import jobworker_pb2_grpc
 
 # The statuses of a refusal, by TLS itself or by the server behind it.
 REFUSING: Final = ("UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -29,19 +32,33 @@ ALLOWED: Final = {
     "UNAUTHENTICATED": ("UNAVAILABLE", "UNAUTHENTICATED"),
     "PERMISSION_DENIED": REFUSING,
 }
-ACCEPTED: Final = tuple(case for case in CASES if case.expected == "OK")
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateStatuses(Observation):
-    """The status of a query with each certificate of the table, by the certificate's file name."""
+class CertificateAnswer:
+    """The answer to a query of an unknown job with one certificate.
 
-    by_file_name: Mapping[str, str]
+    Attributes:
+        number, name: of the case.
+        expected: what the case expects.
+        status: of the query; NOT_FOUND shows that the caller was admitted.
+    """
+
+    number: int
+    name: str
+    expected: str
+    status: str
 
 
-def query_status(channel: grpc.Channel) -> str:
+@dataclass(frozen=True, slots=True)
+class CertificateAnswers(Observation):
+    """The answer to a query with each certificate of the table."""
+
+    answers: tuple[CertificateAnswer, ...]
+
+
+def query_status(stub: Stub) -> str:
     """Query a job that does not exist; NOT_FOUND shows that the caller was admitted."""
-    stub = jobworker_pb2_grpc.JobWorkerStub(channel)
     request = pb.QueryJobRequest(job_id=UNKNOWN_ID)
     try:
         stub.QueryJob(request, timeout=CALL_TIMEOUT_S)
@@ -50,47 +67,63 @@ def query_status(channel: grpc.Channel) -> str:
     return "OK"
 
 
-def run_certificates(stage: Stage) -> None:
-    """Query with every certificate of the table, each on its own connection; stream if accepted."""
-    store = stage.target.identities
+def _try_certificates(stage: Stage, cases: Sequence[Case]) -> None:
+    """Query with every certificate, each on its own connection; stream if it must be accepted."""
+    target = stage.target
 
-    def query(case: Case) -> str:
-        with open_channel(stage.server.address, store.files(case.file_name)) as channel:
-            return query_status(channel)
+    def query(case: Case) -> CertificateAnswer:
+        files = target.identities.files(case.file_name)
+        with target.dialect.connect(stage.server.address, files) as connection:
+            status = query_status(connection.stub)
+        return CertificateAnswer(case.number, case.name, case.expected, status)
 
     with ThreadPoolExecutor(4) as pool:
-        statuses = list(pool.map(query, CASES))
-    names = [case.file_name for case in CASES]
-    stage.record(CertificateStatuses(dict(zip(names, statuses, strict=True))))
+        stage.record(CertificateAnswers(tuple(pool.map(query, cases))))
     with stage.client() as client:
         # Late output: every reader waits for it, and only a wait depends on the certificate's end.
         job_id = client.must_start("sh", ["-c", f"sleep {stage.patience(1.5)}; echo late"])
 
     def follow(case: Case) -> None:
-        files = store.files(case.file_name)
-        with stage.client_of(files) as client:
-            client.stream(job_id, StreamPlan(keep_bytes=10), label=f"stream {case.file_name}")
+        with stage.client_of(target.identities.files(case.file_name)) as client:
+            client.stream(job_id, StreamPlan(keep_bytes=10), label=f"stream {case.name}")
 
-    with ThreadPoolExecutor(len(ACCEPTED)) as pool:
-        list(pool.map(follow, ACCEPTED))
+    accepted = [case for case in cases if case.expected == "OK"]
+    with ThreadPoolExecutor(len(accepted) or 1) as pool:
+        list(pool.map(follow, accepted))
+
+
+def _run(*, optional: bool) -> Callable[[Stage], None]:
+    def run(stage: Stage) -> None:
+        cases = cases_of(stage.target.identities.scheme)
+        _try_certificates(stage, [case for case in cases if case.is_optional is optional])
+
+    return run
 
 
 def judge_certificates(history: History) -> Iterator[Finding]:
     """Each certificate is accepted or refused as its row of the table says."""
-    statuses = history.the(CertificateStatuses).by_file_name
-    for case in CASES:
+    answers = history.the(CertificateAnswers).answers
+    yield floor("certificates that were tried", len(answers), 1)
+    for case in answers:
         verb = "accepted" if case.expected == "OK" else "refused"
         promise = f"a client certificate is {verb}: {case.name} (case {case.number})"
-        yield one_of(promise, statuses[case.file_name], ALLOWED[case.expected])
+        yield one_of(promise, case.status, ALLOWED[case.expected])
         if case.expected == "OK":
-            stream = history.stream(f"stream {case.file_name}")
+            stream = history.stream(f"stream {case.name}")
             got = f"{stream.code} {stream.text!r} {stream.detail}".strip()
             yield equal(f"it can follow a stream: {case.name}", got, "OK 'late\\n'")
 
 
 CERTIFICATES: Final = Check(
     "identity.certificates",
-    "Valid client certificates are accepted; those with any of eighteen faults are refused.",
-    run_certificates, judge_certificates, frozenset({Need.IDENTITIES}),
-    ("2-10", "16-22", "R-TLS-1", "R-CERT-2"), 90,
+    "Valid client certificates are accepted; faulty ones, and those without a role, are refused.",
+    _run(optional=False), judge_certificates, frozenset({Need.IDENTITIES}),
+    ("2-7", "10", "18", "20", "22", "R-TLS-1", "R-CERT-2"), 90,
+)  # fmt: skip
+CERTIFICATE_RULES: Final = Check(
+    "identity.certificate-rules",
+    "Client certificates that mutual TLS leaves to the server are treated as its scheme says.",
+    _run(optional=True), judge_certificates,
+    frozenset({Need.IDENTITIES, Need.CERTIFICATE_RULES}),
+    ("8", "9", "16", "17", "19", "21", "R-CERT-2"), 90,
 )  # fmt: skip

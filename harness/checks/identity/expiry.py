@@ -12,13 +12,14 @@ from cryptography import x509
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.raw_calls import RawAnswer, query_unknown_job
-from harness.drive.identities import USER, Authority, CertificateSpec
+from harness.drive.certificates import Authority
+from harness.drive.identities import client_spec
 from harness.drive.net.http2 import CallEnd, CallOutcome
 from harness.drive.net.tls_client import client_context
 from harness.drive.receiver import StreamPlan
 from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
-from harness.judge.promises import answered, assumed, at_least, at_most, equal, floor, holds
+from harness.judge.promises import answered, assumed, at_least, at_most_s, equal, floor, holds
 from harness.record.history import History, Observation
 from harness.record.verdict import BrokenError, Finding, UnsupportedError
 
@@ -37,8 +38,9 @@ REFUSED: Final = ("UNAUTHENTICATED", "UNAVAILABLE")
 def make_expiring(stage: Stage, directory: str) -> CertFiles:
     """Make a user's certificate that is valid for a few seconds."""
     life = dt.timedelta(seconds=stage.patience(SHORT_LIFE_S) + TRUNCATION_S)
-    spec = CertificateSpec(roles=(USER,), common_name="expiring", ends=life)
-    authority = Authority.load(stage.target.identities.directory)
+    identities = stage.target.identities
+    spec = client_spec(identities.scheme, "user", ends=life)
+    authority = Authority.load(identities.directory)
     return authority.write(Path(directory), "expiring", spec)
 
 
@@ -194,7 +196,7 @@ def judge_expiry(history: History) -> Iterator[Finding]:
         "seconds from the certificate's end to the stream's: not before it", seen.late_s, -EARLY_S,
         EARLY_WHY,
     )  # fmt: skip
-    yield at_most(
+    yield at_most_s(
         "seconds from the certificate's end to the stream's", seen.late_s, ENDS_WITHIN_S, ENDS_WHY
     )
     yield answered("the same connection is refused then", history.call("expired"), *REFUSED)

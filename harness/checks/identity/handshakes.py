@@ -18,6 +18,7 @@ from harness.host.cert_files import CertFiles
 from harness.judge.promises import assumed, equal, holds, one_of
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding, Verdict
+from jobworker.v1 import jobworker_pb2_grpc
 
 OTHER_NAME: Final = "another.example"
 UNPROVEN: Final = HandshakeResult("", "SSLCertVerificationError")
@@ -61,9 +62,9 @@ def run_strangers(stage: Stage) -> None:
     lacking: dict[str, str] = {}
     for name, connect in ways.items():
         with connect() as channel:
-            lacking[name] = query_status(channel)
+            lacking[name] = query_status(jobworker_pb2_grpc.JobWorkerStub(channel))
     with open_channel(address, files) as channel:
-        admin_status = query_status(channel)
+        admin_status = query_status(jobworker_pb2_grpc.JobWorkerStub(channel))
     by_protocol = {
         name: query_unknown_job(address, client_context(files, protocols=protocols)).outcome
         for name, protocols in OTHER_PROTOCOLS.items()
@@ -114,6 +115,7 @@ STRANGERS: Final = Check(
 )  # fmt: skip
 
 
+REFUSED: Final = "refused: the task requires TLS 1.3 and no older version (R-TLS-1)"
 VERSIONS: Final = {
     "TLSv1": ssl.TLSVersion.TLSv1,
     "TLSv1.1": ssl.TLSVersion.TLSv1_1,
@@ -182,7 +184,7 @@ def judge_versions(history: History) -> Iterator[Finding]:
         else:
             yield holds(
                 f"{name} is refused", kept=bool(probe.server.error), got=str(probe.server),
-                want="refused",
+                want=REFUSED,
             )  # fmt: skip
 
 

@@ -10,10 +10,10 @@ from typing import Final
 from harness.checks.check import Check, Need, Stage
 from harness.checks.identity.host_files import OWN_FILES, make_host_files
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.drive.identities import serial_number, server_spec
+from harness.drive.certificates import serial_number, server_spec
 from harness.drive.net.tls_client import host_and_port
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import answered, assumed, at_most, equal
+from harness.judge.promises import answered, assumed, at_most_s, equal
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
@@ -200,7 +200,7 @@ def judge_denied(history: History) -> Iterator[Finding]:
     yield equal("a denied client's stream ends", seen.ended_after_s is not None, want=True)
     if seen.ended_after_s is not None:
         bound_s = DENIED_PROMISED_S + DENIED_LATE_S
-        yield at_most(
+        yield at_most_s(
             "seconds from the denial to the stream's end", seen.ended_after_s, bound_s, DENIED_WHY
         )
         stream = history.stream("denied")

@@ -11,38 +11,41 @@ from google.protobuf.message import Message
 from harness.checks.check import Check, Need, Stage
 from harness.checks.identity.client_certificates import ALLOWED
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.dialects.channel import open_channel
+from harness.dialects.dialect import RPCS as METHODS
+from harness.dialects.dialect import SERVICE, Connection
 from harness.drive.client import message_of
-from harness.drive.identities import CASES
+from harness.drive.identities import cases_of
 from harness.drive.receiver import outcome_of
 from harness.judge.promises import assumed, equal, one_of
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["JobWorker"]
 # Every rpc of the API, in an order in which an admin gets an answer to each.
 _LAST: Final = ("StopJob", "DeleteJob")
-RPCS: Final = (*sorted(set(SERVICE.methods_by_name) - set(_LAST)), *_LAST)
+RPCS: Final = (*sorted(set(METHODS) - set(_LAST)), *_LAST)
 # This project's additions.
 ADDED_RPCS: Final = {"ListJobs": Need.LISTING, "DeleteJob": Need.DELETION}
 ORIGINAL_RPCS: Final = frozenset({"StartJob", "StopJob", "QueryJob", "StreamLogs"})
-# What a role may call (R-AUTHZ-1): an admin every rpc, a caller without a role none.
-USER_RPCS: Final = frozenset({"QueryJob", "StreamLogs"})
 ROLES: Final = ("user", "admin")
-# Certificates that TLS accepts and the server must refuse: by role, by purpose, by key.
-WITHOUT_RIGHTS: Final = {
-    case.name: case for case in CASES if case.expected in {"PERMISSION_DENIED", "UNAUTHENTICATED"}
-}
 
 
 @dataclass(frozen=True, slots=True)
 class RpcCall:
-    """A call of an rpc, by a role or by the name of a certificate without rights."""
+    """A call of an rpc, by a role or by the name of a certificate without rights.
+
+    Attributes:
+        caller: `admin`, `user`, or the name of a case.
+        rpc: its name in `jobworker.v1`.
+        with_limits: whether the request had limits.
+        expected: OK, or the status of the refusal.
+        status: the answer's.
+    """
 
     caller: str
     rpc: str
     with_limits: bool
+    expected: str
     status: str
 
     @property
@@ -75,24 +78,20 @@ def _request(rpc: str, job_id: str, *, with_limits: bool) -> Message:
     return message_factory.GetMessageClass(message_type)(**values)
 
 
-def _call_rpc(channel: grpc.Channel, rpc: str, request: Message) -> str:
+def _call_rpc(connection: Connection, rpc: str, request: Message) -> str:
     """Call an rpc and return its status; a stream is cancelled after its first message."""
-    method = SERVICE.methods_by_name[rpc]
-    make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
     try:
-        answer = make(f"/{SERVICE.full_name}/{rpc}")(
-            request.SerializeToString(), timeout=CALL_TIMEOUT_S
-        )
-        if method.server_streaming:
-            next(answer, None)
+        answer = getattr(connection.stub, rpc)(request, timeout=CALL_TIMEOUT_S)
+        if SERVICE.methods_by_name[rpc].server_streaming:
+            next(iter(answer), None)
             answer.cancel()
     except grpc.RpcError as error:
         return outcome_of(error)[1]
     return "OK"
 
 
-def _call_unknown(channel: grpc.Channel) -> str:
-    unknown: Any = channel.unary_unary(f"/{SERVICE.full_name}/NoSuchMethod")
+def _call_unknown(channel: grpc.Channel, service: str) -> str:
+    unknown: Any = channel.unary_unary(f"/{service}/NoSuchMethod")
     try:
         unknown(b"", timeout=CALL_TIMEOUT_S)
     except grpc.RpcError as error:
@@ -100,33 +99,62 @@ def _call_unknown(channel: grpc.Channel) -> str:
     return "OK"
 
 
-def run_roles(stage: Stage) -> None:
-    """Call every rpc of one job: by callers without rights, by a user, and last by an admin."""
-    store = stage.target.identities
-    callers = {role: role for role in ROLES}
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A client: its name, its certificate's, and the status of a refusal."""
+
+    name: str
+    file_name: str
+    refusal: str
+
+
+def _callers(stage: Stage) -> Iterator[Caller]:
+    """Yield the callers without rights, a user, and last an admin."""
     if stage.target_has(Need.IDENTITIES):
-        refused = {name: case.file_name for name, case in WITHOUT_RIGHTS.items()}
-        callers = {**refused, **callers}
+        for case in cases_of(stage.target.identities.scheme):
+            # Certificates that TLS accepts: refused by role, by purpose or by key.
+            if case.expected in {"PERMISSION_DENIED", "UNAUTHENTICATED"}:
+                yield Caller(case.name, case.file_name, case.expected)
+    for role in ROLES:
+        yield Caller(role, role, "PERMISSION_DENIED")
+
+
+def run_roles(stage: Stage) -> None:
+    """Call every rpc of a job: by callers without rights, by a user, and last by an admin."""
+    target = stage.target
     calls: list[RpcCall] = []
     unknown_rpc: dict[str, str] = {}
     with stage.client() as admin:
-        job_id = admin.must_start("sh", ["-c", "echo ready; exec sleep 1000"], label="set up")
-        for caller, file_name in callers.items():
-            if caller == "admin":
+        script = ["-c", "echo ready; exec sleep 1000"]
+        job_id = admin.must_start("sh", script, label="set up")
+        # What a role may call may end its job.
+        jobs = {"admin": job_id, "user": admin.must_start("sh", script, label="set up")}
+        for caller in _callers(stage):
+            if caller.name == "admin":
                 admin.query(job_id, label="before the admin's stop")
-            with open_channel(stage.server.address, store.files(file_name)) as channel:
-                for rpc, with_limits in _rpcs_for(stage, caller):
-                    request = _request(rpc, job_id, with_limits=with_limits)
-                    status = _call_rpc(channel, rpc, request)
-                    calls.append(RpcCall(caller, rpc, with_limits, status))
-                if caller in ROLES:
-                    unknown_rpc[caller] = _call_unknown(channel)
+            files = target.identities.files(caller.file_name)
+            with target.dialect.connect(stage.server.address, files) as connection:
+                for rpc, with_limits in _rpcs_for(stage, caller.name):
+                    allowed = _may(stage, caller.name, rpc)
+                    job = jobs[caller.name] if allowed else job_id
+                    request = _request(rpc, job, with_limits=with_limits)
+                    expected = "OK" if allowed else caller.refusal
+                    status = _call_rpc(connection, rpc, request)
+                    calls.append(RpcCall(caller.name, rpc, with_limits, expected, status))
+                if caller.name in ROLES and connection.channel is not None:
+                    service = target.dialect.transport.service
+                    unknown_rpc[caller.name] = _call_unknown(connection.channel, service)
+        admin.stop(jobs["user"], label="clean up")
     stage.record(RpcStatuses(tuple(calls), unknown_rpc))
+
+
+def _may(stage: Stage, caller: str, rpc: str) -> bool:
+    return caller in ROLES and stage.target.identities.scheme.may(caller, rpc)
 
 
 def _rpcs_for(stage: Stage, caller: str) -> Iterator[tuple[str, bool]]:
     """Yield what a caller tries; without the additions that the target lacks."""
-    limited = stage.target_has(Need.LIMIT_FIELDS) or caller != "admin"
+    limited = stage.target_has(Need.LIMIT_FIELDS) or not _may(stage, caller, "StartJob")
     for rpc in RPCS:
         if rpc not in ADDED_RPCS or stage.target_has(ADDED_RPCS[rpc]):
             yield rpc, False
@@ -135,29 +163,29 @@ def _rpcs_for(stage: Stage, caller: str) -> Iterator[tuple[str, bool]]:
 
 
 def judge_roles(history: History) -> Iterator[Finding]:
-    """Admins may call every rpc, users may query and stream, other callers may call none."""
+    """Each role may call its rpcs and no others, other callers none."""
     seen = history.the(RpcStatuses)
-    for role in ROLES:
-        status = seen.unknown_rpc[role]
+    for role, status in seen.unknown_rpc.items():
         yield equal(f"an rpc that does not exist, by a {role}", status, "UNIMPLEMENTED")
+    for role in ROLES:
         missing = ORIGINAL_RPCS - {call.rpc for call in seen.calls if call.caller == role}
         yield assumed(
             f"a {role} called every rpc of the original API", true=not missing, got=sorted(missing)
         )
     for call in seen.calls:
         refused = f"a call of {call.what} is refused: {call.caller}"
-        if call.caller == "admin" or (call.caller == "user" and call.rpc in USER_RPCS):
+        if call.expected == "OK":
             yield equal(f"a call of {call.what} is allowed: {call.caller}", call.status, "OK")
         elif call.caller == "user":
-            yield equal(refused, call.status, "PERMISSION_DENIED")
+            yield equal(refused, call.status, call.expected)
         else:
-            yield one_of(refused, call.status, ALLOWED[WITHOUT_RIGHTS[call.caller].expected])
+            yield one_of(refused, call.status, ALLOWED[call.expected])
     job = message_of(history.call("before the admin's stop"), pb.QueryJobResponse)
     yield equal("a refused stop does not stop the job", job.status, "running")
 
 
 ROLE_PERMISSIONS: Final = Check(
     "identity.roles",
-    "An admin may call every rpc, a user may query and stream, other callers may call none.",
-    run_roles, judge_roles, frozenset(), ("23", "61", "R-AUTHZ-1"),
+    "An admin may call every rpc, a user those of its role, other callers none.",
+    run_roles, judge_roles, frozenset({Need.ROLES}), ("23", "61", "R-AUTHZ-1"),
 )  # fmt: skip

@@ -170,7 +170,7 @@ ONLY_ADMINS: Final = Check(
     "Only an admin is allowed to set limits.",
     _run_only_admins,
     _judge_only_admins,
-    needs=_OBSERVED | {Need.GRACE},
+    needs=_OBSERVED | {Need.GRACE, Need.ROLES},
     cites=("61", "23"),
 )
 

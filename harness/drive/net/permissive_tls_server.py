@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.drive.identities import ADMIN, Authority, CertificateSpec, server_spec
+from harness.drive.certificates import ADMIN, Authority, CertificateSpec, server_spec
 from harness.host.cert_files import CertFiles
 
 _STEP_S: Final = 0.2

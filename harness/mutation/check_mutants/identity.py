@@ -18,6 +18,10 @@ NO_SELF_CHECK: Final = Edit(
     '    return\n    host, _, port = address.rpartition(":")\n    context',
 )
 NO_TLS12_SUITES: Final = 'TLS13_ONLY_CIPHER_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"'
+NOT_VERIFIED: Final = (
+    Edit("tls.py", "require_client_authentication=True", "require_client_authentication=False"),
+    Edit("identity.py", REFUSAL, ANONYMOUS_ADMIN),
+)
 
 MUTANTS: Final = (
     Mutation(
@@ -62,7 +66,7 @@ MUTANTS: Final = (
     Mutation(
         "accepts a certificate with two roles",
         (Edit("identity.py", "if len(found) > 1:", "if len(found) > 9:"),),
-        "identity.certificates",
+        "identity.certificate-rules",
     ),
     Mutation(
         "accepts a role with an empty or malformed text",
@@ -72,7 +76,7 @@ MUTANTS: Final = (
     Mutation(
         "accepts RSA keys of 1024 bits",
         (Edit("identity.py", "key.key_size >= RSA_MIN_BITS", "key.key_size >= RSA_MIN_BITS // 2"),),
-        "identity.certificates",
+        "identity.certificate-rules",
     ),
     Mutation(
         "accepts certificates without an extended key usage",
@@ -83,7 +87,7 @@ MUTANTS: Final = (
                 "if usages is None:",
             ),
         ),
-        "identity.certificates",
+        "identity.certificate-rules",
     ),
     Mutation(
         "fails streams of certificates without an expiry date",
@@ -117,17 +121,11 @@ MUTANTS: Final = (
         ),
         "identity.strangers",
     ),
+    Mutation("does not verify client certificates", NOT_VERIFIED, "identity.certificates"),
     Mutation(
-        "does not verify client certificates",
-        (
-            Edit(
-                "tls.py",
-                "require_client_authentication=True",
-                "require_client_authentication=False",
-            ),
-            Edit("identity.py", REFUSAL, ANONYMOUS_ADMIN),
-        ),
-        "identity.certificates",
+        "does not verify what client certificates and their keys are for",
+        NOT_VERIFIED,
+        "identity.certificate-rules",
     ),
     Mutation(
         "returns NOT_FOUND for an unknown rpc",
