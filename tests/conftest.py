@@ -34,9 +34,10 @@ for _number, _action in (
         signal.signal(_number, _action)
 
 _SETTLE_S = 5.0
-# Threads that last longer than a test: libraries' own, and the pool of the server that the
-# integration tests share (a server of a test's own joins its pool when it stops).
-_LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "rpc_")
+# Threads that last longer than a test: libraries' own, the pool of the server that the integration
+# tests share (a server of a test's own joins its pool when it stops), and the thread that starts
+# the harness's servers, which end with it.
+_LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "rpc_", "launcher")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

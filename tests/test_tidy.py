@@ -190,9 +190,9 @@ DOORS = [
         r"subprocess\.Popen\(", OUTSIDE,
         frozenset({
             "harness/host/processes.py", "harness/host/piped_program.py",
-            "harness/vm/machine.py", "harness/vm/persistent_vm.py", "harness/targets/local.py",
+            "harness/vm/persistent_vm.py",
         }),
-        "host.piped_program, or a context manager of vm or targets.local",
+        "host.processes.start_bound, or host.piped_program",
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,

@@ -1,13 +1,16 @@
 """Runs other programs: with a time limit, logged ready to paste, never left behind."""
 
 import contextlib
+import functools
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -107,6 +110,58 @@ def run_interactively(command: Sequence[str | Path]) -> int:
     logger.debug("$ %s", shlex.join(words))
     with subprocess.Popen(words) as process:
         return process.wait()
+
+
+def start_bound(
+    command: Sequence[str | Path],
+    log: IO[bytes],
+    *,
+    environment: dict[str, str] | None = None,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    new_session: bool = False,
+) -> "subprocess.Popen[bytes]":
+    """Start a program that is killed when this process ends, even if that is killed.
+
+    It may outlive the thread that calls this: the kernel sends that signal when the thread that
+    started the program ends (PR_SET_PDEATHSIG in prctl(2)), so one thread that lasts starts all.
+
+    Args:
+        command: its words.
+        log: for its output and errors.
+        environment: of the program; None inherits this process's.
+        stdin: its input.
+        new_session: whether it gets a session of its own.
+
+    Raises:
+        BrokenError: it, or setpriv, which sets the signal, is not installed.
+    """
+    words = [str(word) for word in (program("setpriv"), "--pdeathsig", "KILL", *command)]
+    logger.debug("$ %s", shlex.join(words))
+    starting = _lasting_thread().submit(
+        subprocess.Popen, words, stdin=stdin, stdout=log, stderr=log, env=environment,
+        start_new_session=new_session,
+    )  # fmt: skip
+    try:
+        return starting.result()
+    except OSError as error:
+        raise BrokenError(f"{shlex.join(words)}: {error.strerror}") from error
+
+
+@functools.cache
+def _lasting_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="launcher")
+
+
+def program(name: str) -> str:
+    """Return the path of one of util-linux's programs.
+
+    Raises:
+        BrokenError: it is not installed.
+    """
+    path = shutil.which(name)
+    if path is None:
+        raise BrokenError(f"{name} is not installed; it is in Debian's package util-linux")
+    return path
 
 
 class _HeldInterrupts:

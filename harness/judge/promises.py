@@ -54,7 +54,7 @@ def at_least(promise: str, got: float, limit: float, why: str = "") -> Finding:
 def timed(finding: Finding, took_s: float, bound_s: float) -> Finding:
     """Return a finding whose FAIL is inconclusive where a busy machine explains the time it took.
 
-    For a promise that is no upper bound by itself, but is kept only by a machine that is in time.
+    For a promise that is not an upper bound, but that only a machine with time to spare keeps.
     """
     return dataclasses.replace(finding, duration=Duration(took_s, bound_s))
 

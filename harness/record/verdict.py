@@ -26,8 +26,8 @@ class Verdict(StrEnum):
     BROKEN = "BROKEN"
 
 
-# In ascending order. A FAIL that needs an assumption which is not met is no FAIL any more when it
-# comes here: see `judging.judge_check`. So one that is left outweighs BROKEN.
+# In ascending order. Judging makes a FAIL that depends on an unmet assumption BROKEN (see
+# `judging.judge_check`), so a FAIL that is left outweighs BROKEN.
 _WEIGHT: Final = (Verdict.PASS, Verdict.SKIPPED, Verdict.BROKEN, Verdict.FAIL)
 
 

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import ssl
@@ -19,7 +18,7 @@ from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
 from harness.host.ports import free_port, reserved_port
-from harness.host.processes import Done, run
+from harness.host.processes import Done, program, run, start_bound
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.targets.launching import SECRET_VARIABLE, LaunchingTarget, LaunchOptions, end_server
 from harness.targets.target import ENDING_SIGNALS, OUR_FLAGS
@@ -127,10 +126,9 @@ class LocalTarget(LaunchingTarget[LocalServer]):
 
     @contextmanager
     def _run_server(self, options: LaunchOptions) -> Iterator[LocalServer]:
-        # The server dies with the harness, even if that is killed.
-        words = [_program("setpriv"), "--pdeathsig", "KILL"]
+        words = list[str]()
         if (maximum := options.descriptors) is not None:
-            words += [_program("prlimit"), f"--nofile={maximum}:{maximum}"]
+            words += [program("prlimit"), f"--nofile={maximum}:{maximum}"]
         environment = {
             **os.environ, **self._environment, SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}"
         }  # fmt: skip
@@ -139,13 +137,7 @@ class LocalTarget(LaunchingTarget[LocalServer]):
             words += options.wrapper
             words += self._words(address, options.cgroup_root, options.files)
             words += options.flags
-            try:
-                process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-                )
-            except OSError as error:
-                raise BrokenError(f"{shlex.join(words)}: {error.strerror}") from error
-            server = LocalServer(address, process, log)
+            server = LocalServer(address, start_bound(words, log, environment=environment), log)
             try:
                 wait_listening(server)
                 yield server
@@ -165,13 +157,6 @@ class LocalTarget(LaunchingTarget[LocalServer]):
                 f"a valid launch command: {self._command!r} ({error}); it may use "
                 "{listen}, {ca}, {cert}, {key}, {cgroup_root} and {python}"
             ) from error
-
-
-def _program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise BrokenError(f"{name} is not installed; it is in Debian's package util-linux")
-    return path
 
 
 def wait_listening(server: LocalServer) -> None:

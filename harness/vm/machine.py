@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.host.ports import free_port
-from harness.host.processes import run
+from harness.host.processes import run, start_bound
 from harness.record.verdict import BrokenError
 from harness.vm.image import Image
 
@@ -123,14 +123,11 @@ def run_machine(image: Image, name: str, restore_from: Path | None = None) -> It
         # its own limit.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         command = ["prlimit", f"--nofile={most}:{most}"]
-        # QEMU dies with the harness, even if that is killed.
-        command += ["setpriv", "--pdeathsig", "KILL", *_command(image, name, directory, port)]
+        command += _command(image, name, directory, port)
         if restore_from is not None:
             command += ["-incoming", f"exec:cat {shlex.quote(str(restore_from))}"]
         with (directory / "qemu.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            process = start_bound(command, log, new_session=True)
         yield Machine(name, directory, port, process)
     finally:
         if process is not None:

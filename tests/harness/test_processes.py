@@ -3,17 +3,19 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import psutil
 import pytest
 
 from harness.host.clock import poll_until
-from harness.host.processes import run
+from harness.host.processes import run, start_bound
 from harness.host.stop_signals import STOP_SIGNALS
 from harness.record.verdict import BrokenError
 
@@ -33,6 +35,45 @@ def written_pid(path: Path) -> int | None:
 def test_run_returns_output_errors_and_exit_code() -> None:
     done = run(["sh", "-c", "cat; echo bad >&2; exit 3"], 30, text_in="good")
     assert (done.exit_code, done.stdout, done.stderr) == (3, "good", "bad\n")
+
+
+def test_a_bound_program_outlives_the_thread_that_started_it() -> None:
+    """A lasting thread starts it: the kernel kills it when the thread that started it ends."""
+    started = []
+
+    def start() -> None:
+        with Path(os.devnull).open("wb") as log:
+            started.append((threading.get_native_id(), start_bound(["cat"], log, stdin=PIPE)))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    [(thread_id, process)] = started
+    with process:
+        ended = Path(f"/proc/self/task/{thread_id}")
+        poll_until(lambda: None if ended.exists() else True, 20, "the kernel's end of the thread")
+        # A signal would have been sent by now; a program that has one reads nothing more.
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
+def test_a_bound_program_is_killed_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from harness.host.processes import start_bound\n"
+        "with open(os.devnull, 'wb') as log:\n"
+        "    print(start_bound(['sleep', '100'], log).pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, cwd=tmp_path
+    ) as harness:
+        assert harness.stdout
+        pid = int(harness.stdout.readline())
+        assert not has_ended(pid)
+        harness.kill()
+    poll_until(lambda: has_ended(pid) or None, 20, "the end of the bound program")
 
 
 def test_missing_program_is_broken() -> None:

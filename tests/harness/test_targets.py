@@ -4,6 +4,9 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from harness.checks.check import Need, Scale
 from harness.drive.client import Client
 from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.receiver import StreamPlan
+from harness.host.clock import poll_until
 from harness.record.history import Outcome, Recorder
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.run.capabilities import probe_capabilities
@@ -55,6 +59,17 @@ def test_launched_server_ends_with_its_context(ours: LocalTarget) -> None:
         assert server.wait_exit(0) is None
     assert server.wait_exit(0) == 0
     assert not server.has_died()  # the harness ended it
+
+
+def test_a_server_launched_by_a_pool_thread_outlives_the_pool(ours: LocalTarget) -> None:
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(1) as pool:
+            server = pool.submit(stack.enter_context, ours.launch()).result()
+            thread = Path(f"/proc/self/task/{pool.submit(threading.get_native_id).result()}")
+        poll_until(lambda: None if thread.exists() else True, 20, "the kernel's end of the thread")
+        with Client(server.address, ours.identities.files("admin"), Recorder()) as client:
+            client.must_start("true")
+        assert not server.has_died()
 
 
 def test_has_died_distinguishes_a_crash_from_the_harness_signal(ours: LocalTarget) -> None:
