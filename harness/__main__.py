@@ -5,7 +5,8 @@ from typing import Final
 
 import click
 
-from harness.cli.check import check, identities, recheck
+from harness.cli.check import check, recheck
+from harness.cli.identities import identities
 from harness.cli.mutation_score import mutation_score
 from harness.cli.races import races
 from harness.cli.security import security

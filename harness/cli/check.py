@@ -1,4 +1,4 @@
-"""`python -m harness check`, `recheck` and `identities`."""
+"""`python -m harness check` and `recheck`."""
 
 import dataclasses
 import sys
@@ -9,7 +9,6 @@ import click
 
 from harness.checks import ALL
 from harness.cli.selection import KNOWN_FAILING, WRITE_KNOWN_FAILING, complete, selection
-from harness.drive.identities import make_identities
 from harness.program import arguments
 from harness.record.known_failing import KnownFailure, read_known_failing, require_run
 from harness.record.results import load_report, save_known_failing
@@ -137,23 +136,3 @@ def recheck(
             count = save_known_failing(report, write_known_failing)
             terminal.note(f"{counted(count, 'known failure')} in {write_known_failing}")
     sys.exit(report.exit_code)
-
-
-@click.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Host name or IP address of the server; repeatable.",
-)
-def identities(directory: Path, names: tuple[str, ...]) -> None:
-    """Generate the checks' certificates and their authority.
-
-    DIRECTORY then has ca.crt, server.crt and server.key for the server, and the clients'
-    certificates for --identities.
-    """
-    make_identities(directory, names)
-    click.echo(f"start the server with {directory}/ca.crt, {directory}/server.crt and server.key,")
-    click.echo(f"then: python -m harness check --target HOST:PORT --identities {directory}")
