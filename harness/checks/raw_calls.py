@@ -8,18 +8,32 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.common import UNKNOWN_ID
+from harness.dialects.dialect import Dialect, RawCall
 from harness.drive.net.http2 import CallEnd, CallOutcome, Http2, RawHttp2
 from harness.drive.net.tls_client import TlsConnection, client_context
 from harness.host.cert_files import CertFiles
+from harness.record.terms import Terms
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 
-QUERY_PATH: Final = "/jobworker.v1.JobWorker/QueryJob"
-STREAM_PATH: Final = "/jobworker.v1.JobWorker/StreamLogs"
-UNKNOWN_QUERY: Final = pb.QueryJobRequest(job_id=UNKNOWN_ID).SerializeToString()
 GREET_TIMEOUT_S: Final = 20.0
 ANSWER_TIMEOUT_S: Final = 20.0
 CALL_TIMEOUT_S: Final = 60.0  # an emulated guest under load
+
+
+def unknown_query(dialect: Dialect) -> RawCall:
+    """Return a query of a job that does not exist."""
+    return dialect.raw(pb.QueryJobRequest(job_id=UNKNOWN_ID))
+
+
+def stream_call(dialect: Dialect, job_id: str) -> RawCall:
+    """Return a stream of a job's output, from its first byte to its end."""
+    return dialect.raw(pb.StreamLogsRequest(job_id=job_id))
+
+
+def is_admitted(outcome: CallOutcome, terms: Terms) -> bool:
+    """Return whether a query of an unknown job shows that its caller was admitted."""
+    return outcome.end is CallEnd.STATUS and terms.is_admitted(outcome.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,7 @@ class RawAnswer:
     """How a query on a connection of its own ended.
 
     Attributes:
-        outcome: of the call; NOT_FOUND shows that the caller was admitted.
+        outcome: of the call; see `Terms.is_admitted`.
         resumed: whether the handshake resumed a session.
         session: the newest session ticket; None: the server sent none.
     """
@@ -38,12 +52,15 @@ class RawAnswer:
 
 
 def query_unknown_job(
-    address: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+    address: str,
+    context: ssl.SSLContext,
+    dialect: Dialect,
+    session: ssl.SSLSession | None = None,
 ) -> RawAnswer:
     """Query a job that does not exist, on a new connection."""
     try:
         with TlsConnection(address, context, session=session) as connection:
-            outcome = Http2(connection).call(QUERY_PATH, UNKNOWN_QUERY, CALL_TIMEOUT_S)
+            outcome = Http2(connection).call(*unknown_query(dialect), CALL_TIMEOUT_S)
             return RawAnswer(outcome, connection.resumed, connection.session)
     except OSError as error:
         return RawAnswer(CallOutcome(CallEnd.UNCONNECTED, type(error).__name__))

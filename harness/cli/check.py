@@ -9,6 +9,7 @@ import click
 
 from harness.checks import ALL
 from harness.cli.selection import KNOWN_FAILING, WRITE_KNOWN_FAILING, complete, selection
+from harness.dialects.dialect import CANONICAL
 from harness.program import arguments
 from harness.record.known_failing import KnownFailure, read_known_failing, require_run
 from harness.record.results import load_report, save_known_failing
@@ -46,6 +47,13 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     show_default=True,
     help="Server to test: local (launched on this host), vm (launched in a VM with cgroup v2) "
     "or HOST:PORT; repeatable.",
+)
+@click.option(
+    "--dialect",
+    metavar="DIALECT",
+    default=CANONICAL.name,
+    show_default=True,
+    help="How the servers are spoken to: a TOML file, or the name of a built-in dialect.",
 )
 @click.option(
     "--launch",

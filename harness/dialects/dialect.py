@@ -8,7 +8,7 @@ capabilities are found by calls, as of any other server.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import grpc
 from google.protobuf.message import Message
@@ -49,6 +49,13 @@ class Stub(Protocol):
 
     @property
     def DeleteJob(self) -> Callable[..., Any]: ...  # noqa: D102, N802
+
+
+class RawCall(NamedTuple):
+    """A call for a client that speaks HTTP/2 itself: the path, and the request's bytes."""
+
+    path: str
+    message: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,16 @@ class Dialect:
     def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
         """See `Transport.connect`."""
         return self.transport.connect(address, files, options)
+
+    def raw(self, request: Message) -> RawCall:
+        """Return a canonical request as a call below gRPC."""
+        rpc = rpc_of(request)
+        return RawCall(self.transport.path(rpc), self.transport.encode(request))
+
+
+def rpc_of(request: Message) -> str:
+    """Return the canonical rpc that takes a request."""
+    return request.DESCRIPTOR.name.removesuffix("Request")
 
 
 CANONICAL: Final = Dialect(

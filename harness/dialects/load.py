@@ -1,9 +1,167 @@
-"""Loads a dialect from a TOML file, or a built-in one by its name."""
+"""Loads a dialect: from a TOML file, or a built-in one by its name.
 
-from harness.dialects.dialect import CANONICAL, Dialect
+Keys that a table does not have, values of a wrong type and paths that a message does not have are
+errors, which name the file, the table, the key, what was received and what is allowed.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+import msgspec
+
+from harness.dialects.command_line import CommandTransport
+from harness.dialects.command_table import CommandTable
+from harness.dialects.dialect import CANONICAL, Dialect, Transport
+from harness.dialects.identity_scheme import WITHOUT_ROLES, Scheme
+from harness.dialects.schema import compiled
+from harness.dialects.stub import GrpcTransport
+from harness.dialects.tables import (
+    DeleteTable,
+    GrpcTables,
+    ListTable,
+    ProtocolTable,
+    QueryTable,
+    StartTable,
+    StatusTable,
+    StopTable,
+    StreamTable,
+    Table,
+)
+from harness.record.terms import REPORTED, Terms
+from harness.record.verdict import BrokenError
+
+BUILTIN: Final = Path(__file__).parent / "builtin"
+_REQUIRED: Final = ("start", "stop", "query", "stream")
+_UNKNOWN_KEY: Final = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
+
+
+class DialectFile(Table, frozen=True, kw_only=True):
+    """A whole file."""
+
+    name: str
+    description: str = ""
+    ids: Literal["uuid4", "text"] = "text"
+    status: StatusTable = StatusTable()
+    identities: Scheme = WITHOUT_ROLES
+    command: CommandTable | None = None
+    protocol: ProtocolTable | None = None
+    start: StartTable | None = None
+    stop: StopTable | None = None
+    query: QueryTable | None = None
+    stream: StreamTable | None = None
+    delete: DeleteTable | None = None
+    list: ListTable | None = None
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the built-in dialects."""
+    return (CANONICAL.name, *sorted(path.stem for path in BUILTIN.glob("*.toml")))
 
 
 def load_dialect(source: str) -> Dialect:
-    """Return a dialect: a built-in one by its name, or that of a TOML file."""
-    del source
-    return CANONICAL
+    """Return a dialect: a built-in one by its name, or that of a TOML file.
+
+    Raises:
+        BrokenError: it cannot be read, or is wrong; says what to change.
+    """
+    if source == CANONICAL.name:
+        return CANONICAL
+    builtin = BUILTIN / f"{source}.toml"
+    path = builtin if source in builtin_names() else Path(source)
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        known = ", ".join(builtin_names())
+        raise BrokenError(
+            f"dialect {source!r}: {reason}; give a TOML file, or one of: {known}"
+        ) from error
+    try:
+        file = msgspec.convert(tomllib.loads(text), DialectFile)
+        return _dialect(file, source if path is builtin else str(path.absolute()), path.parent)
+    except tomllib.TOMLDecodeError as error:
+        raise BrokenError(f"{path}: no TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise BrokenError(f"{path}: {_explained(str(error))}") from error
+    except BrokenError as error:
+        raise BrokenError(f"{path}: {error}") from error
+
+
+def _explained(text: str) -> str:
+    """Return msgspec's message with the keys that are allowed, and the path as in the file."""
+    found = _UNKNOWN_KEY.search(text)
+    if found is None:
+        return re.sub(r" - at `\$\.?([^`]*)`$", r" - in `\1`", text)
+    at = [part for part in (found["at"] or "").split(".") if part]
+    kind: object = DialectFile
+    for name in at:
+        fields = {field.name: field.type for field in msgspec.structs.fields(_struct(kind))}
+        kind = fields.get(name.partition("[")[0], kind)
+    known = ", ".join(field.encode_name for field in msgspec.structs.fields(_struct(kind)))
+    where = f"table [{'.'.join(at)}]" if at else "top level"
+    return f"{where}: unknown key {found['key']!r}; it may have: {known}"
+
+
+def _struct(kind: object) -> type[msgspec.Struct]:
+    """Return the struct in a type such as `Struct | None`."""
+    for each in (kind, *get_args(kind)):
+        if isinstance(each, type) and issubclass(each, msgspec.Struct):
+            return each
+    return DialectFile
+
+
+def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
+    transport, reports = _transport(file, directory)
+    terms = Terms(
+        dialect=file.name,
+        own=False,
+        uuids=file.ids == "uuid4",
+        reports=reports,
+        unknown_job=file.status.unknown_job,
+        bad_id=file.status.bad_id,
+        bad_command=file.status.bad_command,
+    )
+    return Dialect(file.name, source, file.description, transport, terms, file.identities)
+
+
+def _transport(file: DialectFile, directory: Path) -> tuple[Transport, tuple[str, ...]]:
+    """Return how calls reach the server, and which fields of a query it reports."""
+    if file.command is not None and file.protocol is not None:
+        raise BrokenError("both [command] and [protocol]: give one, how the server is called")
+    if file.command is not None:
+        names = file.command.names("query")
+        return CommandTransport(file.command, directory), tuple(n for n in REPORTED if n in names)
+    if file.protocol is None:
+        raise BrokenError("neither [protocol] (gRPC) nor [command]: how is the server called?")
+    missing = [name for name in _REQUIRED if getattr(file, name) is None]
+    if missing:
+        raise BrokenError(f"no table [{missing[0]}]; required are {', '.join(_REQUIRED)}")
+    tables = msgspec.convert(
+        {name: getattr(file, name) for name in GrpcTables.__struct_fields__},
+        GrpcTables,
+        from_attributes=True,
+    )
+    transport = GrpcTransport(tables, _descriptors(file.protocol, directory), file.name)
+    job = tables.query.job
+    named = {"status": True, **{name: bool(getattr(job, name)) for name in REPORTED[1:]}}
+    return transport, tuple(name for name in REPORTED if named[name])
+
+
+def _descriptors(table: ProtocolTable, directory: Path) -> bytes | None:
+    """Return the descriptor set; None: the server describes itself."""
+    given = [bool(table.proto), bool(table.descriptor_set), table.reflection]
+    if sum(given) != 1:
+        raise BrokenError("protocol: give one of proto, descriptor_set and reflection = true")
+    if table.proto:
+        imports = [directory / each for each in table.imports]
+        return compiled(directory / table.proto, imports)
+    if table.descriptor_set:
+        try:
+            return (directory / table.descriptor_set).read_bytes()
+        except OSError as error:
+            raise BrokenError(
+                f"protocol.descriptor_set: {table.descriptor_set}: {error.strerror}"
+            ) from error
+    return None

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from harness.dialects.channel import ChannelOptions, open_channel
-from harness.dialects.dialect import RPCS, Connection
+from harness.dialects.dialect import RPCS, Connection, rpc_of
 from harness.dialects.schema import Schema, UnfitValueError, reflected
 from harness.dialects.tables import GrpcTables
 from harness.dialects.translation import Translation, translations
@@ -88,7 +88,7 @@ class GrpcTransport:
 
     def encode(self, request: Message) -> bytes:
         """See `Transport`."""
-        rpc = request.DESCRIPTOR.name.removesuffix("Request")
+        rpc = rpc_of(request)
         bound = self._bound
         if bound is None or rpc not in bound:
             raise BrokenError(f"{self._name}: no message of {rpc} is known before a connection")

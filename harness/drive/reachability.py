@@ -11,31 +11,42 @@ import socket
 import ssl
 from typing import Final
 
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.net.http2 import CallEnd, Http2
 from harness.drive.net.tls_client import TlsConnection, client_context, host_and_port
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 
 ASK_TIMEOUT_S: Final = 20.0
-_SERVICE: Final = "jobworker.v1.JobWorker"
 _CERTIFICATES: Final = (
     "start the server with the ca.crt, server.crt and server.key of the directory that "
     "`python -m harness identities DIR --name HOST` made, and give --identities DIR here"
 )
-_ANOTHER_SERVER: Final = "--target must be the address of a job worker"
+_ANOTHER_SERVER: Final = (
+    "--target must be the address of a job worker, and --dialect the way in which it is spoken to"
+)
 
 
-def require_job_worker(address: str, files: CertFiles, timeout_s: float = ASK_TIMEOUT_S) -> None:
+def require_job_worker(
+    address: str,
+    files: CertFiles,
+    dialect: Dialect = CANONICAL,
+    timeout_s: float = ASK_TIMEOUT_S,
+) -> None:
     """Return if the server at an address can be judged.
 
     Args:
         address: HOST:PORT.
         files: the admin's certificate, and the authority that the server's must be of.
+        dialect: how the server is spoken to; one that is no gRPC is not tested.
         timeout_s: of each step.
 
     Raises:
         BrokenError: it cannot be judged; says why, and what to change.
     """
+    path = dialect.transport.path("QueryJob")
+    if not path:
+        return
     try:
         socket.create_connection(host_and_port(address), timeout_s).close()
     except OSError as error:
@@ -43,14 +54,14 @@ def require_job_worker(address: str, files: CertFiles, timeout_s: float = ASK_TI
         refusal = f"no connection: {reason}; start the server, or correct the address"
     else:
         try:
-            refusal = _refusal(address, files, timeout_s)
+            refusal = _refusal(address, files, path, timeout_s)
         except OSError as error:  # ssl.SSLError is one
             refusal = _tls_refusal(error, timeout_s)
     if refusal:
         raise BrokenError(f"the server at {address} cannot be judged: {refusal}")
 
 
-def _refusal(address: str, files: CertFiles, timeout_s: float) -> str:
+def _refusal(address: str, files: CertFiles, path: str, timeout_s: float) -> str:
     """Return why a server that accepts connections cannot be judged; '' if it can.
 
     Raises:
@@ -59,11 +70,11 @@ def _refusal(address: str, files: CertFiles, timeout_s: float) -> str:
     with TlsConnection(address, client_context(files), timeout_s=timeout_s) as connection:
         if connection.protocol != "h2":
             return f"it speaks TLS, but not HTTP/2 (ALPN h2); {_ANOTHER_SERVER}"
-        outcome = Http2(connection).call(f"/{_SERVICE}/QueryJob", b"", timeout_s)
+        outcome = Http2(connection).call(path, b"", timeout_s)
         if outcome.end is CallEnd.CLOSED:
             raise connection.failure or ConnectionResetError
     if outcome.is_status("UNIMPLEMENTED", "HTTP 404"):
-        return f"it has no rpc {_SERVICE}/QueryJob ({outcome.detail}); {_ANOTHER_SERVER}"
+        return f"it has no rpc {path[1:]} ({outcome.detail}); {_ANOTHER_SERVER}"
     if outcome.end is CallEnd.UNANSWERED:
         return f"it answered no call within {timeout_s:g} s; {_ANOTHER_SERVER}"
     return ""

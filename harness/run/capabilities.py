@@ -48,7 +48,12 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     files = target.identities.files("admin")
     slow = scale is Scale.SMALL
     try:
-        require_job_worker(server.address, files, ASK_TIMEOUT_S * (SLOW_FACTOR if slow else 1))
+        require_job_worker(
+            server.address,
+            files,
+            target.dialect,
+            ASK_TIMEOUT_S * (SLOW_FACTOR if slow else 1),
+        )
     except BrokenError as error:
         raise BrokenError(f"{error}\n{server.log_tail()}".strip()) from None
     with Client(server.address, files, recorder, dialect=target.dialect, slow=slow) as client:
@@ -62,14 +67,14 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     found[Need.GUEST] = _reason(Need.GUEST, target.disposable_host)
     found[Need.DISK] = _reason(Need.DISK, target.has_data_disk)
     found[Need.IDENTITIES] = _reason(Need.IDENTITIES, target.identities.has_authority())
+    scheme = target.identities.scheme
+    found[Need.ROLES] = _reason(Need.ROLES, scheme.has_roles)
+    found[Need.CERTIFICATE_RULES] = _reason(Need.CERTIFICATE_RULES, scheme.has_rules)
     for need, setting in _FLAGS.items():
         found[need] = _reason(need, setting in target.flags)
     return found
 
 
-    scheme = target.identities.scheme
-    found[Need.ROLES] = _reason(Need.ROLES, scheme.has_roles)
-    found[Need.CERTIFICATE_RULES] = _reason(Need.CERTIFICATE_RULES, scheme.has_rules)
 def _probe(has: Callable[[Client], bool], client: Client) -> bool:
     """Probe for a feature; a broken promise counts as present, so that the checks judge it."""
     try:

@@ -8,6 +8,7 @@ from typing import Final
 
 from harness.checks import ALL
 from harness.checks.check import Check
+from harness.dialects.dialect import CANONICAL
 from harness.record.known_failing import KnownFailure
 from harness.record.verdict import BrokenError
 
@@ -21,6 +22,7 @@ class Choice:
 
     Attributes:
         targets: `local`, `vm` or HOST:PORT, each once.
+        dialect: how the targets are spoken to: the name of a built-in one, or a file.
         launch: a command that starts another server than ours on this host.
         launch_flags: pairs of a setting (see `OUR_FLAGS`) and that server's flag for it.
         identities: a directory of certificates; None generates new ones.
@@ -34,6 +36,7 @@ class Choice:
     """
 
     targets: tuple[str, ...] = (LOCAL,)
+    dialect: str = CANONICAL.name
     launch: str = ""
     launch_flags: tuple[tuple[str, str], ...] = ()
     identities: Path | None = None
@@ -79,6 +82,11 @@ class Choice:
         """
         if self.launch and set(self.targets) != {LOCAL}:
             raise BrokenError("--launch starts a server on this host: it requires --target local")
+        if self.dialect != CANONICAL.name and VM in self.targets:
+            raise BrokenError(
+                "--dialect is for another server than ours, which --target vm launches: give "
+                "--target HOST:PORT, or --target local"
+            )
         for name in set(self.targets) - {LOCAL, VM}:
             if self.identities is None:
                 raise BrokenError(
@@ -90,6 +98,8 @@ class Choice:
     def rerun(self, target: str) -> str:
         """Return the command that repeats one check, with `{name}` for its name."""
         words = ["python", "-m", "harness", "check", "--target", target, "--seed", self.seed]
+        if self.dialect != CANONICAL.name:
+            words += ["--dialect", self.dialect]
         if self.launch:
             words += ["--launch", self.launch]
         for name, flag in self.launch_flags:

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from harness.dialects.dialect import CANONICAL, Dialect
+from harness.dialects.load import load_dialect
+from harness.dialects.identity_scheme import Scheme
 from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.reachability import require_job_worker
 from harness.host.repository import ROOT
@@ -53,11 +56,14 @@ def judge_targets(run: "Run") -> None:
             that no check is run in vain.
     """
     checks = run.choice.checks()
-    with open_identities(run.choice) as identities:
+    dialect = load_dialect(run.choice.dialect)
+    if dialect is not CANONICAL:
+        run.about["dialect"] = f"{dialect.name}: {dialect.description}"
+    with open_identities(run.choice, dialect.identities) as identities:
         for address in set(run.choice.targets) - {LOCAL, VM}:
-            require_job_worker(address, identities.files("admin"))
+            require_job_worker(address, identities.files("admin"), dialect)
         for name in run.choice.targets:
-            with open_target(name, run, identities) as target:
+            with open_target(name, run, identities, dialect) as target:
                 run.describe_target(target)
                 # Drives, records and judges each check, and reports it on the terminal.
                 run.results += run_checks(
@@ -147,20 +153,28 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
 
 
 @contextmanager
-def open_identities(choice: Choice) -> Iterator[IdentityStore]:
-    """Open the given certificates, or generate new ones and remove them with the context."""
+def open_identities(choice: Choice, scheme: Scheme) -> Iterator[IdentityStore]:
+    """Open the given certificates, or generate new ones and remove them with the context.
+
+    Raises:
+        BrokenError: the given ones are of another scheme.
+    """
     if choice.identities is not None:
-        yield IdentityStore(choice.identities)
+        store = IdentityStore(choice.identities)
+        store.require_scheme(scheme)
+        yield store
         return
     with tempfile.TemporaryDirectory(prefix="jobworker-identities-") as directory:
-        yield make_identities(Path(directory))
+        yield make_identities(Path(directory), scheme=scheme)
 
 
 @contextmanager
-def open_target(name: str, run: Run, identities: IdentityStore) -> Iterator[Target]:
+def open_target(
+    name: str, run: Run, identities: IdentityStore, dialect: Dialect = CANONICAL
+) -> Iterator[Target]:
     """Open a target by its name; a guest is booted, and ends with the context."""
     if name == LOCAL:
-        yield _local_target(run, identities)
+        yield _local_target(run, identities, dialect)
     elif name == VM:
         # Imported here, so that other targets do not need the guest's programs.
         from harness.targets.guest import guest_target  # noqa: PLC0415
@@ -168,14 +182,20 @@ def open_target(name: str, run: Run, identities: IdentityStore) -> Iterator[Targ
         with guest_target(identities, ROOT) as target:
             yield target
     else:
-        yield AddressTarget(name, identities)
+        yield AddressTarget(name, identities, dialect=dialect)
 
 
-def _local_target(run: Run, identities: IdentityStore) -> Target:
+def _local_target(run: Run, identities: IdentityStore, dialect: Dialect) -> Target:
     """Return the given server, or ours: with limits if this host can enforce them, else without."""
     choice = run.choice
     if choice.launch:
-        return _on_this_host(LocalTarget(identities, choice.launch, dict(choice.launch_flags)))
+        given = LocalTarget(identities, choice.launch, dict(choice.launch_flags))
+        given.dialect = dialect
+        return _on_this_host(given)
+    if dialect is not CANONICAL:
+        raise BrokenError(
+            f"--dialect {choice.dialect}: which server? Give --launch COMMAND or --target HOST:PORT"
+        )
     flags = {**OUR_FLAGS, **dict(choice.launch_flags)}
     target = _on_this_host(LocalTarget(identities, OUR_COMMAND, flags))
     try:

@@ -13,7 +13,7 @@ from typing import Final
 from harness.checks.abuse.concurrent_victim import NEEDS, judge_victim, run_abuse
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import MIB, WriterStep, start_writer
-from harness.checks.raw_calls import ANSWER_TIMEOUT_S, GREET_TIMEOUT_S, STREAM_PATH, open_http2
+from harness.checks.raw_calls import ANSWER_TIMEOUT_S, GREET_TIMEOUT_S, open_http2, stream_call
 from harness.drive.client import Client
 from harness.drive.net.http2 import PING, RawHttp2, frame
 from harness.drive.net.tls_client import (
@@ -29,7 +29,6 @@ from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
 from harness.record.verdict import BrokenError, Finding
 from harness.targets.target import RunningServer, Variant
-from jobworker.v1 import jobworker_pb2 as pb
 
 SILENT: Final = 30
 DRIPPING: Final = 20
@@ -282,15 +281,15 @@ def run_windows(stage: Stage) -> None:
     ):
         writer = start_writer(stage, client, [WriterStep(LOG_BYTES, write_bytes=MIB)])
         client.stream(writer.job_id, StreamPlan(timeout_s=60), label="written")
-        request = pb.StreamLogsRequest(job_id=writer.job_id).SerializeToString()
+        request = stream_call(stage.dialect, writer.job_id)
         filled: bool | None = None
         with open_http2(server.address, files, window_bytes=0) as http2:
-            calls = [http2.open(STREAM_PATH, request) for _ in range(STALLED)]
+            calls = [http2.open(*request) for _ in range(STALLED)]
             started = http2.wait_begun(calls, ANSWER_TIMEOUT_S)
             plan = StreamPlan(pattern=writer.pattern, timeout_s=10, may_time_out=True)
             client.stream(writer.job_id, plan, label="reader beside them")
             if settable:
-                last = http2.open(STREAM_PATH, request)
+                last = http2.open(*request)
                 filled = http2.wait_begun([last], ANSWER_TIMEOUT_S)
                 client.stream(writer.job_id, plan, label="one too many")
         freed_after_s = seconds_until(lambda: _reads(client, writer.job_id), FREED_S)

@@ -12,11 +12,10 @@ from harness.checks.abuse.concurrent_victim import NEEDS, judge_victim, run_abus
 from harness.checks.check import Check, Need, Stage
 from harness.checks.raw_calls import (
     ANSWER_TIMEOUT_S,
-    QUERY_PATH,
-    STREAM_PATH,
-    UNKNOWN_QUERY,
     open_http2,
     open_raw_http2,
+    stream_call,
+    unknown_query,
 )
 from harness.drive.net.http2 import (
     CUT_OFF,
@@ -38,7 +37,6 @@ from harness.judge.promises import answered, assumed, equal, floor, holds
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer, Variant
-from jobworker.v1 import jobworker_pb2 as pb
 
 FLOOD_TIMEOUT_S: Final = 40.0
 REFUSED: Final = ("RESOURCE_EXHAUSTED", "INTERNAL", "INVALID_ARGUMENT", "UNAVAILABLE")
@@ -91,7 +89,7 @@ def _reset_at_once(stage: Stage, server: RunningServer) -> tuple[int, list[CallO
     """Make calls and reset each before it can be answered, on as many connections as it takes."""
     files = stage.target.identities.files("admin")
     wanted = stage.pick(full=RESETS, small=RESETS // 10)
-    headers, message = _whole_call(QUERY_PATH, UNKNOWN_QUERY)
+    headers, message = _whole_call(*unknown_query(stage.dialect))
     sent, ends = 0, list[CallOutcome]()
     while sent < wanted and len(ends) < wanted // RESETS_AT_ONCE:
         with open_raw_http2(server.address, files) as http2:
@@ -110,8 +108,7 @@ def _reset_at_once(stage: Stage, server: RunningServer) -> tuple[int, list[CallO
 def _reset_streaming(stage: Stage, server: RunningServer, job_id: str) -> int:
     """Open streams, in waves, and reset each after its first byte; return how many."""
     files = stage.target.identities.files("admin")
-    request = pb.StreamLogsRequest(job_id=job_id).SerializeToString()
-    headers, message = _whole_call(STREAM_PATH, request)
+    headers, message = _whole_call(*stream_call(stage.dialect, job_id))
     reset = 0
     with open_raw_http2(server.address, files) as http2:
         for wave in range(stage.pick(full=WAVES, small=2)):
@@ -257,13 +254,13 @@ def run_streams(stage: Stage) -> None:
         stage.client(server=server) as client,
     ):
         job_id = client.must_start("sh", ["-c", "echo ready; exec sleep 100"])
-        request = pb.StreamLogsRequest(job_id=job_id).SerializeToString()
+        request = stream_call(stage.dialect, job_id)
         over: tuple[CallOutcome, ...] = ()
         with open_http2(server.address, files) as http2:
             allowed = http2.streams_allowed
             if allowed is not None and allowed <= MANY_CALLS:
                 http2.ignore_stream_limit()
-                calls = [http2.open(STREAM_PATH, request) for _ in range(allowed + CALLS_OVER)]
+                calls = [http2.open(*request) for _ in range(allowed + CALLS_OVER)]
                 http2.wait_ended(calls[allowed:], ANSWER_TIMEOUT_S)
                 over = tuple(http2.outcome(call) for call in calls[allowed:])
         stage.record(CallsOverMaximum(allowed, over))

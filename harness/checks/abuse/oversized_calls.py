@@ -18,11 +18,11 @@ from harness.checks.check import Check, Need, Stage
 from harness.checks.common import MIB
 from harness.checks.raw_calls import (
     ANSWER_TIMEOUT_S,
-    QUERY_PATH,
-    UNKNOWN_QUERY,
     open_http2,
     open_raw_http2,
+    unknown_query,
 )
+from harness.dialects.dialect import RawCall
 from harness.drive.net.http2 import (
     CONTINUATION,
     END_HEADERS,
@@ -89,34 +89,35 @@ def run_oversized(stage: Stage) -> None:
             peak_memory_bytes(stage, server)  # resets the peak
         before = peak_memory_bytes(stage, server) if measures else 0
         client.start("true", ["x" * MESSAGE_BYTES], label="large message")
-        metadata = _call_with_metadata(server.address, files)
-        false_length = _call_with_false_length(server.address, files)
-        endless = _send_endless_headers(server.address, files)
-        bomb = _send_header_bomb(server.address, files)
+        query = unknown_query(stage.dialect)
+        metadata = _call_with_metadata(server.address, files, query)
+        false_length = _call_with_false_length(server.address, files, query)
+        endless = _send_endless_headers(server.address, files, query.path)
+        bomb = _send_header_bomb(server.address, files, query.path)
         grown = peak_memory_bytes(stage, server) - before if measures else None
         stage.record(OversizedCalls(metadata, false_length, endless, bomb, grown))
 
 
-def _call_with_metadata(address: str, files: CertFiles) -> CallOutcome:
+def _call_with_metadata(address: str, files: CertFiles, query: RawCall) -> CallOutcome:
     with open_http2(address, files) as http2:
         metadata = [("x-large", "x" * METADATA_BYTES)]
-        return http2.answer(http2.open(QUERY_PATH, UNKNOWN_QUERY, metadata), ANSWER_TIMEOUT_S)
+        return http2.answer(http2.open(*query, metadata), ANSWER_TIMEOUT_S)
 
 
-def _call_with_false_length(address: str, files: CertFiles) -> CallOutcome:
+def _call_with_false_length(address: str, files: CertFiles, query: RawCall) -> CallOutcome:
     with open_http2(address, files) as http2:
-        stream = http2.open_raw(QUERY_PATH, struct.pack("!?I", False, 2**32 - 1) + UNKNOWN_QUERY)
+        stream = http2.open_raw(query.path, struct.pack("!?I", False, 2**32 - 1) + query.message)
         return http2.answer(stream, ANSWER_TIMEOUT_S)
 
 
-def _send_endless_headers(address: str, files: CertFiles) -> HeaderFlood:
+def _send_endless_headers(address: str, files: CertFiles, path: str) -> HeaderFlood:
     """Send header fields in frame after frame without END_HEADERS (CVE-2024-27316)."""
     fields = header_block([(f"x-{number}", "x" * 100) for number in range(100)])
     more = b"".join(
         frame(CONTINUATION, 0, 1, fields[:FRAME_MAX_BYTES]) for _ in range(MIB // len(fields))
     )
     with open_raw_http2(address, files) as http2:
-        http2.send(frame(HEADERS, 0, 1, header_block(grpc_headers(QUERY_PATH))), FLOOD_TIMEOUT_S)
+        http2.send(frame(HEADERS, 0, 1, header_block(grpc_headers(path))), FLOOD_TIMEOUT_S)
         sent = 0
         while sent < ENDLESS_BYTES and http2.send(more, FLOOD_TIMEOUT_S):
             sent += len(more)
@@ -125,11 +126,11 @@ def _send_endless_headers(address: str, files: CertFiles) -> HeaderFlood:
         return HeaderFlood(sent, http2.outcome)
 
 
-def _send_header_bomb(address: str, files: CertFiles) -> HeaderFlood:
+def _send_header_bomb(address: str, files: CertFiles, path: str) -> HeaderFlood:
     """Send one large header and many references to it (RFC 7541, 7.3)."""
     encoder = Encoder()
     large = ("x-bomb", "x" * BOMB_VALUE_BYTES)
-    block = bytes(encoder.encode(grpc_headers(QUERY_PATH), huffman=False))
+    block = bytes(encoder.encode(grpc_headers(path), huffman=False))
     block += bytes(encoder.encode([large], huffman=False))
     block += bytes(encoder.encode([large])) * BOMB_REFERENCES
     with open_raw_http2(address, files) as http2:

@@ -11,7 +11,7 @@ from typing import Final
 from cryptography import x509
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.raw_calls import RawAnswer, query_unknown_job
+from harness.checks.raw_calls import is_admitted, query_unknown_job
 from harness.drive.certificates import Authority
 from harness.drive.identities import client_spec
 from harness.drive.net.http2 import CallEnd, CallOutcome
@@ -21,6 +21,7 @@ from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, at_least, at_most_s, equal, floor, holds
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import BrokenError, Finding, UnsupportedError
 
 # Long enough for a handshake and a call, also on a slow machine.
@@ -82,27 +83,32 @@ class SessionResumption(Observation):
 
 def run_resumption(stage: Stage) -> None:
     """Resume a session while the client's certificate is valid, and after it has expired."""
-    address = stage.server.address
+    address, dialect = stage.server.address, stage.dialect
     with tempfile.TemporaryDirectory() as directory:
         files = make_expiring(stage, directory)
         ends_at_s = end_of(files)
         context = client_context(files)
-        full = query_unknown_job(address, context)
+        full = query_unknown_job(address, context, dialect)
         if full.outcome.end is CallEnd.UNCONNECTED:
             raise BrokenError(f"a valid certificate cannot connect: {full.outcome}")
         if full.session is None or not full.session.has_ticket:
             raise UnsupportedError("TLS session tickets (it sends none)")
-        in_time = query_unknown_job(address, context, full.session)
+        in_time = query_unknown_job(address, context, dialect, full.session)
         if not in_time.resumed:
             raise UnsupportedError("resumption of TLS sessions (it sends tickets, accepts none)")
         # A new context has no ticket to offer: its handshake is a full one.
         fresh = client_context(files)
         refused_after_s = seconds_until(
             # Not before its end: a call may fail for another reason.
-            lambda: time.time() > ends_at_s and not _is_admitted(query_unknown_job(address, fresh)),
+            lambda: (
+                time.time() > ends_at_s
+                and not is_admitted(
+                    query_unknown_job(address, fresh, dialect).outcome, dialect.terms
+                )
+            ),
             stage.patience(REFUSED_WITHIN_S),
         )
-        expired = query_unknown_job(address, context, full.session)
+        expired = query_unknown_job(address, context, dialect, full.session)
     stage.record(
         SessionResumption(
             full.outcome,
@@ -113,21 +119,17 @@ def run_resumption(stage: Stage) -> None:
     )
 
 
-def _is_admitted(answer: RawAnswer) -> bool:
-    return answer.outcome.is_status("NOT_FOUND")
-
-
 def judge_resumption(history: History) -> Iterator[Finding]:
     """The ticket is worth nothing once the certificate has expired."""
-    seen = history.the(SessionResumption)
+    seen, terms = history.the(SessionResumption), terms_of(history)
     yield assumed(
-        "the certificate is valid at first", true=seen.full.is_status("NOT_FOUND"),
+        "the certificate is valid at first", true=is_admitted(seen.full, terms),
         got=str(seen.full),
     )  # fmt: skip
     in_time = seen.in_time
     yield assumed(
         "a session is resumed while the certificate is valid",
-        true=in_time.resumed and in_time.outcome.is_status("NOT_FOUND"),
+        true=in_time.resumed and is_admitted(in_time.outcome, terms),
         got=f"{in_time.outcome}, {'resumed' if in_time.resumed else 'not resumed'}",
     )  # fmt: skip
     yield assumed(

@@ -3,29 +3,35 @@
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
 from harness.checks.check import Check, Stage
-from harness.checks.identity.client_certificates import REFUSING, query_status
-from harness.checks.raw_calls import query_unknown_job
+from harness.checks.identity.client_certificates import REFUSING
+from harness.checks.raw_calls import (
+    CALL_TIMEOUT_S,
+    is_admitted,
+    query_unknown_job,
+    unknown_query,
+)
 from harness.dialects.channel import NO_PROXY, open_channel
+from harness.dialects.dialect import RawCall
 from harness.drive.net.http2 import CallEnd, CallOutcome
 from harness.drive.net.permissive_tls_server import permissive_tls_server
 from harness.drive.net.tls_client import HandshakeResult, client_context, handshake
+from harness.drive.receiver import outcome_of
 from harness.host.cert_files import CertFiles
 from harness.judge.promises import assumed, equal, holds, one_of
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding, Verdict
-from jobworker.v1 import jobworker_pb2_grpc
 
 OTHER_NAME: Final = "another.example"
 UNPROVEN: Final = HandshakeResult("", "SSLCertVerificationError")
 # ALPN offers beside HTTP/2's; a server closes such a connection (RFC 9113, 3.3).
 OTHER_PROTOCOLS: Final = {"no ALPN": (), "HTTP/1.1 by ALPN": ("http/1.1",)}
 CLOSING: Final = frozenset({CallEnd.UNCONNECTED, CallEnd.CLOSED, CallEnd.GOAWAY})
-ADMITTED: Final = CallOutcome(CallEnd.STATUS, "NOT_FOUND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +68,13 @@ def run_strangers(stage: Stage) -> None:
     lacking: dict[str, str] = {}
     for name, connect in ways.items():
         with connect() as channel:
-            lacking[name] = query_status(jobworker_pb2_grpc.JobWorkerStub(channel))
+            lacking[name] = _status(channel, unknown_query(stage.dialect))
     with open_channel(address, files) as channel:
-        admin_status = query_status(jobworker_pb2_grpc.JobWorkerStub(channel))
+        admin_status = _status(channel, unknown_query(stage.dialect))
     by_protocol = {
-        name: query_unknown_job(address, client_context(files, protocols=protocols)).outcome
+        name: query_unknown_job(
+            address, client_context(files, protocols=protocols), stage.dialect
+        ).outcome
         for name, protocols in OTHER_PROTOCOLS.items()
     }
     with permissive_tls_server() as permissive:
@@ -75,7 +83,7 @@ def run_strangers(stage: Stage) -> None:
         ConnectionAttempts(
             admin_status=admin_status,
             lacking=lacking,
-            http2_outcome=query_unknown_job(address, client_context(files)).outcome,
+            http2_outcome=query_unknown_job(address, client_context(files), stage.dialect).outcome,
             by_protocol=by_protocol,
             other_name=handshake(address, client_context(files), OTHER_NAME),
             other_authority=handshake(address, other_trust),
@@ -83,13 +91,24 @@ def run_strangers(stage: Stage) -> None:
     )
 
 
+def _status(channel: grpc.Channel, call: RawCall) -> str:
+    """Make a call whose answer is not read, and return its status."""
+    make: Any = channel.unary_unary(call.path)
+    try:
+        make(call.message, timeout=CALL_TIMEOUT_S)
+    except grpc.RpcError as error:
+        return outcome_of(error)[1]
+    return "OK"
+
+
 def judge_strangers(history: History) -> Iterator[Finding]:
     """The server refuses; the client refuses a server that cannot prove its identity."""
-    seen = history.the(ConnectionAttempts)
-    for how, got in (("gRPC", seen.admin_status), ("HTTP/2", str(seen.http2_outcome))):
+    seen, terms = history.the(ConnectionAttempts), terms_of(history)
+    by_grpc = CallOutcome(CallEnd.STATUS, seen.admin_status)
+    for how, got in (("gRPC", by_grpc), ("HTTP/2", seen.http2_outcome)):
         yield assumed(
             f"an admin's query by {how} is admitted",
-            true=got == str(ADMITTED), got=got, want=str(ADMITTED),
+            true=is_admitted(got, terms), got=str(got), want=" or ".join(terms.unknown_job),
         )  # fmt: skip
     for name, status in seen.lacking.items():
         yield one_of(f"a client without {name} is refused", status, REFUSING)

@@ -16,9 +16,6 @@ from harness.judge.promises import equal, unseen
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding, UnsupportedError
 
-API: Final = "jobworker.v1.JobWorker"
-# Service names that a caller may ask for, and the answer that each must get.
-HEALTH: Final = {"": "SERVING", API: "SERVING", "no.such.Service": "NOT_FOUND"}
 CALLERS: Final = ("admin", "user")
 MISSING: Final = "UNIMPLEMENTED"
 
@@ -32,10 +29,19 @@ class HealthAnswer(Observation):
     answer: str
 
 
+def _expected(service: str) -> dict[str, str]:
+    """Return the services that a caller may name, and the answer that each must get."""
+    return {"": "SERVING", service: "SERVING", "no.such.Service": "NOT_FOUND"}
+
+
 @dataclass(frozen=True, slots=True)
 class ReflectedServices(Observation):
-    """The names of the services that an admin sees by reflection, or the status of the call."""
+    """The names of the services that an admin sees by reflection, or the status of the call.
 
+    `api` is the job worker's own.
+    """
+
+    api: str
     names: tuple[str, ...]
     status: str
 
@@ -44,15 +50,16 @@ def run_standard_services(stage: Stage) -> None:
     """Check the health of some services for each role; list the services by reflection."""
     store = stage.target.identities
     found: list[HealthAnswer] = []
+    api = stage.dialect.transport.service
     for caller in CALLERS:
         with open_channel(stage.server.address, store.files(caller)) as channel:
-            found += [HealthAnswer(caller, each, _health(channel, each)) for each in HEALTH]
+            found += [HealthAnswer(caller, each, _health(channel, each)) for each in _expected(api)]
     if all(each.answer == MISSING for each in found):
         raise UnsupportedError("the standard health service")
     for answer in found:
         stage.record(answer)
     with open_channel(stage.server.address, store.files("admin")) as channel:
-        stage.record(_reflected(channel))
+        stage.record(_reflected(channel, api))
 
 
 def _health(channel: grpc.Channel, service: str) -> str:
@@ -69,7 +76,7 @@ def _health(channel: grpc.Channel, service: str) -> str:
     return name
 
 
-def _reflected(channel: grpc.Channel) -> ReflectedServices:
+def _reflected(channel: grpc.Channel, api: str) -> ReflectedServices:
     reflect: Any = channel.stream_stream(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         reflection_pb2.ServerReflectionRequest.SerializeToString,
@@ -79,14 +86,14 @@ def _reflected(channel: grpc.Channel) -> ReflectedServices:
     try:
         answers = list(reflect(iter([request]), timeout=CALL_TIMEOUT_S))
     except grpc.RpcError as error:
-        return ReflectedServices((), outcome_of(error)[1])
+        return ReflectedServices(api, (), outcome_of(error)[1])
     services = [each.name for answer in answers for each in answer.list_services_response.service]
-    return ReflectedServices(tuple(services), "OK")
+    return ReflectedServices(api, tuple(services), "OK")
 
 
 def judge_standard_services(history: History) -> Iterator[Finding]:
     """A server that serves says so to each role, of itself and of the API, and lists the API."""
-    answers = history.all(HealthAnswer)
+    answers, reflected = history.all(HealthAnswer), history.the(ReflectedServices)
     got = {
         caller: {a.service: a.answer for a in answers if a.caller == caller} for caller in CALLERS
     }
@@ -94,13 +101,14 @@ def judge_standard_services(history: History) -> Iterator[Finding]:
         promise = (
             f"the health service answers for the server, the API and no other service: {caller}"
         )
-        yield equal(promise, got[caller], HEALTH)
-    reflected = history.the(ReflectedServices)
+        yield equal(promise, got[caller], _expected(reflected.api))
     promise = "reflection shows the API to an admin"
     if reflected.status == MISSING:
         yield unseen(promise, "the server has no reflection")
         return
-    yield equal(promise, [name for name in reflected.names if name == API], [API])
+    yield equal(
+        promise, [name for name in reflected.names if name == reflected.api], [reflected.api]
+    )
 
 
 STANDARD_SERVICES: Final = Check(

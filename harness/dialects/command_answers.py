@@ -1,0 +1,241 @@
+"""What a program printed, as a canonical message: by regular expressions, or by paths in JSON.
+
+A field of the message is named as in `jobworker.v1`, with dots for a nested one. What was not found
+stays unset.
+"""
+
+import datetime as dt
+import json
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+
+from jobworker.v1 import jobworker_pb2 as pb
+
+# Regular expressions with named groups, or canonical field -> path in JSON.
+Answer = Sequence[str] | Mapping[str, str]
+
+# Of the texts in `[command.states]`.
+RUNNING: Final = "running"
+ENDED: Final = "ended"  # exited, or signaled if the answer has a signal
+STATES: Final = (RUNNING, "exited", "signaled", ENDED)
+
+_INTEGERS: Final = frozenset(
+    {
+        FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT32,
+        FieldDescriptor.TYPE_UINT64,
+    }
+)  # fmt: skip
+_TIMESTAMP: Final = "google.protobuf.Timestamp"
+_SHOWN_CHARACTERS: Final = 200
+
+
+class MismatchError(Exception):
+    """The output is not what the dialect says; has one line with what was printed."""
+
+
+def require_answer(
+    answer: Answer,
+    kind: Any,  # noqa: ANN401 - a message's descriptor, whose types differ
+    where: str,
+) -> None:
+    """Return if an answer's fields exist.
+
+    Raises:
+        ValueError: names the field or the pattern, and the fields that exist.
+    """
+    if isinstance(answer, Mapping):
+        names = list(answer)
+    else:
+        names = []
+        for pattern in answer:
+            try:
+                names += re.compile(pattern).groupindex
+            except re.error as error:
+                raise ValueError(f"{where}: {pattern!r} is invalid: {error}") from None
+    for name in names:
+        if not _exists(kind, name.split(".")):
+            fields = ", ".join(each.name for each in kind.fields)
+            raise ValueError(f"{where}: {kind.name} has no field {name!r}; it has {fields}")
+
+
+def _exists(kind: Any, path: list[str]) -> bool:  # noqa: ANN401 - as above
+    for name in path:
+        if kind is None or name not in kind.fields_by_name:
+            return False
+        kind = kind.fields_by_name[name].message_type
+    return True
+
+
+def fill(
+    message: Message, answer: Answer, output: str, errors: str, states: Mapping[str, str]
+) -> None:
+    """Set the fields of a message from what a program printed.
+
+    Args:
+        message: to fill.
+        answer: how its fields are found.
+        output: the program's standard output.
+        errors: its standard error, in which patterns are searched, too.
+        states: text of the program -> one of `STATES`.
+
+    Raises:
+        MismatchError: the output is not JSON, or a value does not fit its field.
+    """
+    if isinstance(answer, Mapping):
+        found = _by_paths(answer, parse_json(output))
+    else:
+        found = _by_patterns(answer, f"{output}\n{errors}")
+    for name, value in found.items():
+        _set(message, name, value, states)
+    _conclude_state(message)
+
+
+def fill_jobs(
+    message: pb.ListJobsResponse, answer: Answer, output: str, states: Mapping[str, str]
+) -> None:
+    """Add a job for each line that a pattern matches, or for each element of JSON.
+
+    Raises:
+        MismatchError: see `fill`.
+    """
+    found: Iterator[Mapping[str, Any]]
+    if isinstance(answer, Mapping):
+        found = (_by_paths(answer, each) for each in _elements(output))
+    else:
+        lines = (_by_patterns(answer, line) for line in output.splitlines())
+        found = (line for line in lines if line.get("job_id"))
+    for values in found:
+        job = message.jobs.add()
+        for name, value in values.items():
+            _set(job, name, value, states)
+        _conclude_state(job)
+
+
+def parse_json(output: str) -> Any:  # noqa: ANN401 - any JSON
+    """Return a value in JSON.
+
+    Raises:
+        MismatchError: it is not JSON.
+    """
+    try:
+        return json.loads(output)
+    except ValueError:
+        raise MismatchError(f"printed {shown(output)}, which is not JSON") from None
+
+
+def shown(text: str) -> str:
+    """Return the beginning of a text in quotes, on one line."""
+    short = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+    return repr(short)
+
+
+def _elements(output: str) -> list[Any]:
+    """Return the elements of one JSON array, or of one JSON value on each line."""
+    if not output.lstrip().startswith("["):
+        return [parse_json(line) for line in output.splitlines() if line.strip()]
+    return list(parse_json(output))
+
+
+def _by_patterns(patterns: Sequence[str], text: str) -> dict[str, Any]:
+    """Return the named groups; the first pattern that has one matched decides."""
+    found: dict[str, Any] = {}
+    for pattern in patterns:
+        if (match := re.search(pattern, text, re.MULTILINE)) is not None:
+            for name, value in match.groupdict().items():
+                if value is not None:
+                    found.setdefault(name, value)
+    return found
+
+
+def _by_paths(paths: Mapping[str, str], value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+    found = {name: _at(value, path) for name, path in paths.items()}
+    return {name: each for name, each in found.items() if each not in (None, "")}
+
+
+def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
+    """Return what is at a path such as `jobs.0.id` or `words.1:`; None if it is not there."""
+    for name in filter(None, path.split(".")):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, list) and name[:-1].isdigit() and name.endswith(":"):
+            value = value[int(name[:-1]) :]
+        else:
+            return None
+    return value
+
+
+def _set(message: Any, path: str, value: Any, states: Mapping[str, str]) -> None:  # noqa: ANN401 - any message
+    *parents, name = path.split(".")
+    for parent in parents:
+        message = getattr(message, parent)
+    kind = message.DESCRIPTOR.fields_by_name[name]
+    try:
+        if name == "status":
+            message.status = states.get(str(value), str(value))
+        elif name == "signal":
+            message.signal = signal_number(value)
+        elif kind.type in _INTEGERS:
+            setattr(message, name, int(value))
+        elif kind.message_type is not None and kind.message_type.full_name == _TIMESTAMP:
+            getattr(message, name).FromDatetime(_moment(value))
+        elif kind.message_type is not None or kind.is_repeated:
+            ParseDict({name: _without_nulls(value)}, message, ignore_unknown_fields=True)
+        elif kind.type == FieldDescriptor.TYPE_BOOL:
+            message_value = value if isinstance(value, bool) else str(value).lower() in _TRUE
+            setattr(message, name, message_value)
+        else:
+            setattr(message, name, str(value))
+    except (ValueError, TypeError, OverflowError, ParseError) as error:
+        raise MismatchError(f"printed {shown(str(value))} for {path}: {error}") from None
+
+
+_TRUE: Final = frozenset({"true", "yes", "1"})
+
+
+def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
+
+
+def _moment(value: Any) -> dt.datetime:  # noqa: ANN401 - any JSON
+    """Return a time from seconds since 1970, or from ISO 8601."""
+    try:
+        return dt.datetime.fromtimestamp(float(value), dt.UTC)
+    except ValueError:
+        moment = dt.datetime.fromisoformat(str(value))
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+
+
+def signal_number(value: Any) -> int:  # noqa: ANN401 - any JSON
+    """Return a signal's number from `9`, `SIGKILL`, `KILL`, `killed` or `signal: killed`.
+
+    Raises:
+        ValueError: it is no signal.
+    """
+    text = str(value).rpartition(":")[2].strip()
+    if not text or text.isdigit():
+        return int(text or 0)
+    name = text.upper().removeprefix("SIG")
+    for each in signal.valid_signals():
+        description = (signal.strsignal(each) or "").lower()
+        if text.lower() == description:
+            return int(each)
+        if getattr(each, "name", "") == f"SIG{name}":
+            return int(each)
+    raise ValueError("no signal has this name")
+
+
+def _conclude_state(message: Any) -> None:  # noqa: ANN401 - any message
+    if "status" in message.DESCRIPTOR.fields_by_name and message.status == ENDED:
+        message.status = "signaled" if message.signal else "exited"

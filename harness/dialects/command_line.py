@@ -1,0 +1,109 @@
+"""The tables `[command.*]` of a dialect: a program per call, instead of gRPC.
+
+`CommandTransport` offers the stub of `jobworker.v1`: a call runs the program of its rpc and reads
+the answer from what it printed; a stream is its standard output, byte for byte. Each program has a
+session of its own, which is ended with the call, and no shell. Certificates are given as words,
+variables, or files in `{work}`.
+
+A deadline is that of the call plus `startup_s`, since a program must start first. What a command
+line cannot pass (a NUL, an argument beyond the kernel's maximum) is lacking, not a fault.
+"""
+
+import secrets
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from google.protobuf.message import Message
+
+from harness.dialects.channel import ChannelOptions
+from harness.dialects.command_stub import CommandStub
+from harness.dialects.command_table import CALLS, CommandTable
+from harness.dialects.command_words import expand
+from harness.dialects.dialect import Connection, Stub
+from harness.host.cert_files import CertFiles
+from harness.record.verdict import BrokenError
+
+
+class CommandTransport:
+    """See `harness.dialects.dialect.Transport`.
+
+    Args:
+        table: how the programs are called.
+        folder: of the dialect's file, for `{folder}`.
+    """
+
+    service = ""
+
+    def __init__(self, table: CommandTable, folder: Path) -> None:
+        self.table = table
+        self._folder = folder
+
+    def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
+        """See `Transport`. Starts no program yet.
+
+        Raises:
+            BrokenError: a program is not installed, or `{work}` cannot be written.
+        """
+        del options
+        host, _, port = address.rpartition(":")
+        values = {
+            "address": address, "host": host, "port": port, "ca": str(files.ca),
+            "cert": str(files.cert), "key": str(files.key), "folder": str(self._folder),
+            "python": sys.executable,
+        }  # fmt: skip
+        values["work"] = str(_work_directory(files))
+        for name, text in self.table.files.items():
+            _link(Path(values["work"]) / name, expand([text], values)[0])
+        for call in CALLS:
+            if words := self.table.words(call):
+                _require_installed(expand(words[:1], values), call)
+        stub = CommandStub(self.table, values)
+        return Connection(cast("Stub", stub), stub.close)
+
+    def path(self, rpc: str) -> str:
+        """See `Transport`: a program has no path."""
+        del rpc
+        return ""
+
+    def encode(self, request: Message) -> bytes:
+        """See `Transport`: a program takes no messages."""
+        return request.SerializeToString()
+
+
+def _require_installed(words: list[str], call: str) -> None:
+    if not words or shutil.which(words[0]) is None:
+        program = words[0] if words else ""
+        raise BrokenError(
+            f"the program {program!r} of {call} is not installed; install it, add its directory to "
+            "the PATH, or correct [command] in the dialect's file"
+        )
+
+
+def _work_directory(files: CertFiles) -> Path:
+    """Return the directory of this certificate's files, beside it; it goes with the certificate.
+
+    All connections share it, also those of other processes.
+    """
+    path = files.key.absolute().parent / f".work-{files.key.stem}"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise BrokenError(f"{path} cannot be made: {error.strerror}") from error
+    return path
+
+
+def _link(path: Path, target: str) -> None:
+    """Make a link to a file, in place of one that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    new.symlink_to(Path(target).absolute())
+    with suppress(FileNotFoundError):
+        new.replace(path)
+
+
+def is_local(transport: Any) -> bool:  # noqa: ANN401 - any transport
+    """Return whether a dialect's programs act on this machine, without a server."""
+    return isinstance(transport, CommandTransport) and transport.table.local

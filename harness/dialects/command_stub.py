@@ -1,0 +1,289 @@
+"""The rpcs of `jobworker.v1`, each by a program; see `command_line`.
+
+Threads: any; a call's program is read by the thread that made the call. `close` ends what is left.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import grpc
+
+from harness.dialects.command_answers import (
+    RUNNING,
+    MismatchError,
+    fill,
+    fill_jobs,
+    shown,
+)
+from harness.dialects.command_table import CommandTable
+from harness.dialects.command_values import (
+    id_values,
+    list_values,
+    start_values,
+    stop_values,
+    stream_values,
+)
+from harness.dialects.command_words import Values, expand, expand_text
+from harness.dialects.identity_scheme import Rpc
+from harness.dialects.programs import CancelledError, LateError, Program
+from jobworker.v1 import jobworker_pb2 as pb
+
+# A stream whose program never exits: how often the job is queried while nothing comes, and how long
+# it must have been silent after its job had ended.
+_LOOK_S: Final = 0.5
+_SILENT_S: Final = 1.0
+_CLOSE_TIMEOUT_S: Final = 3.0  # longer than from SIGTERM to SIGKILL
+
+
+class ProgramCallError(grpc.RpcError):
+    """A call that a program did not fulfil."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self._code = code
+        self._details = details
+
+    def code(self) -> grpc.StatusCode:
+        """Return its status."""
+        return self._code
+
+    def details(self) -> str:
+        """Return its text."""
+        return self._details
+
+
+class CommandStub:
+    """See `harness.dialects.dialect.Stub`.
+
+    Shared state and its guard: `_streams`, `_closed` under `_lock`.
+    """
+
+    def __init__(self, table: CommandTable, values: Mapping[str, str]) -> None:
+        self._table = table
+        self._values = dict(values)
+        self._environment = {
+            **os.environ,
+            **{name: expand_text(text, values) for name, text in table.environment.items()},
+        }
+        self._lock = threading.Lock()
+        self._streams: set[_StreamCall] = set()
+
+    def StartJob(self, request: pb.StartJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+        """Start a job."""
+        values = start_values(request)
+        response = pb.StartJobResponse()
+        if "{new_id}" in str(self._table.words("start")):
+            response.job_id = str(values["new_id"])
+        self._answer("start", values, response, timeout)
+        return response
+
+    def StopJob(self, request: pb.StopJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+        """Stop a job."""
+        response = pb.StopJobResponse(success=True)
+        self._answer("stop", stop_values(request), response, timeout)
+        return response
+
+    def QueryJob(self, request: pb.QueryJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+        """Query a job."""
+        response = pb.QueryJobResponse()
+        self._answer("query", id_values(request), response, timeout)
+        return response
+
+    def DeleteJob(self, request: pb.DeleteJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+        """Delete a job."""
+        response = pb.DeleteJobResponse()
+        self._answer("delete", id_values(request), response, timeout)
+        return response
+
+    def ListJobs(self, request: pb.ListJobsRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+        """List the jobs."""
+        response = pb.ListJobsResponse()
+        output, _ = self._run("list", list_values(request), timeout)
+        with _mismatch_as_status("list"):
+            fill_jobs(response, self._table.answer("list"), output, self._table.states)
+        return response
+
+    def StreamLogs(self, request: pb.StreamLogsRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+        """Return a job's output, as messages."""
+        has_ended = None
+        if self._table.stream_end == "query":
+            query = pb.QueryJobRequest(job_id=request.job_id)
+
+            def has_ended() -> bool:
+                return bool(self.QueryJob(query, timeout=timeout).status != RUNNING)
+
+            has_ended()  # of an unknown job such a program prints nothing
+        program = self._start("stream", stream_values(request))
+        call = _StreamCall(
+            program, self._due_s(timeout), self._fail_stream, self._forget, has_ended
+        )
+        with self._lock:
+            self._streams.add(call)
+        return call
+
+    def close(self) -> None:
+        """Cancel the streams that have not ended, and end their programs."""
+        with self._lock:
+            streams = list(self._streams)
+        for call in streams:
+            call.cancel()
+        due_s = time.monotonic() + _CLOSE_TIMEOUT_S
+        for call in streams:
+            call.finish(max(0.0, due_s - time.monotonic()))
+
+    def _forget(self, call: "_StreamCall") -> None:
+        with self._lock:
+            self._streams.discard(call)
+
+    def _answer(
+        self,
+        call: Rpc,
+        values: Values,
+        response: Any,  # noqa: ANN401 - any response
+        timeout: float | None,
+    ) -> None:
+        output, errors = self._run(call, values, timeout)
+        with _mismatch_as_status(call):
+            fill(response, self._table.answer(call), output, errors, self._table.states)
+            for name in ("job_id", "status"):
+                if call in {"start", "query"} and getattr(response, name, "given") == "":
+                    said = shown((output + errors).strip())
+                    raise MismatchError(f"printed {said}, in which no {name} was found")
+
+    def _run(self, call: Rpc, values: Values, timeout: float | None) -> tuple[str, str]:
+        """Run a call's program to its exit, and return its output and errors."""
+        with self._start(call, values) as program:
+            try:
+                output = program.read_all(self._due_s(timeout)).decode("utf-8", "replace")
+            except LateError:
+                raise _late(program) from None
+            errors = program.errors()
+            self._fail(call, program.exit_code(), output, errors)
+        return output, errors
+
+    def _start(self, call: Rpc, values: Values) -> Program:
+        words = self._table.words(call)
+        if not words:
+            raise ProgramCallError(
+                grpc.StatusCode.UNIMPLEMENTED, f"the dialect has no program for {call}"
+            )
+        return Program(expand(words, {**self._values, **values}), self._environment)
+
+    def _due_s(self, timeout: float | None) -> float | None:
+        return None if timeout is None else time.monotonic() + timeout + self._table.startup_s
+
+    def _fail(self, call: Rpc, exit_code: int, output: str, errors: str) -> None:
+        failure = self._table.failure(call, exit_code, output, errors)
+        if failure is not None:
+            raise ProgramCallError(*failure)
+
+    def _fail_stream(self, program: Program) -> None:
+        self._fail("stream", program.exit_code(), "", program.errors())
+
+
+class _StreamCall:
+    """A stream: an iterable of messages that can be cancelled.
+
+    Shared state and its guard: `_is_read` under `_lock`; `_finished` is an event.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        due_s: float | None,
+        fail: Callable[[Program], None],
+        forget: Callable[["_StreamCall"], None],
+        has_ended: Callable[[], bool] | None,
+    ) -> None:
+        self._program = program
+        self._due_s = due_s
+        self._fail = fail
+        self._forget = forget
+        self._has_ended = has_ended
+        self._lock = threading.Lock()
+        self._is_read = False
+        self._finished = threading.Event()
+
+    def cancel(self) -> None:
+        """End the stream with CANCELLED; any thread may call this."""
+        self._program.cancel()
+
+    def finish(self, timeout_s: float) -> None:
+        """End the program of a cancelled stream; give a thread that reads so long to end it."""
+        with self._lock:
+            is_read = self._is_read
+            self._is_read = True
+        if is_read:
+            self._finished.wait(timeout_s)
+        self._close()
+
+    def __iter__(self) -> Iterator[pb.StreamLogsResponse]:
+        with self._lock:
+            if self._is_read:
+                return
+            self._is_read = True
+        try:
+            for data in self._pieces():
+                yield pb.StreamLogsResponse(message=data)
+        except LateError:
+            raise _late(self._program) from None
+        except CancelledError:
+            raise ProgramCallError(grpc.StatusCode.CANCELLED, "cancelled by the reader") from None
+        finally:
+            self._close()
+
+    def _pieces(self) -> Iterator[bytes]:
+        if self._has_ended is None:
+            while data := self._program.read(self._due_s):
+                yield data
+            self._fail(self._program)
+            return
+        ended_s = None  # since when the job is known to have ended, and nothing came
+        while True:
+            try:
+                data = self._program.read(self._soon_s())
+            except LateError:
+                if self._due_s is not None and time.monotonic() >= self._due_s:
+                    raise
+                if ended_s is None:
+                    ended_s = time.monotonic() if self._has_ended() else None
+                elif time.monotonic() - ended_s >= _SILENT_S:
+                    return
+                continue
+            if not data:
+                self._fail(self._program)
+                return
+            ended_s = None
+            yield data
+
+    def _soon_s(self) -> float:
+        soon_s = time.monotonic() + _LOOK_S
+        return soon_s if self._due_s is None else min(soon_s, self._due_s)
+
+    def _close(self) -> None:
+        self._program.close()
+        self._finished.set()
+        self._forget(self)
+
+
+class _mismatch_as_status:  # noqa: N801 - used as a function
+    """Turns output that does not fit the dialect into a status that a check reports."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, MismatchError):
+            raise ProgramCallError(grpc.StatusCode.UNKNOWN, f"{self._call} {error}") from None
+
+
+def _late(program: Program) -> ProgramCallError:
+    lines = program.errors().strip().splitlines()
+    last = f": {lines[-1]}" if lines else ""
+    return ProgramCallError(grpc.StatusCode.DEADLINE_EXCEEDED, f"the program did not end{last}")
