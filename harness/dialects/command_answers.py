@@ -221,7 +221,7 @@ def signal_number(value: Any) -> int:  # noqa: ANN401 - any JSON
     """Return a signal's number from `9`, `SIGKILL`, `KILL`, `killed` or `signal: killed`.
 
     Raises:
-        ValueError: it is no signal.
+        ValueError: no signal has this name.
     """
     text = str(value).rpartition(":")[2].strip()
     if not text or text.isdigit():

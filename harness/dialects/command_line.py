@@ -14,7 +14,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -22,7 +22,7 @@ from harness.dialects.channel import ChannelOptions
 from harness.dialects.command_stub import CommandStub
 from harness.dialects.command_table import CALLS, CommandTable
 from harness.dialects.command_words import expand
-from harness.dialects.dialect import Connection, Stub
+from harness.dialects.dialect import Connection
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 
@@ -61,7 +61,7 @@ class CommandTransport:
             if words := self.table.words(call):
                 _require_installed(expand(words[:1], values), call)
         stub = CommandStub(self.table, values)
-        return Connection(cast("Stub", stub), stub.close)
+        return Connection(stub, stub.close)
 
     def path(self, rpc: str) -> str:
         """See `Transport`: a program has no path."""
