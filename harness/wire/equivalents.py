@@ -9,6 +9,7 @@ from typing import Final
 
 _FOR_PEOPLE: Final = "a text for people: the API promises no words"
 _ALWAYS: Final = "it is present in every answer"
+_DEFAULTS: Final = "it is present in the limits of every job: the server has a default"
 _NO_LOSS: Final = "no client can bring a server that works to lose a job's output"
 
 EQUIVALENTS: Final = {
@@ -25,7 +26,14 @@ EQUIVALENTS: Final = {
     "wire.QueryJobResponse.output_error.zeroed": _NO_LOSS,
     "wire.QueryJobResponse.output_error.byte-changed": _NO_LOSS,
     "wire.QueryJobResponse.output_error.stale": _NO_LOSS,
-    "wire.StreamLogs.status.CANCELLED.*": "the client that cancelled reads no status",
+    "wire.*.status.CANCELLED.*": "the client that cancelled reads no status",
+    "wire.StopJob.status.DEADLINE_EXCEEDED.*": "no client can start what outlives SIGKILL",
+    "wire.*.status.DEADLINE_EXCEEDED.*": "the client whose deadline has passed reads no status",
+    "wire.StreamLogs.status.DATA_LOSS.*": _NO_LOSS,
+    "wire.*Job*.limits.io_max.reversed": "each device has its own limits, in any order",
+    "wire.QueryJobResponse.limits.cpu_millicores.invented": _DEFAULTS,
+    "wire.QueryJobResponse.limits.memory_max_bytes.invented": _DEFAULTS,
+    "wire.QueryJobResponse.limits.io_weight.invented": _DEFAULTS,
     "wire.StopJobResponse.success.stale": "it is true in every answer",
 }
 

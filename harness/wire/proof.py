@@ -8,7 +8,7 @@ fastest first, until one fails.
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +27,7 @@ from harness.targets.fronted import direct_target
 from harness.targets.target import RunningServer, Target
 from harness.wire.equivalents import reason_for
 from harness.wire.mutants import StatusMutant, WireMutant
+from harness.wire.statuses import is_returned
 from harness.wire.tap import MutantTap, SurveyTap
 from harness.wire.target import open_target
 
@@ -42,7 +43,8 @@ class Outcome(StrEnum):
         MISSED: every check passed, or was inconclusive.
         UNUSED: it changes nothing that a check exchanges with the server: missed, too.
         LACKING: the same, since the target lacks what the field is about.
-        UNPROVOKED: no check makes the server end a call of this rpc with this status.
+        UNPROVOKED: the rpc may end with this status, and no check makes it: missed, too.
+        UNRETURNED: the rpc never ends with this status.
         EQUIVALENT: it is in the table of equivalents.
         STALE: it is in that table, and a check failed.
         HARMLESS: the API allows it, and every check passed.
@@ -53,14 +55,23 @@ class Outcome(StrEnum):
     MISSED = "MISSED"
     UNUSED = "UNUSED"
     LACKING = "lacking"
-    UNPROVOKED = "unprovoked"
+    UNPROVOKED = "UNPROVOKED"
+    UNRETURNED = "unreturned"
     EQUIVALENT = "equivalent"
     STALE = "STALE"
     HARMLESS = "harmless"
     FALSE_ALARM = "FALSE ALARM"
 
 
-BAD: Final = frozenset({Outcome.MISSED, Outcome.UNUSED, Outcome.STALE, Outcome.FALSE_ALARM})
+BAD: Final = frozenset(
+    {
+        Outcome.MISSED,
+        Outcome.UNUSED,
+        Outcome.UNPROVOKED,
+        Outcome.STALE,
+        Outcome.FALSE_ALARM,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +124,35 @@ class WireProof:
 
 
 # Globs of mutants that change nothing in a target without these.
-NEEDS: Final = {
-    "wire.*.limits.*": Need.LIMIT_FIELDS,
-    "wire.*.usage.*": Need.CGROUPS,
-    "wire.*.oom_killed.*": Need.CGROUPS,
+NEEDS: Final[Mapping[str, Collection[Need]]] = {
+    "wire.*.limits.*": (Need.LIMIT_FIELDS,),
+    "wire.*.usage.*": (Need.CGROUPS,),
+    "wire.*.oom_killed.*": (Need.CGROUPS,),
+    "wire.*.status.RESOURCE_EXHAUSTED.*": (Need.LAUNCH, Need.UNARY_THREADS, Need.STREAM_CAP),
+    "wire.*.status.UNAVAILABLE.*": (Need.LAUNCH, Need.HOST),
 }
-# Quick checks that a relay disturbs even if it changes nothing.
+# Mutants that change nothing in a target with limits: there these fields are always present.
+_ABSENT_WITHOUT_LIMITS: Final = frozenset(
+    {"wire.QueryJobResponse.limits.invented", "wire.QueryJobResponse.usage.invented"}
+)
+# Quick checks that a relay disturbs even if it changes nothing, or that would disturb the others.
 OUT_OF_REACH: Final = {
     "identity.rotation": "the certificate that a client sees is the relay's",
     "identity.strangers": "so are the handshakes, and the connections that it speaks HTTP/2 on",
+    "lifecycle.concurrent-stops": "the mutants share the threads that it takes all of",
 }
 # Checks that are not quick, and the only ones that exchange some field.
 SLOWER: Final = frozenset(
     {
+        "lifecycle.busy",
         "lifecycle.delete",
         "lifecycle.health",
         "lifecycle.pages",
         "lifecycle.record",
+        "lifecycle.shutdown",
         "lifecycle.times",
+        "limits.reported",
+        "limits.usage",
         "streams.held-output",
         "streams.live",
         "streams.retention",
@@ -211,12 +233,21 @@ def _unconcerned(mutant: WireMutant, reason: str, capabilities: Capabilities) ->
     """Return the result of a mutant that changes nothing of any check's traffic."""
     if reason:
         return WireProof(mutant, Outcome.EQUIVALENT, reason)
-    needs = (need for glob, need in NEEDS.items() if fnmatchcase(mutant.name, glob))
-    lacks = next((lack for need in needs if (lack := capabilities[need])), "")
-    if lacks:
-        return WireProof(mutant, Outcome.LACKING, lacks)
-    status = isinstance(mutant, StatusMutant)
-    return WireProof(mutant, Outcome.UNPROVOKED if status else Outcome.UNUSED)
+    lack = _lack(mutant.name, capabilities)
+    if lack:
+        return WireProof(mutant, Outcome.LACKING, lack)
+    if not isinstance(mutant, StatusMutant):
+        return WireProof(mutant, Outcome.UNUSED)
+    returned = is_returned(mutant.rpc, mutant.status)
+    return WireProof(mutant, Outcome.UNPROVOKED if returned else Outcome.UNRETURNED)
+
+
+def _lack(name: str, capabilities: Capabilities) -> str:
+    """Return what a target lacks that a mutant needs to change anything; empty: nothing."""
+    if name in _ABSENT_WITHOUT_LIMITS and not capabilities[Need.LIMIT_FIELDS]:
+        return "the target lacks a server without limits"
+    needs = [need for glob, group in NEEDS.items() if fnmatchcase(name, glob) for need in group]
+    return next((lack for need in needs if (lack := capabilities[need])), "")
 
 
 def _outcome(mutant: WireMutant, *, caught: bool, equivalent: bool) -> Outcome:

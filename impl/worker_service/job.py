@@ -68,9 +68,13 @@ class JobStatus:
     ended_at_s: float | None = None
     exit_code: int = 0
     signal: int = 0
-    oom_killed: bool = False
     limits: Limits | None = None
     usage: Usage | None = None
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the OOM killer has killed a process of the job."""
+        return self.usage is not None and self.usage.oom_kills > 0
 
 
 class Job:
@@ -325,7 +329,6 @@ class Job:
             ended_at_s=self._exited_at_s,
             exit_code=self._exit.exit_code,
             signal=self._exit.signal,
-            oom_killed=usage is not None and usage.oom_kills > 0,
             usage=usage,
         )
         try:

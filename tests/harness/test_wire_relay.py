@@ -142,6 +142,7 @@ def test_outcome_follows_from_the_checks(
     plain = BY_NAME[EXIT_CODE]
     split = BY_NAME["wire.StreamLogs.stream.split"]
     status = BY_NAME["wire.QueryJob.status.ABORTED.next"]
+    unprovoked = BY_NAME["wire.QueryJob.status.NOT_FOUND.next"]
     limits = BY_NAME["wire.StartJobRequest.limits.pids_max.dropped"]
     equivalent = BY_NAME["wire.QueryJobResponse.message.dropped"]
     assert isinstance(plain, FieldMutant)
@@ -154,13 +155,20 @@ def test_outcome_follows_from_the_checks(
     assert of(plain, PASSES, BREAKS, FAILS) is Outcome.CAUGHT
     assert of(plain, PASSES, BREAKS) is Outcome.MISSED
     assert of(plain, FAILS, concerned=False) is Outcome.UNUSED
-    assert of(status, FAILS, concerned=False) is Outcome.UNPROVOKED
+    assert of(status, FAILS, concerned=False) is Outcome.UNRETURNED
+    assert of(unprovoked, FAILS, concerned=False) is Outcome.UNPROVOKED
     assert of(limits, FAILS, concerned=False) is Outcome.LACKING
     assert of(equivalent, PASSES) is Outcome.EQUIVALENT
     assert of(equivalent, FAILS) is Outcome.STALE
     assert of(split, PASSES) is Outcome.HARMLESS
     assert of(split, FAILS) is Outcome.FALSE_ALARM
-    assert {Outcome.MISSED, Outcome.UNUSED, Outcome.STALE, Outcome.FALSE_ALARM} == BAD
+    assert {
+        Outcome.MISSED,
+        Outcome.UNUSED,
+        Outcome.UNPROVOKED,
+        Outcome.STALE,
+        Outcome.FALSE_ALARM,
+    } == BAD
 
 
 def test_controls_sort_checks_by_what_passes_directly_and_through_the_relay(

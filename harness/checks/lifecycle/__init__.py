@@ -3,6 +3,7 @@
 from typing import Final
 
 from harness.checks.lifecycle import (
+    busy,
     ended_jobs,
     ending,
     forgetting,
@@ -38,4 +39,5 @@ CHECKS: Final = (
     *server_surroundings.CHECKS,
     *settings.CHECKS,
     *standard_services.CHECKS,
+    *busy.CHECKS,
 )

@@ -9,12 +9,15 @@ from typing import Final
 from harness.checks.check import Check, Need, Stage
 from harness.checks.lifecycle.stopping import IGNORES_TERM
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import at_most_s, equal, holds, one_of
+from harness.host.clock import seconds_until
+from harness.judge.promises import answered, at_most_s, equal, holds, one_of
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
 
 EXIT_BOUND_S: Final = 45.0  # two grace periods of 2 s, on a busy or emulated machine
+REFUSED_S: Final = 10.0
+LATE: Final = "start while it ends"
 STREAM_ENDS: Final = ("OK", "UNAVAILABLE", "CANCELLED", "ABORTED")
 
 
@@ -36,7 +39,7 @@ class ServerShutdown(Observation):
 
 
 def run_shutdown(stage: Stage) -> None:
-    """Send SIGTERM to a server with a job that obeys, a job that resists, and streams of both."""
+    """Send SIGTERM to a server with jobs that obey and resist, and streams of both; start more."""
     variant = Variant(stop_grace_s=2) if "stop_grace_s" in stage.target.flags else Variant()
     with (
         stage.fresh_server(variant) as server,
@@ -53,6 +56,7 @@ def run_shutdown(stage: Stage) -> None:
             receiver.first_byte.wait(stage.join_timeout_s)
         signaled_s = stage.recorder.now_s()
         server.signal(signal.SIGTERM)
+        seconds_until(lambda: not client.start("true", label=LATE).ok, REFUSED_S)
         exit_code = server.wait_exit(EXIT_BOUND_S)
         took_s = stage.recorder.now_s() - signaled_s
         for receiver in receivers:
@@ -74,6 +78,8 @@ def judge_shutdown(history: History) -> Iterator[Finding]:
     promise = "the server reports its jobs' pids"
     yield holds(promise, kept=reported, got=server.job_pids, want="numbers")
     yield equal("its jobs have ended", server.jobs_left, 0)
+    last = history.calls(LATE)[-1]
+    yield answered("a start while the server ends is refused", last, "UNAVAILABLE")
     for label in ("obeys", "resists"):
         stream = history.stream(label)
         promise = f"the stream of the job that {label} ends with a status"

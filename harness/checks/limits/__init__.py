@@ -8,6 +8,7 @@ from harness.checks.limits import (
     disk,
     limit_validation,
     memory,
+    reports,
     restarts,
     tree_stops,
 )
@@ -20,4 +21,5 @@ CHECKS: Final = (
     *cgroup_lifecycle.CHECKS,
     *restarts.CHECKS,
     *tree_stops.CHECKS,
+    *reports.CHECKS,
 )

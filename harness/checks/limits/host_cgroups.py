@@ -113,10 +113,13 @@ def root_of(stage: Stage, client: Client) -> str:
 
 def read_files(stage: Stage, directory: str, *paths: str) -> dict[str, str | None]:
     """Return the content of some files below a directory; None for a missing one."""
-    lines = [
-        f"echo '== {path}'; cat {shlex.quote(path)} 2>/dev/null || echo '!!'" for path in paths
-    ]
-    script = "; ".join([f"cd {shlex.quote(directory)} || true", *lines])
+    # With the shell's own commands: an emulated machine takes long to start a program.
+    show = (
+        'show() { echo "== $1"; { while IFS= read -r line; do printf \'%s\\n\' "$line"; done; } '
+        "2>/dev/null < \"$1\" || echo '!!'; }"
+    )
+    shown = [f"show {shlex.quote(path)} 2>/dev/null" for path in paths]
+    script = "; ".join([f"cd {shlex.quote(directory)} || true", show, *shown])
     parts = re.split(r"^== (.*)\n", on_host(stage, script), flags=re.MULTILINE)[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {path: None if text == "!!\n" else text.strip() for path, text in pairs}

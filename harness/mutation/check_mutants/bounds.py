@@ -314,6 +314,29 @@ _CROWDS: Final = (
         ),
         "abuse.crowds",
     ),
+    Mutation(
+        "does not limit calls other than stops and streams",
+        (
+            Edit(
+                "gate.py",
+                'Admission(unary_threads, "other calls run (--unary-threads)")',
+                "Admission(1 << 20)",
+            ),
+        ),
+        "lifecycle.busy",
+    ),
+    Mutation(
+        "starts jobs while it shuts down",
+        (
+            Edit(
+                "worker.py",
+                "            if self._closing:\n                raise ShuttingDownError(",
+                "            if self._closing and self._starting < 0:\n"
+                "                raise ShuttingDownError(",
+            ),
+        ),
+        "lifecycle.shutdown",
+    ),
 )
 
 MUTANTS: Final = (*_JOBS, *_SETTINGS, *_LISTS, *_OUTPUT, *_CROWDS)

@@ -173,7 +173,7 @@ _ENFORCED: Final = (
         "reports OOM events as OOM kills",
         (Edit("cgroup.py", 'oom_kills=oom.get("oom_kill", 0),', 'oom_kills=oom.get("oom", 0),'),),
         "limits.memory",
-        also=("limits.default-memory",),
+        also=("limits.default-memory", "limits.usage"),
     ),
     Mutation(
         "reports one job's OOM kill in every job's status",
@@ -191,11 +191,44 @@ _ENFORCED: Final = (
         (
             Edit(
                 "job.py",
-                "oom_killed=usage is not None and usage.oom_kills > 0,",
-                "oom_killed=False,",
+                "return self.usage is not None and self.usage.oom_kills > 0",
+                "return False",
             ),
         ),
         "limits.memory",
+        also=("limits.usage",),
+    ),
+    Mutation(
+        "reports an OOM kill only once the job has ended",
+        (
+            Edit(
+                "job.py",
+                "return self.usage is not None and self.usage.oom_kills > 0",
+                "return bool(self.ended_at_s and self.usage and self.usage.oom_kills)",
+            ),
+        ),
+        "limits.usage",
+    ),
+    Mutation(
+        "reports bytes read as bytes written",
+        (Edit("cgroup.py", "io_write_bytes=write_bytes,", "io_write_bytes=read_bytes,"),),
+        "limits.usage",
+    ),
+    Mutation(
+        "reports the default weight for every job",
+        (Edit("wire.py", "io_weight=limits.io_weight,", "io_weight=500,"),),
+        "limits.reported",
+    ),
+    Mutation(
+        "reports no limit of a job that has ended",
+        (
+            Edit(
+                "service.py",
+                "limits=limits_to_message(status.limits),",
+                "limits=None if status.ended_at_s else limits_to_message(status.limits),",
+            ),
+        ),
+        "limits.reported",
     ),
     Mutation(
         "answers a query of a running job after six seconds",
