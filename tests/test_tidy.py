@@ -192,8 +192,9 @@ DOORS = [
         frozenset({
             "harness/host/processes.py", "harness/host/piped_program.py",
             "harness/vm/persistent_vm.py",
+            "harness/dialects/programs.py",
         }),
-        "host.processes.start_bound, or host.piped_program",
+        "host.processes.start_bound, host.piped_program, or dialects.programs",
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", OUTSIDE,

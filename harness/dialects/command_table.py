@@ -47,7 +47,8 @@ class ErrorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.code and self.code not in _CODES:
-            raise ValueError(f"code {self.code!r} is not a gRPC status; write one of {sorted(_CODES)}")
+            names = ", ".join(sorted(_CODES))
+            raise ValueError(f"code {self.code!r} is not a gRPC status; write one of {names}")
         try:
             groups = re.compile(self.pattern).groupindex
         except re.error as error:
