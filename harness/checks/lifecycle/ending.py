@@ -116,8 +116,9 @@ def run_signals(stage: Stage) -> None:
             scripts = {_signaled(number): dump.format(scratch, number) for number in DUMPING}
             _record_ends(stage, scripts, may_dump_core=True)
             look = f"cat /proc/sys/kernel/core_pattern; ls {scratch}/*/* 2>/dev/null | wc -l"
-            lines = client.output(client.must_start("sh", ["-c", look])).split("\n")
-            stage.record(SignalRun(len(numbers), lines[0], int(lines[1])))
+            pattern, _, count = client.output(client.must_start("sh", ["-c", look])).partition("\n")
+            cores = int(count) if count.strip().isdecimal() else 0
+            stage.record(SignalRun(len(numbers), pattern, cores))
         finally:
             client.output(client.must_start("rm", ["-rf", scratch]))
 

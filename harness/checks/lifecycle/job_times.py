@@ -60,7 +60,8 @@ def run_times(stage: Stage) -> None:
         for number in range(JOBS):
             pause_s = PAUSE_S if number == JOBS // 2 else 0
             job_id = client.must_start("sh", ["-c", f"sleep {pause_s}; date +%s%N"])
-            printed[job_id] = int(client.output(job_id).strip() or 0)
+            text = client.output(job_id).strip()
+            printed[job_id] = int(text) if text.isdecimal() else 0
         listed = newest_jobs(client) if stage.target_has(Need.LISTING) else {}
         for job_id, printed_ns in printed.items():
             times, job = _times(client.must_query(job_id)), listed.get(job_id)
