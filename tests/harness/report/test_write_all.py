@@ -1,4 +1,4 @@
-"""The files of a run: results.json, junit.xml and report.html."""
+"""The files of a run."""
 
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,7 +14,7 @@ from tests.harness.report.cases import report_of, result_of
 USAGE = UsageCurve("Memory", "bytes", None, ((0, 1), (1, 2)))
 
 
-def test_write_all_writes_results_junit_and_report(tmp_path: Path) -> None:
+def test_write_all_writes_every_file_of_the_result(tmp_path: Path) -> None:
     save(History([USAGE]), tmp_path / "one.jsonl")
     report = report_of(result_of("a.one", Verdict.PASS, history="one.jsonl"))
     write_all(report, tmp_path)
@@ -22,7 +22,10 @@ def test_write_all_writes_results_junit_and_report(tmp_path: Path) -> None:
     assert ET.parse(tmp_path / "junit.xml").getroot().get("tests") == "1"  # noqa: S314 - our own
     assert "<b>Memory</b>" in (tmp_path / "report.html").read_text()
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"one.jsonl", "results.json", "junit.xml", "report.html"}
+    assert names == {
+        "one.jsonl", "results.json", "junit.xml", "report.html", "summary.md", "results.sarif",
+        "badge.json", "badge.svg",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
