@@ -2,10 +2,12 @@
 
 import datetime as dt
 import math
+import os
 import shutil
 import socket
 import ssl
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from harness.drive.certificates import ADMIN, Authority, CertificateSpec, server_spec
 from harness.host.clock import poll_until
+from harness.host.processes import run
 from worker_service import watched_files
 from worker_service.errors import ConfigurationError
 from worker_service.tls import (
@@ -62,6 +65,25 @@ def _remove_certificate(files: CertificateFiles) -> None:
 
 def test_server_credentials_accepts_a_matching_pair(files: CertificateFiles) -> None:
     assert server_credentials(files) is not None
+
+
+_LOADS = "from worker_service.tls import server_credentials; server_credentials(None)"
+
+
+@pytest.mark.parametrize(
+    ("imports", "expected"),
+    [
+        ("import grpc, worker_service", "ConfigurationError: grpc was imported before"),
+        ("import worker_service, grpc", "AttributeError"),  # its argument is looked at
+    ],
+)
+def test_server_credentials_refuses_a_grpc_that_was_imported_before_tls12_was_off(
+    imports: str, expected: str
+) -> None:
+    environment = {**os.environ}
+    environment.pop("GRPC_SSL_CIPHER_SUITES", None)  # this process has set it
+    done = run([sys.executable, "-c", f"{imports}; {_LOADS}"], 60, environment=environment)
+    assert expected in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

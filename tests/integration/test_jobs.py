@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -141,6 +142,16 @@ def test_list_filters_by_status(admin: Client) -> None:
     with pytest.raises(CallError, match="running, exited, signaled") as refused:
         admin.list_jobs(status="Running")
     assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_list_shows_an_ended_job_as_a_query_does(admin: Client) -> None:
+    job_id = ended(admin, "sh", "-c", "exit 3")
+    [listed] = admin.list_jobs()
+    queried = admin.query(job_id)
+    assert listed == replace(
+        queried, command=("sh", "-c", "exit 3"), message="", limits=None, usage=None
+    )
+    assert queried.ended_at is not None
 
 
 def test_list_shows_which_output_is_kept(certificates: Certificates) -> None:
