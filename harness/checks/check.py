@@ -25,6 +25,11 @@ class Need(StrEnum):
     IDENTITIES = "the harness's own certificates (harness identities DIR)"
     ROLES = "roles in certificates (the table [identities] of its dialect names none)"
     CERTIFICATE_RULES = "rules for certificates beyond mutual TLS (`refuses`, `accepts`)"
+    GRPC = "gRPC over TLS (the table [protocol] of its dialect)"
+    EXIT_CODES = "exit codes in its query (`query.job.exit_code` of its dialect)"
+    SIGNALS = "signals in its query (`query.job.signal` of its dialect)"
+    PIDS = "process ids in its query (`query.job.pid` of its dialect)"
+    ONE_OUTPUT = "one order of standard output and standard error (`stream.output` names both)"
     PYTHON = "python3 on the server's machine, for this check's job"
     CGROUPS = "a cgroup v2 for each job"
     LIMIT_FIELDS = "limits in StartJob (the added field `limits`)"
@@ -70,6 +75,8 @@ class Check:
         cites: the case numbers and requirement ids that it covers.
         time_limit_s: for the run; beyond it the check is BROKEN.
         alone: whether no other check may run at the same time, since it measures time or memory.
+        ours: whether the promise is this project's own, beyond what each job worker promises. With
+            a dialect the check is SKIPPED, unless the key `promises` names it.
     """
 
     name: str
@@ -80,6 +87,7 @@ class Check:
     cites: tuple[str, ...] = ()
     time_limit_s: float = 120.0
     alone: bool = False
+    ours: bool = False
 
     @property
     def area(self) -> str:

@@ -43,6 +43,7 @@ class DialectFile(Table, frozen=True, kw_only=True):
     name: str
     description: str = ""
     ids: Literal["uuid4", "text"] = "text"
+    promises: tuple[str, ...] = ()
     status: StatusTable = StatusTable()
     identities: Scheme = WITHOUT_ROLES
     command: CommandTable | None = None
@@ -122,6 +123,8 @@ def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
         unknown_job=file.status.unknown_job,
         bad_id=file.status.bad_id,
         bad_command=file.status.bad_command,
+        promises=file.promises,
+        one_output=file.stream is None or isinstance(file.stream.output, str),
     )
     return Dialect(file.name, source, file.description, transport, terms, file.identities)
 

@@ -17,6 +17,7 @@ from harness.drive.receiver import QUIET_S, EndWatch, Receiver, StreamPlan, outc
 from harness.host.cert_files import CertFiles
 from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, Json, Outcome, Recorder, Stream
+from harness.record.terms import OVER
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -229,7 +230,7 @@ class Client:
             job = self._stub.QueryJob(pb.QueryJobRequest(job_id=job_id), timeout=WATCH_TIMEOUT_S)
         except grpc.RpcError:
             return False
-        return job.status in {"exited", "signaled"}
+        return job.status in OVER
 
     def require(self, reply: Reply, promise: str) -> Any:  # noqa: ANN401 - any message
         """Return a reply's message.

@@ -5,12 +5,16 @@ what a server of its kind has promised. Without a record they are this project's
 """
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from harness.record.history import History, Observation
 
 # What a query may report of a job: the fields of QueryJobResponse that judges rely on.
 REPORTED: Final = ("status", "pid", "exit_code", "signal", "started_at", "ended_at")
+# An end of which a server does not report whether it was an exit or a signal.
+ENDED: Final = "ended"
+OVER: Final = ("exited", "signaled", ENDED)
 # Refusals of a caller; any other status shows that it was admitted.
 _REFUSING: Final = frozenset({"UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED"})
 
@@ -28,6 +32,8 @@ class Terms(Observation):
         unknown_job: the statuses that a call for a job that does not exist may get.
         bad_id: the same of an id that cannot be one.
         bad_command: the same of a start that cannot succeed.
+        promises: checks (glob) that are of this project's own promises, which the server makes too.
+        one_output: whether standard output and standard error come in one order.
     """
 
     dialect: str = "jobworker.v1"
@@ -37,6 +43,17 @@ class Terms(Observation):
     unknown_job: tuple[str, ...] = ("NOT_FOUND",)
     bad_id: tuple[str, ...] = ("INVALID_ARGUMENT",)
     bad_command: tuple[str, ...] = ("NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
+
+    promises: tuple[str, ...] = ()
+    one_output: bool = True
+
+    def has_promised(self, check: str) -> bool:
+        """Return whether the server makes the promise of a check that is this project's own."""
+        return self.own or any(fnmatchcase(check, pattern) for pattern in self.promises)
+
+    def is_status(self, got: str, want: str) -> bool:
+        """Return whether a status is the wanted one; ends may be one status of another server."""
+        return got == want or (not self.own and got == ENDED and want in OVER)
 
     def is_admitted(self, code: str) -> bool:
         """Return whether a caller whose query for an unknown job got this status was admitted.

@@ -67,6 +67,12 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     found[Need.GUEST] = _reason(Need.GUEST, target.disposable_host)
     found[Need.DISK] = _reason(Need.DISK, target.has_data_disk)
     found[Need.IDENTITIES] = _reason(Need.IDENTITIES, target.identities.has_authority())
+    terms = target.dialect.terms
+    found[Need.GRPC] = _reason(Need.GRPC, target.dialect.is_grpc)
+    found[Need.EXIT_CODES] = _reason(Need.EXIT_CODES, "exit_code" in terms.reports)
+    found[Need.SIGNALS] = _reason(Need.SIGNALS, "signal" in terms.reports)
+    found[Need.PIDS] = _reason(Need.PIDS, "pid" in terms.reports)
+    found[Need.ONE_OUTPUT] = _reason(Need.ONE_OUTPUT, terms.one_output)
     scheme = target.identities.scheme
     found[Need.ROLES] = _reason(Need.ROLES, scheme.has_roles)
     found[Need.CERTIFICATE_RULES] = _reason(Need.CERTIFICATE_RULES, scheme.has_rules)

@@ -83,6 +83,12 @@ class Options:
     own_server: bool = False
 
 
+# A skip's reason: what the check promises is this project's own, see `Check.ours`.
+NOT_PROMISED: Final = (
+    "the target lacks this promise (name the check in `promises` of its dialect if it makes it)"
+)
+
+
 class SharedServer:
     """The server that checks share; a new one is started after it has died.
 
@@ -230,10 +236,15 @@ class _Runner:
     def _drive(self, check: Check) -> History:
         """Return the records of a check's run, or the reason why it was not run."""
         recorder = Recorder()
+        terms = self.target.dialect.terms
         lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
+        if check.ours and not terms.has_promised(check.name):
+            lacking.append(NOT_PROMISED)
         if lacking:
             recorder.add(Interruption(Cause.NEED_MISSING, "; ".join(lacking)))
             return recorder.history()
+        if not terms.own:
+            recorder.add(terms)
         with ExitStack() as stack:
             try:
                 server = self._server(stack)

@@ -40,7 +40,7 @@ SETTLE_TIMEOUT_S: Final = 10.0
 SPARE_THREADS: Final = 20
 SPARE_DESCRIPTORS: Final = 6
 SPARE_WHY: Final = "what gRPC and a thread pool keep for later"
-NEEDS: Final = frozenset({Need.PYTHON, Need.NATIVE})
+NEEDS: Final = frozenset({Need.PYTHON, Need.NATIVE, Need.GRPC})
 
 
 @dataclass(frozen=True, slots=True)

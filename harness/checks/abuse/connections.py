@@ -116,6 +116,7 @@ HANDSHAKES: Final = Check(
     "abuse.handshakes",
     "A connection that is silent or slow during its TLS handshake is closed in time.",
     run_handshakes, judge_handshakes, NEEDS, ("81",), 240,
+    ours=True,
 )  # fmt: skip
 
 
@@ -394,4 +395,5 @@ NO_DESCRIPTOR: Final = Check(
     "abuse.descriptors",
     "A server without a free descriptor reports that, and recovers when descriptors are free.",
     run_descriptors, judge_descriptors, NEEDS | {Need.LAUNCH}, ("80",), 180,
+    ours=True,
 )  # fmt: skip

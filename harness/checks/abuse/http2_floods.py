@@ -292,4 +292,5 @@ CALL_MAXIMUM: Final = Check(
     "A connection has a maximum of concurrent calls, which the server enforces.",
     run_streams, judge_streams, NEEDS, ("79", "R-STREAM-9"),
     alone=True,  # on a shared server, other checks would be refused
+    ours=True,
 )  # fmt: skip

@@ -149,7 +149,7 @@ def judge_resumption(history: History) -> Iterator[Finding]:
 RESUMPTION: Final = Check(
     "identity.resumption",
     "A TLS session cannot be resumed once its client's certificate has expired.",
-    run_resumption, judge_resumption, frozenset({Need.IDENTITIES}), ("24",),
+    run_resumption, judge_resumption, frozenset({Need.IDENTITIES, Need.GRPC}), ("24",),
 )  # fmt: skip
 
 
@@ -209,4 +209,5 @@ EXPIRY: Final = Check(
     "identity.expiry",
     "A stream ends when its client's certificate expires, and not before.",
     run_expiry, judge_expiry, frozenset({Need.IDENTITIES}), ("25",),
+    ours=True,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 
-from harness.checks.check import Check, Stage
+from harness.checks.check import Check, Need, Stage
 from harness.checks.identity.client_certificates import REFUSING
 from harness.checks.raw_calls import (
     CALL_TIMEOUT_S,
@@ -129,7 +129,7 @@ def judge_strangers(history: History) -> Iterator[Finding]:
 STRANGERS: Final = Check(
     "identity.strangers",
     "The server requires a client certificate, TLS and HTTP/2, and proves its own identity.",
-    run_strangers, judge_strangers, frozenset(),
+    run_strangers, judge_strangers, frozenset({Need.GRPC}),
     ("1", "11-13", "15", "R-TLS-1"),
 )  # fmt: skip
 
@@ -210,5 +210,5 @@ def judge_versions(history: History) -> Iterator[Finding]:
 TLS_VERSIONS: Final = Check(
     "identity.versions",
     "The server accepts TLS 1.3 and no older version.",
-    run_versions, judge_versions, frozenset(), ("14", "R-TLS-1"),
+    run_versions, judge_versions, frozenset({Need.GRPC}), ("14", "R-TLS-1"),
 )  # fmt: skip

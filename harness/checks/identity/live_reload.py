@@ -128,6 +128,7 @@ ROTATION: Final = Check(
     "identity.rotation",
     "Renewed certificates are used without a restart, and running streams continue.",
     run_rotation, judge_rotation, OWN_FILES, ("26", "97"),
+    ours=True,
 )  # fmt: skip
 
 

@@ -266,5 +266,6 @@ def judge_openssl(history: History) -> Iterator[Finding]:
 OPENSSL: Final = Check(
     "identity.openssl",
     "OpenSSL's own client gets TLS 1.3 with strong ciphers over HTTP/2, and nothing else.",
-    run_openssl, judge_openssl, frozenset({Need.NATIVE}), ("14", "15", "27", "28", "R-TLS-1"),
+    run_openssl, judge_openssl, frozenset({Need.NATIVE, Need.GRPC}),
+    ("14", "15", "27", "28", "R-TLS-1"),
 )  # fmt: skip

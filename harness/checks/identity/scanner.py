@@ -67,5 +67,6 @@ def judge_scanner(history: History) -> Iterator[Finding]:
 SCANNER: Final = Check(
     "identity.scanner",
     "An independent scanner finds TLS 1.3 with strong ciphers and no known weakness.",
-    run_scanner, judge_scanner, frozenset({Need.NATIVE}), ("14", "27", "28", "R-TLS-1"), 240,
+    run_scanner, judge_scanner, frozenset({Need.NATIVE, Need.GRPC}),
+    ("14", "27", "28", "R-TLS-1"), 240,
 )  # fmt: skip

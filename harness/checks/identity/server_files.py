@@ -162,4 +162,5 @@ START: Final = Check(
     "identity.start",
     "A server does not start with keys that others can read, or with invalid certificate files.",
     run_start, judge_start, frozenset({Need.LAUNCH, Need.HOST, Need.NATIVE}), ("29",),
+    ours=True,
 )  # fmt: skip

@@ -8,12 +8,13 @@ from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.checks.common import ServerCounts, server_counts
-from harness.checks.lifecycle.job_end import JobEnd, end_of
+from harness.checks.lifecycle.job_end import JobEnd, end_of, is_end
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, at_most, at_most_s, equal, floor, holds, unseen
 from harness.judge.streams import identical
 from harness.record.history import History, Observation
+from harness.record.terms import OVER, Terms, terms_of
 from harness.record.verdict import Finding
 
 PARALLEL: Final = 4
@@ -43,8 +44,8 @@ def _record_ends(
         list(pool.map(run, scripts))
 
 
-def _wrong(ends: Sequence[ReportedEnd]) -> list[ReportedEnd]:
-    return [end for end in ends if end.reported != end.actual]
+def _wrong(ends: Sequence[ReportedEnd], terms: Terms) -> list[ReportedEnd]:
+    return [end for end in ends if not is_end(end.reported, end.actual, terms)]
 
 
 def run_exit_codes(stage: Stage) -> None:
@@ -59,7 +60,7 @@ def judge_exit_codes(history: History) -> Iterator[Finding]:
     ends = history.all(ReportedEnd)
     yield assumed("every exit code was tried", true=len(ends) >= 10, got=len(ends))  # noqa: PLR2004
     promise = "an exit code is reported exactly, as status exited and without a signal"
-    yield equal(promise, _wrong(ends)[:5], [])
+    yield equal(promise, _wrong(ends, terms_of(history))[:5], [])
 
 
 EXIT_CODES: Final = Check(
@@ -67,6 +68,7 @@ EXIT_CODES: Final = Check(
     "Every exit code, 0 to 255, is reported exactly.",
     run_exit_codes,
     judge_exit_codes,
+    needs=frozenset({Need.EXIT_CODES}),
     cites=("31", "R-JOB-4"),
     time_limit_s=90,
 )
@@ -135,11 +137,11 @@ def judge_signals(history: History) -> Iterator[Finding]:
     yield floor("signals that were tried", len(plain), max(DEADLY_LEAST, run.planned))
     yield floor("signals that were tried with a core dump", len(dumping), len(DUMPING))
     promise = "the signal that ended a job is reported exactly, as status signaled"
-    yield equal(promise, _wrong(plain)[:5], [])
+    yield equal(promise, _wrong(plain, terms_of(history))[:5], [])
     promise = "so is a signal that made the job dump core"
     # A pattern that is a pipe hands the cores to a program, which may write them anywhere.
     dumped = run.core_pattern.startswith("|") or run.core_files == len(DUMPING)
-    wrong = _wrong(dumping)
+    wrong = _wrong(dumping, terms_of(history))
     yield equal(promise, wrong, []) if dumped or wrong else unseen(promise, "no core was written")
 
 
@@ -148,6 +150,7 @@ SIGNALS: Final = Check(
     "Every signal that ends a job is reported exactly, core-dumping ones too.",
     run_signals,
     judge_signals,
+    needs=frozenset({Need.SIGNALS}),
     cites=("31", "R-JOB-4"),
 )
 
@@ -214,6 +217,7 @@ BACKGROUND: Final = Check(
     run_background,
     judge_background,
     cites=("33", "R-JOB-3"),
+    ours=True,
 )
 
 
@@ -251,7 +255,7 @@ def run_short_jobs(stage: Stage) -> None:
         jobs = list(pool.map(lambda _: client.must_start("true", label="silent"), range(silent)))
         after = _counts(stage, client)
         queried = jobs[::QUERIED_STEP]
-        ended = sum(client.must_query(job_id).status == "exited" for job_id in queried)
+        ended = sum(client.must_query(job_id).status in OVER for job_id in queried)
         stage.record(ShortJobs(len(queried), ended, before, after))
 
 

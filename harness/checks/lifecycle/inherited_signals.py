@@ -84,6 +84,7 @@ INHERITED_SIGNALS: Final = Check(
     judge_inherited_signals,
     needs=frozenset({Need.LAUNCH, Need.HOST}),
     cites=("99",),
+    ours=True,
 )
 
 
@@ -152,6 +153,7 @@ TERMINAL_SIGNALS: Final = Check(
     judge_terminal_signals,
     needs=frozenset({Need.LAUNCH, Need.HOST}),
     cites=("99", "44"),
+    ours=True,
 )
 
 CHECKS: Final = (INHERITED_SIGNALS, TERMINAL_SIGNALS)

@@ -134,6 +134,7 @@ INHERITANCE: Final = Check(
     run_inheritance,
     judge_inheritance,
     cites=("43", "113", "114", "R-JOB-6"),
+    ours=True,
 )
 
 

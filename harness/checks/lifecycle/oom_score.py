@@ -68,6 +68,7 @@ OOM_SCORE: Final = Check(
     judge_oom_score,
     needs=frozenset({Need.LAUNCH, Need.HOST}),
     cites=("102", "43"),
+    ours=True,
 )
 
 CHECKS: Final = (OOM_SCORE,)

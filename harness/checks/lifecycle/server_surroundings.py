@@ -107,6 +107,7 @@ LOCALE: Final = Check(
     judge_locale,
     needs=frozenset({Need.LAUNCH, Need.HOST, Need.NATIVE}),
     cites=("109",),
+    ours=True,
 )
 
 # -- standard error -------------------------------------------------------------------------------
@@ -202,6 +203,7 @@ UNREAD: Final = Check(
     judge_unread_stderr,
     needs=frozenset({Need.LAUNCH, Need.HOST, Need.NATIVE}),
     cites=("110",),
+    ours=True,
 )
 
 CHECKS: Final = (LOCALE, UNREAD)

@@ -94,6 +94,7 @@ SHUTDOWN: Final = Check(
     judge_shutdown,
     needs=frozenset({Need.LAUNCH, Need.HOST}),
     cites=("44",),
+    ours=True,
 )
 
 CHECKS: Final = (SHUTDOWN,)

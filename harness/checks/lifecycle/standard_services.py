@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from harness.checks.check import Check, Stage
+from harness.checks.check import Check, Need, Stage
 from harness.checks.raw_calls import CALL_TIMEOUT_S
 from harness.dialects.channel import open_channel
 from harness.drive.receiver import outcome_of
@@ -116,6 +116,7 @@ STANDARD_SERVICES: Final = Check(
     "A server that serves says so by the standard health service, and shows the API by reflection.",
     run_standard_services,
     judge_standard_services,
+    needs=frozenset({Need.GRPC}),
     cites=("112",),
 )
 

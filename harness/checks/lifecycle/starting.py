@@ -13,6 +13,7 @@ from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, at_most, equal, floor, holds, one_of, unseen
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
 
@@ -117,10 +118,13 @@ def _count_descriptors(stage: Stage, server: RunningServer, client: Client) -> D
 def judge_bad_commands(history: History) -> Iterator[Finding]:
     """Promise a status for the kind of fault, a text with the reason, and nothing left behind."""
     seen = history.the(RefusedStarts)
-    for label, (_, _, codes) in UNSTARTABLE.items():
-        yield answered(f"a start of {label} is refused", history.call(label), *codes)
-    yield answered(f"a start of {SCRIPT} is refused", history.call(SCRIPT), *CANNOT_RUN)
-    for label, reasons in REASONS.items():
+    terms = terms_of(history)
+    refusals = {label: codes for label, (_, _, codes) in UNSTARTABLE.items()}
+    refusals[SCRIPT] = CANNOT_RUN
+    for label, codes in refusals.items():
+        allowed = codes if terms.own else terms.bad_command
+        yield answered(f"a start of {label} is refused", history.call(label), *allowed)
+    for label, reasons in REASONS.items() if terms.own else ():
         path = UNSTARTABLE[label][0] if label in UNSTARTABLE else seen.script
         text = history.call(label).detail
         promise = f"the refusal of {label} names it and the reason"
@@ -176,20 +180,24 @@ def run_ids(stage: Stage) -> None:
 def judge_ids(history: History) -> Iterator[Finding]:
     """Promise a different UUID of version 4 for each job, and that other ids are refused."""
     assigned = history.the(AssignedIds)
-    odd = [job_id for job_id in assigned.ids if not UUID4.fullmatch(job_id)]
-    yield equal("a job's id is a UUID of version 4", odd, [])
+    terms = terms_of(history)
+    if terms.uuids:
+        odd = [job_id for job_id in assigned.ids if not UUID4.fullmatch(job_id)]
+        yield equal("a job's id is a UUID of version 4", odd, [])
     yield equal("no id is assigned twice", len(set(assigned.ids)), len(assigned.ids))
     # The original API has one status for both; the one with added fields distinguishes them.
-    malformed = ARGUMENT if assigned.has_added_fields else (*ARGUMENT, "NOT_FOUND")
+    malformed: tuple[str, ...] = ARGUMENT if assigned.has_added_fields else (*ARGUMENT, "NOT_FOUND")
+    if not terms.own:
+        malformed = terms.bad_id
     for rpc in ("query", "stop"):
         call = history.call(f"{rpc} unknown")
-        yield answered(f"{rpc} of an unknown id is refused", call, "NOT_FOUND")
+        yield answered(f"{rpc} of an unknown id is refused", call, *terms.unknown_job)
         for label in MALFORMED_IDS:
             call = history.call(f"{rpc} {label}")
             yield answered(f"{rpc} of an id that is {label} is refused", call, *malformed)
     stream = history.stream("stream unknown")
-    yield equal("a stream of an unknown id is refused", stream.code, "NOT_FOUND")
-    if assigned.has_added_fields:
+    yield one_of("a stream of an unknown id is refused", stream.code, terms.unknown_job)
+    if assigned.has_added_fields and terms.own:
         details = [history.call(f"{rpc} unknown").detail for rpc in ("query", "stop")]
         unnamed = [text for text in (*details, stream.detail) if UNKNOWN_ID not in text]
         yield equal("a refusal of an unknown id names it", unnamed, [])

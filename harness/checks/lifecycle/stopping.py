@@ -8,7 +8,7 @@ from typing import Final
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import WAITS
-from harness.checks.lifecycle.job_end import JobEnd, end_of
+from harness.checks.lifecycle.job_end import JobEnd, end_of, ends_as, is_end
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import measured_window
@@ -23,6 +23,7 @@ from harness.judge.promises import (
 )
 from harness.record.foundations import ANSWERS, STOPS
 from harness.record.history import History, Observation
+from harness.record.terms import Terms, terms_of
 from harness.record.verdict import Finding
 
 IGNORES_TERM: Final = f"trap '' TERM; echo ready; {WAITS}"
@@ -68,13 +69,14 @@ def judge_escalates(history: History) -> Iterator[Finding]:
     """Promise that it is killed after the grace period and not before."""
     call = history.call("stop")
     yield answered("a job that ignores SIGTERM is stopped", call)
-    yield equal("by SIGKILL", end_of(history.call("after")), JobEnd("signaled", signal=9))
+    terms, killed = terms_of(history), JobEnd("signaled", signal=9)
+    yield ends_as("by SIGKILL", end_of(history.call("after")), killed, terms)
     took_s = call.ended_s - call.started_s
     grace_s = history.the(RequestedGrace).seconds
     if grace_s is not None:
         yield at_least("seconds until then", took_s, grace_s, "the requested grace period")
         end = end_of(history.call("after the stop at once"))
-        yield equal("a grace period of 0 kills at once", end, JobEnd("signaled", signal=9))
+        yield ends_as("a grace period of 0 kills at once", end, killed, terms)
     else:
         grace_s = DEFAULT_GRACE_S
     yield at_most_s("seconds until then", took_s, grace_s + KILL_SLACK_S)
@@ -89,6 +91,7 @@ ESCALATES: Final = Check(
 )
 
 
+LAST_WORDS_NAME: Final = "lifecycle.last-words"
 # The job is slow: a quick one might write it before a kill without any grace period.
 LAST_WORDS_SCRIPT: Final = f"trap 'sleep 0.3; echo last words; exit 7' TERM; echo ready; {WAITS}"
 
@@ -114,15 +117,16 @@ def judge_last_words(history: History) -> Iterator[Finding]:
         want="ready ... last words",
     )  # fmt: skip
     end = end_of(history.call("after"))
-    yield equal("its end is its own", end, JobEnd("exited", exit_code=7))
+    yield ends_as("its end is its own", end, JobEnd("exited", exit_code=7), terms_of(history))
 
 
 LAST_WORDS: Final = Check(
-    "lifecycle.last-words",
+    LAST_WORDS_NAME,
     "What a job writes after SIGTERM is kept, and its exit code is its own.",
     run_last_words,
     judge_last_words,
     cites=("36", "R-JOB-3"),
+    ours=True,
 )
 
 
@@ -150,7 +154,8 @@ def judge_concurrent_stops(history: History) -> Iterator[Finding]:
     received = history.stream("whole").text.count("term")
     yield equal("the job gets one SIGTERM", received, 1)
     status = end_of(history.call("after")).status
-    yield equal("and is killed after the grace period", status, "signaled")
+    kept = terms_of(history).is_status(status, "signaled")
+    yield holds("and is killed after the grace period", kept=kept, got=status, want="signaled")
 
 
 CONCURRENT_STOPS: Final = Check(
@@ -160,6 +165,7 @@ CONCURRENT_STOPS: Final = Check(
     judge_concurrent_stops,
     cites=("37",),
     time_limit_s=90,
+    ours=True,
 )
 
 
@@ -194,10 +200,11 @@ def judge_stop_race(history: History) -> Iterator[Finding]:
     firsts, seconds = ([end_of(c) for c in history.calls(f"{w} ")] for w in ("first", "second"))
     own = JobEnd("exited", exit_code=5)
     truthful = {own, JobEnd("signaled", signal=15), JobEnd("signaled", signal=9)}
-    by_itself = firsts.count(own)
+    terms = terms_of(history)
+    by_itself = sum(is_end(end, own, terms) for end in firsts)
     yield floor("jobs that ended by themselves", by_itself, 1)
     yield floor("jobs that were stopped", len(firsts) - by_itself, 1)
-    odd = [end for end in firsts if end not in truthful]
+    odd = [end for end in firsts if not any(is_end(end, each, terms) for each in truthful)]
     yield equal("a stop that races with the job's end leaves one truthful status", odd[:3], [])
     yield equal("and it never changes", Counter(firsts), Counter(seconds))
     codes = {call.code for call in history.calls("stop ")} - {"OK", "FAILED_PRECONDITION"}
@@ -242,6 +249,7 @@ def judge_stop_twice(history: History) -> Iterator[Finding]:
     before, after = (
         end_of(history.call(f"running {when}")).status for when in ("before", "between")
     )
+    terms = terms_of(history)
     yield equal(ANSWERS, before, "running")
     code = history.call("stop 1 of running").code
     kept = code == "OK" and after != "running"
@@ -254,7 +262,15 @@ def judge_stop_twice(history: History) -> Iterator[Finding]:
     for label, end in STOPPED_TWICE.items():
         for when in ("between", "after"):
             promise = f"the status of the {label} job after a stop"
-            yield equal(promise, end_of(history.call(f"{label} {when}")), end)
+            yield from _same_end(promise, end_of(history.call(f"{label} {when}")), end, terms)
+
+
+def _same_end(promise: str, got: JobEnd, end: JobEnd, terms: Terms) -> Iterator[Finding]:
+    """Promise how a stopped job ended; without a promised SIGTERM, it may have been killed."""
+    killed = JobEnd("signaled", signal=9)
+    if end.status == "signaled" and not terms.has_promised(LAST_WORDS_NAME):
+        end = killed if is_end(got, killed, terms) else end
+    yield ends_as(promise, got, end, terms)
 
 
 STOP_TWICE: Final = Check(
@@ -300,7 +316,8 @@ def judge_stopped_job(history: History) -> Iterator[Finding]:
         took_s = call.ended_s - call.started_s
         yield at_most_s(f"seconds until a {label} job has stopped", took_s, DEFAULT_GRACE_S)
         status = end_of(history.call(f"after {label}")).status
-        yield equal(f"a {label} job has ended", status, "signaled")
+        kept = terms_of(history).is_status(status, "signaled")
+        yield holds(f"a {label} job has ended", kept=kept, got=status, want="signaled")
 
 
 STOPPED_JOB: Final = Check(

@@ -156,6 +156,7 @@ NEVER_MOVED: Final = Check(
     needs=_OBSERVED | {Need.PYTHON},
     cites=("55", "R-CGROUP-3"),
     alone=True,
+    ours=True,
 )
 
 

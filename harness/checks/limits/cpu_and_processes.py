@@ -76,6 +76,7 @@ DEFAULTS: Final = Check(
     _judge_defaults,
     needs=frozenset({Need.CGROUPS, Need.HOST}),
     cites=("56", "R-CGROUP-2"),
+    ours=True,
 )
 
 
@@ -134,6 +135,7 @@ DEFAULT_HALF_CORE: Final = Check(
     needs=RUNS_JOBS,
     cites=("56", "49", "R-CGROUP-2"),
     alone=True,
+    ours=True,
 )
 
 

@@ -96,6 +96,7 @@ DEFAULT_MEMORY: Final = Check(
     needs=RUNS_JOBS,
     cites=("56", "50", "R-CGROUP-2"),
     alone=True,
+    ours=True,
 )
 
 
@@ -119,6 +120,7 @@ MEMORY_WITHIN: Final = Check(
     _judge_within_memory,
     needs=RUNS_JOBS,
     cites=("56",),
+    ours=True,
 )
 
 
@@ -236,6 +238,7 @@ MEMORY_BOMB: Final = Check(
     needs=RUNS_JOBS,
     cites=("54",),
     alone=True,
+    ours=True,
 )
 
 

@@ -90,6 +90,7 @@ LEFTOVERS: Final = Check(
     _judge_leftovers,
     needs=_LAUNCHED,
     cites=("45", "R-CGROUP-4"),
+    ours=True,
 )
 
 
@@ -142,6 +143,7 @@ FOREIGN_CGROUP: Final = Check(
     _judge_foreign_cgroup,
     needs=_LAUNCHED,
     cites=("60",),
+    ours=True,
 )
 
 

@@ -7,15 +7,15 @@ from typing import Final
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import KIB, MIB, WriterJob, WriterStep, start_writer, total_bytes
+from harness.checks.lifecycle.job_end import JobEnd, end_of, ends_as, is_end
 from harness.checks.streams.plans import BURSTS, PYTHON
-from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import answered, at_most_s, equal, floor, holds, one_of, timed
 from harness.judge.streams import all_exact, fault_of
 from harness.record.foundations import EXACT
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
-from jobworker.v1 import jobworker_pb2 as pb
 
 WRITE_PLANS: Final[dict[str, tuple[WriterStep, ...]]] = {
     "single bytes": (WriterStep(3000, write_bytes=1),),
@@ -179,9 +179,9 @@ def judge_end(history: History) -> Iterator[Finding]:
     for number in range(count):
         faults.append(fault_of(history.stream(f"job {number}"), len(f"{number}\n")))
         call = history.call(f"after {number}")
-        state = message_of(call, pb.QueryJobResponse)
-        if (state.status, state.exit_code) != ("exited", 3):
-            early.append(f"{call.label}: {state.status}")
+        end = end_of(call)
+        if not is_end(end, JobEnd("exited", 3), terms_of(history)):
+            early.append(f"{call.label}: {end.status}")
     promise = "a stream has all and ends when its job has ended"
     yield equal(promise, [fault for fault in faults if fault][:3], [])
     yield equal("the status is final when the stream has ended", early[:3], [])
@@ -263,9 +263,8 @@ def judge_survivor(history: History) -> Iterator[Finding]:
         yield timed(finding, SOON_S, SOON_S) if wrote_on else finding
         call = history.call(label)
         yield answered("the job can be queried", call)
-        state = message_of(call, pb.QueryJobResponse)
         promise = f"the end of a job with a {label} is that of its main process"
-        yield equal(promise, (state.status, state.exit_code), ("exited", 4))
+        yield ends_as(promise, end_of(call), JobEnd("exited", 4), terms_of(history))
 
 
 SURVIVOR: Final = Check(

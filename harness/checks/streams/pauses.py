@@ -21,9 +21,19 @@ from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
 from harness.drive.streamers import ConcurrentReaders, Reader
 from harness.host.clock import measured_window, seconds_until
-from harness.judge.promises import answered, assumed, at_most, at_most_s, equal, floor, unseen
+from harness.judge.promises import (
+    answered,
+    assumed,
+    at_most,
+    at_most_s,
+    equal,
+    floor,
+    holds,
+    unseen,
+)
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation, UsageCurve
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
 from jobworker.v1 import jobworker_pb2 as pb
@@ -146,7 +156,8 @@ def judge_stalled(history: History) -> Iterator[Finding]:
     meanwhile = history.call("meanwhile")
     yield answered("a query is answered beside stalled readers", meanwhile)
     status = message_of(meanwhile, pb.QueryJobResponse).status
-    yield equal("stalled readers do not delay the job", status, "exited")
+    kept = terms_of(history).is_status(status, "exited")
+    yield holds("stalled readers do not delay the job", kept=kept, got=status, want="exited")
     yield answered("a start is answered beside stalled readers", history.call("start meanwhile"))
     promise = "bytes of memory that the server took"
     if seen.memory_grown_bytes is None:
@@ -263,7 +274,9 @@ def judge_paused(history: History) -> Iterator[Finding]:
     yield all_exact("a pause of the server loses no byte of any reader", streams, total)
     call = history.call("afterwards")
     yield answered("a query is answered after the pause", call)
-    yield equal("the job exits", message_of(call, pb.QueryJobResponse).status, "exited")
+    status = message_of(call, pb.QueryJobResponse).status
+    kept = terms_of(history).is_status(status, "exited")
+    yield holds("the job exits", kept=kept, got=status, want="exited")
     text = history.stream("output afterwards").text
     yield equal("a job can be started after the pause", text, "afterwards\n")
 

@@ -10,9 +10,10 @@ from harness.checks.common import WriterJob, open_gate, start_writer
 from harness.checks.streams.plans import BURSTS, PYTHON, WITH_OFFSETS
 from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import at_most_s, equal
+from harness.judge.promises import at_most_s, equal, holds
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -75,7 +76,8 @@ def judge_after_end(history: History) -> Iterator[Finding]:
     """Each replay equals the live stream."""
     total = history.the(WriterJob).total_bytes
     status = message_of(history.call("ended"), pb.QueryJobResponse).status
-    yield equal("the job has ended when its stream has", status, "exited")
+    kept = terms_of(history).is_status(status, "exited")
+    yield holds("the job has ended when its stream has", kept=kept, got=status, want="exited")
     yield all_exact("a stream of an ended job replays all of it", history.streams(), total)
 
 

@@ -11,6 +11,7 @@ from harness.drive.receiver import Receiver, StreamPlan
 from harness.host.clock import measured_window, seconds_until
 from harness.judge.promises import at_most, floor, in_time
 from harness.record.history import History, Observation
+from harness.record.terms import OVER
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer, Variant
 
@@ -62,7 +63,7 @@ def run_tail_cancel(stage: Stage) -> None:
         ThreadPoolExecutor(READERS) as pool,
     ):
         job_id = client.must_start("sh", ["-c", f"yes | head -c {LOG_BYTES}"])
-        seconds_until(lambda: client.must_query(job_id).status == "exited", WRITTEN_S)
+        seconds_until(lambda: client.must_query(job_id).status in OVER, WRITTEN_S)
         log_bytes = client.must_query(job_id).log_size_bytes
 
         def is_admitted() -> bool:
