@@ -20,6 +20,7 @@ from harness.dialects.stub import GrpcTransport
 from harness.dialects.tables import (
     DeleteTable,
     GrpcTables,
+    LimitsTable,
     ListTable,
     ProtocolTable,
     QueryTable,
@@ -29,7 +30,7 @@ from harness.dialects.tables import (
     StreamTable,
     Table,
 )
-from harness.record.terms import REPORTED, Terms
+from harness.record.terms import ADDED, REPORTED, Terms
 from harness.record.verdict import BrokenError
 
 BUILTIN: Final = Path(__file__).parent / "builtin"
@@ -124,9 +125,28 @@ def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
         bad_id=file.status.bad_id,
         bad_command=file.status.bad_command,
         promises=file.promises,
+        lacks=_lacks(file),
         one_output=file.stream is None or isinstance(file.stream.output, str),
     )
     return Dialect(file.name, source, file.description, transport, terms, file.identities)
+
+
+def _lacks(file: DialectFile) -> tuple[str, ...]:
+    """Return what a gRPC dialect does not name, of `ADDED`."""
+    start, stop, stream = file.start, file.stop, file.stream
+    if file.protocol is None or start is None or stop is None or stream is None:
+        return ()  # a command line is probed by calls
+    limits = file.query is not None and file.query.job.limits != LimitsTable()
+    named = {
+        "limits": start.limits != LimitsTable() and limits,
+        "offset": stream.offset and stream.from_offset,
+        "environment": start.environment,
+        "working_directory": start.working_directory,
+        "ListJobs": file.list is not None,
+        "DeleteJob": file.delete is not None,
+        "grace_period_ms": stop.grace_ms or stop.grace_s,
+    }
+    return tuple(name for name in ADDED if not named.get(name))
 
 
 def _transport(file: DialectFile, directory: Path) -> tuple[Transport, tuple[str, ...]]:

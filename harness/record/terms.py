@@ -12,6 +12,11 @@ from harness.record.history import History, Observation
 
 # What a query may report of a job: the fields of QueryJobResponse that judges rely on.
 REPORTED: Final = ("status", "pid", "exit_code", "signal", "started_at", "ended_at")
+# Fields and rpcs beyond the four rpcs of the task, which a server may lack.
+ADDED: Final = (
+    "limits", "offset", "environment", "working_directory", "ListJobs", "page_size", "DeleteJob",
+    "grace_period_ms",
+)  # fmt: skip
 # An end of which a server does not report whether it was an exit or a signal.
 ENDED: Final = "ended"
 OVER: Final = ("exited", "signaled", ENDED)
@@ -34,6 +39,7 @@ class Terms(Observation):
         bad_command: the same of a start that cannot succeed.
         promises: checks (glob) that are of this project's own promises, which the server makes too.
         one_output: whether standard output and standard error come in one order.
+        lacks: what the dialect does not name, of `ADDED`: it is not probed by calls.
     """
 
     dialect: str = "jobworker.v1"
@@ -46,6 +52,7 @@ class Terms(Observation):
 
     promises: tuple[str, ...] = ()
     one_output: bool = True
+    lacks: tuple[str, ...] = ()
 
     def has_promised(self, check: str) -> bool:
         """Return whether the server makes the promise of a check that is this project's own."""

@@ -25,6 +25,12 @@ Capabilities = dict[Need, str]
 
 # A start of a program that does not exist.
 _NO_PROGRAM: Final = frozenset({"NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT"})
+# What a dialect must name for a need, see `Terms.lacks`.
+_NAMES: Final = {
+    Need.LIMIT_FIELDS: {"limits"}, Need.OFFSETS: {"offset"}, Need.LISTING: {"ListJobs"},
+    Need.JOB_ENVIRONMENT: {"environment", "working_directory"}, Need.DELETION: {"DeleteJob"},
+    Need.PAGES: {"ListJobs", "page_size"}, Need.GRACE: {"grace_period_ms"},
+}  # fmt: skip
 _FLAGS: Final = {
     Need.RETENTION: "retention_bytes",
     Need.STREAM_CAP: "max_streams",
@@ -57,7 +63,11 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     except BrokenError as error:
         raise BrokenError(f"{error}\n{server.log_tail()}".strip()) from None
     with Client(server.address, files, recorder, dialect=target.dialect, slow=slow) as client:
-        found = {need: _reason(need, _probe(has, client)) for need, has in _PROBES.items()}
+        lacks = set(target.dialect.terms.lacks)
+        found = {
+            need: _reason(need, not lacks & _NAMES.get(need, set()) and _probe(has, client))
+            for need, has in _PROBES.items()
+        }
     if not found[Need.LIMIT_FIELDS]:
         # A server that reports limits must have cgroups: the checks judge whether it has.
         found[Need.CGROUPS] = ""
