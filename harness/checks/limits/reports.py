@@ -65,6 +65,7 @@ class ReportedLimits(Observation):
 
 _FILES: Final = ("cpu.max", "memory.max", "io.weight", "pids.max", "io.max")
 _DEVICES: Final = 2
+_DEFAULT: Final = "without limits"
 # In the order of io.max: cgroup-v2.rst.
 _RATES: Final = {
     "rbps": "read_bytes_per_second",
@@ -78,7 +79,7 @@ def _requests(devices: Mapping[str, str]) -> dict[str, pb.ResourceLimits]:
     """Return the jobs' limits: each limit is left out by one of them; a device has two names."""
     by_path, by_number = next(iter(devices)), list(devices.values())[1]
     return {
-        "without limits": pb.ResourceLimits(),
+        _DEFAULT: pb.ResourceLimits(),
         "with every limit": pb.ResourceLimits(
             cpu_millicores=370,
             memory_max_bytes=80 * MIB,
@@ -177,12 +178,15 @@ def _of_files(files: Mapping[str, str | None]) -> JobLimits:
 
 def _judge_limits(history: History) -> Iterator[Finding]:
     jobs = history.all(ReportedLimits)
-    yield floor("jobs whose limits were read", len(jobs), 1)
+    yield floor("jobs whose limits were read", len(jobs), 2)
+    defaults = next((job.in_force for job in jobs if job.label == _DEFAULT), None)
     for job in jobs:
-        for name, want in dataclasses.asdict(job.requested).items():
+        for name, requested in dataclasses.asdict(job.requested).items():
             in_force = getattr(job.in_force, name)
-            if want:
-                yield equal(f"the {name} of a job {job.label} is in force", in_force, want)
+            want = requested or getattr(defaults, name, None)
+            yield equal(
+                f"{name} of a job {job.label}: the requested or the default", in_force, want
+            )
             for when, report in (("runs", job.reported), ("has ended", job.reported_after)):
                 promise = f"a query of a job {job.label} that {when} reports the {name} in force"
                 yield equal(promise, getattr(report, name), in_force)
