@@ -1,5 +1,6 @@
 """Chooses free loopback ports for servers that are about to start."""
 
+import contextlib
 import random
 import socket
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from harness.host.clock import poll_until
 from harness.record.verdict import BrokenError
 
 _LEAST: Final = 10_000
@@ -54,6 +56,32 @@ def reserved_port() -> Iterator[int]:
         f"no free port on 127.0.0.1 in {_TRIES} tries between {ports[0]} and {ports[-1]}; "
         "end the processes that listen there"
     )
+
+
+@contextmanager
+def fixed_port(port: int, timeout_s: float) -> Iterator[None]:
+    """Reserve a given loopback port against all other callers, until the context ends.
+
+    Waits until no other caller has it and no process listens on it.
+
+    Raises:
+        BrokenError: it timed out.
+    """
+    with socket.socket(socket.AF_UNIX) as name:
+
+        def is_free() -> bool | None:
+            with contextlib.suppress(OSError):  # a bound socket cannot be bound again
+                name.bind(f"\0jobworker-harness-port-{port}")
+            if not name.getsockname():
+                return None
+            try:
+                socket.create_server(("127.0.0.1", port)).close()
+            except OSError:
+                return None
+            return True
+
+        poll_until(is_free, timeout_s, f"port {port}, on which another program listens")
+        yield
 
 
 def _candidates() -> range:

@@ -118,6 +118,7 @@ def start_bound(
     *,
     environment: dict[str, str] | None = None,
     stdin: IO[bytes] | int = subprocess.DEVNULL,
+    directory: Path | None = None,
     new_session: bool = False,
 ) -> "subprocess.Popen[bytes]":
     """Start a program that is killed when this process ends, even if that is killed.
@@ -130,6 +131,7 @@ def start_bound(
         log: for its output and errors.
         environment: of the program; None inherits this process's.
         stdin: its input.
+        directory: its working directory; None is this process's.
         new_session: whether it gets a session of its own.
 
     Raises:
@@ -139,7 +141,7 @@ def start_bound(
     logger.debug("$ %s", shlex.join(words))
     starting = _lasting_thread().submit(
         subprocess.Popen, words, stdin=stdin, stdout=log, stderr=log, env=environment,
-        start_new_session=new_session,
+        cwd=directory, start_new_session=new_session,
     )  # fmt: skip
     try:
         return starting.result()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from harness.checks.check import Check, Scale, Stage
+from harness.checks.check import Check, Need, Scale, Stage
 from harness.host.machine_watch import MachineWatch
 from harness.record.foundations import OWNERS
 from harness.record.history import Cause, History, Interruption, Recorder, save
@@ -146,7 +146,9 @@ def run_checks(
     Raises:
         BrokenError: the target cannot be judged, and no check was run.
     """
-    scale = Scale.SMALL if target.emulated else Scale.FULL
+    # A program per call takes long to start.
+    is_slow = target.emulated or not target.dialect.is_grpc
+    scale = Scale.SMALL if is_slow else Scale.FULL
     shared = SharedServer(target)
     positions = {check.name: position for position, check in enumerate(checks)}
     try:
@@ -158,9 +160,10 @@ def run_checks(
             runner = _Runner(target, shared, capabilities, scale, options, progress, watch)
             results = runner.run_owners([each for each in checks if each.name in OWNERS])
             rest = [each for each in checks if each.name not in OWNERS]
+            alone = [each for each in rest if runner.runs_alone(each)]
             with ThreadPoolExecutor(options.parallel) as pool:
-                results += pool.map(runner.run, [each for each in rest if not each.alone])
-            results += [runner.run(check) for check in rest if check.alone]
+                results += pool.map(runner.run, [each for each in rest if each not in alone])
+            results += [runner.run(check) for check in alone]
         return sorted(results, key=lambda each: positions[each.name])
     finally:
         shared.close()
@@ -198,6 +201,10 @@ class _Runner:
         for run in runs:
             self.judge.learn(run.check, run.history)
         return [self._conclude(run) for run in runs]
+
+    def runs_alone(self, check: Check) -> bool:
+        """Return whether no other check may run at the same time."""
+        return check.alone or (self.target.serial and Need.LAUNCH in check.needs)
 
     def run(self, check: Check) -> CheckResult:
         """Drive one check, record it, judge it; the harness's own exceptions make it BROKEN."""

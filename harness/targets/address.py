@@ -77,6 +77,7 @@ class AddressTarget:
     emulated = False
     disposable_host = False
     has_data_disk = False
+    serial = False
     can_launch = False
 
     def __init__(

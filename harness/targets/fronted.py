@@ -26,6 +26,7 @@ class FrontedTarget:
         self.emulated = inner.emulated
         self.disposable_host = inner.disposable_host
         self.has_data_disk = inner.has_data_disk
+        self.serial = inner.serial
         self.host = inner.host
         self.identities = inner.identities
         self.flags = inner.flags

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.identities import IdentityStore
@@ -44,6 +44,25 @@ class LaunchOptions:
     wrapper: tuple[str, ...]
 
 
+class LaunchArguments(TypedDict, total=False):
+    """How a server is launched.
+
+    Attributes:
+        files: its certificates, on its machine; None uses the identities' own.
+        descriptors: the maximum of open ones, which it cannot raise; None keeps the default.
+        wrapper: a command that gets the launch command as its arguments and becomes it.
+        cgroup_root: an earlier server's root, whose contents that server's context removes;
+            None creates a new root.
+        flags: appended to the command line.
+    """
+
+    files: CertFiles | None
+    descriptors: int | None
+    wrapper: Sequence[str]
+    cgroup_root: str | None
+    flags: Sequence[str]
+
+
 class LaunchingTarget[Server: RunningServer](ABC):
     """A `Target` that launches servers, each on a cgroup root of its own.
 
@@ -55,6 +74,7 @@ class LaunchingTarget[Server: RunningServer](ABC):
     """
 
     can_launch = True
+    serial = False
     dialect: Dialect = CANONICAL
 
     def __init__(
@@ -79,29 +99,19 @@ class LaunchingTarget[Server: RunningServer](ABC):
 
     @contextmanager
     def launch(
-        self,
-        variant: Variant = DEFAULT,
-        *,
-        files: CertFiles | None = None,
-        descriptors: int | None = None,
-        wrapper: Sequence[str] = (),
-        cgroup_root: str | None = None,
-        flags: Sequence[str] = (),
+        self, variant: Variant = DEFAULT, **arguments: Unpack[LaunchArguments]
     ) -> Iterator[Server]:
-        """See `Target`.
-
-        Args:
-            variant: settings to change.
-            files: its certificates, on its machine; None uses the identities' own.
-            descriptors: the maximum of open ones, which it cannot raise; None keeps the default.
-            wrapper: a command that gets the launch command as its arguments and becomes it.
-            cgroup_root: an earlier server's root, whose contents that server's context removes;
-                None creates a new root.
-            flags: appended to the command line.
-        """
+        """See `Target`, and `LaunchArguments`."""
+        cgroup_root = arguments.get("cgroup_root")
         root = cgroup_root or self.new_root()
-        words = (*flags_for(variant, self.flags), *flags)
-        options = LaunchOptions(root, words, files, descriptors, tuple(wrapper))
+        words = (*flags_for(variant, self.flags), *arguments.get("flags", ()))
+        options = LaunchOptions(
+            root,
+            words,
+            arguments.get("files"),
+            arguments.get("descriptors"),
+            tuple(arguments.get("wrapper", ())),
+        )
         try:
             with self._run_server(options) as server:
                 yield server
@@ -109,7 +119,7 @@ class LaunchingTarget[Server: RunningServer](ABC):
             if cgroup_root is None:
                 self._remove_root(root)
 
-    def shared(self) -> AbstractContextManager[Server]:
+    def shared(self) -> AbstractContextManager[RunningServer]:
         """See `Target`."""
         return self.launch()
 

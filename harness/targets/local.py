@@ -1,6 +1,7 @@
 """Launches a server on this host: the project's, or any that a command starts."""
 
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -9,22 +10,34 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Unpack
 
+from harness.dialects.launch_recipe import LaunchRecipe
 from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
-from harness.host.ports import free_port, reserved_port
+from harness.host.ports import fixed_port, free_port, reserved_port
 from harness.host.processes import Done, program, run, start_bound
-from harness.record.verdict import BrokenError, UnsupportedError
-from harness.targets.launching import SECRET_VARIABLE, LaunchingTarget, LaunchOptions, end_server
-from harness.targets.target import ENDING_SIGNALS, OUR_FLAGS
+from harness.record.verdict import BrokenError
+from harness.targets.launching import (
+    SECRET_VARIABLE,
+    LaunchArguments,
+    LaunchingTarget,
+    LaunchOptions,
+    end_server,
+)
+from harness.targets.serial import LentServer, OneAddress
+from harness.targets.target import DEFAULT, ENDING_SIGNALS, OUR_FLAGS, RunningServer, Variant
 
 START_TIMEOUT_S: Final = 60.0
+BUILD_TIMEOUT_S: Final = 900.0  # a first build compiles what it depends on
+PORT_TIMEOUT_S: Final = 60.0  # as long as a server may take to end
 LOG_TAIL_BYTES: Final = 4000
+LOG_MAX_BYTES: Final = 1024 * 1024
 
 # {listen}, {ca}, {cert}, {key} and {cgroup_root} are replaced; a variant's flags are appended.
 OUR_COMMAND: Final = (
@@ -68,11 +81,14 @@ class LocalServer:
 
     def log_tail(self) -> str:
         """See `RunningServer`."""
+        return self.log()[-LOG_TAIL_BYTES:]
+
+    def log(self) -> str:
+        """Return what it has printed, at most the last MiB."""
         if self._log.closed:
             return ""
-        size = os.fstat(self._log.fileno()).st_size
-        start = max(0, size - LOG_TAIL_BYTES)
-        return os.pread(self._log.fileno(), LOG_TAIL_BYTES, start).decode("utf-8", "replace")
+        start = max(0, os.fstat(self._log.fileno()).st_size - LOG_MAX_BYTES)
+        return os.pread(self._log.fileno(), LOG_MAX_BYTES, start).decode("utf-8", "replace")
 
 
 class LocalHost:
@@ -89,7 +105,8 @@ class LocalTarget(LaunchingTarget[LocalServer]):
     Args:
         identities: the server trusts their authority.
         command: the launch command, in which `{listen}`, `{ca}`, `{cert}`, `{key}` and
-            `{cgroup_root}` (a directory of cgroupfs for this server alone) are replaced.
+            `{cgroup_root}` (a directory of cgroupfs for this server alone) are replaced; or a
+            recipe.
         flags: setting of `Variant` -> flag of the launch command.
         name: the target's.
         environment: added to the server's.
@@ -102,65 +119,126 @@ class LocalTarget(LaunchingTarget[LocalServer]):
     def __init__(
         self,
         identities: IdentityStore,
-        command: str = OUR_COMMAND,
+        command: str | LaunchRecipe = OUR_COMMAND,
         flags: dict[str, str] | None = None,
         *,
         name: str = "local",
         environment: dict[str, str] | None = None,
     ) -> None:
         super().__init__(name, identities, OUR_FLAGS if flags is None else flags, LocalHost())
-        self._command = command
-        self._environment = environment or {}
+        if isinstance(command, str):
+            command = LaunchRecipe(command, directory=Path.cwd(), environment=environment or {})
+        self._recipe = command
+        self._one_address = OneAddress() if command.listen else None
+        self.serial = bool(command.listen)
+        self._built = False
+        self._build_lock = threading.Lock()
 
     def describe(self) -> str:
         """See `Target`."""
-        return f"launched on this host: {self._command}"
+        return f"launched on this host: {self._recipe.command}"
 
     def command_line(
         self, cgroup_root: str, flags: Sequence[str] = (), files: CertFiles | None = None
     ) -> str:
         """See `LaunchingTarget`."""
-        words = [*self._words(f"127.0.0.1:{free_port()}", cgroup_root, files), *flags]
-        variables = [f"{name}={value}" for name, value in self._environment.items()]
-        return shlex.join(["env", *variables, *words])
+        address = self._recipe.listen or f"127.0.0.1:{free_port()}"
+        values = self._values(address, cgroup_root, files, self._recipe.directory or Path.cwd())
+        variables = [f"{key}={value}" for key, value in self._recipe.variables(values).items()]
+        return shlex.join(["env", *variables, *self._recipe.words(values), *flags])
+
+    def shared(self) -> AbstractContextManager[RunningServer]:
+        """See `Target`."""
+        if self._one_address is None:
+            return super().shared()
+        return self._one_address.lend(LentServer(self._recipe.listen, super().launch))
+
+    @contextmanager
+    def launch(
+        self, variant: Variant = DEFAULT, **options: Unpack[LaunchArguments]
+    ) -> Iterator[LocalServer]:
+        """See `LaunchingTarget`; ends the shared server first if there is one address only."""
+        with ExitStack() as stack:
+            if self._one_address is not None:
+                stack.enter_context(self._one_address.taken())
+            yield stack.enter_context(super().launch(variant, **options))
 
     @contextmanager
     def _run_server(self, options: LaunchOptions) -> Iterator[LocalServer]:
+        self._build()
         words = list[str]()
         if (maximum := options.descriptors) is not None:
             words += [program("prlimit"), f"--nofile={maximum}:{maximum}"]
-        environment = {
-            **os.environ, **self._environment, SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}"
-        }  # fmt: skip
-        with reserved_port() as port, tempfile.TemporaryFile() as log:
-            address = f"127.0.0.1:{port}"
-            words += options.wrapper
-            words += self._words(address, options.cgroup_root, options.files)
-            words += options.flags
-            server = LocalServer(address, start_bound(words, log, environment=environment), log)
+        with (
+            self._address() as address,
+            tempfile.TemporaryFile() as log,
+            self._directory() as directory,
+        ):
+            values = self._values(address, options.cgroup_root, options.files, directory)
+            words += [*options.wrapper, *self._recipe.words(values), *options.flags]
+            self._recipe.put_files(directory, values)
+            environment = {
+                **os.environ, **self._recipe.variables(values),
+                SECRET_VARIABLE: f"secret-{secrets.token_hex(8)}",
+            }  # fmt: skip
+            process = start_bound(words, log, environment=environment, directory=directory)
+            server = LocalServer(address, process, log)
             try:
-                wait_listening(server)
+                wait_listening(server, self._recipe.ready)
                 yield server
             finally:
                 end_server(server)
 
-    def _words(self, address: str, cgroup_root: str, files: CertFiles | None = None) -> list[str]:
+    def _build(self) -> None:
+        """Build the server before the first is started."""
+        with self._build_lock:
+            if self._recipe.build and not self._built:
+                words = shlex.split(self._recipe.build)
+                directory = self._recipe.directory or self._recipe.folder
+                run(words, BUILD_TIMEOUT_S, directory=directory).require(
+                    f"launch.build: {words[0]}"
+                )
+            self._built = True
+
+    @contextmanager
+    def _address(self) -> Iterator[str]:
+        """Reserve the address of a server."""
+        if (port := self._recipe.fixed_port) is not None:
+            with fixed_port(port, PORT_TIMEOUT_S):
+                yield self._recipe.listen
+        else:
+            with reserved_port() as port:
+                yield f"127.0.0.1:{port}"
+
+    @contextmanager
+    def _directory(self) -> Iterator[Path]:
+        """Make the working directory of a server, unless it has a given one."""
+        if self._recipe.directory is not None:
+            if not self._recipe.directory.is_dir():
+                raise BrokenError(f"launch.directory: {self._recipe.directory} is not a directory")
+            yield self._recipe.directory
+        else:
+            with tempfile.TemporaryDirectory(prefix="jobworker-server-") as directory:
+                yield Path(directory)
+
+    def _values(
+        self, address: str, cgroup_root: str, files: CertFiles | None, directory: Path
+    ) -> dict[str, object]:
         files = files or self.identities.files("server")
-        values = {
-            "python": sys.executable, "listen": address, "ca": files.ca, "cert": files.cert,
-            "key": files.key, "cgroup_root": cgroup_root,
+        host, _, port = address.rpartition(":")
+        return {
+            "listen": address, "host": host, "port": port, "ca": files.ca.absolute(),
+            "cert": files.cert.absolute(), "key": files.key.absolute(), "cgroup_root": cgroup_root,
+            "directory": directory, "folder": self._recipe.folder, "python": sys.executable,
         }  # fmt: skip
-        try:
-            return [word.format(**values) for word in shlex.split(self._command)]
-        except (KeyError, IndexError, ValueError) as error:
-            raise UnsupportedError(
-                f"a valid launch command: {self._command!r} ({error}); it may use "
-                "{listen}, {ca}, {cert}, {key}, {cgroup_root} and {python}"
-            ) from error
 
 
-def wait_listening(server: LocalServer) -> None:
+def wait_listening(server: LocalServer, ready: str = "") -> None:
     """Wait until a launched server accepts connections and starts TLS on them.
+
+    Args:
+        server: that was started.
+        ready: regular expression of the line that it then prints; "": its port is tried.
 
     Raises:
         BrokenError: the server ended, or timed out; has the end of its log.
@@ -170,9 +248,12 @@ def wait_listening(server: LocalServer) -> None:
     def connects() -> bool | None:
         if server.has_died():
             raise BrokenError(f"the server ended during its start:\n{server.log_tail()}")
+        if ready:
+            return True if re.search(ready, server.log(), re.MULTILINE) else None
         return True if _answers(host, int(port)) else None
 
-    poll_until(connects, START_TIMEOUT_S, f"a server at {server.address}", server.log_tail)
+    what = f"the line {ready!r} of the server" if ready else f"a server at {server.address}"
+    poll_until(connects, START_TIMEOUT_S, what, server.log_tail)
 
 
 def _answers(host: str, port: int) -> bool:

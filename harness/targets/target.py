@@ -139,6 +139,7 @@ class Target(Protocol):
     emulated: bool  # its processor is emulated: loads are scaled down
     disposable_host: bool  # its machine was provisioned for running checks, and may be disturbed
     has_data_disk: bool  # its machine has an empty disk, see checks/limits/disk.py
+    serial: bool  # its servers have one address: a launched one takes the shared one's place
     host: Host | None
     identities: IdentityStore
     flags: dict[str, str]

@@ -50,6 +50,7 @@ class StandIn:
     emulated = False
     disposable_host = False
     has_data_disk = False
+    serial = False
     can_launch = True
     dialect: Dialect = CANONICAL
     address = "127.0.0.1:1"

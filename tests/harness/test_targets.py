@@ -126,8 +126,8 @@ def test_server_that_does_not_start_is_broken_and_shows_its_log(
 def test_launch_command_with_an_unknown_placeholder_is_unsupported(
     identities: IdentityStore,
 ) -> None:
-    target = LocalTarget(identities, "server {port}", {})
-    with pytest.raises(UnsupportedError, match=r"\{listen\}, \{ca\}"), target.launch():
+    target = LocalTarget(identities, "server {socket}", {})
+    with pytest.raises(UnsupportedError, match=r"\{ca\}, \{cert\}"), target.launch():
         pass
 
 

@@ -1,0 +1,163 @@
+"""The table `[launch]` of a dialect: how a kind of server is built and started on this host.
+
+A recipe is data; `harness/targets/local.py` starts the servers. Placeholders: `{listen}`, `{host}`,
+`{port}`, `{ca}`, `{cert}`, `{key}`, `{cgroup_root}`, `{directory}` (where the server runs),
+`{folder}` (of the dialect's file) and `{python}`.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from harness.record.verdict import BrokenError, UnsupportedError
+
+_ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>[1-9]\d{0,4})")
+_PORT_MAX: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRecipe:
+    """How a server is built and started.
+
+    Attributes:
+        command: the launch command, quoted as for a shell; no shell runs.
+        listen: HOST:PORT if the server listens at no other address; "": a free port is chosen.
+        directory: where it runs; None: a new, empty directory for each server.
+        files: path below its directory -> the file that is linked there.
+        build: command that makes the server, once; "": none.
+        ready: regular expression of the line that it prints when it listens; "": its port is tried.
+        environment: added to the server's.
+        flags: setting of `Variant` -> flag of the launch command.
+        folder: of the dialect's file: where it is built if it has no directory.
+    """
+
+    command: str
+    listen: str = ""
+    directory: Path | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    build: str = ""
+    ready: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def fixed_port(self) -> int | None:
+        """The port of a fixed address."""
+        return int(self.listen.rpartition(":")[2]) if self.listen else None
+
+    def words(self, values: Mapping[str, object]) -> list[str]:
+        """Return the words of the launch command.
+
+        Raises:
+            UnsupportedError: it is not a valid command, or has another placeholder.
+        """
+        try:
+            return [_fill(word, values) for word in shlex.split(self.command)]
+        except ValueError as error:
+            names = [f"{{{name}}}" for name in values]
+            raise UnsupportedError(
+                f"a valid launch command: {self.command!r} ({error}); it may use "
+                f"{', '.join(names[:-1])} and {names[-1]}"
+            ) from error
+
+    def variables(self, values: Mapping[str, object]) -> dict[str, str]:
+        """Return the environment's variables with their values."""
+        return {name: _fill(text, values) for name, text in self.environment.items()}
+
+    def put_files(self, directory: Path, values: Mapping[str, object]) -> None:
+        """Link the files that the server expects below its directory, in place of older links.
+
+        A server that reloads its certificates sees when they are replaced.
+
+        Raises:
+            BrokenError: one cannot be linked, or a file of that name exists.
+        """
+        for name, text in self.files.items():
+            path, source = directory / name, Path(_fill(text, values)).absolute()
+            if path.exists() and not path.is_symlink():
+                raise BrokenError(
+                    f"launch.files: {path} exists; move it away, or leave launch.directory out"
+                )
+            try:
+                source.stat()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+                path.symlink_to(source)
+            except OSError as error:
+                raise BrokenError(f"launch.files: {source} at {path}: {error.strerror}") from error
+
+
+def _fill(text: str, values: Mapping[str, object]) -> str:
+    """Return a text with its values; `{{` is a brace.
+
+    Raises:
+        ValueError: a placeholder is unknown, or its braces are wrong.
+    """
+    try:
+        return text.format(**values)
+    except (KeyError, IndexError) as error:
+        raise ValueError(str(error)) from None
+
+
+class LaunchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table; see `LaunchRecipe`. A command is a text, quoted as for a shell, or its words.
+
+    Raises:
+        ValueError: says which value is not allowed.
+    """
+
+    command: str | tuple[str, ...]
+    listen: str = ""
+    directory: str = ""
+    files: dict[str, str] = {}
+    build: str | tuple[str, ...] = ""
+    ready: str = ""
+    environment: dict[str, str] = {}
+    flags: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if not self.command:
+            raise ValueError("command is empty; give the command that starts a server")
+        for key in ("command", "build"):
+            text = getattr(self, key)
+            try:
+                shlex.split(text) if isinstance(text, str) else ()
+            except ValueError as error:
+                raise ValueError(f"{key} = {text!r} cannot be split: {error}") from None
+        address = _ADDRESS.fullmatch(self.listen)
+        if self.listen and (address is None or int(address["port"]) > _PORT_MAX):
+            raise ValueError(f"listen = {self.listen!r}; it must be HOST:PORT, or left out")
+        for name in self.files:
+            if not name or name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"files: {name!r}; it must be a path below the directory")
+        for name, flag in self.flags.items():
+            if "{}" not in flag:
+                raise ValueError(f"flags.{name} = {flag!r}; write '--flag {{}}'")
+        try:
+            re.compile(self.ready)
+        except re.error as error:
+            raise ValueError(f"ready = {self.ready!r} is invalid: {error}") from None
+
+    def recipe(self, folder: Path) -> LaunchRecipe:
+        """Return the recipe of a dialect whose file is in a folder."""
+        return LaunchRecipe(
+            command=_text(self.command),
+            listen=self.listen,
+            directory=(folder / self.directory).absolute() if self.directory else None,
+            files=self.files,
+            build=_text(self.build),
+            ready=self.ready,
+            environment=self.environment,
+            flags=self.flags,
+            folder=folder.absolute(),
+        )
+
+
+def _text(command: str | tuple[str, ...]) -> str:
+    return command if isinstance(command, str) else shlex.join(command)
