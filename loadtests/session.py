@@ -1,5 +1,6 @@
 """Runs loads one after the other, each against a new server if one can be launched."""
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.drive.identities import IdentityStore, make_identities
+from harness.host.repository import program
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
 from harness.targets.address import AddressTarget
 from harness.targets.local import OUR_COMMAND, LocalTarget
@@ -72,8 +74,8 @@ class ServerChoice:
         if self.identities is None:
             raise BrokenError(
                 f"the server at {self.target} needs certificates that it trusts: make them with "
-                "`python -m harness identities DIR`, start it with DIR/ca.crt, DIR/server.crt and "
-                "DIR/server.key, and give --identities DIR here"
+                f"`{shlex.join(program())} identities DIR`, start it with DIR/ca.crt, "
+                "DIR/server.crt and DIR/server.key, and give --identities DIR here"
             )
 
     @contextmanager

@@ -9,7 +9,7 @@ from harness.dialects.dialect import CANONICAL
 from harness.dialects.identity_scheme import Scheme
 from harness.dialects.load import load_dialect
 from harness.drive.identities import make_identities
-from harness.host.repository import PROGRAM
+from harness.host.repository import program
 
 
 @click.command()
@@ -38,7 +38,7 @@ def identities(directory: Path, names: tuple[str, ...], source: str) -> None:
     """
     dialect = load_dialect(source)
     make_identities(directory, names, dialect.identities)
-    words = [*PROGRAM, "check", "--target", "HOST:PORT"]
+    words = [*program(), "check", "--target", "HOST:PORT"]
     if dialect is not CANONICAL:
         click.echo("\n".join(describe(dialect.identities)))
         words += ["--dialect", source]

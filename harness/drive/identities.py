@@ -8,6 +8,7 @@ row of `_cases`.
 import datetime as dt
 import functools
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ from harness.drive.certificates import (
     write_key,
 )
 from harness.host.cert_files import CertFiles
+from harness.host.repository import program
 from harness.record.verdict import BrokenError, UnsupportedError
 
 SCHEME_FILE: Final = "scheme.json"
@@ -202,6 +204,10 @@ def _misplaced_roles(scheme: Scheme) -> Iterator[Case]:
 CASES: Final = cases_of(OURS)
 
 
+def _command() -> str:
+    return shlex.join([*program(), "identities"])
+
+
 class IdentityStore:
     """A directory of certificates by name."""
 
@@ -222,7 +228,7 @@ class IdentityStore:
             return OURS
         except (OSError, msgspec.MsgspecError) as error:
             raise BrokenError(
-                f"{path}: {error}; generate the certificates anew: harness identities DIR"
+                f"{path}: {error}; generate the certificates anew: {_command()} DIR"
             ) from error
 
     def require_scheme(self, scheme: Scheme) -> None:
@@ -231,11 +237,11 @@ class IdentityStore:
         Raises:
             BrokenError: they were; says how to make others.
         """
-        if replace_files(self.scheme) != replace_files(scheme):
+        if _without_copies(self.scheme) != _without_copies(scheme):
             raise BrokenError(
                 f"the certificates in {self.directory} are of another scheme than the dialect's: "
                 f"roles in {self.scheme.roles}, required {scheme.roles} (or another name, key or "
-                "rule); generate them anew: harness identities DIR --scheme DIALECT"
+                f"rule); generate them anew: {_command()} DIR --scheme DIALECT"
             )
 
     def files(self, name: str) -> CertFiles:
@@ -249,7 +255,7 @@ class IdentityStore:
         )
         for path in (files.ca, files.cert, files.key):
             if not path.is_file():
-                raise UnsupportedError(f"the certificate {path} (harness identities DIR makes it)")
+                raise UnsupportedError(f"the certificate {path} ({_command()} DIR makes it)")
         return files
 
     def sign(self, name: str, spec: CertificateSpec) -> CertFiles:
@@ -265,7 +271,7 @@ class IdentityStore:
         return (self.directory / CA_KEY).is_file()
 
 
-def replace_files(scheme: Scheme) -> Scheme:
+def _without_copies(scheme: Scheme) -> Scheme:
     """Return a scheme without its further copies, which no check depends on."""
     return msgspec.structs.replace(scheme, files={})
 

@@ -7,6 +7,7 @@ the server speaks HTTP/2 and has the rpcs of a job worker.
 Leaves out whether it answers them rightly: that is for the checks.
 """
 
+import shlex
 import socket
 import ssl
 from typing import Final
@@ -15,12 +16,13 @@ from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.net.http2 import CallEnd, Http2
 from harness.drive.net.tls_client import TlsConnection, client_context, host_and_port
 from harness.host.cert_files import CertFiles
+from harness.host.repository import program
 from harness.record.verdict import BrokenError
 
 ASK_TIMEOUT_S: Final = 20.0
 _CERTIFICATES: Final = (
     "start the server with the ca.crt, server.crt and server.key of the directory that "
-    "`python -m harness identities DIR --name HOST` made, and give --identities DIR here"
+    f"`{shlex.join(program())} identities DIR --name HOST` made, and give --identities DIR here"
 )
 _ANOTHER_SERVER: Final = (
     "--target must be the address of a job worker, and --dialect the way in which it is spoken to"

@@ -11,8 +11,7 @@ DISTRIBUTION: Final = "jobworker-harness"
 ROOT: Final = Path(__file__).resolve().parents[2]
 # A wheel has the generated code beside the harness; only a checkout has the folder of the .proto.
 IS_CHECKOUT: Final = (ROOT / "proto" / "jobworker").is_dir()
-# The words that run the command line.
-PROGRAM: Final = ("python", "-m", "harness") if IS_CHECKOUT else ("jobworker-judge",)
+_PROGRAMS: Final = {"harness": "jobworker-judge", "loadtests": "jobworker-load"}
 
 
 def require_checkout(what: str) -> None:
@@ -28,6 +27,11 @@ def require_checkout(what: str) -> None:
         raise BrokenError(
             f"{what} needs a checkout of the project; this is an installed {version()}"
         )
+
+
+def program(package: str = "harness") -> tuple[str, ...]:
+    """Return the words that run the command line of `harness` or `loadtests`."""
+    return ("python", "-m", package) if IS_CHECKOUT else (_PROGRAMS[package],)
 
 
 def version() -> str:

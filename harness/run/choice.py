@@ -9,6 +9,7 @@ from typing import Final
 from harness.checks import ALL
 from harness.checks.check import Check
 from harness.dialects.dialect import CANONICAL
+from harness.host.repository import program
 from harness.record.known_failing import KnownFailure
 from harness.record.verdict import BrokenError
 
@@ -89,15 +90,18 @@ class Choice:
             )
         for name in set(self.targets) - {LOCAL, VM}:
             if self.identities is None:
+                own = self.dialect == CANONICAL.name
+                scheme = () if own else ("--scheme", self.dialect)
+                command = shlex.join([*program(), "identities", "DIR", *scheme])
                 raise BrokenError(
                     f"the server at {name} must trust the checks' certificates: generate them with "
-                    "`python -m harness identities DIR`, start it with DIR/ca.crt, DIR/server.crt "
-                    "and DIR/server.key, and add --identities DIR here"
+                    f"`{command}`, start it with DIR/ca.crt, DIR/server.crt and DIR/server.key, "
+                    "and add --identities DIR here"
                 )
 
     def rerun(self, target: str) -> str:
         """Return the command that repeats one check, with `{name}` for its name."""
-        words = ["python", "-m", "harness", "check", "--target", target, "--seed", self.seed]
+        words = [*program(), "check", "--target", target, "--seed", self.seed]
         if self.dialect != CANONICAL.name:
             words += ["--dialect", self.dialect]
         if self.launch:

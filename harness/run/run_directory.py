@@ -41,10 +41,10 @@ def new_run_directory(out: Path | None, folder: Path = RESULTS_FOLDER) -> Path:
 
 
 def environment(module: str) -> dict[str, str]:
-    """Return what is needed to repeat a run of `python -m MODULE`, in the order to print."""
+    """Return what is needed to repeat a run of a package's command line, in the order to print."""
     controllers = _CONTROLLERS.read_text().strip() if _CONTROLLERS.exists() else "no cgroup v2"
     return {
-        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "command": shlex.join([*repository.program(module), *sys.argv[1:]]),
         "commit": repository.commit(),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "controllers": controllers,

@@ -10,15 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from harness.dialects.dialect import CANONICAL, Dialect
-from harness.dialects.load import load_dialect
 from harness.dialects.identity_scheme import Scheme
+from harness.dialects.load import load_dialect
 from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.reachability import require_job_worker
-from harness.host.repository import ROOT
+from harness.host.repository import ROOT, require_checkout
 from harness.record.results import CheckResult, RunReport, save_known_failing
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.report import write_all
@@ -176,6 +177,7 @@ def open_target(
     if name == LOCAL:
         yield _local_target(run, identities, dialect)
     elif name == VM:
+        require_checkout("the target vm")
         # Imported here, so that other targets do not need the guest's programs.
         from harness.targets.guest import guest_target  # noqa: PLC0415
 
@@ -195,6 +197,11 @@ def _local_target(run: Run, identities: IdentityStore, dialect: Dialect) -> Targ
     if dialect is not CANONICAL:
         raise BrokenError(
             f"--dialect {choice.dialect}: which server? Give --launch COMMAND or --target HOST:PORT"
+        )
+    if find_spec("worker_service") is None:
+        raise BrokenError(
+            "--target local: no server is installed beside the judge; give --launch COMMAND, or "
+            "--target HOST:PORT"
         )
     flags = {**OUR_FLAGS, **dict(choice.launch_flags)}
     target = _on_this_host(LocalTarget(identities, OUR_COMMAND, flags))

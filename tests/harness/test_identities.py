@@ -50,7 +50,7 @@ def test_store_signs_later_certificates_by_same_authority(tmp_path: Path) -> Non
 def test_store_names_missing_files_and_the_command_that_makes_them(tmp_path: Path) -> None:
     store = IdentityStore(tmp_path)
     assert not store.has_authority()
-    with pytest.raises(UnsupportedError, match="harness identities DIR makes it"):
+    with pytest.raises(UnsupportedError, match="-m harness identities DIR makes it"):
         store.files("admin")
     with pytest.raises(UnsupportedError, match="the authority's key"):
         store.sign("x", CertificateSpec())
