@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jobworker.v1 import jobworker_pb2 as pb
 from worker_service import config
@@ -80,15 +80,16 @@ def declared_names() -> set[str]:
 def setting_promises() -> list[Promise]:
     """Return the promises of `serve --help`: each setting's default, bounds and help."""
     return [
-        Promise(
-            config.flag(each.name), f"Default {_default(each.default)}. {each.metadata['help']}"
-        )
+        Promise(config.flag(each.name), f"Default {_values(each)}. {each.metadata['help']}")
         for each in dataclasses.fields(Settings)
     ]
 
 
-def _default(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _values(setting: dataclasses.Field[Any]) -> str:
+    """Return a setting's default, and its bounds or choices if it has any."""
+    default, bounds = setting.default, setting.metadata["rule"].bounds()
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    return f"{shown}; {bounds}" if bounds else shown
 
 
 def page_promises() -> list[Promise]:
