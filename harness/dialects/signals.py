@@ -24,6 +24,9 @@ _NAMED: Final = re.compile(
     r"\b(" + "|".join(sorted(map(re.escape, _NAMES), key=len, reverse=True)) + r")\b"
 )
 
+# "user defined signal 1" is a name, of number 10.
+_NUMBERED: Final = re.compile(r"(?<!defined )(?<!real-time )\bsignal:? (\d+)|^\s*(\d+)\s*$")
+
 
 def signal_number(value: object) -> int:
     """Return the number of a reported signal; 0 if it names none."""
@@ -32,7 +35,10 @@ def signal_number(value: object) -> int:
     if isinstance(value, int):
         return max(value, 0)
     text = str(value).lower()
-    if number := re.search(r"\d+", text):
-        return int(number[0])
+    whole = text.strip().removeprefix("signal:").removesuffix("(core dumped)").strip()
+    if whole in _NAMES:
+        return _NAMES[whole]
+    if number := _NUMBERED.search(text):
+        return int(number[1] or number[2])
     named = _NAMED.search(text)
     return _NAMES[named[1]] if named else 0
