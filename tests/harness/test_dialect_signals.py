@@ -11,7 +11,7 @@ from harness.dialects.signals import signal_number
         (9, 9), ("9", 9), ("SIGKILL", 9), ("term", 15), ("killed", 9), ("signal: killed", 9),
         ("signal: aborted (core dumped)", 6), ("user defined signal 1", 10),
         ("signal: user defined signal 2", 12), ("signal 34", 34), ("signal: signal 34", 34),
-        ("terminated by signal 7", 7), ("killed by user defined signal 1", 10),
+        ("terminated by signal 7", 7), ("ended by user defined signal 1", 10),
         ("stopped (signal)", 19),
     ],
 )  # fmt: skip
