@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from harness.dialects.channel import ChannelOptions, open_channel
 from harness.dialects.identity_scheme import OURS, Scheme
+from harness.dialects.launch_recipe import LaunchRecipe
 from harness.host.cert_files import CertFiles
 from harness.record.terms import OWN_TERMS, Terms
 from jobworker.v1 import jobworker_pb2 as pb
@@ -132,6 +133,7 @@ class Dialect:
         transport: how calls reach the server.
         terms: what the server has promised.
         identities: the certificates that it wants.
+        launch: how such a server is started on this host; None: unknown.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Dialect:
     transport: Transport = field(repr=False)
     terms: Terms = OWN_TERMS
     identities: Scheme = OURS
+    launch: LaunchRecipe | None = None
 
     @property
     def is_grpc(self) -> bool:

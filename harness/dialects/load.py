@@ -15,6 +15,7 @@ from harness.dialects.command_line import CommandTransport
 from harness.dialects.command_table import CommandTable
 from harness.dialects.dialect import CANONICAL, Dialect, Transport
 from harness.dialects.identity_scheme import WITHOUT_ROLES, Scheme
+from harness.dialects.launch_recipe import LaunchTable
 from harness.dialects.schema import compiled
 from harness.dialects.stub import GrpcTransport
 from harness.dialects.tables import (
@@ -47,6 +48,7 @@ class DialectFile(Table, frozen=True, kw_only=True):
     promises: tuple[str, ...] = ()
     status: StatusTable = StatusTable()
     identities: Scheme = WITHOUT_ROLES
+    launch: LaunchTable | None = None
     command: CommandTable | None = None
     protocol: ProtocolTable | None = None
     start: StartTable | None = None
@@ -128,7 +130,8 @@ def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
         lacks=_lacks(file),
         one_output=file.stream is None or isinstance(file.stream.output, str),
     )
-    return Dialect(file.name, source, file.description, transport, terms, file.identities)
+    launch = file.launch.recipe(directory) if file.launch is not None else None
+    return Dialect(file.name, source, file.description, transport, terms, file.identities, launch)
 
 
 def _lacks(file: DialectFile) -> tuple[str, ...]:

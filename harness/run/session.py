@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from harness.dialects.command_line import is_local
 from harness.dialects.dialect import CANONICAL, Dialect
 from harness.dialects.identity_scheme import Scheme
 from harness.dialects.load import load_dialect
@@ -30,7 +31,13 @@ from harness.run.check_runner import Options, run_checks
 from harness.run.choice import LOCAL, VM, Choice
 from harness.run.run_directory import environment, new_run_directory
 from harness.targets.address import AddressTarget
-from harness.targets.local import MARKER, OUR_COMMAND, LocalTarget, processor_is_emulated
+from harness.targets.local import (
+    MARKER,
+    OUR_COMMAND,
+    LocalTarget,
+    ThisHostTarget,
+    processor_is_emulated,
+)
 from harness.targets.target import OUR_FLAGS, Target
 
 # The option that our server suggests when the host cannot enforce limits.
@@ -190,14 +197,8 @@ def open_target(
 def _local_target(run: Run, identities: IdentityStore, dialect: Dialect) -> Target:
     """Return the given server, or ours: with limits if this host can enforce them, else without."""
     choice = run.choice
-    if choice.launch:
-        given = LocalTarget(identities, choice.launch, dict(choice.launch_flags))
-        given.dialect = dialect
-        return _on_this_host(given)
-    if dialect is not CANONICAL:
-        raise BrokenError(
-            f"--dialect {choice.dialect}: which server? Give --launch COMMAND or --target HOST:PORT"
-        )
+    if choice.launch or dialect is not CANONICAL:
+        return _on_this_host(_given_target(choice, identities, dialect))
     if find_spec("worker_service") is None:
         raise BrokenError(
             "--target local: no server is installed beside the judge; give --launch COMMAND, or "
@@ -217,7 +218,27 @@ def _local_target(run: Run, identities: IdentityStore, dialect: Dialect) -> Targ
         return _on_this_host(LocalTarget(identities, f"{OUR_COMMAND} --no-limits", flags))
 
 
-def _on_this_host(target: LocalTarget) -> LocalTarget:
+def _given_target(
+    choice: Choice, identities: IdentityStore, dialect: Dialect
+) -> LocalTarget | ThisHostTarget:
+    """Return a server that is not ours: by --launch, by its dialect's recipe, or this host."""
+    flags = dict(choice.launch_flags)
+    if choice.launch:
+        target = LocalTarget(identities, choice.launch, flags)
+    elif dialect.launch is not None:
+        target = LocalTarget(identities, dialect.launch, {**dialect.launch.flags, **flags})
+    elif is_local(dialect.transport):
+        return ThisHostTarget(identities, dialect)
+    else:
+        raise BrokenError(
+            f"--dialect {choice.dialect}: which server? Give --launch COMMAND or --target "
+            "HOST:PORT, or a table [launch] in the dialect's file"
+        )
+    target.dialect = dialect
+    return target
+
+
+def _on_this_host[Kind: LocalTarget | ThisHostTarget](target: Kind) -> Kind:
     target.emulated = processor_is_emulated()
     target.disposable_host = MARKER.exists()
     return target

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import IO, Final, Unpack
 
+from harness.dialects.dialect import Dialect
 from harness.dialects.launch_recipe import LaunchRecipe
 from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
@@ -23,6 +24,7 @@ from harness.host.clock import poll_until
 from harness.host.ports import fixed_port, free_port, reserved_port
 from harness.host.processes import Done, program, run, start_bound
 from harness.record.verdict import BrokenError
+from harness.targets.address import AddressTarget
 from harness.targets.launching import (
     SECRET_VARIABLE,
     LaunchArguments,
@@ -131,6 +133,11 @@ class LocalTarget(LaunchingTarget[LocalServer]):
         self._recipe = command
         self._one_address = OneAddress() if command.listen else None
         self.serial = bool(command.listen)
+        unknown = sorted(set(self.flags) - set(OUR_FLAGS))
+        if unknown:
+            raise BrokenError(
+                f"launch.flags: unknown setting {unknown[0]!r}; it may have: {', '.join(OUR_FLAGS)}"
+            )
         self._built = False
         self._build_lock = threading.Lock()
 
@@ -231,6 +238,19 @@ class LocalTarget(LaunchingTarget[LocalServer]):
             "cert": files.cert.absolute(), "key": files.key.absolute(), "cgroup_root": cgroup_root,
             "directory": directory, "folder": self._recipe.folder, "python": sys.executable,
         }  # fmt: skip
+
+
+class ThisHostTarget(AddressTarget):
+    """This host as a job worker, by the programs of a dialect; there is no server."""
+
+    def __init__(self, identities: IdentityStore, dialect: Dialect) -> None:
+        super().__init__("localhost:0", identities, dialect=dialect)
+        self.name = "local"
+        self.host = LocalHost()
+
+    def describe(self) -> str:
+        """See `Target`."""
+        return f"this host, by the programs of {self.dialect.name}"
 
 
 def wait_listening(server: LocalServer, ready: str = "") -> None:
