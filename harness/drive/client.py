@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.receiver import QUIET_S, EndWatch, Receiver, StreamPlan, outcome_of
 from harness.host.cert_files import CertFiles
+from harness.host.clock import seconds_until
 from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, Json, Outcome, Recorder, Stream
 from harness.record.terms import OVER
@@ -23,6 +24,7 @@ from jobworker.v1 import jobworker_pb2 as pb
 
 CALL_TIMEOUT_S: Final = 20.0
 WATCH_TIMEOUT_S: Final = 5.0
+SETTLE_S: Final = 5.0  # from a stop's answer to the job's end, at a server that does not wait for it
 SLOW_FACTOR: Final = 4.0  # deadlines are so much longer on an emulated processor
 STOP_MARGIN_S: Final = 20.0
 # gRPC's messages for a connection that was never established. Its status, UNAVAILABLE, is also that
@@ -77,6 +79,7 @@ class Client:
         self._recorder = recorder
         self._was_answered = False
         self._connection = dialect.connect(address, files)
+        self._stops_at_once = dialect.terms.own
         self._stub = self._connection.stub
         self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)
 
@@ -123,6 +126,9 @@ class Client:
     ) -> Reply:
         """Stop a job; a grace period needs a server that knows the field.
 
+        Another kind of server may answer before the job has ended: its end is then waited for,
+        after the call that is recorded.
+
         Args:
             job_id: the job.
             label: of the call's record.
@@ -133,7 +139,10 @@ class Client:
             job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
         )
         timeout_s = timeout_s or (grace_s or 0.0) + STOP_MARGIN_S + self.timeout_s
-        return self.call(label, "StopJob", self._stub.StopJob, request, timeout_s)
+        reply = self.call(label, "StopJob", self._stub.StopJob, request, timeout_s)
+        if reply.ok and not self._stops_at_once:
+            seconds_until(lambda: self._job_has_ended(job_id), SETTLE_S * self.patience)
+        return reply
 
     def must_stop(self, job_id: str, *, label: str = "stop", grace_s: float | None = None) -> None:
         """Stop a job.
