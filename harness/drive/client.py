@@ -24,7 +24,7 @@ from jobworker.v1 import jobworker_pb2 as pb
 
 CALL_TIMEOUT_S: Final = 20.0
 WATCH_TIMEOUT_S: Final = 5.0
-SETTLE_S: Final = 5.0  # from a stop's answer to the job's end, at a server that does not wait for it
+SETTLE_S: Final = 5.0  # from a stop's answer to the job's end, if the server does not wait for it
 SLOW_FACTOR: Final = 4.0  # deadlines are so much longer on an emulated processor
 STOP_MARGIN_S: Final = 20.0
 # gRPC's messages for a connection that was never established. Its status, UNAVAILABLE, is also that
@@ -79,7 +79,7 @@ class Client:
         self._recorder = recorder
         self._was_answered = False
         self._connection = dialect.connect(address, files)
-        self._stops_at_once = dialect.terms.own
+        self._stops_wait = dialect.terms.own
         self._stub = self._connection.stub
         self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)
 
@@ -140,7 +140,7 @@ class Client:
         )
         timeout_s = timeout_s or (grace_s or 0.0) + STOP_MARGIN_S + self.timeout_s
         reply = self.call(label, "StopJob", self._stub.StopJob, request, timeout_s)
-        if reply.ok and not self._stops_at_once:
+        if reply.ok and not self._stops_wait:
             seconds_until(lambda: self._job_has_ended(job_id), SETTLE_S * self.patience)
         return reply
 
