@@ -122,6 +122,7 @@ class Receiver:
         self.first_byte = threading.Event()  # set at the first byte, and at the end
         self.ended = threading.Event()
         self.received_bytes = 0
+        self._largest_message_bytes = 0
         self._digest = hashlib.sha256()
         self._text = bytearray()
         self._start_offset = plan.from_offset or plan.skip_bytes
@@ -197,6 +198,7 @@ class Receiver:
 
     def _take(self, message: pb.StreamLogsResponse) -> None:
         data = message.message
+        self._largest_message_bytes = max(self._largest_message_bytes, len(data))
         has_offset = message.HasField("offset")
         self._offsets_reported = self._offsets_reported or has_offset
         self._missed_bytes += message.missed_bytes
@@ -270,6 +272,7 @@ class Receiver:
             code=code,
             detail=detail,
             received_bytes=self.received_bytes,
+            largest_message_bytes=self._largest_message_bytes,
             sha256=self._digest.hexdigest(),
             started_s=started_s,
             ended_s=ended_s,

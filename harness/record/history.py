@@ -10,7 +10,8 @@ frozen dataclass with typed fields. An `Interruption` records why a run ended ea
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +61,7 @@ class Stream:
         outcome, code, detail: how it ended; `CANCELLED` if the reader cancelled it.
         start_offset: the offset of its first byte in the job's output.
         received_bytes: the number of bytes received.
+        largest_message_bytes: the most output that one message had.
         missed_bytes: the number of bytes that the server reported as dropped.
         wrong_at: offset of the first byte that differs from what the job wrote; None if all are
             right, or if the reader does not know what the job wrote.
@@ -82,6 +84,7 @@ class Stream:
     sha256: str
     started_s: float
     ended_s: float
+    largest_message_bytes: int = 0
     start_offset: int = 0
     missed_bytes: int = 0
     wrong_at: int | None = None
@@ -162,6 +165,28 @@ class UsageCurve(Observation):
     samples: tuple[tuple[float, float], ...]
 
 
+CALLS_BY_HAND_MAX: Final = 4  # of each rpc, in a check
+
+
+@dataclass(frozen=True, slots=True)
+class CallByHand(Observation):
+    """A call as a person makes it, with another client than the harness; for reports.
+
+    Attributes:
+        label: of the record of the call or stream.
+        rpc: the canonical rpc.
+        words: the command.
+        address: the server's, as in the words.
+        certificates: the directory of the certificates in the words.
+    """
+
+    label: str
+    rpc: str
+    words: tuple[str, ...]
+    address: str
+    certificates: str
+
+
 Record = Call | Stream | Observation
 _KINDS: Final[dict[str, type[Record]]] = {"call": Call, "stream": Stream}
 
@@ -216,11 +241,15 @@ def _only[Each](label: str, found: list[Each]) -> Each:
 
 
 class Recorder:
-    """Collects records from any thread. Shared state and its guard: `_records` under `_lock`."""
+    """Collects records from any thread.
+
+    Shared state and its guard: `_records`, `_by_hand` under `_lock`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: list[Record] = []
+        self._by_hand: Counter[str] = Counter()
         self.zero_s = time.monotonic()
 
     def now_s(self) -> float:
@@ -231,6 +260,15 @@ class Recorder:
         """Add a record."""
         with self._lock:
             self._records.append(record)
+
+    def add_by_hand(self, rpc: str, make: Callable[[], CallByHand | None]) -> None:
+        """Add how a person makes a call; only the first few of each rpc are made and kept."""
+        with self._lock:
+            if self._by_hand[rpc] >= CALLS_BY_HAND_MAX:
+                return
+            self._by_hand[rpc] += 1
+        if (record := make()) is not None:
+            self.add(record)
 
     def history(self) -> History:
         """Return the records added so far."""

@@ -6,6 +6,7 @@ from harness.checks.streams import (
     concurrent_readers,
     delivery,
     held_output,
+    message_sizes,
     networks,
     output_memory,
     pauses,
@@ -27,5 +28,6 @@ CHECKS: Final = (
     *output_memory.CHECKS,
     *slots.CHECKS,
     *soak.CHECKS,
+    *message_sizes.CHECKS,
     *networks.CHECKS,
 )

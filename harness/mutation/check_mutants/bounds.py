@@ -315,6 +315,22 @@ _CROWDS: Final = (
         "abuse.crowds",
     ),
     Mutation(
+        "sends output in messages of 8 MiB",
+        (
+            Edit(
+                "log.py",
+                "SEGMENT_MAX_BYTES: Final = 1024 * 1024",
+                "SEGMENT_MAX_BYTES: Final = 8 * 1024 * 1024",
+            ),
+            Edit(
+                "server.py",
+                "        message_max_bytes=settings.message_size,\n",
+                "        message_max_bytes=8 << 20,\n",
+            ),
+        ),
+        "streams.messages",
+    ),
+    Mutation(
         "does not limit calls other than stops and streams",
         (
             Edit(
