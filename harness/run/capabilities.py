@@ -7,6 +7,7 @@ value) the feature counts as present, and the checks judge it. The report lists 
 target, and a run can restrict by name which checks may be skipped.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -116,10 +117,14 @@ def _has_python(client: Client) -> bool:
     return client.start("python3", ["-I", "-S", "-c", "pass"]).call.code not in _NO_PROGRAM
 
 
+_CGROUP: Final = re.compile(r"0::/\S*")
+
+
 def _has_cgroups(client: Client) -> bool:
     """With cgroups, two jobs are in different ones, which exist below the mount.
 
-    Only their difference is read from the output, which a broken server may corrupt.
+    Only their difference is read from the output, which a broken server may corrupt, or mix with
+    lines of its own.
     """
     # After 1 s: a server that moves its jobs after their start has cgroups, and must be judged.
     script = (
@@ -128,7 +133,8 @@ def _has_cgroups(client: Client) -> bool:
     outputs = set()
     for _ in range(2):
         job_id = client.must_start("sh", ["-c", script])
-        outputs.add(client.output(job_id))
+        output = client.output(job_id)
+        outputs.add(next(iter(_CGROUP.findall(output)), output))
         if client.must_query(job_id).exit_code != 0:
             return False
     return len(outputs) > 1
