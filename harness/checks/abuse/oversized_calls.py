@@ -38,8 +38,10 @@ from harness.drive.net.http2 import (
 from harness.host.cert_files import CertFiles
 from harness.judge.promises import answered, at_most, holds
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
 
+OVERSIZED_NAME: Final = "abuse.oversized"
 METADATA_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 8 * MIB
 # Far more than the kernel buffers for a server that does not read (tcp_rmem: 32 MiB).
@@ -144,16 +146,26 @@ def _send_header_bomb(address: str, files: CertFiles, path: str) -> HeaderFlood:
 
 
 def judge_oversized(history: History) -> Iterator[Finding]:
-    """Each is refused, by a status or by the connection's end, and none is kept in memory."""
-    seen = history.the(OversizedCalls)
+    """Each is refused, by a status or by the connection's end, and none is kept in memory.
+
+    Another kind of server may have higher limits: it may answer a call with large metadata, and
+    refuse a large command since it cannot be run.
+    """
+    seen, terms = history.the(OversizedCalls), terms_of(history)
+    limits = terms.has_promised(OVERSIZED_NAME)
     call = history.call("large message")
     promise = f"a request of {MESSAGE_BYTES} bytes is refused for its size"
-    yield answered(promise, call, "RESOURCE_EXHAUSTED")
-    for promise, outcome in (
-        ("large metadata is refused", seen.large_metadata),
-        ("a false message length is refused", seen.false_length),
-    ):
-        yield holds(promise, kept=is_refused(outcome), got=str(outcome), want=REFUSED_WANT)
+    yield answered(promise, call, "RESOURCE_EXHAUSTED", *(() if limits else terms.bad_command))
+    promise = "a false message length is refused"
+    kept = is_refused(seen.false_length)
+    yield holds(promise, kept=kept, got=str(seen.false_length), want=REFUSED_WANT)
+    metadata = seen.large_metadata
+    if limits:
+        promise, kept, want = "large metadata is refused", is_refused(metadata), REFUSED_WANT
+    else:
+        promise, kept = "large metadata is answered", metadata.end is not CallEnd.UNANSWERED
+        want = "a status, or the connection's end"
+    yield holds(promise, kept=kept, got=str(metadata), want=want)
     for promise, flood in (
         ("endless headers are refused", seen.endless_headers),
         ("compressed headers that expand are refused", seen.header_bomb),
@@ -170,7 +182,7 @@ def judge_oversized(history: History) -> Iterator[Finding]:
 
 
 OVERSIZED: Final = Check(
-    "abuse.oversized",
+    OVERSIZED_NAME,
     "Metadata and messages that are too large, or claim to be, are refused in bounded memory.",
     run_oversized, judge_oversized, NEEDS, ("82",), 180,
 )  # fmt: skip
