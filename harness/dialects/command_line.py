@@ -6,7 +6,8 @@ session of its own, which is ended with the call, and no shell. Certificates are
 variables, or files in `{work}`.
 
 A deadline is that of the call plus `startup_s`, since a program must start first. What a command
-line cannot pass (a NUL, an argument beyond the kernel's maximum) is lacking, not a fault.
+line cannot pass (a NUL, an argument beyond the kernel's maximum) is not sent, which is no fault of
+the server.
 """
 
 import secrets
@@ -21,8 +22,10 @@ from google.protobuf.message import Message
 from harness.dialects.channel import ChannelOptions
 from harness.dialects.command_stub import CommandStub
 from harness.dialects.command_table import CALLS, CommandTable
-from harness.dialects.command_words import expand
-from harness.dialects.dialect import Connection
+from harness.dialects.command_values import VALUES
+from harness.dialects.command_words import expand, expand_text
+from harness.dialects.dialect import Connection, rpc_of
+from harness.dialects.identity_scheme import RPC_WORDS
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 
@@ -48,13 +51,7 @@ class CommandTransport:
             BrokenError: a program is not installed, or `{work}` cannot be written.
         """
         del options
-        host, _, port = address.rpartition(":")
-        values = {
-            "address": address, "host": host, "port": port, "ca": str(files.ca),
-            "cert": str(files.cert), "key": str(files.key), "folder": str(self._folder),
-            "python": sys.executable,
-        }  # fmt: skip
-        values["work"] = str(_work_directory(files))
+        values = self._values(address, files)
         for name, text in self.table.files.items():
             _link(Path(values["work"]) / name, expand([text], values)[0])
         for call in CALLS:
@@ -62,6 +59,27 @@ class CommandTransport:
                 _require_installed(expand(words[:1], values), call)
         stub = CommandStub(self.table, values)
         return Connection(stub, stub.close)
+
+    def _values(self, address: str, files: CertFiles) -> dict[str, str]:
+        host, _, port = address.rpartition(":")
+        return {
+            "address": address, "host": host, "port": port, "ca": str(files.ca),
+            "cert": str(files.cert), "key": str(files.key), "folder": str(self._folder),
+            "python": sys.executable, "work": str(_work_directory(files)),
+        }  # fmt: skip
+
+    def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
+        """See `Transport`."""
+        rpc = RPC_WORDS.get(rpc_of(request))
+        words = self.table.words(rpc) if rpc is not None else []
+        if rpc is None or not words:
+            return ()
+        values = self._values(address, files)
+        variables = [
+            f"{name}={expand_text(text, values)}" for name, text in self.table.environment.items()
+        ]
+        command = expand(words, {**values, **VALUES[rpc](request)})
+        return (*(["env", *variables] if variables else []), *command)
 
     def path(self, rpc: str) -> str:
         """See `Transport`: a program has no path."""

@@ -2,6 +2,7 @@
 
 import shlex
 import uuid
+from collections.abc import Callable
 from typing import Any, Final
 
 from harness.dialects.command_words import Values
@@ -82,6 +83,12 @@ def list_values(request: Any) -> Values:  # noqa: ANN401 - pb.ListJobsRequest
         "page_token": request.page_token or None,
         "newest_first": "1" if request.newest_first else None,
     }
+
+
+VALUES: Final[dict[Rpc, Callable[[Any], Values]]] = {
+    "start": start_values, "stop": stop_values, "query": id_values, "stream": stream_values,
+    "list": list_values, "delete": id_values,
+}  # fmt: skip
 
 
 def _text(message: Any, name: str) -> str | None:  # noqa: ANN401 - any message

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from harness.dialects.channel import ChannelOptions, open_channel
+from harness.dialects.grpcurl import grpcurl
 from harness.dialects.identity_scheme import OURS, Scheme
 from harness.dialects.launch_recipe import LaunchRecipe
 from harness.host.cert_files import CertFiles
@@ -102,6 +103,9 @@ class Transport(Protocol):
     def encode(self, request: Message) -> bytes:
         """Return a canonical request in the server's own bytes."""
 
+    def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
+        """Return the words of a command by which a person makes a call; empty: no such command."""
+
 
 class CanonicalTransport:
     """See `Transport`. The server has the API of `jobworker.v1` itself."""
@@ -120,6 +124,11 @@ class CanonicalTransport:
     def encode(self, request: Message) -> bytes:
         """See `Transport`."""
         return request.SerializeToString()
+
+    def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
+        """See `Transport`."""
+        described = ("-import-path", "proto", "-proto", "jobworker/v1/jobworker.proto")
+        return grpcurl(address, files, self.path(rpc_of(request)), request, described)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from harness.dialects.channel import ChannelOptions, open_channel
 from harness.dialects.dialect import RPCS, Connection, rpc_of
+from harness.dialects.grpcurl import grpcurl
 from harness.dialects.schema import Schema, UnfitValueError, reflected
 from harness.dialects.tables import GrpcTables
 from harness.dialects.translation import Translation, translations
@@ -93,6 +94,23 @@ class GrpcTransport:
         if bound is None or rpc not in bound:
             raise BrokenError(f"{self._name}: no message of {rpc} is known before a connection")
         return bound[rpc].request(request).SerializeToString()
+
+    def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
+        """See `Transport`."""
+        rpc, bound = rpc_of(request), self._bound
+        if bound is None or rpc not in bound:
+            return ()
+        protocol = self._tables.protocol
+        described: list[str] = []
+        for folder in protocol.imports:
+            described += ["-import-path", folder]
+        described += ["-proto", protocol.proto] if protocol.proto else []
+        described += ["-protoset", protocol.descriptor_set] if protocol.descriptor_set else []
+        try:
+            message = bound[rpc].request(request)
+        except UnfitValueError:
+            return ()
+        return grpcurl(address, files, self.path(rpc), message, described)
 
 
 class GrpcStub:

@@ -4,6 +4,7 @@ It knows the API from `proto/` alone, and never retries a call.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypedDict, Unpack
@@ -12,12 +13,12 @@ import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
-from harness.dialects.dialect import CANONICAL, Dialect
+from harness.dialects.dialect import CANONICAL, Dialect, rpc_of
 from harness.drive.receiver import QUIET_S, EndWatch, Receiver, StreamPlan, outcome_of
 from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.record.foundations import ENDS, STARTS, STOPS
-from harness.record.history import Call, Json, Outcome, Recorder, Stream
+from harness.record.history import Call, CallByHand, Json, Outcome, Recorder, Stream
 from harness.record.terms import OVER
 from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
@@ -62,6 +63,15 @@ class StartOptions(TypedDict, total=False):
     working_directory: str
 
 
+def _by_hand(
+    dialect: Dialect, address: str, files: CertFiles, label: str, request: Message
+) -> CallByHand | None:
+    words = dialect.transport.by_hand(request, address, files)
+    if not words:
+        return None
+    return CallByHand(label, rpc_of(request), words, address, str(files.ca.parent))
+
+
 class Client:
     """A connection to a server; a context manager. Threads may share it."""
 
@@ -79,6 +89,7 @@ class Client:
         self._recorder = recorder
         self._was_answered = False
         self._connection = dialect.connect(address, files)
+        self._command_of = functools.partial(_by_hand, dialect, address, files)
         self._stops_wait = dialect.terms.own
         self._stub = self._connection.stub
         self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)
@@ -226,6 +237,7 @@ class Client:
         """Return a receiver of a stream: its `run` receives, its `cancel` cancels."""
         recorder = self._recorder
         plan = plan or StreamPlan()
+        self._record_by_hand(label, plan.request(job_id))
         if not plan.may_time_out:
             plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
         # A slow reader, and a deadline that the check expects, look like a missing end.
@@ -258,6 +270,10 @@ class Client:
             got = f"no answer to {call.rpc} in {call.ended_s - call.started_s:.0f} s"
         raise UnmetError(Finding(Verdict.FAIL, promise, got, "OK"))
 
+    def _record_by_hand(self, label: str, request: Message) -> None:
+        make = functools.partial(self._command_of, label, request)
+        self._recorder.add_by_hand(rpc_of(request), make)
+
     def _was_reached(self, call: Call) -> bool:
         """Return whether a call that ended UNAVAILABLE had reached a server."""
         return self._was_answered or not any(text in call.detail for text in _NEVER_CONNECTED)
@@ -267,12 +283,13 @@ class Client:
         label: str,
         rpc: str,
         method: Callable[..., Any],
-        request: object,
+        request: Message,
         timeout_s: float | None = None,
         *,
         keep: bool = True,
     ) -> Reply:
         """Make a call and record it, by default with its response."""
+        self._record_by_hand(label, request)
         started_s = self._recorder.now_s()
         message, response = None, dict[str, Json]()
         outcome, code, detail = Outcome.OK, "OK", ""
