@@ -7,7 +7,6 @@ stays unset.
 import datetime as dt
 import json
 import re
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
+from harness.dialects.signals import signal_number
 from jobworker.v1 import jobworker_pb2 as pb
 
 # Regular expressions with named groups, or canonical field -> path in JSON.
@@ -181,7 +181,7 @@ def _set(message: Any, path: str, value: Any, states: Mapping[str, str]) -> None
         if name == "status":
             message.status = states.get(str(value), str(value))
         elif name == "signal":
-            message.signal = signal_number(value)
+            message.signal = _signal(value)
         elif kind.type in _INTEGERS:
             setattr(message, name, int(value))
         elif kind.message_type is not None and kind.message_type.full_name == _TIMESTAMP:
@@ -189,15 +189,14 @@ def _set(message: Any, path: str, value: Any, states: Mapping[str, str]) -> None
         elif kind.message_type is not None or kind.is_repeated:
             ParseDict({name: _without_nulls(value)}, message, ignore_unknown_fields=True)
         elif kind.type == FieldDescriptor.TYPE_BOOL:
-            message_value = value if isinstance(value, bool) else str(value).lower() in _TRUE
-            setattr(message, name, message_value)
+            setattr(message, name, str(value).lower() not in _FALSE)
         else:
             setattr(message, name, str(value))
     except (ValueError, TypeError, OverflowError, ParseError) as error:
         raise MismatchError(f"printed {shown(str(value))} for {path}: {error}") from None
 
 
-_TRUE: Final = frozenset({"true", "yes", "1"})
+_FALSE: Final = frozenset({"false", "no", "0"})
 
 
 def _without_nulls(value: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -217,23 +216,16 @@ def _moment(value: Any) -> dt.datetime:  # noqa: ANN401 - any JSON
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
 
 
-def signal_number(value: Any) -> int:  # noqa: ANN401 - any JSON
-    """Return a signal's number from `9`, `SIGKILL`, `KILL`, `killed` or `signal: killed`.
+def _signal(value: object) -> int:
+    """Return a signal's number.
 
     Raises:
         ValueError: no signal has this name.
     """
-    text = str(value).rpartition(":")[2].strip()
-    if not text or text.isdigit():
-        return int(text or 0)
-    name = text.upper().removeprefix("SIG")
-    for each in signal.valid_signals():
-        description = (signal.strsignal(each) or "").lower()
-        if text.lower() == description:
-            return int(each)
-        if getattr(each, "name", "") == f"SIG{name}":
-            return int(each)
-    raise ValueError("no signal has this name")
+    number = signal_number(value)
+    if not number and str(value) not in {"0", "False"}:
+        raise ValueError("no signal has this name")
+    return number
 
 
 def _conclude_state(message: Any) -> None:  # noqa: ANN401 - any message

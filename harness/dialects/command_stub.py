@@ -28,7 +28,8 @@ from harness.dialects.command_values import (
 )
 from harness.dialects.command_words import Values, expand, expand_text
 from harness.dialects.identity_scheme import Rpc
-from harness.dialects.programs import CancelledError, LateError, Program
+from harness.dialects.programs import CancelledError, LateError, Program, UnpassableError
+from harness.record.terms import NOT_SENT
 from jobworker.v1 import jobworker_pb2 as pb
 
 # A stream whose program never exits: how often the job is queried while nothing comes, and how long
@@ -170,7 +171,10 @@ class CommandStub:
             raise ProgramCallError(
                 grpc.StatusCode.UNIMPLEMENTED, f"the dialect has no program for {call}"
             )
-        return Program(expand(words, {**self._values, **values}), self._environment)
+        try:
+            return Program(expand(words, {**self._values, **values}), self._environment)
+        except UnpassableError as error:
+            raise ProgramCallError(grpc.StatusCode.INVALID_ARGUMENT, f"{NOT_SENT}{error}") from None
 
     def _due_s(self, timeout: float | None) -> float | None:
         return None if timeout is None else time.monotonic() + timeout + self._table.startup_s

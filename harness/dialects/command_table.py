@@ -12,6 +12,7 @@ from harness.dialects.command_answers import STATES, Answer, require_answer
 from harness.dialects.command_values import PLACEHOLDERS
 from harness.dialects.command_words import require_known
 from harness.dialects.identity_scheme import RPC_WORDS, Rpc
+from harness.record.terms import ADDED
 from jobworker.v1 import jobworker_pb2 as pb
 
 _WordList = list[str | list[str]]
@@ -126,6 +127,20 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if isinstance(answer, Mapping):
             return set(answer)
         return {name for pattern in answer for name in re.compile(pattern).groupindex}
+
+    def lacks(self) -> tuple[str, ...]:
+        """Return what the programs cannot express, of `harness.record.terms.ADDED`."""
+        start, names = str(self.start), self.names("query")
+        named = {
+            "limits": "limits" in names or any(name.startswith("limits.") for name in names),
+            "environment": "{environment...}" in start,
+            "working_directory": "{working_directory" in start,
+            "ListJobs": bool(self.list),
+            "page_size": "{page_size" in str(self.list),
+            "DeleteJob": bool(self.delete),
+            "grace_period_ms": "{grace_" in str(self.stop),
+        }
+        return tuple(name for name in ADDED if not named.get(name))
 
     def failure(
         self, call: Rpc, exit_code: int, output: str, errors: str

@@ -135,10 +135,10 @@ def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
 
 
 def _lacks(file: DialectFile) -> tuple[str, ...]:
-    """Return what a gRPC dialect does not name, of `ADDED`."""
+    """Return what a dialect does not name, of `ADDED`."""
     start, stop, stream = file.start, file.stop, file.stream
     if file.protocol is None or start is None or stop is None or stream is None:
-        return ()  # a command line is probed by calls
+        return file.command.lacks() if file.command is not None else ()
     limits = file.query is not None and file.query.job.limits != LimitsTable()
     named = {
         "limits": start.limits != LimitsTable() and limits,

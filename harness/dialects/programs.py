@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
-from harness.record.verdict import BrokenError, UnsupportedError
+from harness.record.verdict import BrokenError
 
 CHUNK_BYTES: Final = 256 * 1024
 TERM_GRACE_S: Final = 2.0  # from SIGTERM to SIGKILL
@@ -36,6 +36,10 @@ class CancelledError(Exception):
     """The program was cancelled."""
 
 
+class UnpassableError(Exception):
+    """The kernel cannot pass such arguments to a program."""
+
+
 class Program:
     """A running program; a context manager that ends it and its session.
 
@@ -43,7 +47,7 @@ class Program:
 
     Raises:
         BrokenError: it cannot be started.
-        UnsupportedError: the kernel cannot pass its arguments.
+        UnpassableError: the kernel cannot pass its arguments.
     """
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -169,7 +173,7 @@ def _start(
     words: Sequence[str], environment: Mapping[str, str], errors: int
 ) -> "subprocess.Popen[bytes]":
     if any("\0" in word for word in words):
-        raise UnsupportedError("a call: a command line cannot pass a NUL")
+        raise UnpassableError("a command line cannot pass a NUL")
     try:
         return subprocess.Popen(
             [*_dies_with_us(), *words],
@@ -182,7 +186,7 @@ def _start(
         )
     except OSError as error:
         if error.errno == errno.E2BIG:
-            raise UnsupportedError("a call: a command line cannot pass so long arguments") from None
+            raise UnpassableError("a command line cannot pass so long arguments") from None
         raise BrokenError(f"{words[0]}: {error.strerror}") from error
 
 

@@ -246,7 +246,6 @@ class ThisHostTarget(AddressTarget):
     def __init__(self, identities: IdentityStore, dialect: Dialect) -> None:
         super().__init__("localhost:0", identities, dialect=dialect)
         self.name = "local"
-        self.host = LocalHost()
 
     def describe(self) -> str:
         """See `Target`."""

@@ -18,7 +18,8 @@ from harness.dialects.command_table import CommandTable
 from harness.dialects.dialect import Connection
 from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
-from harness.record.verdict import BrokenError, UnsupportedError
+from harness.record.terms import ADDED, NOT_SENT
+from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb
 
 # A job worker's client, as a script: a job is what its id says.
@@ -316,11 +317,15 @@ def test_descriptors_are_closed_with_the_calls(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("argument", ["a\0b", "x" * 200_000])
-def test_what_a_command_line_cannot_pass_is_lacking(connection: Connection, argument: str) -> None:
+def test_what_a_command_line_cannot_pass_is_not_sent(connection: Connection, argument: str) -> None:
     request = pb.StartJobRequest(command_name="echo", command_args=[argument])
 
-    with pytest.raises(UnsupportedError, match="a command line cannot pass"):
+    with pytest.raises(grpc.RpcError) as caught:
         connection.stub.StartJob(request, timeout=10)
+
+    code, details = status_of(caught.value)
+    assert code == "INVALID_ARGUMENT"
+    assert str(details).startswith(f"{NOT_SENT}a command line cannot pass")
 
 
 def test_certificates_are_put_where_the_program_wants_them(folder: Path) -> None:
@@ -333,6 +338,15 @@ def test_certificates_are_put_where_the_program_wants_them(folder: Path) -> None
 def test_a_program_that_is_not_installed_is_named(folder: Path) -> None:
     with pytest.raises(BrokenError, match="the program 'no-such-client' of stop is not installed"):
         connect(folder, stop=["no-such-client", "{id}"])
+
+
+def test_what_no_program_takes_is_lacking() -> None:
+    words = {"stop": ["x", ["{grace_s}"]], "list": [], "delete": ["x", "{id}"]}
+
+    lacks = msgspec.convert({**TABLE, **words}, CommandTable).lacks()
+
+    has = {"environment", "working_directory", "DeleteJob", "grace_period_ms"}
+    assert lacks == tuple(name for name in ADDED if name not in has)
 
 
 @pytest.mark.parametrize(
