@@ -270,13 +270,16 @@ def _run_usage(stage: Stage) -> None:
 def _quiet_reading(
     stage: Stage, client: Client, job_id: str, directory: str
 ) -> tuple[UsageCounters, pb.QueryJobResponse, UsageCounters]:
-    """Return a query, and the kernel's counters before and after it: the same, if possible."""
-    after = _of_kernel(stage, directory)
+    """Return a query, and the kernel's counters before and after it: the same, if possible.
+
+    It is one query: a server that reports what it reported before must not be right by a second.
+    """
+    before = _of_kernel(stage, directory)
     for _ in range(_READS):
-        before, answer, after = after, client.must_query(job_id), _of_kernel(stage, directory)
-        if before == after:
+        earlier, before = before, _of_kernel(stage, directory)
+        if earlier == before:
             break
-    return before, answer, after
+    return before, client.must_query(job_id), _of_kernel(stage, directory)
 
 
 def _of_usage(usage: pb.ResourceUsage) -> UsageCounters:
