@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.record.history import Call, History, Outcome
+from harness.record.history import Call, History, Interruption, Outcome
 from harness.record.verdict import Finding, Verdict
 
 # Shared by the owners' judges and by the client, which interrupts a check that relied on it.
@@ -66,8 +66,12 @@ def _read(history: History) -> bool:
 
 
 def _waited_for_an_end(history: History) -> bool:
-    """A stream that reached its deadline, or that the reader cancelled to end the wait."""
-    return any(
+    """A stream that reached its deadline, or that the reader cancelled to end the wait.
+
+    Or a check that was given up, since it waited for many.
+    """
+    given_up = [each.finding for each in history.all(Interruption) if each.finding is not None]
+    return any(each.promise == ENDS for each in given_up) or any(
         each.unended or each.outcome is Outcome.UNKNOWN
         or (each.outcome is Outcome.ERROR and each.code == "CANCELLED")
         for each in history.streams()

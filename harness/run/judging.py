@@ -142,6 +142,10 @@ class Judge:
         """Take note of what the owner of a foundation found; see `foundations`."""
         self._broken += broken_by(owner.name, judge_check(owner, history))
 
+    def has_broken(self, promise: str) -> bool:
+        """Return whether the foundation of this promise is broken."""
+        return any(each.promise == promise for each in self._broken)
+
     def __call__(self, check: Check, history: History) -> tuple[Finding, ...]:
         """Return a check's findings, without those that a broken foundation explains."""
         return attributed(check.name, judge_check(check, history), history, self._broken)

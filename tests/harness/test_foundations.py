@@ -1,6 +1,7 @@
 """One cause, one finding: what a broken foundation explains is no finding of another check."""
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from harness.record.foundations import (
 from harness.record.history import Call, Cause, History, Interruption, Outcome, Record, Stream
 from harness.record.results import CheckResult, RunReport, load_report, save_report
 from harness.record.verdict import Finding, Verdict, merge
+from harness.run import check_runner
 from harness.run.check_runner import Options, Silent, run_checks
 from harness.run.judging import judge_again, judge_check
 from tests.harness.test_check_runner import EVERYTHING, StandIn
@@ -164,6 +166,19 @@ def test_run_reports_the_cause_once_whatever_the_order_of_checks(tmp_path: Path)
     assert report.exit_code == 1
     causes = [(each.result.name, each.hides) for each in report.causes()]
     assert causes == [("streams.end", 1), ("area.independent", 0)]
+
+
+def test_check_that_waits_for_streams_without_an_end_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_runner, "ENDLESS_LIMIT_S", 0.1)
+    released = threading.Event()
+    waits = Check("area.waits", "It is good.", lambda _: released.wait(60), lambda _: ())
+    report = run([*CHECKS, dataclasses.replace(waits, time_limit_s=60)], tmp_path)
+    released.set()
+    assert verdicts(report.results) == {**EXPECTED, "area.waits": Verdict.SKIPPED}
+    assert report.results[-1].findings[0].because == "streams.end"
+    assert report.unexpected_skips() == []
 
 
 def test_saved_run_is_judged_again_with_the_same_causes(tmp_path: Path) -> None:
