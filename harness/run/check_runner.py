@@ -4,6 +4,7 @@ Checks that measure time or memory run alone, the others in parallel. Each check
 its own, which is abandoned when it exceeds its time limit; one thread collects the results.
 """
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -323,9 +324,18 @@ def _run(check: Check, stage: Stage) -> None:
 def _record_death(server: RunningServer, recorder: Recorder) -> None:
     try:
         if server.has_died():
-            recorder.add(Interruption(Cause.SERVER_DIED, server.log_tail()))
+            recorder.add(Interruption(Cause.SERVER_DIED, _last_words(server)))
     except BrokenError as error:  # its machine does not answer
         recorder.add(Interruption(Cause.MACHINE_DIED, str(error)))
+
+
+def _last_words(server: RunningServer) -> str:
+    """Return how a server ended, and the end of its log: who looks for the cause needs both."""
+    code = server.wait_exit(0)
+    if code is None:
+        return server.log_tail()
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    return f"{how}\n{server.log_tail()}"
 
 
 def _result(
