@@ -17,10 +17,12 @@ from harness.wire.changes import Memory, is_map
 from harness.wire.equivalents import EQUIVALENTS, reason_for
 from harness.wire.mutants import FieldMutant, StatusMutant, StreamMutant, WireMutant, generate
 from harness.wire.proof import OUT_OF_REACH, SLOWER
+from harness.wire.statuses import RETURNED
 from harness.wire.streams import CHANGES, HARMLESS
 from harness.wire.tap import MutantTap, SurveyTap
 from harness.wire.target import SERVICE
 from jobworker.v1 import jobworker_pb2 as pb
+from worker_service.gate import STATUS_CODES
 
 MUTANTS = generate(SERVICE)
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -264,3 +266,12 @@ def test_mutants_have_all_kinds() -> None:
     assert count(FieldMutant) > 400
     assert count(StatusMutant) == 35 * len(SERVICE.methods)
     assert count(StreamMutant) == len(CHANGES) + len(HARMLESS)
+
+
+def test_table_of_statuses_has_those_of_the_server_and_no_rpc_that_does_not_exist() -> None:
+    code = grpc.StatusCode
+    # A process that outlives SIGKILL, and an rpc that does not exist.
+    elsewhere = {code.DEADLINE_EXCEEDED, code.UNIMPLEMENTED}
+    assert set(STATUS_CODES.values()) - elsewhere == set(RETURNED) - {code.OK}
+    rpcs = {method.name for method in SERVICE.methods}
+    assert {rpc for each in RETURNED.values() for rpc in each} == rpcs
