@@ -173,8 +173,12 @@ def test_check_that_waits_for_streams_without_an_end_is_given_up(
 ) -> None:
     monkeypatch.setattr(check_runner, "ENDLESS_LIMIT_S", 0.1)
     released = threading.Event()
-    waits = Check("area.waits", "It is good.", lambda _: released.wait(60), lambda _: ())
-    report = run([*CHECKS, dataclasses.replace(waits, time_limit_s=60)], tmp_path)
+
+    def waits(_: object) -> None:
+        released.wait(60)
+
+    check = Check("area.waits", "It is good.", waits, lambda _: (), time_limit_s=60)
+    report = run([*CHECKS, check], tmp_path)
     released.set()
     assert verdicts(report.results) == {**EXPECTED, "area.waits": Verdict.SKIPPED}
     assert report.results[-1].findings[0].because == "streams.end"
