@@ -25,8 +25,6 @@ HELLO_BYTES: Final = 64
 # left it behind has gone, and so has the harness.
 WAITS: Final = "t=0; while [ $((t+=1)) -lt 1500 ]; do sleep 0.2; done"
 
-# A well-formed id of a job that no server has.
-UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
 
 
 # More than other checks start meanwhile.

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from harness.checks.common import UNKNOWN_ID
 from harness.dialects.dialect import Dialect, RawCall
 from harness.drive.net.http2 import CallEnd, CallOutcome, Http2, RawHttp2
 from harness.drive.net.tls_client import TlsConnection, client_context
@@ -23,7 +22,7 @@ CALL_TIMEOUT_S: Final = 60.0  # an emulated guest under load
 
 def unknown_query(dialect: Dialect) -> RawCall:
     """Return a query of a job that does not exist."""
-    return dialect.raw(pb.QueryJobRequest(job_id=UNKNOWN_ID))
+    return dialect.raw(pb.QueryJobRequest(job_id=dialect.terms.unknown_id))
 
 
 def stream_call(dialect: Dialect, job_id: str) -> RawCall:

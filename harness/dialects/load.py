@@ -31,7 +31,7 @@ from harness.dialects.tables import (
     StreamTable,
     Table,
 )
-from harness.record.terms import ADDED, REPORTED, Terms
+from harness.record.terms import ADDED, REPORTED, UNKNOWN_ID, Terms
 from harness.record.verdict import BrokenError
 
 BUILTIN: Final = Path(__file__).parent / "builtin"
@@ -45,6 +45,7 @@ class DialectFile(Table, frozen=True, kw_only=True):
     name: str
     description: str = ""
     ids: Literal["uuid4", "text"] = "text"
+    unknown_id: str = UNKNOWN_ID
     promises: tuple[str, ...] = ()
     status: StatusTable = StatusTable()
     identities: Scheme = WITHOUT_ROLES
@@ -122,6 +123,7 @@ def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
         dialect=file.name,
         own=False,
         uuids=file.ids == "uuid4",
+        unknown_id=file.unknown_id,
         reports=reports,
         unknown_job=file.status.unknown_job,
         bad_id=file.status.bad_id,

@@ -19,6 +19,7 @@ from harness.dialects.schema import Schema, UnfitValueError, reflected
 from harness.dialects.tables import GrpcTables
 from harness.dialects.translation import Translation, translations
 from harness.host.cert_files import CertFiles
+from harness.record.terms import NOT_SENT
 from harness.record.verdict import BrokenError
 
 
@@ -93,7 +94,10 @@ class GrpcTransport:
         bound = self._bound
         if bound is None or rpc not in bound:
             raise BrokenError(f"{self._name}: no message of {rpc} is known before a connection")
-        return bound[rpc].request(request).SerializeToString()
+        try:
+            return bound[rpc].request(request).SerializeToString()
+        except UnfitValueError as error:
+            raise BrokenError(f"{self._name}: {error}") from error
 
     def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
         """See `Transport`."""
@@ -144,7 +148,7 @@ def _request(translation: Translation, canonical: Message) -> Message:
     try:
         return translation.request(canonical)
     except UnfitValueError as error:
-        raise DialectError(grpc.StatusCode.INVALID_ARGUMENT, f"not sent: {error}") from error
+        raise DialectError(grpc.StatusCode.INVALID_ARGUMENT, f"{NOT_SENT}{error}") from error
 
 
 def _unary(channel: grpc.Channel, translation: Translation) -> Callable[..., Any]:

@@ -10,6 +10,10 @@ from typing import Final
 
 from harness.record.history import History, Observation
 
+# A well-formed id of a job that no server has.
+UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
+# Where a call's details begin so, the dialect cannot express the call, and no server refused it.
+NOT_SENT: Final = "not sent: "
 # What a query may report of a job: the fields of QueryJobResponse that judges rely on.
 REPORTED: Final = ("status", "pid", "exit_code", "signal", "started_at", "ended_at")
 # Fields and rpcs beyond the four rpcs of the task, which a server may lack.
@@ -33,6 +37,7 @@ class Terms(Observation):
         own: whether it promises what this project does beyond the task: exact statuses for each
             fault, texts that name it, and strictness about certificates.
         uuids: whether job ids are UUIDs of version 4.
+        unknown_id: a well-formed id of a job that no server has.
         reports: which fields of a query it reports.
         unknown_job: the statuses that a call for a job that does not exist may get.
         bad_id: the same of an id that cannot be one.
@@ -45,6 +50,7 @@ class Terms(Observation):
     dialect: str = "jobworker.v1"
     own: bool = True
     uuids: bool = True
+    unknown_id: str = UNKNOWN_ID
     reports: tuple[str, ...] = REPORTED
     unknown_job: tuple[str, ...] = ("NOT_FOUND",)
     bad_id: tuple[str, ...] = ("INVALID_ARGUMENT",)

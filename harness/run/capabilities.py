@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Final
 
 from harness.checks.check import Need, Scale
-from harness.checks.common import UNKNOWN_ID, WAITS
+from harness.checks.common import WAITS
 from harness.drive.client import SLOW_FACTOR, Client
 from harness.drive.reachability import ASK_TIMEOUT_S, require_job_worker
 from harness.drive.receiver import StreamPlan
 from harness.record.history import Outcome, Recorder
+from harness.record.terms import UNKNOWN_ID
 from harness.record.verdict import BrokenError, UnmetError
 from harness.targets.target import RunningServer, Target
 from jobworker.v1 import jobworker_pb2 as pb

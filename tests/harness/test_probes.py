@@ -17,7 +17,8 @@ from harness.checks.identity.handshakes import (
     judge_versions,
 )
 from harness.checks.identity.openssl import negotiate
-from harness.checks.raw_calls import QUERY_PATH, UNKNOWN_QUERY, query_unknown_job
+from harness.checks.raw_calls import query_unknown_job, unknown_query
+from harness.dialects.dialect import CANONICAL
 from harness.drive.net.http2 import (
     PING,
     SETTINGS,
@@ -100,14 +101,14 @@ def test_raw_call_returns_status_and_ticket_resumes_its_session(
     context = client_context(certificates.user)
     with TlsConnection(server.address, context) as connection:
         http2 = Http2(connection)
-        assert http2.call(QUERY_PATH, UNKNOWN_QUERY, 20).is_status("NOT_FOUND")
+        assert http2.call(*unknown_query(CANONICAL), 20).is_status("NOT_FOUND")
         unknown = http2.call("/jobworker.v1.JobWorker/Nothing", b"", 20)
         assert unknown == CallOutcome(CallEnd.STATUS, "UNIMPLEMENTED")
         assert http2.streams_allowed == 1000
         assert not connection.resumed
         session = connection.session
     assert isinstance(session, ssl.SSLSession)
-    again = query_unknown_job(server.address, context, session)
+    again = query_unknown_job(server.address, context, CANONICAL, session)
     assert again.outcome.is_status("NOT_FOUND")
     # Resumed indeed: otherwise the check of resumption would judge a second full handshake.
     assert again.resumed
@@ -129,8 +130,9 @@ def test_raw_connection_distinguishes_ended_from_unanswered(
         assert http2.send(frame(PING, 0, 0, b"12345678"), 20)
         assert not http2.wait_ended(0.2)
         assert http2.outcome.end is CallEnd.UNANSWERED
-        call = frame(1, 4, 1, header_block(grpc_headers(QUERY_PATH)))
-        http2.send(call + frame(0, 1, 1, grpc_message(UNKNOWN_QUERY)), 20)
+        path, query = unknown_query(CANONICAL)
+        call = frame(1, 4, 1, header_block(grpc_headers(path)))
+        http2.send(call + frame(0, 1, 1, grpc_message(query)), 20)
         assert http2.wait_answer(20)
         assert http2.outcome == CallOutcome(CallEnd.ANSWERED)
 
@@ -144,7 +146,7 @@ def test_query_of_server_that_closes_the_connection_is_unconnected() -> None:
             connection.close()
 
         hanging_up = pool.submit(hang_up)
-        answer = query_unknown_job(address, client_context(None))
+        answer = query_unknown_job(address, client_context(None), CANONICAL)
         assert answer.outcome.end is CallEnd.UNCONNECTED
         hanging_up.result(10)
 

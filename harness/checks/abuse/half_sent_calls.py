@@ -11,7 +11,6 @@ from typing import Final
 
 from harness.checks.abuse.concurrent_victim import NEEDS, judge_victim, run_abuse
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import UNKNOWN_ID
 from harness.checks.raw_calls import GREET_TIMEOUT_S, open_http2
 from harness.drive.client import Client, Reply
 from harness.drive.identities import CASES
@@ -83,23 +82,23 @@ def _leave_half_sent(stage: Stage, server: RunningServer, client: Client, caller
     wanted = stage.pick(full=HALF_SENT, small=HALF_SENT_SMALL)
     with ExitStack() as stack:
         sent = _half_send(stage, server, CALLERS[caller], wanted, stack)
-        beside = _work(client, f"beside {caller}", WAIT_S)
+        beside = _work(stage, client, f"beside {caller}", WAIT_S)
     # The calls end with their connections, which the server notices after a moment.
-    after = _work(client, f"after {caller}", RECOVERED_S)
+    after = _work(stage, client, f"after {caller}", RECOVERED_S)
     stage.record(HalfSentCalls(caller, wanted, sent, beside, after))
 
 
-def _work(client: Client, when: str, timeout_s: float) -> AdminWork:
+def _work(stage: Stage, client: Client, when: str, timeout_s: float) -> AdminWork:
     """Start, query and stop a job.
 
     Each call is repeated until it succeeds, since a server may refuse calls while it is full.
     """
-    job_id = UNKNOWN_ID
+    job_id = unknown_id = stage.dialect.terms.unknown_id
 
     def start() -> Reply:
         nonlocal job_id
         reply = client.start("sh", ["-c", "exec sleep 100"], label=f"start {when}")
-        job_id = reply.message.job_id if reply.ok else UNKNOWN_ID
+        job_id = reply.message.job_id if reply.ok else unknown_id
         return reply
 
     def query() -> Reply:

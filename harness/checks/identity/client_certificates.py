@@ -12,7 +12,6 @@ from typing import Final
 import grpc
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import UNKNOWN_ID
 from harness.checks.raw_calls import CALL_TIMEOUT_S
 from harness.dialects.dialect import Stub
 from harness.drive.identities import Case, cases_of
@@ -57,9 +56,9 @@ class CertificateAnswers(Observation):
     answers: tuple[CertificateAnswer, ...]
 
 
-def query_status(stub: Stub) -> str:
+def query_status(stub: Stub, unknown_id: str) -> str:
     """Query a job that does not exist; NOT_FOUND shows that the caller was admitted."""
-    request = pb.QueryJobRequest(job_id=UNKNOWN_ID)
+    request = pb.QueryJobRequest(job_id=unknown_id)
     try:
         stub.QueryJob(request, timeout=CALL_TIMEOUT_S)
     except grpc.RpcError as error:
@@ -74,7 +73,7 @@ def _try_certificates(stage: Stage, cases: Sequence[Case]) -> None:
     def query(case: Case) -> CertificateAnswer:
         files = target.identities.files(case.file_name)
         with target.dialect.connect(stage.server.address, files) as connection:
-            status = query_status(connection.stub)
+            status = query_status(connection.stub, target.dialect.terms.unknown_id)
         return CertificateAnswer(case.number, case.name, case.expected, status)
 
     with ThreadPoolExecutor(4) as pool:

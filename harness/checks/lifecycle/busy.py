@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import UNKNOWN_ID
 from harness.drive.client import Client, Reply
 from harness.judge.promises import equal
 from harness.record.history import History
+from harness.record.terms import UNKNOWN_ID
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
 

@@ -10,7 +10,6 @@ from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
 from harness.checks.common import (
     KIB,
     MIB,
-    UNKNOWN_ID,
     WriterJob,
     WriterStep,
     server_memory_bytes,
@@ -30,6 +29,7 @@ from harness.judge.promises import (
     unseen,
 )
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
 from jobworker.v1 import jobworker_pb2 as pb
@@ -80,7 +80,7 @@ def run_delete(stage: Stage) -> None:
         _call_all(client, writer.job_id, "deleted")
         client.stream(writer.job_id, label="stream deleted")
         client.list_jobs(label="list")
-        _call_all(client, UNKNOWN_ID, "unknown")
+        _call_all(client, stage.dialect.terms.unknown_id, "unknown")
         client.delete("no id", label="delete malformed")
         reading.result()
         after = server_memory_bytes(stage, server) if seen else None
@@ -108,7 +108,7 @@ def judge_delete(history: History) -> Iterator[Finding]:
         for call in CALLS:
             label = f"{call} {which}"
             yield answered(f"a job is not found ({label})", history.call(label), "NOT_FOUND")
-    named = UNKNOWN_ID in history.call("delete unknown").detail
+    named = terms_of(history).unknown_id in history.call("delete unknown").detail
     yield equal("the refusal of an unknown id names it", named, want=True)
     promise = "the output of a deleted job is not found"
     yield equal(promise, history.stream("stream deleted").code, "NOT_FOUND")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
-from harness.checks.common import UNKNOWN_ID, server_counts
+from harness.checks.common import server_counts
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, at_most, equal, floor, holds, one_of, unseen
 from harness.record.history import History, Observation
-from harness.record.terms import terms_of
+from harness.record.terms import NOT_SENT, terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
 
@@ -171,7 +171,7 @@ def run_ids(stage: Stage) -> None:
     with stage.client() as client:
         ids = tuple(client.must_start("true") for _ in range(20))
         stage.record(AssignedIds(ids, stage.target_has(Need.OFFSETS)))
-        for label, job_id in {"unknown": UNKNOWN_ID, **MALFORMED_IDS}.items():
+        for label, job_id in {"unknown": stage.dialect.terms.unknown_id, **MALFORMED_IDS}.items():
             client.query(job_id, label=f"query {label}")
             client.stop(job_id, label=f"stop {label}")
             client.stream(job_id, StreamPlan(timeout_s=10), label=f"stream {label}")
@@ -194,16 +194,18 @@ def judge_ids(history: History) -> Iterator[Finding]:
         yield answered(f"{rpc} of an unknown id is refused", call, *terms.unknown_job)
         for label in MALFORMED_IDS:
             call = history.call(f"{rpc} {label}")
-            yield answered(f"{rpc} of an id that is {label} is refused", call, *malformed)
+            if not call.detail.startswith(NOT_SENT):
+                yield answered(f"{rpc} of an id that is {label} is refused", call, *malformed)
     stream = history.stream("stream unknown")
     yield one_of("a stream of an unknown id is refused", stream.code, terms.unknown_job)
     if assigned.has_added_fields and terms.own:
         details = [history.call(f"{rpc} unknown").detail for rpc in ("query", "stop")]
-        unnamed = [text for text in (*details, stream.detail) if UNKNOWN_ID not in text]
+        unnamed = [text for text in (*details, stream.detail) if terms.unknown_id not in text]
         yield equal("a refusal of an unknown id names it", unnamed, [])
     for label in MALFORMED_IDS:
-        code = history.stream(f"stream {label}").code
-        yield one_of(f"a stream of an id that is {label} is refused", code, malformed)
+        stream = history.stream(f"stream {label}")
+        if not stream.detail.startswith(NOT_SENT):
+            yield one_of(f"a stream of an id that is {label} is refused", stream.code, malformed)
 
 
 IDS: Final = Check(

@@ -111,6 +111,7 @@ ORDER: Final = Check(
     "Standard output and standard error of a job keep the order in which they were written.",
     run_order,
     judge_order,
+    needs=frozenset({Need.ONE_OUTPUT}),
     cites=("76", "R-JOB-5"),
 )
 
