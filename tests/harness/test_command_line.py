@@ -1,9 +1,11 @@
 """A job worker that is called by programs: what its calls return, and that no program stays."""
 
 import os
+import re
 import stat
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +15,14 @@ import grpc
 import msgspec
 import pytest
 
-from harness.dialects.command_line import CommandTransport
+from harness.dialects.command_line import CommandTransport, is_local
 from harness.dialects.command_table import CommandTable
 from harness.dialects.dialect import Connection
+from harness.dialects.launch_recipe import LaunchTable
+from harness.dialects.load import load_dialect
 from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
+from harness.host.repository import ROOT
 from harness.record.terms import ADDED, NOT_SENT
 from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb
@@ -347,6 +352,25 @@ def test_what_no_program_takes_is_lacking() -> None:
 
     has = {"environment", "working_directory", "DeleteJob", "grace_period_ms"}
     assert lacks == tuple(name for name in ADDED if name not in has)
+
+
+def test_the_examples_of_the_page_are_valid() -> None:
+    page = (ROOT / "docs" / "judging-command-lines.md").read_text()
+    command, launch = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+    table = msgspec.convert(tomllib.loads(command)["command"], CommandTable)
+    recipe = msgspec.convert(tomllib.loads(launch)["launch"], LaunchTable).recipe(ROOT)
+
+    assert table.names("query") == {"status", "exit_code", "signal"}
+    assert recipe.fixed_port == 8080
+
+
+@pytest.mark.parametrize("name", ["systemd", "worker-service"])
+def test_a_built_in_command_line_is_loaded_by_its_name(name: str) -> None:
+    dialect = load_dialect(name)
+
+    assert not dialect.is_grpc
+    assert is_local(dialect.transport) == (name == "systemd")
 
 
 @pytest.mark.parametrize(
