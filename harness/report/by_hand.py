@@ -16,7 +16,7 @@ from harness.report.text import one_line
 
 # Longer than the programs that most jobs run, which are arguments.
 _COMMAND_CHARACTERS_MAX: Final = 6000
-_ANSWER_CHARACTERS_MAX: Final = 150
+_ANSWER_CHARACTERS_MAX: Final = 200
 # From so many words on, what all commands begin with is a function.
 _SHARED_WORDS_MIN: Final = 6
 _FUNCTION: Final = "call"

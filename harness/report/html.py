@@ -18,7 +18,9 @@ from harness.record.history import load
 from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import BrokenError, Finding
 from harness.report import summary
+from harness.report.by_hand import script_of
 from harness.report.charts import Chart, draw
+from harness.report.documented import Documented, documented
 from harness.report.text import bounded
 from harness.report.theme import page_template
 
@@ -29,10 +31,17 @@ _SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class DrawnCharts:
-    """The charts of a check, and a note if they could not be drawn."""
+    """What a page shows of a check's records.
+
+    Attributes:
+        charts: the charts.
+        note: why they could not be drawn; empty if they were.
+        script: the check's first calls, by another client; see `by_hand`.
+    """
 
     charts: tuple[Chart, ...] = ()
     note: str = ""
+    script: str = ""
 
 
 class Charts:
@@ -49,11 +58,12 @@ class Charts:
             history = load(self._directory / result.history)
         except (BrokenError, OSError, ValueError) as error:
             return DrawnCharts(note=f"The records cannot be read: {error}")
+        script = script_of(history)
         try:
-            return DrawnCharts(tuple(draw(history, id_prefix)))
+            return DrawnCharts(tuple(draw(history, id_prefix)), script=script)
         except Exception as error:  # noqa: BLE001 - see the docstring
             kind = "" if isinstance(error, BrokenError) else f"{type(error).__name__}: "
-            return DrawnCharts(note=f"The charts cannot be drawn: {kind}{error}")
+            return DrawnCharts(note=f"The charts cannot be drawn: {kind}{error}", script=script)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,10 @@ class _Case:
     @property
     def findings_left_out(self) -> int:
         return max(0, len(self.result.findings) - FINDINGS_MAX)
+
+    @property
+    def documented(self) -> list[Documented]:
+        return documented(self.result.cites)
 
     @property
     def reason(self) -> str:
@@ -115,7 +129,12 @@ def render(
         conclusion=summary.conclusion(report),
         counts=[(verdict, report.counts()[verdict]) for verdict in summary.ORDER],
         targets=_targets(report),
-        problems=[(by_result[id(each.result)], each.hides) for each in report.causes()],
+        problems=[
+            (by_result[id(each.result)], each.hides) for each in report.causes() if not each.known
+        ],
+        known=[(by_result[id(each.result)], each) for each in report.causes() if each.known],
+        passed=[by_result[id(each)] for each in report.unexpected_passes()],
+        unconfirmed=report.unconfirmed(),
         unexpected=[case for case in cases if case.unexpected],
         skips=_skips(report, by_result),
         areas=_areas(cases),

@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from harness.checks import ALL
+from harness.record.known_failing import KnownFailure
 from harness.record.verdict import Finding, Verdict
 from harness.report.charts import Chart
+from harness.report.documented import documented
 from harness.report.html import FINDINGS_MAX, DrawnCharts, render
 from tests.harness.report.cases import report_of, result_of
 from tests.harness.report.sample import NASTY
@@ -61,7 +64,8 @@ def test_page_has_verdict_summary_problems_skips_and_all_checks_in_this_order() 
         text.index(each)
         for each in (
             "FAIL A promise was broken in 1 check. 1 FAIL 1 BROKEN 1 SKIPPED 1 PASS",
-            "Failed and broken checks, the most fundamental first FAIL b.broken local",
+            "Failed and broken checks, the most fundamental first FAIL: the server broke",
+            "how to repeat it. FAIL b.broken local",
             "BROKEN a.unsaid local",
             "How to repeat this run seed 4711 kernel Linux 6.12",
             "By target and area",
@@ -77,9 +81,53 @@ def test_failed_check_has_promise_got_want_tolerance_and_rerun_command() -> None
     finding = Finding(Verdict.FAIL, "share of a processor", "0.81", "0.5", "±10%")
     page = render(report_of(result_of("limits.cpu", Verdict.FAIL, findings=(finding,))))
     assert (
-        "The guarantee of limits.cpu. share of a processor got 0.81 want 0.5 tolerance ±10% "
-        "harness run --only limits.cpu"
+        "The guarantee of limits.cpu. share of a processor got 0.81 want 0.5 tolerance ±10%"
     ) in said(page)
+    assert "harness run --only limits.cpu" in said(page)
+
+
+def test_failed_check_says_where_its_promise_is_documented() -> None:
+    result = dataclasses.replace(
+        result_of("a.one", Verdict.FAIL), cites=("1-2", "R-JOB-1", "R-GONE"), rerun="again"
+    )
+    assert (
+        "case 1 A client without a certificate: UNAVAILABLE. docs/cases.md "
+        "case 2 An expired certificate: UNAVAILABLE. docs/cases.md R-JOB-1 A job is any "
+        "executable with its arguments, run without a shell. Its id is a version 4 UUID. "
+        "docs/requirements.md R-GONE again"
+    ) in said(render(report_of(result)))
+
+
+def test_every_id_that_a_check_cites_has_its_text() -> None:
+    ids = {each for check in ALL for each in check.cites}
+    assert [row.id for row in documented(ids) if not row.text] == []
+
+
+def test_failed_check_has_the_script_of_its_calls_and_a_passed_one_has_not() -> None:
+    report = report_of(result_of("a.bad", Verdict.FAIL), result_of("a.good", Verdict.PASS))
+    page = render(report, lambda result, _: DrawnCharts(script=f"call <{result.name}> {NASTY}"))
+    text = said(page)
+    assert r"Its calls, made with another client call <a.bad> <script>alert('got')" in text
+    assert "<a.good>" not in text
+    assert len(re.findall("<script", page)) == 1
+
+
+def test_known_failures_are_apart_from_problems_and_what_contradicts_the_file_is_shouted() -> None:
+    report = dataclasses.replace(
+        report_of(result_of("a.bad", Verdict.FAIL), result_of("a.good", Verdict.PASS)),
+        known_failing=(
+            KnownFailure("*", "a.bad", "<b>issue 7"),
+            KnownFailure("*", "a.good", "x"),
+            KnownFailure("*", "a.gone", "y"),
+        ),
+    )
+    text = said(render(report))
+    assert "Failed and broken checks" not in text
+    assert (
+        "1 check passed, though known to fail: remove from the file of known failures a.good local"
+    ) in text
+    assert "1 known failure neither failed nor passed *:a.gone" in text
+    assert "Known failures a.bad local <b>issue 7" in text
 
 
 def test_guarantee_appears_once_for_all_targets() -> None:

@@ -121,9 +121,17 @@ def test_text_from_a_server_has_no_effect_on_the_page(place: str) -> None:
     text = re.sub(r"<pre>.*?</pre>|<code>.*?</code>", "", page, flags=re.DOTALL)
     text = re.sub(r"<span>[@#]</span>", "", text)
     assert not re.search(r"[@#]\w", text)
-    source = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", to_markdown(report), flags=re.DOTALL)
-    assert not re.search(r"://|www\.\w|\$", source.replace("\\$", ""))
     assert set(re.findall(r"[^\x20-\x7e\n]", page)) == set()
+
+
+def test_address_in_prose_does_not_become_a_link() -> None:
+    nasty = "at https://a.evil.org and www.evil.org, $m$"
+    result = dataclasses.replace(result_of("a.one", Verdict.FAIL), guarantee=nasty)
+    finding = Finding(Verdict.FAIL, nasty)
+    text = to_markdown(report_of(dataclasses.replace(result, findings=(finding,))))
+    assert text.count("evil") == 4
+    # GitHub makes links of these alone, and formulas of pairs of dollars.
+    assert not re.search(r"https?://|www\.\w|(?<!\\)\$", text)
 
 
 def test_bar_in_a_name_does_not_split_a_cell() -> None:
