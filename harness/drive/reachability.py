@@ -2,7 +2,8 @@
 
 A set-up error is reported with the side that refused, the reason that the TLS library gives, and
 what to change. On one connection: the address accepts it, both sides finish the TLS 1.3 handshake,
-the server speaks HTTP/2 and has the rpcs of a job worker.
+the server speaks HTTP/2 and has the rpcs of a job worker. Without gRPC, the programs of its dialect
+start a job and query it.
 
 Leaves out whether it answers them rightly: that is for the checks.
 """
@@ -12,12 +13,15 @@ import socket
 import ssl
 from typing import Final
 
+import grpc
+
 from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.net.http2 import CallEnd, Http2
 from harness.drive.net.tls_client import TlsConnection, client_context, host_and_port
 from harness.host.cert_files import CertFiles
 from harness.host.repository import program
 from harness.record.verdict import BrokenError
+from jobworker.v1 import jobworker_pb2 as pb
 
 ASK_TIMEOUT_S: Final = 20.0
 _CERTIFICATES: Final = (
@@ -40,7 +44,7 @@ def require_job_worker(
     Args:
         address: HOST:PORT.
         files: the admin's certificate, and the authority that the server's must be of.
-        dialect: how the server is spoken to; one that is no gRPC is not tested.
+        dialect: how the server is spoken to; one without gRPC must start and query a job.
         timeout_s: of each step.
 
     Raises:
@@ -48,6 +52,7 @@ def require_job_worker(
     """
     path = dialect.transport.path("QueryJob")
     if not path:
+        _require_programs(address, files, dialect, timeout_s)
         return
     try:
         socket.create_connection(host_and_port(address), timeout_s).close()
@@ -61,6 +66,22 @@ def require_job_worker(
             refusal = _tls_refusal(error, timeout_s)
     if refusal:
         raise BrokenError(f"the server at {address} cannot be judged: {refusal}")
+
+
+def _require_programs(address: str, files: CertFiles, dialect: Dialect, timeout_s: float) -> None:
+    """Return if the programs of a dialect start a job, and query it."""
+    call = "start of `true`"
+    try:
+        with dialect.connect(address, files) as connection:
+            request = pb.StartJobRequest(command_name="true")
+            job_id = connection.stub.StartJob(request, timeout=timeout_s).job_id
+            call = "query of that job"
+            connection.stub.QueryJob(pb.QueryJobRequest(job_id=job_id), timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise BrokenError(
+            f"the job worker cannot be judged: {call}: {error.code().name}: {error.details()}; "
+            "start the server, or correct [command] in the dialect's file"
+        ) from error
 
 
 def _refusal(address: str, files: CertFiles, path: str, timeout_s: float) -> str:

@@ -17,9 +17,10 @@ import pytest
 
 from harness.dialects.command_line import CommandTransport, is_local
 from harness.dialects.command_table import CommandTable
-from harness.dialects.dialect import Connection
+from harness.dialects.dialect import Connection, Dialect
 from harness.dialects.launch_recipe import LaunchTable
 from harness.dialects.load import load_dialect
+from harness.drive.reachability import require_job_worker
 from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until
 from harness.host.repository import ROOT
@@ -338,6 +339,41 @@ def test_certificates_are_put_where_the_program_wants_them(folder: Path) -> None
     shows = ["cat", "{work}/tls/me.key"]
     with connect(folder, files={"tls/me.key": "{key}"}, query=shows, answers=answers) as connection:
         assert query(connection, "1").status == "PEM admin.key"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"start": ["echo", "a banner"]},
+            "start of `true`: UNKNOWN: start printed 'a banner', in which no job_id was found",
+        ),
+        (
+            {"query": ["sh", "-c", "echo no route to host >&2; exit 7"]},
+            "query of that job: UNKNOWN: sh exited with 7: no route to host",
+        ),
+    ],
+)
+def test_programs_that_answer_otherwise_are_one_set_up_error(
+    folder: Path, changes: dict[str, object], message: str
+) -> None:
+    table = msgspec.convert({**TABLE, **changes}, CommandTable)
+    dialect = Dialect("client", "", "", CommandTransport(table, folder))
+    files = CertFiles(folder / "ca.crt", folder / "admin.crt", folder / "admin.key")
+
+    with pytest.raises(BrokenError, match=f"cannot be judged: {re.escape(message)}; start the"):
+        require_job_worker("127.0.0.1:9", files, dialect, 10.0)
+
+
+def test_programs_that_start_and_query_a_job_can_be_judged(folder: Path) -> None:
+    query = ["{folder}/client", "state", "exited"]
+    table = msgspec.convert({**TABLE, "query": query}, CommandTable)
+    files = CertFiles(folder / "ca.crt", folder / "admin.crt", folder / "admin.key")
+
+    dialect = Dialect("client", "", "", CommandTransport(table, folder))
+    require_job_worker("127.0.0.1:9", files, dialect, 10.0)
+
+    assert (folder / "words").read_text() == "true\n--\n"
 
 
 def test_a_program_that_is_not_installed_is_named(folder: Path) -> None:
