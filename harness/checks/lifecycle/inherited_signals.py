@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import WAITS
 from harness.checks.lifecycle.job_end import JobEnd, end_of
-from harness.checks.lifecycle.shutdown import EXIT_BOUND_S, STREAM_ENDS
+from harness.checks.lifecycle.shutdown import EXIT_BOUND_S, STREAM_ENDS, mark_of_jobs
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, equal, holds, one_of
@@ -91,7 +92,7 @@ INHERITED_SIGNALS: Final = Check(
 TERMINAL: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # The harness may itself run in the background of a shell, which ignores SIGINT and SIGQUIT.
 DEFAULTS: Final = ("env", _env_option("default", TERMINAL))
-JOB: Final = "echo on; exec sleep 60"
+JOB: Final = f"echo on; {WAITS}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,12 @@ class ServerEnd(Observation):
 def run_terminal_signals(stage: Stage) -> None:
     """Send each signal to a server of its own, with a job and a stream of it."""
     for number in TERMINAL:
-        with stage.fresh_server(wrapper=DEFAULTS) as server, stage.client(server=server) as client:
-            job_id = client.must_start("sh", ["-c", JOB])
+        with (
+            mark_of_jobs(stage) as mark,
+            stage.fresh_server(wrapper=DEFAULTS) as server,
+            stage.client(server=server) as client,
+        ):
+            job_id = client.must_start("sh", ["-c", JOB, mark])
             pid = client.must_query(job_id).pid
             plan = StreamPlan(timeout_s=EXIT_BOUND_S)
             receiver = client.receiver(job_id, plan, label=number.name)

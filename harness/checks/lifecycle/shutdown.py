@@ -1,12 +1,15 @@
 """The end of a server that gets SIGTERM: its jobs, its streams, its exit code."""
 
+import secrets
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import WAITS
 from harness.checks.lifecycle.stopping import IGNORES_TERM
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
@@ -38,17 +41,32 @@ class ServerShutdown(Observation):
     jobs_left: int
 
 
+@contextmanager
+def mark_of_jobs(stage: Stage) -> Iterator[str]:
+    """Yield a word for the arguments of jobs; those that a server left behind are killed by it.
+
+    By their mark, never by ids that a server reported: they may be those of other programs.
+    """
+    word = f"job-{secrets.token_hex(8)}"
+    try:
+        yield word
+    finally:
+        # In brackets, so that the pattern does not match the shell that has it as its argument.
+        stage.host.run(f"pkill -KILL -f '[j]{word[1:]}' || true")
+
+
 def run_shutdown(stage: Stage) -> None:
     """Send SIGTERM to a server with jobs that obey and resist, and streams of both; start more."""
     variant = Variant(stop_grace_s=2) if "stop_grace_s" in stage.target.flags else Variant()
     with (
+        mark_of_jobs(stage) as mark,
         stage.fresh_server(variant) as server,
         stage.client(server=server) as client,
         ThreadPoolExecutor(2) as pool,
     ):
         pids, streams, receivers = [], [], []
-        for label, script in {"obeys": "echo $$; exec sleep 1000", "resists": IGNORES_TERM}.items():
-            job_id = client.must_start("sh", ["-c", script])
+        for label, script in {"obeys": f"echo ready; {WAITS}", "resists": IGNORES_TERM}.items():
+            job_id = client.must_start("sh", ["-c", script, mark])
             pids.append(client.must_query(job_id).pid)
             receiver = client.receiver(job_id, StreamPlan(timeout_s=120), label=label)
             receivers.append(receiver)
