@@ -6,6 +6,7 @@ from typing import Final
 import click
 
 from harness.cli.check import check, recheck
+from harness.cli.dialect import dialect
 from harness.cli.identities import identities
 from harness.cli.mutation_score import mutation_score
 from harness.cli.races import races
@@ -18,8 +19,8 @@ from harness.cli.wire import wire
 from harness.program.entry import run_program
 
 COMMANDS: Final = (
-    check, recheck, identities, races, selftest, wire, mutation_score, verify, vulncheck, security,
-    vm,
+    check, recheck, identities, dialect, races, selftest, wire, mutation_score, verify, vulncheck,
+    security, vm,
 )  # fmt: skip
 
 

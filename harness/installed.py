@@ -6,11 +6,12 @@ from typing import Final
 import click
 
 from harness.cli.check import check, recheck
+from harness.cli.dialect import dialect
 from harness.cli.identities import identities
 from harness.host.repository import require_checkout, version
 from harness.program.entry import run_program
 
-COMMANDS: Final = (check, recheck, identities)
+COMMANDS: Final = (check, recheck, identities, dialect)
 # They change, or run, what only a checkout has: the sources of a server, its tests, its guests.
 OF_A_CHECKOUT: Final = (
     "races", "selftest", "wire", "mutation-score", "verify", "vulncheck", "security", "vm"

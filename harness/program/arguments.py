@@ -84,7 +84,8 @@ def target(names: Collection[str]) -> Argument:
 
     def parse(text: str) -> str:
         if text not in names and not is_address(text):
-            raise ValueError(f"{', '.join(names)} or HOST:PORT with a port from {_port_range()}")
+            others = f"{', '.join(names)} or " if names else ""
+            raise ValueError(f"{others}HOST:PORT with a port from {_port_range()}")
         return text
 
     return Argument("target", parse)
