@@ -1,0 +1,260 @@
+"""Dialects: files that are wrong, paths in messages, and what a translation makes of them."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from harness.dialects.dialect import CANONICAL, RPCS, Dialect
+from harness.dialects.load import builtin_names, load_dialect
+from harness.dialects.schema import FieldPath, Schema, UnfitValueError, compiled, message_class
+from harness.dialects.stub import DialectError, GrpcTransport
+from harness.dialects.translation import Translation
+from harness.record.history import History
+from harness.record.terms import OWN_TERMS, UNKNOWN_ID, Terms, terms_of
+from harness.record.verdict import BrokenError
+from jobworker.v1 import jobworker_pb2 as pb
+
+DIALECTS = Path(__file__).parents[1] / "dialects"
+UNITS = (DIALECTS / "units.toml").read_text()
+# A replacement in a dialect that is right, and what the error then says.
+WRONG = {
+    'rpc = "Launch"': ('rpc = "Lunch"', "start.rpc: units.v1.Units has no rpc 'Lunch'; it has: La"),
+    'program = "program"': (
+        'program = "programme"',
+        "start.program: message units.v1.LaunchRequest has no field 'programme'; it has: program,",
+    ),
+    "[stop]": ("[halt]", "top level: unknown key 'halt'; it may have: name, "),
+    'state = "state"': ('sate = "state"', "table [query.job]: unknown key 'sate'; it may have: st"),
+    '["STATE_RUNNING"]': (
+        '["RUNNING"]',
+        "query.job.running: 'RUNNING' is no value of 'state'; its values are STATE_UNKNOWN, ",
+    ),
+    'exit_code = "exit_code"': ("exit_code = 3", "got `int` - in `query.job.exit_code`"),
+    'signal = "signal"': (
+        'signal = { field = "signal", pattern = "(" }', "invalid regular expression '('",
+    ),
+    'proto = "units.proto"': ('proto = "other.proto"', "other.proto is not a file"),
+    'service = "units.v1.Units"': ('service = "Units"', "the schema has: units.v1.Units"),
+    'output = "output"': ('output = "output.data"', "'output' in 'output.data' is a bytes, not a"),
+    'arguments = "args"': (
+        'arguments = "args"\nconstants = { args = 3 }',
+        "start.constants: 'args' is a repeated string and cannot be 3",
+    ),
+    'name = "units"': ('name = "units', "no TOML: "),
+    'ids = "uuid4"': ('ids = "uuid5"', "uuid5"),
+    "[protocol]": ('[command]\nstart = ["x"]\n[protocol]', "in `command`"),
+    'roles = "OU"': ('roles = "tokens"', "unsupported"),
+}  # fmt: skip
+
+
+def written(text: str, directory: Path) -> str:
+    for path in DIALECTS.glob("*.proto"):
+        (directory / path.name).write_text(path.read_text())
+    file = directory / "dialect.toml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize("right", WRONG)
+def test_an_error_names_the_file_the_key_and_what_is_allowed(right: str, tmp_path: Path) -> None:
+    wrong, says = WRONG[right]
+    assert UNITS.count(right) >= 1
+    source = written(UNITS.replace(right, wrong, 1), tmp_path)
+    with pytest.raises(BrokenError) as caught:
+        load_dialect(source)
+    assert str(caught.value).startswith(f"{source}: ")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["no-such-dialect", "/", "/dev/null", __file__])
+def test_what_is_no_dialect_is_one_line(source: str) -> None:
+    with pytest.raises(BrokenError) as caught:
+        load_dialect(source)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_a_built_in_dialect_is_valid_and_can_be_loaded_again_by_its_source(name: str) -> None:
+    dialect = load_dialect(name)
+    assert load_dialect(dialect.source).terms == dialect.terms
+    assert dialect.terms.own == (name == CANONICAL.name)
+
+
+def test_a_descriptor_set_serves_as_its_proto_does(tmp_path: Path) -> None:
+    (tmp_path / "units.binpb").write_bytes(compiled(DIALECTS / "units.proto"))
+    text = UNITS.replace('proto = "units.proto"', 'descriptor_set = "units.binpb"')
+    request = pb.StartJobRequest(command_name="echo", command_args=["a"])
+    ours = load_dialect(written(text, tmp_path)).raw(request)
+    assert ours == load_dialect(str(DIALECTS / "units.toml")).raw(request)
+    (tmp_path / "units.binpb").write_bytes(b"\x0a\x05nonsense")
+    with pytest.raises(BrokenError, match="cannot be read"):
+        load_dialect(written(text, tmp_path))
+
+
+def bound(dialect: Dialect) -> dict[str, Translation]:
+    assert isinstance(dialect.transport, GrpcTransport)
+    found = dialect.transport._bound
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def nested() -> dict[str, Translation]:
+    return bound(load_dialect(str(DIALECTS / "nested.toml")))
+
+
+@pytest.fixture(scope="module")
+def required() -> Schema:
+    return Schema(compiled(DIALECTS / "required.proto"), "required.Required")
+
+
+def test_a_command_is_one_list_and_an_id_of_two_parts_returns_unchanged(
+    nested: dict[str, Translation],
+) -> None:
+    request: Any = nested["StartJob"].request(
+        pb.StartJobRequest(command_name="echo", command_args=["a b", ""])
+    )
+    assert list(request.job.command) == ["echo", "a b", ""]
+    response: Any = nested["StartJob"].response_class()
+    response.job.id.prefix, response.job.id.suffix = "job", "01h"
+    started: Any = nested["StartJob"].response(response)
+    assert started.job_id == "job_01h"
+    stop: Any = nested["StopJob"].request(pb.StopJobRequest(job_id=started.job_id))
+    assert (stop.id.prefix, stop.id.suffix) == ("job", "01h")
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "exit_code"),
+    [
+        ({"running": {}}, "running", 0),
+        ({"ended": {"exit_code": 3}}, "exited", 3),
+        ({"ended": {"exit_code": 0}}, "exited", 0),
+        ({"ended": {"exit_code": -1}}, "signaled", 0),
+        ({}, "", 0),
+    ],
+)
+def test_a_oneof_is_a_state_and_a_negative_exit_code_a_signal(
+    state: dict[str, Any], status: str, exit_code: int, nested: dict[str, Translation]
+) -> None:
+    query = nested["QueryJob"]
+    job: Any = query.response(query.response_class(job={"pid": 7, **state}))
+    assert (job.status, job.exit_code, job.pid) == (status, exit_code, 7)
+
+
+def test_outputs_that_stand_apart_are_joined_and_constants_are_sent(
+    nested: dict[str, Translation],
+) -> None:
+    stream = nested["StreamLogs"]
+    request: Any = stream.request(pb.StreamLogsRequest(job_id="job_1", from_offset=7))
+    assert request.from_beginning
+    chunk: Any = stream.response(stream.response_class(stdout=b"out", stderr=b"err"))
+    assert chunk.message == b"outerr"
+    assert not chunk.HasField("offset")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "exit_code", "number"),
+    [
+        ("running", "running", 0, 0),
+        ("exit status 3", "exited", 3, 0),
+        ("signal: killed", "signaled", 0, 9),
+        ("signal: user defined signal 1", "signaled", 0, 10),
+        ("lost", "lost", 0, 0),
+    ],
+)
+def test_state_exit_code_and_signal_are_parts_of_one_text(
+    text: str, status: str, exit_code: int, number: int, tmp_path: Path
+) -> None:
+    source = (DIALECTS / "required.toml").read_text()
+    source = source.replace("reflection = true", 'proto = "required.proto"')
+    query = bound(load_dialect(written(source, tmp_path)))["QueryJob"]
+    job: Any = query.response(query.response_class(status=text))
+    assert (job.status, job.exit_code, job.signal) == (status, exit_code, number)
+
+
+def test_a_value_that_a_field_cannot_have_is_not_sent(tmp_path: Path) -> None:
+    source = (DIALECTS / "required.toml").read_text()
+    source = source.replace("reflection = true", 'proto = "required.proto"')
+    dialect = load_dialect(written(source, tmp_path))
+    with pytest.raises(UnfitValueError, match="'id' is a uint64 and cannot be 'x'"):
+        bound(dialect)["QueryJob"].request(pb.QueryJobRequest(job_id="x"))
+
+
+def path_of(schema: Schema, message: str, text: str) -> tuple[FieldPath, Message]:
+    descriptor = schema.service.file.message_types_by_name[message]
+    return FieldPath(descriptor, text, "here"), message_class(descriptor)()
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "value"),
+    [
+        ("StartRequest", "cpu", 0.5),
+        ("StartRequest", "memory_bytes", 7),
+        ("StartRequest", "command_line", "x"),
+        ("TailResponse", "content", b"x"),
+    ],
+)
+def test_a_path_returns_what_was_set(
+    message: str, text: str, value: object, required: Schema
+) -> None:
+    path, empty = path_of(required, message, text)
+    path.set(empty, value)
+    assert path.get(empty) == value
+    path.clear(empty)
+    assert not path.get(empty)
+
+
+def test_limits_replace_constants_in_the_unit_of_the_server(tmp_path: Path) -> None:
+    source = (DIALECTS / "required.toml").read_text()
+    source = source.replace("reflection = true", 'proto = "required.proto"').replace(
+        "[stop]",
+        '[start.limits]\ncpu = "cpu"\ncpu_unit = "cores"\nmemory_bytes = "memory_bytes"\n[stop]',
+    )
+    start = bound(load_dialect(written(source, tmp_path)))["StartJob"]
+    plain: Any = start.request(pb.StartJobRequest(command_name="true"))
+    assert (plain.cpu, plain.memory_bytes) == (0.5, 100_000_000)
+    limits = pb.ResourceLimits(cpu_millicores=1500, memory_max_bytes=7)
+    limited: Any = start.request(pb.StartJobRequest(command_name="a b", limits=limits))
+    assert (limited.cpu, limited.memory_bytes) == (1.5, 7)
+    assert limited.command_line == "'a b'"
+
+
+def test_an_rpc_that_the_dialect_lacks_is_unimplemented() -> None:
+    dialect = load_dialect(str(DIALECTS / "units.toml"))
+    lacking = [rpc for rpc in RPCS if not dialect.transport.path(rpc)]
+    assert lacking == ["ListJobs", "DeleteJob"]
+    error = DialectError(grpc.StatusCode.UNIMPLEMENTED, "why")
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "why")
+
+
+def test_a_dialect_promises_only_what_its_file_names() -> None:
+    terms = load_dialect(str(DIALECTS / "units.toml")).terms
+    assert terms.has_promised("lifecycle.last-words")
+    assert not terms.has_promised("lifecycle.shutdown")
+    assert OWN_TERMS.has_promised("lifecycle.shutdown")
+    assert terms.is_status("ended", "signaled")
+    assert not OWN_TERMS.is_status("ended", "signaled")
+    assert terms_of(History([terms])) is terms
+    assert terms_of(History([])) is OWN_TERMS
+
+
+@pytest.mark.parametrize(
+    ("terms", "admitted"),
+    [
+        (OWN_TERMS, {"NOT_FOUND"}),
+        (Terms(own=False), {"NOT_FOUND", "UNKNOWN", "OK", "INTERNAL"}),
+    ],
+)
+def test_a_caller_was_admitted_if_it_was_not_refused(terms: Terms, admitted: Iterable[str]) -> None:
+    codes = ("NOT_FOUND", "UNKNOWN", "OK", "INTERNAL", "PERMISSION_DENIED", "UNAVAILABLE", "")
+    assert {code for code in codes if terms.is_admitted(code)} == set(admitted)
+
+
+def test_the_id_that_no_job_has_is_a_uuid_by_default() -> None:
+    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f-]{17,}", UNKNOWN_ID)
