@@ -1,6 +1,7 @@
 """The judge's wheel: complete, without the rest of the checkout, and able to judge a server."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -177,3 +178,97 @@ def test_what_needs_more_than_the_wheel_says_so(
 def test_load_tests_are_in_the_wheel(programs: Path, tmp_path: Path) -> None:
     done = run_program(programs / "jobworker-load", "run", "--help", directory=tmp_path)
     assert "--target" in done.stdout
+
+
+ACTION = ROOT / ".github" / "actions" / "judge"
+FOREIGN = (
+    f"env PYTHONPATH={ROOT} {sys.executable} -m tests.support.foreign_server units "
+    "--listen {listen} --ca {ca} --cert {cert} --key {key}"
+)
+
+
+def run_action(
+    script: str, programs: Path, directory: Path, exit_code: int = 0, **inputs: str
+) -> tuple[str, dict[str, str], str]:
+    """Run a script of the action as a runner does.
+
+    Returns:
+        Its output, the step's outputs, and the job's summary.
+    """
+    (directory / "temporary").mkdir(exist_ok=True)
+    link = directory / "temporary" / "jobworker-judge"
+    if not link.exists():
+        link.symlink_to(programs.parent)
+    files = {name: directory / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    for file in files.values():
+        file.write_text("")
+    names = re.findall(r"(JUDGE_[A-Z_]+): \$", (ACTION / "action.yml").read_text())
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c",
+         f'"$GITHUB_ACTION_PATH/{script}"'],
+        cwd=directory, capture_output=True, text=True, timeout=100, check=False,
+        env={
+            **environment(), **{name: str(file) for name, file in files.items()},
+            "GITHUB_ACTION_PATH": str(ACTION), "RUNNER_TEMP": str(directory / "temporary"),
+            **dict.fromkeys(names, ""), "JUDGE_COMMAND": "check", **inputs,
+        },
+    )  # fmt: skip
+    text = done.stdout + done.stderr
+    assert done.returncode == exit_code, text
+    lines = files["GITHUB_OUTPUT"].read_text().splitlines()
+    outputs = dict(line.split("=", 1) for line in lines)
+    return text, outputs, files["GITHUB_STEP_SUMMARY"].read_text()
+
+
+def test_action_passes_each_input_as_a_variable_that_its_script_reads() -> None:
+    text = (ACTION / "action.yml").read_text()
+    inputs = set(re.findall(r"^  ([a-z-]+):$", text.partition("outputs:")[0], re.MULTILINE))
+    passed = dict(re.findall(r"(JUDGE_[A-Z_]+): \$\{\{ inputs\.([a-z-]+) \}\}", text))
+    assert {*passed.values()} == inputs - {"python-version", "artifact"}
+    read = set(re.findall(r"\bJUDGE_[A-Z_]+", (ACTION / "judge").read_text()))
+    assert read == set(passed)
+    # An input in a script's text would be run by the shell.
+    assert not [line for line in text.splitlines() if "run:" in line and "${{" in line]
+    for script in re.findall(r"GITHUB_ACTION_PATH/([a-z]+)", text):
+        assert os.access(ACTION / script, os.X_OK), script
+
+
+@pytest.mark.parametrize(("fault", "exit_code"), [("", 0), (" --fault corrupt", 1)])
+def test_action_reports_a_servers_verdict(
+    fault: str, exit_code: int, programs: Path, tmp_path: Path
+) -> None:
+    installed_version, _, _ = run_action("install", programs, tmp_path)
+    assert "jobworker-harness" in installed_version
+    _, outputs, summary = run_action(
+        "judge", programs, tmp_path, exit_code,
+        JUDGE_DIALECT=str(DIALECT), JUDGE_LAUNCH=FOREIGN + fault,
+        JUDGE_ARGUMENTS="-k\nlifecycle.literal\n",
+    )  # fmt: skip
+    assert outputs["exit-code"] == str(exit_code)
+    report = load_report(Path(outputs["report"]))
+    verdict = Verdict.FAIL if exit_code else Verdict.PASS
+    assert {each.name: each.verdict for each in report.results} == {"lifecycle.literal": verdict}
+    assert summary == (Path(outputs["report"]) / "summary.md").read_text()
+    assert verdict in summary
+
+
+def test_action_generates_certificates_and_refuses_another_command(
+    programs: Path, tmp_path: Path
+) -> None:
+    run_action(
+        "judge", programs, tmp_path, JUDGE_COMMAND="identities", JUDGE_DIALECT=str(DIALECT),
+        JUDGE_IDENTITIES="made", JUDGE_ARGUMENTS="--name\nexample.org",
+    )  # fmt: skip
+    assert (tmp_path / "made" / "server.key").is_file()
+    text, outputs, summary = run_action("judge", programs, tmp_path, 2, JUDGE_COMMAND="chekc")
+    assert "it must be check or identities" in text
+    assert (outputs, summary) == ({}, "")
+
+
+def test_container_copies_what_the_wheel_is_built_from() -> None:
+    folder = ROOT / ".github" / "container"
+    copied = set(re.findall(r"^COPY (\w+) ", (folder / "Containerfile").read_text(), re.MULTILINE))
+    sent = (folder / "Containerfile.dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in copied} | {"*", "**/__pycache__"} == set(sent)
+    text = (ROOT / "harness" / "pyproject.toml").read_text()
+    assert set(re.findall(r'^"\.\./(\w+)', text, re.MULTILINE)) <= copied
