@@ -1,6 +1,8 @@
 """The rule for a busy machine: what its load explains is inconclusive, and nothing else is."""
 
+import ast
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from harness.checks.check import Check
 from harness.host.clock import poll_until
 from harness.host.machine_watch import MachineWatch, Used, listening_process, load_between
 from harness.host.ports import free_port
+from harness.host.repository import ROOT
 from harness.judge.promises import assumed, at_most, at_most_s, equal, in_time
 from harness.record.history import History
 from harness.record.machine_load import MachineLoad
@@ -78,6 +81,16 @@ def test_an_inconclusive_finding_says_what_took_the_machine() -> None:
     [finding] = judge_check(check, History([BUSY]))
     assert "other programs took 90% of its processors" in finding.sentence()
     assert "got 2; want <= 1" in finding.sentence()
+
+
+def test_every_bound_in_seconds_of_a_check_knows_the_busy_machine() -> None:
+    """Processor seconds are not time that others take."""
+    for path in (ROOT / "harness" / "checks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "at_most":
+                words = ast.unparse(node)
+                is_time = re.search(r"_s\b|second", words) and "cpu_s" not in words
+                assert not is_time, f"{path.name}:{node.lineno}: use at_most_s: {words}"
 
 
 def test_a_fail_after_an_assumption_that_is_not_met_is_inconclusive_and_one_before_it_is_not() -> (
