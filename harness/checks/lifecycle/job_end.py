@@ -40,6 +40,15 @@ def is_end(got: JobEnd, want: JobEnd, terms: Terms) -> bool:
     )
 
 
+def is_stopped(got: JobEnd, terms: Terms) -> bool:
+    """Return whether a reported end is one by a stop's signal.
+
+    Another kind of server may report that a job was stopped, and no signal.
+    """
+    signals = (15, 9) if terms.own else (15, 9, 0)
+    return any(is_end(got, JobEnd("signaled", signal=number), terms) for number in signals)
+
+
 def ends_as(promise: str, got: JobEnd, want: JobEnd, terms: Terms) -> Finding:
     """Promise how a job ended."""
     return holds(promise, kept=is_end(got, want, terms), got=got, want=want)

@@ -8,7 +8,7 @@ from typing import Final
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import WAITS
-from harness.checks.lifecycle.job_end import JobEnd, end_of, ends_as, is_end
+from harness.checks.lifecycle.job_end import JobEnd, end_of, ends_as, is_end, is_stopped
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import measured_window
@@ -70,7 +70,9 @@ def judge_escalates(history: History) -> Iterator[Finding]:
     call = history.call("stop")
     yield answered("a job that ignores SIGTERM is stopped", call)
     terms, killed = terms_of(history), JobEnd("signaled", signal=9)
-    yield ends_as("by SIGKILL", end_of(history.call("after")), killed, terms)
+    end = end_of(history.call("after"))
+    kept = is_end(end, killed, terms) or (not terms.own and is_stopped(end, terms))
+    yield holds("by SIGKILL", kept=kept, got=end, want=killed)
     took_s = call.ended_s - call.started_s
     grace_s = history.the(RequestedGrace).seconds
     if grace_s is not None:
@@ -203,12 +205,11 @@ def judge_stop_race(history: History) -> Iterator[Finding]:
     """Promise one truthful final status for each job."""
     firsts, seconds = ([end_of(c) for c in history.calls(f"{w} ")] for w in ("first", "second"))
     own = JobEnd("exited", exit_code=5)
-    truthful = {own, JobEnd("signaled", signal=15), JobEnd("signaled", signal=9)}
     terms = terms_of(history)
     by_itself = sum(is_end(end, own, terms) for end in firsts)
     yield floor("jobs that ended by themselves", by_itself, 1)
     yield floor("jobs that were stopped", len(firsts) - by_itself, 1)
-    odd = [end for end in firsts if not any(is_end(end, each, terms) for each in truthful)]
+    odd = [end for end in firsts if not (is_end(end, own, terms) or is_stopped(end, terms))]
     yield equal("a stop that races with the job's end leaves one truthful status", odd[:3], [])
     yield equal("and it never changes", Counter(firsts), Counter(seconds))
     codes = {call.code for call in history.calls("stop ")} - {"OK", "FAILED_PRECONDITION"}
@@ -271,10 +272,10 @@ def judge_stop_twice(history: History) -> Iterator[Finding]:
 
 def _same_end(promise: str, got: JobEnd, end: JobEnd, terms: Terms) -> Iterator[Finding]:
     """Promise how a stopped job ended; without a promised SIGTERM, it may have been killed."""
-    killed = JobEnd("signaled", signal=9)
+    kept = is_end(got, end, terms)
     if end.status == "signaled" and not terms.has_promised(LAST_WORDS_NAME):
-        end = killed if is_end(got, killed, terms) else end
-    yield ends_as(promise, got, end, terms)
+        kept = is_stopped(got, terms)
+    yield holds(promise, kept=kept, got=got, want=end)
 
 
 STOP_TWICE: Final = Check(
