@@ -92,7 +92,9 @@ class StderrHandler(logging.Handler):
 
     def _forward(self) -> None:
         real_fd, lost = self._real_fd, 0
-        while data := os.read(self._read_fd, _PIPE_BYTES):
+        buffer = memoryview(bytearray(_PIPE_BYTES))  # to allocate it for each line costs 17 us
+        while count := os.readv(self._read_fd, (buffer,)):
+            data = bytes(buffer[:count])
             lost = 0 if _write_all(real_fd, _note(lost) + data) else lost + data.count(b"\n")
             self.acquire()
             self._report_dropped()
