@@ -62,9 +62,16 @@ class Program:
             raise
         assert self._process.stdout is not None  # noqa: S101 - a pipe was requested
         self._output: int = self._process.stdout.fileno()
-        self._exit = os.pidfd_open(self._process.pid)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._output_ended = False
+        with contextlib.ExitStack() as undone:  # if no descriptor is free
+            undone.callback(os.close, self._errors)
+            undone.callback(self._process.stdout.close)
+            undone.callback(self._process.wait)
+            undone.callback(self._signal, signal.SIGKILL)
+            self._exit = os.pidfd_open(self._process.pid)
+            undone.callback(os.close, self._exit)
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            undone.pop_all()
 
     def __enter__(self) -> Self:
         return self
