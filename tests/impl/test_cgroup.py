@@ -94,6 +94,15 @@ def test_open_enables_the_controllers_above_and_in_the_root(mount: Path) -> None
     assert "+memory" in (mount / "jobs" / "cgroup.subtree_control").read_text()
 
 
+def test_open_makes_the_root_and_close_removes_it(mount: Path) -> None:
+    root = mount / "new"
+    opened = Hierarchy.open(root, mount)
+    assert "+memory" in (root / "cgroup.subtree_control").read_text()
+    (root / "cgroup.subtree_control").unlink()  # cgroupfs removes it with its directory
+    opened.close()
+    assert not root.exists()
+
+
 def test_open_rejects_a_root_in_use_by_another_server(mount: Path) -> None:
     first = Hierarchy.open(mount / "jobs", mount)
     with pytest.raises(ConfigurationError, match="in use by another server"):

@@ -40,12 +40,14 @@ class Leftovers(Observation):
         exit_code: of the first server, negative: the signal; None: it still ran.
         cgroups_before: of its jobs, after its end.
         cgroups_after, processes_after: of its jobs, after the next start.
+        root_is_left: whether the next server's root exists after its end.
     """
 
     exit_code: int | None
     cgroups_before: int
     cgroups_after: int
     processes_after: int
+    root_is_left: bool
 
 
 def _run_leftovers(stage: Stage) -> None:
@@ -61,11 +63,14 @@ def _run_leftovers(stage: Stage) -> None:
         first.signal(signal.SIGKILL)
         exit_code = first.wait_exit(60)
         before = _count(stage, directories)
-        with relaunch(stage, directories[0].rpartition("/")[0]) as second:
+        root = directories[0].rpartition("/")[0]
+        with relaunch(stage, root) as second:
             after, processes = _count(stage, directories), count_sleepers(stage, seconds)
-            stage.record(Leftovers(exit_code, before, after, processes))
             with stage.client(server=second) as client:
                 client.start("true", label="start on the second")
+            second.signal(signal.SIGTERM)
+            second.wait_exit(60)
+            stage.record(Leftovers(exit_code, before, after, processes, exists(stage, root)))
 
 
 def _count(stage: Stage, directories: Sequence[str]) -> int:
@@ -81,6 +86,7 @@ def _judge_leftovers(history: History) -> Iterator[Finding]:
     yield equal(promise, left.cgroups_after, 0)
     yield equal("and ends the processes in them", left.processes_after, 0)
     yield answered("and starts jobs", history.call("start on the second"))
+    yield equal("the root of a server that has ended is left", left.root_is_left, want=False)
 
 
 LEFTOVERS: Final = Check(

@@ -203,6 +203,11 @@ _LIFECYCLE: Final = (
         "limits.leftovers",
     ),
     Mutation(
+        "leaves its cgroup root when it ends",
+        (Edit("server.py", "            self._hierarchy.close()\n", ""),),
+        "limits.leftovers",
+    ),
+    Mutation(
         "removes every cgroup in its root at its start",
         (
             Edit(
