@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+from harness.dialects.dialect import CANONICAL
+from harness.dialects.load import load_dialect
 from harness.program import arguments
 from harness.record.verdict import BrokenError
 from harness.run.run_directory import fill_seed, new_run_directory
@@ -39,6 +41,10 @@ _SERVER: Final = (
     ),
     click.option(
         "--flags", type=arguments.LAUNCH, default="", help="Words added to the launch command."
+    ),
+    click.option(
+        "--dialect", metavar="DIALECT", default=CANONICAL.name, show_default=True,
+        help="How the server is spoken to: a TOML file, or the name of a built-in dialect.",
     ),
 )  # fmt: skip
 _COMMON: Final = (
@@ -112,6 +118,12 @@ def _finish(report: LoadReport, directory: Path) -> None:
     sys.exit(report.exit_code)
 
 
+def _server(chosen: dict[str, Any]) -> ServerChoice:
+    names = ("target", "launch", "flags", "identities")
+    dialect = load_dialect(chosen["dialect"])
+    return ServerChoice(**{name: chosen[name] for name in names}, dialect=dialect)
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="[PROFILE]...")
 @click.option("--list", "listing", is_flag=True, help="List the profiles and exit.")
@@ -125,7 +137,7 @@ def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **cho
         for profile in profiles:
             click.echo(f"{profile.name:16} {profile.about}")
         return
-    server = ServerChoice(chosen["target"], chosen["launch"], chosen["flags"], chosen["identities"])
+    server = _server(chosen)
     server.require()
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     options = _options(client)
@@ -166,7 +178,7 @@ def sweep(name: str | None, *, listing: bool, **chosen: Any) -> None:  # noqa: A
             click.echo(f"{each.name:16} {each.about}")
         return
     chosen_sweep = _sweep(name, chosen)
-    server = ServerChoice(chosen["target"], chosen["launch"], chosen["flags"], chosen["identities"])
+    server = _server(chosen)
     server.require()
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
     seed = fill_seed(chosen["seed"])

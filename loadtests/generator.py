@@ -23,6 +23,7 @@ from typing import Final, Self
 
 import msgspec
 
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.client import Client
 from harness.host.cert_files import CertFiles
 from harness.host.clock import Deadline, poll_until
@@ -112,13 +113,14 @@ class GeneratorWorker:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The server of a load, and the directory of its records."""
+    """The server of a load, how it is spoken to, and the directory of its records."""
 
     server: RunningServer
     files: CertFiles
     directory: Path
     options: tuple[tuple[str, int | str], ...] = ()
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    dialect: Dialect = CANONICAL
 
 
 class Generator:
@@ -143,7 +145,9 @@ class Generator:
         """
         setting = self._setting
         setting.directory.mkdir(parents=True, exist_ok=True)
-        with Client(setting.server.address, setting.files, Recorder()) as client:
+        with Client(
+            setting.server.address, setting.files, Recorder(), dialect=setting.dialect
+        ) as client:
             load = self._drive(client, clock_of(client))
         save_load(load, setting.directory)
         return load
@@ -211,6 +215,7 @@ class Generator:
             GeneratorWorker("loadtests.reader_process", ReaderOrder(
                 self._setting.server.address,
                 self._files(),
+                self._setting.dialect.source,
                 clock,
                 str(self._setting.directory / f"readers-{number}.npz"),
                 self._setting.options,
@@ -242,6 +247,7 @@ class Generator:
         order = StormOrder(
             self._setting.server.address,
             self._files(),
+            self._setting.dialect.source,
             clock,
             str(self._setting.directory / "storm.npz"),
             pace,
@@ -307,8 +313,10 @@ class Generator:
     def _exit_code(self, client: Client, job_id: str) -> int | None:
         if not job_id:
             return 0
+        # A server of another kind may not report how a job ended, but that it did.
+        known = self._setting.dialect.terms
         job = client.must_query(job_id)
-        return job.exit_code if job.status == "exited" else None
+        return job.exit_code if known.is_status(job.status, "exited") else None
 
 
 def _known(workers: Sequence[GeneratorWorker]) -> int:

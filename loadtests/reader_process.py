@@ -27,8 +27,9 @@ import msgspec
 import numpy as np
 
 from harness.dialects.channel import MESSAGE_MAX_BYTES, NO_PROXY
+from harness.dialects.load import load_dialect
+from harness.host.cert_files import CertFiles
 from jobworker.v1 import jobworker_pb2 as pb
-from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.checker import Checker
 from loadtests.emitter import MONOTONIC
 from loadtests.observe import Hiccups, measure_loop
@@ -63,10 +64,14 @@ class StreamOrder:
 
 @dataclass(frozen=True, slots=True)
 class ReaderOrder:
-    """The streams of a process; `options` are gRPC's, for each connection."""
+    """The streams of a process; `options` are gRPC's, for each connection.
+
+    `dialect` is how the server is spoken to, see `Dialect.source`.
+    """
 
     address: str
     files: tuple[str, str, str]
+    dialect: str
     clock: str
     file: str
     options: tuple[tuple[str, int | str], ...]
@@ -134,9 +139,7 @@ class StreamReader:
         self._connections += 1
         until_bytes = self.checker.offset + (self.order.cut_every_bytes or sys.maxsize)
         async with self._process.channel() as channel:
-            self.call = jobworker_pb2_grpc.JobWorkerStub(channel).StreamLogs(
-                request, timeout=self.order.timeout_s
-            )
+            self.call = self._process.transport.follow(channel, request, self.order.timeout_s)
             async for message in self.call:
                 skip_bytes = self._take(message, skip_bytes)
                 if self.checker.offset >= until_bytes:
@@ -182,6 +185,10 @@ class ReaderProcess:
         self.go = asyncio.Event()
         self.go_ns = 0
         self.leaving = asyncio.Event()
+        dialect = load_dialect(order.dialect)
+        self.transport = dialect.transport
+        # A server that describes itself is asked once, before the load.
+        dialect.connect(order.address, CertFiles(*map(Path, order.files))).close()
         read = [Path(name).read_bytes() for name in order.files]
         self._credentials = grpc.ssl_channel_credentials(read[0], read[2], read[1])
         self._zero = (time.process_time(), time.perf_counter())

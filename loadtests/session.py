@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.identities import IdentityStore, make_identities
 from harness.host.repository import program
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
@@ -41,12 +42,14 @@ class ServerChoice:
             replaced.
         flags: words added to the launch command.
         identities: a directory of certificates; None creates new ones.
+        dialect: how it is spoken to.
     """
 
     target: str = LOCAL
     launch: str = ""
     flags: str = ""
     identities: Path | None = None
+    dialect: Dialect = CANONICAL
 
     def command(self, flags: str = "") -> str:
         """Return the launch command, with more flags."""
@@ -63,9 +66,14 @@ class ServerChoice:
         """Reject options that do not go together.
 
         Raises:
-            BrokenError: a running server gets flags, or has no certificates that it trusts.
+            BrokenError: a running server gets flags, or has no certificates that it trusts; ours
+                gets a dialect; or the dialect is of programs.
         """
+        if not self.dialect.is_grpc:
+            raise BrokenError("loads need a server that is called by gRPC, not by programs")
         if self.target == LOCAL:
+            if self.dialect is not CANONICAL and not self.launch:
+                raise BrokenError("--dialect: which server? Give --launch COMMAND or --target")
             return
         if self.launch or self.flags or flags:
             raise BrokenError(
@@ -85,7 +93,7 @@ class ServerChoice:
             yield IdentityStore(self.identities)
             return
         with tempfile.TemporaryDirectory(prefix="jobworker-load-") as directory:
-            yield make_identities(Path(directory))
+            yield make_identities(Path(directory), scheme=self.dialect.identities)
 
     def make_target(self, store: IdentityStore, flags: str = "") -> Target:
         """Return the target.
@@ -95,8 +103,10 @@ class ServerChoice:
         """
         self.require(flags)
         if self.target == LOCAL:
-            return LocalTarget(store, self.command(flags))
-        return AddressTarget(self.target, store)
+            target = LocalTarget(store, self.command(flags))
+            target.dialect = self.dialect
+            return target
+        return AddressTarget(self.target, store, dialect=self.dialect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +171,7 @@ class Session:
             with launched as running:
                 setting = Setting(
                     running, self._store.files("admin"), directory, point.options,
-                    dict(point.labels),
+                    dict(point.labels), target.dialect,
                 )  # fmt: skip
                 Generator(point.profile, setting).run()
             figures, findings, histogram = fold_and_judge(directory, self._strictness)

@@ -17,16 +17,16 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import msgspec
 import numpy as np
 
-from harness.dialects.channel import open_channel
+from harness.dialects.dialect import Stub
+from harness.dialects.load import load_dialect
 from harness.host.cert_files import CertFiles
 from jobworker.v1 import jobworker_pb2 as pb
-from jobworker.v1 import jobworker_pb2_grpc
 from loadtests.emitter import MONOTONIC
 from loadtests.observe import HiccupMeter
 from loadtests.pacer import Pace
@@ -43,6 +43,7 @@ class StormOrder:
 
     address: str
     files: tuple[str, str, str]
+    dialect: str
     clock: str
     file: str
     pace: Pace
@@ -64,10 +65,12 @@ class StormProcess:
 
     def run(self) -> WorkerReport:
         """Make all calls, and save the instants."""
-        channel = open_channel(self._order.address, CertFiles(*map(Path, self._order.files)))
-        with channel:
-            grpc.channel_ready_future(channel).result(_CALL_TIMEOUT_S)
-            stub = jobworker_pb2_grpc.JobWorkerStub(channel)
+        dialect = load_dialect(self._order.dialect)
+        files = CertFiles(*map(Path, self._order.files))
+        with dialect.connect(self._order.address, files) as connection:
+            if connection.channel is not None:
+                grpc.channel_ready_future(connection.channel).result(_CALL_TIMEOUT_S)
+            stub = connection.stub
             say(WorkerMessage(ready=True))
             _, _, instant = sys.stdin.readline().partition(" ")
             threading.Thread(target=_end_with_input, daemon=True).start()
@@ -89,7 +92,7 @@ class StormProcess:
         cpu_s, wall_s = time.process_time() - zero[0], time.perf_counter() - zero[1]
         return WorkerReport(self._order.file, cpu_s, wall_s, failures=dict(self._failures))
 
-    def _call(self, stub: Any) -> None:  # noqa: ANN401 - generated without types
+    def _call(self, stub: Stub) -> None:
         while True:
             with self._lock:
                 number = self._next
@@ -101,7 +104,7 @@ class StormProcess:
                 threading.Event().wait(wait_ns / 1e9)
             self._start_and_stop(stub, self._zero_ns + self._pace.due_ns(number))
 
-    def _start_and_stop(self, stub: Any, planned_ns: int) -> None:  # noqa: ANN401 - as above
+    def _start_and_stop(self, stub: Stub, planned_ns: int) -> None:
         command, argument = _JOB
         begun_ns = self._now_ns()
         started_ns = stopped_ns = 0

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf.message import Message
 
 from harness.dialects.channel import ChannelOptions
@@ -24,10 +25,11 @@ from harness.dialects.command_stub import CommandStub
 from harness.dialects.command_table import CALLS, CommandTable
 from harness.dialects.command_values import VALUES
 from harness.dialects.command_words import expand, expand_text
-from harness.dialects.dialect import Connection, rpc_of
+from harness.dialects.dialect import AsyncStream, Connection, rpc_of
 from harness.dialects.identity_scheme import RPC_WORDS
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
+from jobworker.v1 import jobworker_pb2 as pb
 
 
 class CommandTransport:
@@ -74,7 +76,7 @@ class CommandTransport:
         words = self.table.words(rpc) if rpc is not None else []
         if rpc is None or not words:
             return ()
-        values = self._values(address, files)
+        values = {**self._values(address, files), "python": "python"}
         variables = [
             f"{name}={expand_text(text, values)}" for name, text in self.table.environment.items()
         ]
@@ -89,6 +91,17 @@ class CommandTransport:
     def encode(self, request: Message) -> bytes:
         """See `Transport`: a program takes no messages."""
         return request.SerializeToString()
+
+    def follow(
+        self, channel: grpc.aio.Channel, request: pb.StreamLogsRequest, timeout_s: float
+    ) -> AsyncStream:
+        """See `Transport`.
+
+        Raises:
+            BrokenError: a program has no channel.
+        """
+        del channel, request, timeout_s
+        raise BrokenError("loads need a server that is called by gRPC, not by programs")
 
 
 def _require_installed(words: list[str], call: str) -> None:

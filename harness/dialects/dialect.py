@@ -6,7 +6,7 @@ an rpc answers UNIMPLEMENTED, a request's field is ignored, a response's field s
 capabilities are found by calls, as of any other server.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -81,6 +81,15 @@ class Connection:
         self.close()
 
 
+class AsyncStream(Protocol):
+    """A stream of canonical messages of asyncio."""
+
+    def __aiter__(self) -> AsyncIterator[pb.StreamLogsResponse]: ...
+
+    def cancel(self) -> object:
+        """Cancel the stream."""
+
+
 class Transport(Protocol):
     """How the calls of a dialect reach a server.
 
@@ -103,6 +112,15 @@ class Transport(Protocol):
     def encode(self, request: Message) -> bytes:
         """Return a canonical request in the server's own bytes."""
 
+    def follow(
+        self, channel: grpc.aio.Channel, request: pb.StreamLogsRequest, timeout_s: float
+    ) -> "AsyncStream":
+        """Stream a job's output by a channel of asyncio, after a first `connect`.
+
+        Raises:
+            BrokenError: the server is not called by gRPC.
+        """
+
     def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
         """Return the words of a command by which a person makes a call; empty: no such command."""
 
@@ -124,6 +142,14 @@ class CanonicalTransport:
     def encode(self, request: Message) -> bytes:
         """See `Transport`."""
         return request.SerializeToString()
+
+    def follow(
+        self, channel: grpc.aio.Channel, request: pb.StreamLogsRequest, timeout_s: float
+    ) -> AsyncStream:
+        """See `Transport`."""
+        stub: Any = jobworker_pb2_grpc.JobWorkerStub(channel)
+        stream: AsyncStream = stub.StreamLogs(request, timeout=timeout_s)
+        return stream
 
     def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
         """See `Transport`."""

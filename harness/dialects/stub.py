@@ -6,7 +6,7 @@ connection.
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -21,6 +21,7 @@ from harness.dialects.translation import Translation, translations
 from harness.host.cert_files import CertFiles
 from harness.record.terms import NOT_SENT
 from harness.record.verdict import BrokenError
+from jobworker.v1 import jobworker_pb2 as pb
 
 
 class DialectError(grpc.RpcError):
@@ -116,6 +117,19 @@ class GrpcTransport:
             return ()
         return grpcurl(address, files, self.path(rpc), message, described)
 
+    def follow(
+        self, channel: grpc.aio.Channel, request: pb.StreamLogsRequest, timeout_s: float
+    ) -> "TranslatedAsyncStream":
+        """See `Transport`."""
+        if self._bound is None:
+            raise BrokenError(f"{self._name}: no message is known before a connection")
+        translation = self._bound["StreamLogs"]
+        call: Any = channel.unary_stream(
+            translation.path, translation.serialize, translation.response_class.FromString
+        )
+        message = _request(translation, request)
+        return TranslatedAsyncStream(call(message, timeout=timeout_s), translation)
+
 
 class GrpcStub:
     """See `Stub`."""
@@ -196,4 +210,24 @@ class TranslatedStream:
 
     def cancel(self) -> None:
         """Cancel the stream; any thread may call this."""
+        self._call.cancel()
+
+
+class TranslatedAsyncStream:
+    """The same by asyncio."""
+
+    def __init__(self, call: Any, translation: Translation) -> None:  # noqa: ANN401 - grpc's
+        self._call = call
+        self._translation = translation
+
+    async def __aiter__(self) -> AsyncIterator[pb.StreamLogsResponse]:
+        skip = self._translation.skip_first
+        async for message in self._call:
+            if not skip:
+                chunk: Any = self._translation.response(message)
+                yield chunk
+            skip = False
+
+    def cancel(self) -> None:
+        """Cancel the stream."""
         self._call.cancel()

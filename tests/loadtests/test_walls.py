@@ -54,7 +54,7 @@ WITHOUT_GRPC = {
     "report",
 }  # fmt: skip
 OF_THE_HARNESS = {
-    "drive", "host", "program", "record", "report", "run", "targets",
+    "dialects", "drive", "host", "program", "record", "report", "run", "targets",
 }  # fmt: skip
 
 
