@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -178,6 +180,27 @@ def test_what_needs_more_than_the_wheel_says_so(
 def test_load_tests_are_in_the_wheel(programs: Path, tmp_path: Path) -> None:
     done = run_program(programs / "jobworker-load", "run", "--help", directory=tmp_path)
     assert "--target" in done.stdout
+
+
+PAGE = ROOT / "docs" / "judge-your-own-server.md"
+
+
+def test_page_about_ones_own_server_can_be_followed(programs: Path, tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    [dialect] = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my-server.toml").write_text(dialect)
+    shutil.copy(DIALECT.with_suffix(".proto"), tmp_path)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert [words[1] for words in lines] == ["dialect", "identities", "dialect", "check"]
+    for _, *words in lines[:2]:
+        run_program(programs / "jobworker-judge", *words, directory=tmp_path)
+    with foreign_server(tmp_path / "certs") as address:
+        for _, *words in lines[2:]:
+            given = [address if word == "localhost:50051" else word for word in words]
+            run_program(programs / "jobworker-judge", *given, directory=tmp_path)
+    report = load_report(tmp_path / "results" / "latest")
+    assert [each.verdict for each in report.results] == [Verdict.PASS]
 
 
 ACTION = ROOT / ".github" / "actions" / "judge"

@@ -173,7 +173,7 @@ def _cases(scheme: Scheme) -> Iterator[Case]:
 
 
 def _malformed_roles(scheme: Scheme) -> Iterator[Case]:
-    """Yield roles that are no text: a DER parser rejects them, a comparison never matches them."""
+    """Yield roles that have no text: a DER parser rejects them, a comparison never matches them."""
     if scheme.roles != "extension" or scheme.encoding == "raw":
         return
     text = scheme.admin.text.encode()

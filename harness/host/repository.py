@@ -21,7 +21,7 @@ def require_checkout(what: str) -> None:
         what: subject of the sentence "... needs a checkout of the project".
 
     Raises:
-        BrokenError: this is no checkout.
+        BrokenError: this is an installed wheel.
     """
     if not IS_CHECKOUT:
         raise BrokenError(
