@@ -14,11 +14,12 @@ from harness.run.run_directory import fill_seed
 Command = Callable[..., None]
 
 
-def _new_file(_context: object, _option: object, path: Path | None) -> Path | None:
-    """Reject a file that exists, before the run: it may have reasons that people wrote."""
-    if path is not None and (path.exists() or not path.parent.is_dir()):
+def _parse_new_file(text: str) -> Path:
+    """Return the path of a file that does not exist: another has reasons that people wrote."""
+    path = Path(text)
+    if path.exists() or not path.parent.is_dir():
         problem = "exists" if path.exists() else "is in a directory that does not exist"
-        raise click.BadParameter(f"{path} {problem}; choose a new file")
+        raise ValueError(f"a new file, and this one {problem}")
     return path
 
 
@@ -33,8 +34,7 @@ KNOWN_FAILING: Final = click.option(
 )
 WRITE_KNOWN_FAILING: Final = click.option(
     "--write-known-failing",
-    type=click.Path(path_type=Path),
-    callback=_new_file,
+    type=arguments.Argument("file", _parse_new_file),
     metavar="FILE",
     help="Write the run's failures to a new file for --known-failing.",
 )

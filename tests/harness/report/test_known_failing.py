@@ -197,7 +197,7 @@ def test_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(BrokenError, match="choose another file"):
         save_known_failing(run_of(FAILED), path)
     done = CliRunner().invoke(main, ["check", "--write-known-failing", str(path)])
-    assert (done.exit_code, "exists; choose a new file" in done.output) == (2, True)
+    assert (done.exit_code, "must be a new file, and this one exists" in done.output) == (2, True)
     assert path.read_text() == "mine"
 
 
