@@ -21,10 +21,12 @@ from harness.record.verdict import Finding, Verdict
 STARTS: Final = "a job starts"
 ANSWERS: Final = "a running job is reported as running"
 EXACT: Final = "every byte is the one that the job wrote"
+COMPLETE: Final = "a stream that ends has all of the output"
 ENDS: Final = "a stream ends with its job"
 STOPS: Final = "a running job stops"
 # No broken promise explains that a server ended: it is reported where it is seen.
 SURVIVES: Final = "the server survives the check"
+_LITTLE_BYTES: Final = 64 * 1024
 # A stop that ends with one of these was never begun, so that nothing relies on it.
 _REFUSALS: Final = frozenset(
     {
@@ -65,6 +67,11 @@ def _read(history: History) -> bool:
     return any(each.text or each.wrong_at is not None for each in history.streams())
 
 
+def _read_much(history: History) -> bool:
+    """Of little output, nothing is left when the job ends: nothing of it can be lost."""
+    return any(each.received_bytes > _LITTLE_BYTES for each in history.streams())
+
+
 def _waited_for_an_end(history: History) -> bool:
     """A stream that reached its deadline, or that the reader cancelled to end the wait.
 
@@ -86,6 +93,7 @@ def _stopped(history: History) -> bool:
 FOUNDATIONS: Final = (
     Foundation(STARTS, "lifecycle.ids", _start_failed),
     Foundation(EXACT, "streams.writes", _read),
+    Foundation(COMPLETE, "streams.writes", _read_much),
     Foundation(ENDS, "streams.end", _waited_for_an_end),
     Foundation(ANSWERS, "lifecycle.stop-twice", _queried),
     Foundation(STOPS, "lifecycle.stop-twice", _stopped),

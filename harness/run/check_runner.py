@@ -4,6 +4,7 @@ Checks that measure time or memory run alone, the others in parallel. Each check
 its own, which is abandoned when it exceeds its time limit; one thread collects the results.
 """
 
+import functools
 import signal
 import threading
 import time
@@ -267,12 +268,20 @@ class _Runner:
                 recorder,
                 scale=self.scale,
                 seed=f"{self.options.seed}:{check.name}",
-                has=lambda need: not self.capabilities[need],
+                has=functools.partial(self._has, check),
             )
             self._run_within_limit(check, stage)
             _record_death(server, recorder)
             recorder.add(self.watch.load_since(recorder.zero_s))
         return recorder.history()
+
+    def _has(self, check: Check, need: Need) -> bool:
+        """Return whether a check can use something.
+
+        A server that takes the shared one's place is for a check that runs alone.
+        """
+        replaces = need is Need.LAUNCH and self.target.serial and not self.runs_alone(check)
+        return not self.capabilities[need] and not replaces
 
     def _run_within_limit(self, check: Check, stage: Stage) -> None:
         """Run a check on a thread, which is abandoned when it exceeds the check's time limit.

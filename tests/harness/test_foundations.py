@@ -11,6 +11,7 @@ from harness.checks import ALL
 from harness.checks.check import Check
 from harness.record.foundations import (
     ANSWERS,
+    COMPLETE,
     ENDS,
     EXACT,
     FOUNDATIONS,
@@ -44,6 +45,7 @@ def stream(**changes: object) -> Stream:
 RELIES: dict[str, Sequence[Record]] = {
     STARTS: [call("StartJob", "INTERNAL")],
     EXACT: [stream(text="hello")],
+    COMPLETE: [stream(received_bytes=100_000)],
     ENDS: [stream(unended=True)],
     ANSWERS: [call("QueryJob", "OK")],
     STOPS: [call("StopJob", "OK")],
@@ -51,6 +53,7 @@ RELIES: dict[str, Sequence[Record]] = {
 DOES_NOT: dict[str, Sequence[Record]] = {
     STARTS: [call("StartJob", "OK"), call("StartJob", "NOT_FOUND")],
     EXACT: [stream()],
+    COMPLETE: [stream(received_bytes=1000)],
     ENDS: [stream(code="CANCELLED"), stream(outcome=Outcome.ERROR, code="DATA_LOSS")],
     ANSWERS: [call("StopJob", "OK")],
     STOPS: [call("StopJob", "PERMISSION_DENIED")],

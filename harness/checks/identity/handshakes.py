@@ -27,6 +27,7 @@ from harness.record.history import History, Observation
 from harness.record.terms import terms_of
 from harness.record.verdict import Finding, Verdict
 
+STRANGERS_NAME: Final = "identity.strangers"
 OTHER_NAME: Final = "another.example"
 UNPROVEN: Final = HandshakeResult("", "SSLCertVerificationError")
 # ALPN offers beside HTTP/2's; a server closes such a connection (RFC 9113, 3.3).
@@ -112,7 +113,8 @@ def judge_strangers(history: History) -> Iterator[Finding]:
         )  # fmt: skip
     for name, status in seen.lacking.items():
         yield one_of(f"a client without {name} is refused", status, REFUSING)
-    for name in OTHER_PROTOCOLS:
+    # Another kind of server may use a gRPC library that takes HTTP/2 for granted.
+    for name in OTHER_PROTOCOLS if terms.has_promised(STRANGERS_NAME) else ():
         outcome = seen.by_protocol[name]
         yield holds(
             f"a connection with {name} is closed without an answer (case 15)",
@@ -127,7 +129,7 @@ def judge_strangers(history: History) -> Iterator[Finding]:
 
 
 STRANGERS: Final = Check(
-    "identity.strangers",
+    STRANGERS_NAME,
     "The server requires a client certificate, TLS and HTTP/2, and proves its own identity.",
     run_strangers, judge_strangers, frozenset({Need.GRPC}),
     ("1", "11-13", "15", "R-TLS-1"),

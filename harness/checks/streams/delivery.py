@@ -12,7 +12,7 @@ from harness.checks.streams.plans import BURSTS, PYTHON
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import answered, at_most_s, equal, floor, holds, one_of, timed
 from harness.judge.streams import all_exact, fault_of
-from harness.record.foundations import EXACT
+from harness.record.foundations import COMPLETE, EXACT
 from harness.record.history import History, Observation
 from harness.record.terms import terms_of
 from harness.record.verdict import Finding
@@ -41,6 +41,13 @@ def judge_writes(history: History) -> Iterator[Finding]:
     """Nothing is lost or changed, however it was written."""
     wrong = {each.label: each.wrong_at for each in history.streams() if each.wrong_at is not None}
     yield equal(EXACT, wrong, {})
+    sizes = {name: total_bytes(steps) for name, steps in WRITE_PLANS.items()}
+    short = {
+        each.label: each.received_bytes
+        for each in history.streams()
+        if each.code == "OK" and each.wrong_at is None and each.received_bytes < sizes[each.label]
+    }
+    yield equal(COMPLETE, short, {})
     for name, steps in WRITE_PLANS.items():
         promise = f"output as {name} arrives exactly"
         yield all_exact(promise, [history.stream(name)], total_bytes(steps))
@@ -250,11 +257,13 @@ def judge_survivor(history: History) -> Iterator[Finding]:
     left its process group, so other servers are held to the first half only.
     """
     kept = "before\nchild\n"
-    conditions = history.the(SurvivorConditions)
+    conditions, terms = history.the(SurvivorConditions), terms_of(history)
+    # That a job ends with its main process, and its children with it.
+    killed = (kept,) if terms.has_promised("lifecycle.background") else (kept, kept + "after\n")
     alive = () if conditions.has_cgroups else (kept + "soon\n",)
     if not conditions.has_added_fields:
         alive = (*alive, kept + "soon\nlate\n")
-    for label, allowed in (("child", (kept,)), ("escaped child", (kept, *alive))):
+    for label, allowed in (("child", killed), ("escaped child", (kept, *alive))):
         stream = history.stream(label)
         yield equal(f"a stream ends although a {label} of the job is running", stream.code, "OK")
         promise = f"what job and {label} wrote before the job's end is delivered, and nothing else"
@@ -265,7 +274,7 @@ def judge_survivor(history: History) -> Iterator[Finding]:
         call = history.call(label)
         yield answered("the job can be queried", call)
         promise = f"the end of a job with a {label} is that of its main process"
-        yield ends_as(promise, end_of(call), JobEnd("exited", 4), terms_of(history))
+        yield ends_as(promise, end_of(call), JobEnd("exited", 4), terms)
 
 
 SURVIVOR: Final = Check(
