@@ -90,7 +90,9 @@ class ServerChoice:
     def store(self) -> Iterator[IdentityStore]:
         """Yield the certificates; new ones are removed at the end."""
         if self.identities is not None:
-            yield IdentityStore(self.identities)
+            store = IdentityStore(self.identities)
+            store.require_scheme(self.dialect.identities)
+            yield store
             return
         with tempfile.TemporaryDirectory(prefix="jobworker-load-") as directory:
             yield make_identities(Path(directory), scheme=self.dialect.identities)
