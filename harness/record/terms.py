@@ -73,7 +73,9 @@ class Terms(Observation):
 
         Of another kind of server, that the status is the right one is for `lifecycle.ids`.
         """
-        return code in self.unknown_job if self.own else bool(code) and code not in _REFUSING
+        if self.own or code in self.unknown_job:
+            return code in self.unknown_job
+        return bool(code) and code not in _REFUSING
 
 
 OWN_TERMS: Final = Terms()
