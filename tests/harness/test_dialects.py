@@ -1,5 +1,6 @@
 """Dialects: files that are wrong, paths in messages, and what a translation makes of them."""
 
+import ast
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +10,10 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from harness.checks import ALL
+from harness.dialects import tables as tables_module
 from harness.dialects.dialect import CANONICAL, RPCS, Dialect
-from harness.dialects.load import builtin_names, load_dialect
+from harness.dialects.load import DialectFile, builtin_names, load_dialect
 from harness.dialects.schema import FieldPath, Schema, UnfitValueError, compiled, message_class
 from harness.dialects.stub import DialectError, GrpcTransport
 from harness.dialects.translation import Translation
@@ -50,6 +53,45 @@ WRONG = {
     "[protocol]": ('[command]\nstart = ["x"]\n[protocol]', "in `command`"),
     'roles = "OU"': ('roles = "tokens"', "unsupported"),
 }  # fmt: skip
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
+
+
+def test_the_example_of_the_page_is_a_dialect(tmp_path: Path) -> None:
+    [example] = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert load_dialect(written(example, tmp_path)).terms.uuids
+
+
+def test_the_page_has_each_key_each_own_promise_and_each_built_in_dialect() -> None:
+    tables = (
+        tables_module.ProtocolTable, tables_module.StartTable, tables_module.StopTable,
+        tables_module.StateTable, tables_module.QueryTable, tables_module.StreamTable,
+        tables_module.ListTable, tables_module.LimitsTable, tables_module.StatusTable,
+    )  # fmt: skip
+    keys = {key for table in tables for key in table.__struct_fields__} | set(
+        DialectFile.__struct_fields__
+    )
+    assert not {key for key in keys if f"`{key}`" not in PAGE and f"[{key}]" not in PAGE
+                and f".{key}]" not in PAGE}  # fmt: skip
+    own = re.search(r"\| check \| promise \|\n.*?\n(.*?)\n\n", PAGE, flags=re.DOTALL)
+    assert own is not None
+    rows = [f"| `{check.name}` | {check.guarantee} |" for check in ALL if check.ours]
+    assert own[1].splitlines() == rows
+    for name in builtin_names():
+        assert f"| `{name}` |" in PAGE
+
+
+def test_each_check_speaks_by_the_dialect_of_its_target() -> None:
+    silent = []
+    for path in (Path(__file__).parents[2] / "harness" / "checks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {
+                "Client", "ConcurrentReaders", "JobHost"
+            }:  # fmt: skip
+                names = {keyword.arg for keyword in node.keywords}
+                silent += [] if "dialect" in names else [f"{path.name}:{node.lineno}"]
+    assert not silent, "give dialect=stage.dialect"
 
 
 def written(text: str, directory: Path) -> str:

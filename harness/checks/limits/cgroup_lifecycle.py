@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.lifecycle.job_end import JobEnd, end_of, ends_as
 from harness.checks.limits.host_cgroups import (
     cgroup_of,
     cgroups_of,
@@ -24,13 +25,12 @@ from harness.checks.limits.host_cgroups import (
     wait_ready,
     wait_sleepers,
 )
-from harness.drive.client import message_of
 from harness.host.clock import poll_until
 from harness.judge.promises import answered, assumed, at_most_s, equal, floor
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding, UnsupportedError
 from harness.targets.launching import CGROUP_MOUNT
-from jobworker.v1 import jobworker_pb2 as pb
 
 _OBSERVED: Final = frozenset({Need.CGROUPS, Need.HOST})
 
@@ -222,9 +222,9 @@ def _run_daemons_at_exit(stage: Stage) -> None:
 
 def _judge_daemons_at_exit(history: History) -> Iterator[Finding]:
     stream = history.stream("output")
-    final = message_of(history.call("final"), pb.QueryJobResponse)
+    end, terms = end_of(history.call("final")), terms_of(history)
     yield equal("its output arrives", stream.text, "started\n")
-    yield equal("its exit code is reported", f"{final.status} {final.exit_code}", "exited 3")
+    yield ends_as("its exit code is reported", end, JobEnd("exited", 3), terms)
     after_s = stream.ended_s - (stream.last_byte_s or stream.started_s)
     yield at_most_s("seconds until its end is noticed", after_s, EXIT_BOUND_S, EXIT_WHY)
     left = history.the(DaemonsLeft).count

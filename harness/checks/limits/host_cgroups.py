@@ -33,7 +33,7 @@ _SETTLE_TIMEOUT_S: Final = 60.0
 # The needs of a check that runs programs; that also sets limits; that also reads kernel files.
 RUNS_JOBS: Final = frozenset({Need.CGROUPS, Need.PYTHON})
 SETS_LIMITS: Final = RUNS_JOBS | {Need.LIMIT_FIELDS}
-READS_KERNEL_FILES: Final = SETS_LIMITS | {Need.HOST}
+READS_KERNEL_FILES: Final = SETS_LIMITS | {Need.HOST, Need.PIDS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ PID_REUSE: Final = Check(
     "Stopping an ended job cannot kill a stranger that got its pid.",
     _run_pid_reuse,
     _judge_pid_reuse,
-    needs=_OBSERVED | {Need.PYTHON, Need.GRACE},
+    needs=_OBSERVED | {Need.PYTHON, Need.GRACE, Need.PIDS},
     cites=("47", "R-JOB-3"),
 )
 
