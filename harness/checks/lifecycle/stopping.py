@@ -364,9 +364,11 @@ def run_stop_tree(stage: Stage) -> None:
         plan = StreamPlan(stop_after_bytes=TREE_BYTES, keep_bytes=2 * TREE_BYTES)
         numbers = _NUMBER.findall(client.stream(job_id, plan, label="up").text)
         client.stop(job_id, label="stop", grace_s=grace_s)
-        # Field 3 is the state; a zombie does not count.
+        # Field 2 is the name: where each job numbers its processes itself, the job that looks has
+        # the same numbers. Field 3 is the state; a zombie does not count.
         stats = " ".join(f"/proc/{int(number)}/stat" for number in numbers)
-        look = f"cat {stats} /dev/null 2>/dev/null | awk '$3 != \"Z\"' | wc -l"
+        left_over = '$2 == "(sleep)" && $3 != "Z"'
+        look = f"cat {stats} /dev/null 2>/dev/null | awk '{left_over}' | wc -l"
         left = client.output(client.must_start("sh", ["-c", look])).strip()
         stage.record(TreeAfterStop(len(numbers), left))
 
