@@ -214,6 +214,8 @@ def judge_stop_race(history: History) -> Iterator[Finding]:
     yield equal("a stop that races with the job's end leaves one truthful status", odd[:3], [])
     yield equal("and it never changes", Counter(firsts), Counter(seconds))
     codes = {call.code for call in history.calls("stop ")} - {"OK", "FAILED_PRECONDITION"}
+    if not terms.own:  # which status a refusal has, is for `lifecycle.stop-twice`
+        codes &= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     yield equal("the stop succeeds, or is refused since the job has ended", codes, set())
     streams = {stream.code for stream in history.streams("stream ")}
     yield equal("its streams end", streams, {"OK"})
