@@ -63,7 +63,7 @@ certs: ## Make or renew the certificates in certs/out, and say when each expires
 serve: setup certs ## Serve on localhost:50051 until Ctrl-C (cgroup v2 and root, or SERVE=--no-limits)
 	@$(BIN)/worker-service serve $(SERVE)
 
-load: setup ## Measure streaming under eleven loads, with a report (two minutes)
+load: setup ## Measure streaming under ten loads, with a report (a minute and a half)
 	@$(BIN)/python -m loadtests run $(ARGS)
 
 proto: setup ## Generate the code beside proto/jobworker/v1/jobworker.proto anew

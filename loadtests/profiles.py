@@ -270,12 +270,6 @@ PROFILES: Final = (
         limits={"latency_p99_ms": 500, "first_byte_p99_ms": 1000},
     ),
     Profile(
-        # On two cores a thousand handshakes take 3.5 s, without any output.
-        "stampede", "8 MiB as fast as the server takes it, to 1000 followers that connect then",
-        message_bytes=64 * KIB, pace=flood(128), streamers=1000, late=1000,
-        limits={"first_byte_p99_ms": 10_000},
-    ),
-    Profile(
         "mixed-readers", "16 KiB 100 times a second; 5 of 20 followers read at most 64 KiB/s",
         message_bytes=16 * KIB, pace=steady(100, 6), streamers=20, slow=5,
         slow_bytes_per_s=64 * KIB, limits={"latency_p99_ms": 500},

@@ -2,14 +2,11 @@
 
 Batching adapts to the client: output after a pause is sent at once; under a steady flow a message
 is sent when `flush_bytes` are pending or `flush_interval_s` has passed since the last one; a client
-with a backlog gets the largest messages that the budget allows. While a crowd of streams begins,
-those with a backlog give way, because gRPC accepts calls one by one, between the messages.
+with a backlog gets the largest messages that the budget allows.
 """
 
-import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -20,12 +17,6 @@ from worker_service.log import Chunk, LogReader
 # Every stream gets this much, so that stalled ones that hold the budget cannot starve it: messages
 # of this size still reach half of the full speed (with 16 KiB it is a fifteenth).
 MESSAGE_MIN_BYTES: Final = 64 * 1024
-# A crowd: more than so many streams begin, and have not ended, within a window: a millisecond for
-# each stream there is, within these bounds. A few clients that connect at once make none.
-CROWD_STREAMS: Final = 8
-CROWD_WINDOW_MIN_S: Final = 0.15
-CROWD_WINDOW_MAX_S: Final = 1.0
-GIVE_WAY_MAX_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +27,11 @@ class Batching:
         flush_interval_s: minimum time between two messages smaller than `flush_bytes`.
         flush_bytes: this many pending bytes are sent without waiting.
         message_max_bytes: maximum size of a message.
-        give_way_max_s: how long a stream with a backlog gives way to a crowd of new streams before
-            each message but its first.
     """
 
     flush_interval_s: float = 0.005
     flush_bytes: int = 256 * 1024
     message_max_bytes: int = 512 * 1024
-    give_way_max_s: float = GIVE_WAY_MAX_S
 
 
 class ByteBudget:
@@ -51,7 +39,7 @@ class ByteBudget:
 
     A stream may hold its fair share of the limit, as far as that is free, and `MESSAGE_MIN_BYTES`
     however much the others hold. So together they hold at most the limit plus `MESSAGE_MIN_BYTES`
-    for each stream. Shared state and its guard: all after `_lock` in `__init__`, under it.
+    for each stream. Shared state and its guard: both counters under `_lock`.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -59,28 +47,16 @@ class ByteBudget:
         self._lock = threading.Lock()
         self._streams = 0
         self._held_bytes = 0
-        # When the newest of them began; one that ends takes the newest with it, so that clients
-        # that only come and go make no crowd.
-        self._begun_at_s = deque([-math.inf] * CROWD_STREAMS, CROWD_STREAMS)
 
     def join(self) -> None:
         """Count one more stream."""
         with self._lock:
             self._streams += 1
-            self._begun_at_s.append(time.monotonic())
 
     def leave(self) -> None:
         """Count one stream fewer."""
         with self._lock:
             self._streams -= 1
-            self._begun_at_s.pop()
-            self._begun_at_s.appendleft(-math.inf)
-
-    def crowd_s(self) -> float:
-        """Return how long to give way to a crowd that begins before looking again; 0: none does."""
-        with self._lock:
-            window_s = min(max(CROWD_WINDOW_MIN_S, self._streams / 1000), CROWD_WINDOW_MAX_S)
-            return window_s / 2 if time.monotonic() - self._begun_at_s[0] < window_s else 0.0
 
     def reserve(self, wanted_bytes: int) -> int:
         """Return how many of `wanted_bytes` are granted, at least 1; release them when sent."""
@@ -201,11 +177,6 @@ def follow(
             live = not closed and until_offset is None
             if live and hold_s > 0 and pending_bytes < batching.flush_bytes:
                 reader.wait(batching.flush_bytes, min(hold_s, lease_s))
-                continue
-            gives_way = time.monotonic() - sent_at_s < batching.give_way_max_s
-            crowd_s = budget.crowd_s() if gives_way else 0.0
-            if crowd_s and pending_bytes >= batching.flush_bytes:
-                reader.pause(min(crowd_s, lease_s))
                 continue
             granted_bytes = budget.reserve(min(pending_bytes, batching.message_max_bytes))
             due_offset = reader.offset + granted_bytes

@@ -344,10 +344,6 @@ class LogReader:
         finally:
             self._log._forget(self)  # noqa: SLF001 - as above
 
-    def pause(self, seconds: float) -> None:
-        """Wait so long, or until the reader is cancelled."""
-        self._cancelled.wait(seconds)
-
     def raise_if_output_lost(self) -> None:
         """Raise if the log was closed before it held all of the job's output.
 

@@ -17,7 +17,7 @@ from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
 from worker_service.config import Settings
 from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError
-from worker_service.follow import GIVE_WAY_MAX_S, Admission, Batching, ByteBudget
+from worker_service.follow import Admission, Batching, ByteBudget
 from worker_service.gate import Doorkeeper, Gate, audit
 from worker_service.hierarchy import Hierarchy
 from worker_service.job_user import JobUser
@@ -79,8 +79,7 @@ def batching(settings: Settings) -> Batching:
     """Return when a server sends pending output.
 
     A full message is sent at once, and so is half of the retention: the other half has room for the
-    output that arrives before a reader that keeps up has read the first. With a retention no stream
-    gives way to others: it could miss output that it would have received.
+    output that arrives before a reader that keeps up has read the first.
     """
     flush_bytes = min(settings.flush_size, settings.message_size)
     if settings.log_retention:
@@ -89,7 +88,6 @@ def batching(settings: Settings) -> Batching:
         flush_interval_s=settings.flush_interval,
         flush_bytes=flush_bytes,
         message_max_bytes=settings.message_size,
-        give_way_max_s=0.0 if settings.log_retention else GIVE_WAY_MAX_S,
     )
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 from tests.support.log import append
 from tests.support.readers import waiting_event
 from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
-from worker_service.follow import (
-    CROWD_STREAMS,
-    CROWD_WINDOW_MAX_S,
-    CROWD_WINDOW_MIN_S,
-    MESSAGE_MIN_BYTES,
-    Admission,
-    Batching,
-    ByteBudget,
-    follow,
-)
+from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
 from worker_service.log import SEGMENT_MIN_BYTES, Chunk, LogReader, OutputLog
 
 LONG_S = 60.0
@@ -276,95 +267,3 @@ def test_concurrent_admissions_do_not_exceed_the_maximum() -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(admit, range(200))) == 10
-
-
-def crowded_budget() -> ByteBudget:
-    """Return a budget of which a crowd of streams has just begun to make use."""
-    budget = ByteBudget(2**20)
-    for _ in range(CROWD_STREAMS):
-        budget.join()
-    return budget
-
-
-def pauses_of(reader: LogReader, end: Callable[[], None]) -> list[float]:
-    """Replace a reader's pauses: each is noted, and `end` is what happens meanwhile."""
-    pauses: list[float] = []
-
-    def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        end()
-
-    reader.pause = pause  # type: ignore[method-assign] # of this one reader only
-    return pauses
-
-
-def test_stream_with_a_backlog_gives_way_to_a_crowd_until_that_has_begun() -> None:
-    log, budget = OutputLog(), crowded_budget()
-    append(log, b"x" * 300)
-    batching = Batching(flush_interval_s=0, flush_bytes=100, message_max_bytes=100)
-    reader, chunks = following(log, batching, budget)
-    pauses = pauses_of(reader, budget.leave)
-    assert next(chunks).data == b"x" * 100  # the first message of a stream is never held back
-    assert pauses == []
-    assert next(chunks).data == b"x" * 100
-    assert pauses == [CROWD_WINDOW_MIN_S / 2]
-
-
-def test_stream_gives_way_to_an_endless_crowd_for_a_limited_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now_s = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
-    log, budget = OutputLog(), crowded_budget()
-    append(log, b"x" * 200)
-    batching = Batching(0, flush_bytes=100, message_max_bytes=100, give_way_max_s=0.5)
-    reader, chunks = following(log, batching, budget)
-
-    def another_begins() -> None:
-        now_s[0] += CROWD_WINDOW_MIN_S / 2
-        for _ in range(CROWD_STREAMS):
-            budget.join()
-
-    pauses = pauses_of(reader, another_begins)
-    next(chunks)
-    next(chunks)
-    assert 0.5 <= sum(pauses) < 0.5 + CROWD_WINDOW_MIN_S
-
-
-def test_stream_that_keeps_up_gives_way_to_no_crowd() -> None:
-    log = OutputLog()
-    reader, chunks = following(log, Batching(flush_interval_s=0), crowded_budget())
-    pauses = pauses_of(reader, log.close)
-    for _ in range(2):
-        append(log, b"line\n")
-        assert next(chunks).data.tobytes() == b"line\n"
-    assert pauses == []
-
-
-def test_streams_that_only_come_and_go_make_no_crowd() -> None:
-    budget = ByteBudget(2**20)
-    budget.join()
-    for _ in range(2 * CROWD_STREAMS):
-        budget.join()
-        budget.leave()
-    assert budget.crowd_s() == 0
-    for _ in range(CROWD_STREAMS - 1):
-        budget.join()
-    assert budget.crowd_s() > 0
-
-
-def test_crowds_window_grows_with_the_streams_up_to_a_maximum() -> None:
-    for streams, window_s in ((8, CROWD_WINDOW_MIN_S), (400, 0.4), (4000, CROWD_WINDOW_MAX_S)):
-        budget = ByteBudget(2**20)
-        for _ in range(streams):
-            budget.join()
-        assert budget.crowd_s() == window_s / 2
-
-
-def test_cancel_ends_a_pause() -> None:
-    reader = OutputLog().reader_at(0)
-    paused = threading.Thread(target=lambda: reader.pause(LONG_S), daemon=True)
-    paused.start()
-    reader.cancel()
-    paused.join(10)
-    assert not paused.is_alive()

@@ -9,7 +9,7 @@ import pytest
 from tests.support.log import append
 from tests.support.service import Certificates, running_server
 from worker_service.config import Settings
-from worker_service.follow import GIVE_WAY_MAX_S, ByteBudget, follow
+from worker_service.follow import ByteBudget, follow
 from worker_service.log import Chunk, OutputLog
 from worker_service.rule import Kind, Rule
 from worker_service.server import batching, channel_options, reachable_host
@@ -68,13 +68,6 @@ def test_flush_size_is_at_most_a_message_and_half_of_the_retention(
     settings: Settings, flush_bytes: int
 ) -> None:
     assert batching(settings).flush_bytes == flush_bytes
-
-
-@pytest.mark.parametrize(("log_retention", "seconds"), [(0, GIVE_WAY_MAX_S), (2**30, 0.0)])
-def test_no_stream_gives_way_to_others_if_it_could_miss_output(
-    log_retention: int, seconds: float
-) -> None:
-    assert batching(Settings(log_retention=log_retention)).give_way_max_s == seconds
 
 
 def test_reader_that_keeps_up_misses_nothing_of_a_retention_below_the_flush_size() -> None:

@@ -30,43 +30,6 @@ ADMITTED: Final = """\
 MUTANTS: Final = (
     # Streams.
     Mutation(
-        "a stream gives way to an endless crowd for long",
-        (Edit("follow.py", "< batching.give_way_max_s", "< 9 * batching.give_way_max_s"),),
-        FOLLOW + "test_stream_gives_way_to_an_endless_crowd_for_a_limited_time",
-    ),
-    Mutation(
-        "a stream that keeps up gives way to a crowd",
-        (
-            Edit(
-                "follow.py", "if crowd_s and pending_bytes >= batching.flush_bytes:", "if crowd_s:"
-            ),
-        ),
-        FOLLOW + "test_stream_that_keeps_up_gives_way_to_no_crowd",
-    ),
-    Mutation(
-        "streams that only come and go make a crowd",
-        (
-            Edit(
-                "follow.py",
-                "            self._begun_at_s.pop()\n"
-                "            self._begun_at_s.appendleft(-math.inf)\n",
-                "",
-            ),
-        ),
-        FOLLOW + "test_streams_that_only_come_and_go_make_no_crowd",
-    ),
-    Mutation(
-        "the window of a crowd does not grow with the streams",
-        (Edit("follow.py", "max(CROWD_WINDOW_MIN_S, self._streams / 1000)", "CROWD_WINDOW_MIN_S"),),
-        FOLLOW + "test_crowds_window_grows_with_the_streams_up_to_a_maximum",
-    ),
-    Mutation(
-        "streams of a log with a retention give way, and miss output",
-        (Edit("server.py", "0.0 if settings.log_retention else GIVE_WAY_MAX_S", "GIVE_WAY_MAX_S"),),
-        "tests/integration/test_settings.py::"
-        "test_no_stream_gives_way_to_others_if_it_could_miss_output",
-    ),
-    Mutation(
         "a silent stream does not renew its lease",
         (Edit("follow.py", "reader.wait(1, lease_s)", "reader.wait(1)"),),
         FOLLOW + "test_lease_is_renewed_when_due_and_its_error_ends_the_stream",
