@@ -18,6 +18,8 @@ from harness.record.verdict import BrokenError, Finding, Verdict
 from harness.report import write_all
 from harness.report.summary import conclusion
 from harness.report.terminal import Terminal
+from harness.run.choice import Choice
+from harness.run.session import begin_run
 from tests.harness.report.cases import report_of, result_of
 
 KNOWN = KnownFailure("*", "a.known", "issue 7")
@@ -234,6 +236,24 @@ def test_junit_of_a_run_with_an_unjudged_entry_has_an_error(tmp_path: Path) -> N
     write_all(run_of(PASSED), tmp_path)
     root = ET.parse(tmp_path / "junit.xml").getroot()  # noqa: S314 - our own
     assert root.get("errors") == "1"
+
+
+def test_run_reports_its_known_failures_and_writes_the_others(tmp_path: Path) -> None:
+    written = tmp_path / "new.txt"
+    choice = Choice(out=tmp_path / "run", known_failing=(KNOWN,), write_known_failing=written)
+    with begin_run(choice, 3) as run:
+        run.results += [PASSED, FAILED, result_of("a.new", Verdict.FAIL)]
+    assert load_report(tmp_path / "run").known_failing == (KNOWN,)
+    assert [str(entry) for entry in read_known_failing(written)] == ["*:a.known", "*:a.new"]
+
+
+def test_check_rejects_an_entry_before_it_starts_a_server(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "local:lifecycle.idz  # issue 7\n")
+    words = ["check", "--known-failing", str(path), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(main, words)
+    assert isinstance(done.exception, BrokenError)
+    assert "did you mean lifecycle.ids?" in str(done.exception)
+    assert not (tmp_path / "run").exists()
 
 
 def test_recheck_applies_a_file_to_a_saved_run(tmp_path: Path) -> None:
