@@ -6,8 +6,8 @@ session of its own, which is ended with the call, and no shell. Certificates are
 variables, or files in `{work}`.
 
 A deadline is that of the call plus `startup_s`, since a program must start first. What a command
-line cannot pass (a NUL, an argument beyond the kernel's maximum) is not sent, which is no fault of
-the server.
+line cannot pass (a NUL, an argument beyond the kernel's maximum) is not sent, and no server
+is blamed for it.
 """
 
 import secrets

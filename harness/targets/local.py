@@ -241,7 +241,7 @@ class LocalTarget(LaunchingTarget[LocalServer]):
 
 
 class ThisHostTarget(AddressTarget):
-    """This host as a job worker, by the programs of a dialect; there is no server."""
+    """This host as a job worker, by the programs of a dialect, without a server."""
 
     def __init__(self, identities: IdentityStore, dialect: Dialect) -> None:
         super().__init__("localhost:0", identities, dialect=dialect)
