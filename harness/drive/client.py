@@ -20,7 +20,7 @@ from harness.host.clock import seconds_until
 from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, CallByHand, Json, Outcome, Recorder, Stream
 from harness.record.terms import OVER
-from harness.record.verdict import BrokenError, Finding, UnmetError, Verdict
+from harness.record.verdict import BrokenError, Duration, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 
 CALL_TIMEOUT_S: Final = 20.0
@@ -216,7 +216,8 @@ class Client:
         stream = self.receiver(job_id, plan, label=label).run()
         if stream.outcome is Outcome.UNKNOWN and not plan.may_time_out:
             got = f"{stream.received_bytes} bytes, no end after {plan.timeout_s:.0f} s ({label})"
-            raise UnmetError(Finding(Verdict.FAIL, ENDS, got))
+            duration = Duration.past_deadline(stream.ended_s - stream.started_s)
+            raise UnmetError(Finding(Verdict.FAIL, ENDS, got, duration=duration))
         return stream
 
     def output(self, job_id: str, *, label: str = "output") -> str:
@@ -267,7 +268,10 @@ class Client:
             raise BrokenError(f"the server cannot be reached: {call.detail}")
         got = f"{call.code}: {call.detail}"
         if call.outcome is Outcome.UNKNOWN:
-            got = f"no answer to {call.rpc} in {call.ended_s - call.started_s:.0f} s"
+            took_s = call.ended_s - call.started_s
+            got = f"no answer to {call.rpc} in {took_s:.0f} s"
+            duration = Duration.past_deadline(took_s)
+            raise UnmetError(Finding(Verdict.FAIL, promise, got, "OK", duration=duration))
         raise UnmetError(Finding(Verdict.FAIL, promise, got, "OK"))
 
     def _record_by_hand(self, label: str, request: Message) -> None:

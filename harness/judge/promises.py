@@ -107,6 +107,9 @@ def answered(promise: str, call: Call, *codes: str) -> Finding:
     """Promise that a call ends with one of these statuses (by default OK)."""
     wanted = codes or ("OK",)
     got = f"{call.code}: {call.detail}" if call.detail else call.code
-    if call.outcome is Outcome.UNKNOWN and call.code not in wanted:
-        got = f"no answer in {call.ended_s - call.started_s:.1f} s"
-    return holds(promise, kept=call.code in wanted, got=got, want=" or ".join(wanted))
+    finding = holds(promise, kept=call.code in wanted, got=got, want=" or ".join(wanted))
+    if call.outcome is not Outcome.UNKNOWN or call.code in wanted:
+        return finding
+    took_s = call.ended_s - call.started_s
+    got = f"no answer in {took_s:.1f} s"
+    return dataclasses.replace(finding, got=got, duration=Duration.past_deadline(took_s))

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.record.history import Observation
-from harness.record.verdict import Duration
+from harness.record.verdict import DEADLINE_FACTOR, Duration
 
 # Below these a machine is quiet. Daemons take a few per cent; the harness's own threads wait for
 # each other some tenths of a second when a hundred of them are busy.
 QUIET_SLOWDOWN: Final = 1.2
 QUIET_LATE_S: Final = 0.3
 # No load that leaves a machine usable explains more.
-SLOWDOWN_MAX: Final = 20.0
+SLOWDOWN_MAX: Final = DEADLINE_FACTOR
 
 
 @dataclass(frozen=True, slots=True)

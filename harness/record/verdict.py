@@ -6,7 +6,9 @@ A check's verdict follows from its findings. A check without findings is BROKEN,
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
+
+DEADLINE_FACTOR: Final = 20.0
 
 
 class Verdict(StrEnum):
@@ -37,6 +39,15 @@ class Duration:
 
     took_s: float
     bound_s: float
+
+    @classmethod
+    def past_deadline(cls, took_s: float) -> Self:
+        """Return the duration of what did not happen in the time that the harness waited for it.
+
+        It waits for at least DEADLINE_FACTOR times what a quiet machine needs, so only a machine
+        that is slower than that, or stalls, explains it.
+        """
+        return cls(took_s, took_s / DEADLINE_FACTOR)
 
 
 @dataclass(frozen=True, slots=True)

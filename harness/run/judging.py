@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.checks.check import Check
+from harness.drive.receiver import QUIET_S
 from harness.record.foundations import (
     ENDS,
     OWNERS,
@@ -19,7 +20,7 @@ from harness.record.foundations import (
 from harness.record.history import Cause, History, Interruption, load
 from harness.record.machine_load import MachineLoad
 from harness.record.results import CheckResult, RunReport
-from harness.record.verdict import BrokenError, Finding, Verdict, merge
+from harness.record.verdict import BrokenError, Duration, Finding, Verdict, merge
 
 _TRACEBACK_CHARACTERS: Final = 3000
 
@@ -34,15 +35,16 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
     """
     interruptions = history.all(Interruption)
     machine = [each for each in interruptions if each.cause is Cause.MACHINE_DIED]
-    findings = tuple(_interrupted(machine or interruptions))
-    if findings:
-        return findings if machine else findings + _unended(history)
+    loads = [each for each in history.all(MachineLoad) if not each.is_quiet]
+    findings = tuple(_interrupted(machine or interruptions, loads))
+    if machine:
+        return findings
     try:
-        findings = tuple(check.judge(history)) or (
+        findings = findings or tuple(_distrusted(check.judge(history)))
+        findings = findings or (
             Finding(Verdict.BROKEN, "the check judges at least one promise", "none"),
         )
-        findings = tuple(_excused(_distrusted(findings), history.all(MachineLoad)))
-        return findings + _unended(history)
+        return tuple(_excused(findings + _unended(history), loads))
     except BrokenError as error:
         return (Finding(Verdict.BROKEN, "the records are complete", str(error)),)
     except Exception:  # noqa: BLE001 - a judge that crashes is BROKEN, whatever it was
@@ -87,10 +89,13 @@ def _unended(history: History) -> tuple[Finding, ...]:
     """Return a finding if streams did not end: judges see all of their output all the same."""
     labels = [stream.label for stream in history.streams() if stream.unended]
     got = f"no end of {len(labels)} streams: {', '.join(labels[:3])}"
-    return (Finding(Verdict.FAIL, ENDS, got, "an end"),) if labels else ()
+    duration = Duration.past_deadline(QUIET_S)
+    return (Finding(Verdict.FAIL, ENDS, got, "an end", duration=duration),) if labels else ()
 
 
-def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
+def _interrupted(
+    interruptions: Sequence[Interruption], loads: Sequence[MachineLoad]
+) -> Iterator[Finding]:
     for each in interruptions:
         match each.cause:
             case Cause.NEED_MISSING:
@@ -103,7 +108,8 @@ def _interrupted(interruptions: Sequence[Interruption]) -> Iterator[Finding]:
                 promise = "the server's machine survives the check"
                 yield Finding(Verdict.BROKEN, promise, each.detail)
             case _:
-                yield Finding(Verdict.BROKEN, "the check completes", each.detail)
+                reasons = [each.detail, *(load.sentence() for load in loads)]
+                yield Finding(Verdict.BROKEN, "the check completes", "; ".join(reasons))
 
 
 def crash_text() -> str:

@@ -15,8 +15,9 @@ from harness.host.clock import poll_until
 from harness.host.machine_watch import MachineWatch, Used, listening_process, load_between
 from harness.host.ports import free_port
 from harness.host.repository import ROOT
-from harness.judge.promises import assumed, at_most, at_most_s, equal, in_time
-from harness.record.history import History
+from harness.judge.promises import answered, assumed, at_most, at_most_s, equal, in_time
+from harness.judge.streams import all_exact
+from harness.record.history import Call, Cause, History, Interruption, Outcome, Stream
 from harness.record.machine_load import MachineLoad
 from harness.record.verdict import Duration, Finding, Verdict, merge
 from harness.run.judging import judge_check
@@ -74,6 +75,50 @@ def test_a_busy_machine_excuses_neither_wrong_bytes_nor_a_passed_bound_far_beyon
     fail, broken = Verdict.FAIL, Verdict.BROKEN
     assert findings_of(History([BUSY]), *findings) == [broken, fail, fail, fail]
     assert findings_of(History([BUSY]), at_most_s("p", 0.5, 1.0)) == [Verdict.PASS]
+
+
+STUCK = MachineLoad(others_share=1.0, tasks_per_processor=40.0, late_s=26.0)
+UNANSWERED = Call("c", "StopJob", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "", 0.0, 20.0)
+CUT = Stream("s", "job", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "", 50, "aa", 0.0, 20.0)
+GIVEN_UP = dataclasses.replace(CUT, outcome=Outcome.OK, code="OK", unended=True)
+WRONG = dataclasses.replace(CUT, wrong_at=3)
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [answered("p", UNANSWERED), all_exact("p", [CUT], 100), all_exact("p", [GIVEN_UP], 100)],
+)
+def test_what_timed_out_is_inconclusive_only_on_a_machine_that_is_as_slow_as_a_deadline_is_long(
+    finding: Finding,
+) -> None:
+    assert findings_of(History([STUCK]), finding) == [Verdict.BROKEN]
+    assert findings_of(History([BUSY]), finding) == [Verdict.FAIL]
+    assert findings_of(History([QUIET]), finding) == [Verdict.FAIL]
+
+
+def test_a_wrong_byte_of_one_stream_is_a_fail_although_another_timed_out() -> None:
+    for streams in ([WRONG], [CUT, WRONG], [CUT, dataclasses.replace(CUT, gap="at 5")]):
+        assert findings_of(History([STUCK]), all_exact("p", streams, 100)) == [Verdict.FAIL]
+
+
+def test_an_interrupted_run_is_excused_as_one_that_was_judged_and_a_dead_server_never_is() -> None:
+    late = Finding(Verdict.FAIL, "a job starts", duration=Duration.past_deadline(20.0))
+    interrupted = Interruption(Cause.PROMISE_BROKEN, "late", late)
+    assert findings_of(History([interrupted, STUCK])) == [Verdict.BROKEN]
+    assert findings_of(History([interrupted, BUSY])) == [Verdict.FAIL]
+    died = Interruption(Cause.SERVER_DIED, "by SIGSEGV")
+    assert findings_of(History([interrupted, died, STUCK])) == [Verdict.BROKEN, Verdict.FAIL]
+    assert findings_of(History([GIVEN_UP, interrupted, STUCK])) == [Verdict.BROKEN] * 2
+    assert findings_of(History([GIVEN_UP, interrupted, QUIET])) == [Verdict.FAIL] * 2
+
+
+def test_a_check_that_timed_out_on_a_busy_machine_says_so() -> None:
+    timed_out = Interruption(Cause.HARNESS_FAILED, "the check timed out after 90 s")
+    check = Check("area.one", "It is so.", lambda _: None, lambda _: [])
+    [finding] = judge_check(check, History([timed_out, BUSY]))
+    assert "timed out after 90 s; the machine was too busy" in finding.sentence()
+    [finding] = judge_check(check, History([timed_out, QUIET]))
+    assert finding.got == "the check timed out after 90 s"
 
 
 def test_an_inconclusive_finding_says_what_took_the_machine() -> None:
