@@ -31,7 +31,9 @@ class Pattern:
         self._body = hashlib.shake_128(seed.encode()).digest(BLOCK_BYTES - HEAD_BYTES)
 
     def _block(self, number: int) -> bytes:
-        return number.to_bytes(HEAD_BYTES, "big") + self._body
+        # Never zero: a zero is what a broken server sends for a byte that it does not have.
+        head = hashlib.shake_128(f"{self.seed} {number}".encode()).digest(HEAD_BYTES)
+        return bytes(byte | 0x80 for byte in head) + self._body
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes at an offset."""

@@ -43,6 +43,14 @@ def test_different_seeds_have_different_bytes() -> None:
     assert PATTERN.first_difference(100, Pattern("other").read(100, 100)) is not None
 
 
+@given(st.text(alphabet=st.characters(codec="utf-8")), st.integers(0, 5))
+def test_no_block_begins_with_bytes_that_a_broken_server_sends_for_none(
+    seed: str, number: int
+) -> None:
+    head = Pattern(seed).read(number * BLOCK_BYTES, 16)
+    assert 0 not in head
+
+
 def run_writer(*steps: WriterStep) -> subprocess.Popen[bytes]:
     command, arguments = payload("burst_writer", "seed", plan_text(steps))
     return subprocess.Popen([command, *arguments], stdout=subprocess.PIPE)
