@@ -3,10 +3,14 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from harness.judge.promises import holds
 from harness.record.history import Outcome, Stream
 from harness.record.verdict import Duration, Finding
+
+# A handshake that takes so long was not refused.
+CONNECT_S: Final = 5.0
 
 
 def fault_of(stream: Stream, end_offset: int, start_offset: int | None = 0) -> str:
@@ -39,16 +43,30 @@ def all_exact(
         got = f"{got}; {'; '.join(faults[:3])}"
     want = f"{len(streams)} of {len(streams)}, each to offset {end_offset}"
     finding = holds(promise, kept=bool(streams) and not faults, got=got, want=want)
-    waits_s = [each.ended_s - each.started_s for each in streams if _is_cut_short(each)]
-    # A wrong byte is wrong on any machine: only if time is the fault of all, it may be the load's.
-    if not faults or len(waits_s) < len(faults):
+    faulty = [each for each in streams if fault_of(each, end_offset, start_offset)]
+    return if_cut_short(finding, faulty)
+
+
+def if_cut_short(finding: Finding, faulty: Sequence[Stream]) -> Finding:
+    """Return a finding whose FAIL may be the load's if all faulty streams were cut short by time.
+
+    A wrong byte is wrong on any machine.
+    """
+    if not faulty or not all(_is_cut_short(each) for each in faulty):
         return finding
-    return dataclasses.replace(finding, duration=Duration.past_deadline(min(waits_s)))
+    waited_s = min(each.ended_s - each.started_s for each in faulty)
+    return dataclasses.replace(finding, duration=Duration.past_deadline(waited_s))
 
 
 def _is_cut_short(stream: Stream) -> bool:
-    """Return whether a right stream was cut short by its deadline, or by a reader that gave up."""
-    late = stream.unended or stream.outcome is Outcome.UNKNOWN
+    """Return whether a deadline, or a reader that gave up, may have cut short a right stream.
+
+    A connection that is not made in time ends as UNAVAILABLE; one that is refused does so at once.
+    """
+    waited_s = stream.ended_s - stream.started_s
+    unconnected = stream.code == "UNAVAILABLE" and stream.first_byte_s is None
+    unconnected = unconnected and waited_s >= CONNECT_S
+    late = stream.unended or stream.outcome is Outcome.UNKNOWN or unconnected
     return late and stream.wrong_at is None and not stream.gap
 
 
@@ -56,7 +74,9 @@ def identical(promise: str, streams: Sequence[Stream]) -> Finding:
     """Promise that all streams received the same bytes."""
     digests = Counter(stream.sha256 for stream in streams)
     got = ", ".join(f"{count} x {digest[:12]}" for digest, count in digests.most_common(4))
-    return holds(promise, kept=len(digests) == 1, got=got or "no stream", want="one SHA-256")
+    finding = holds(promise, kept=len(digests) == 1, got=got or "no stream", want="one SHA-256")
+    usual = digests.most_common(1)
+    return if_cut_short(finding, [each for each in streams if each.sha256 != usual[0][0]])
 
 
 def most_at_once(streams: Sequence[Stream]) -> int:

@@ -16,7 +16,7 @@ from harness.host.machine_watch import MachineWatch, Used, listening_process, lo
 from harness.host.ports import free_port
 from harness.host.repository import ROOT
 from harness.judge.promises import answered, assumed, at_most, at_most_s, equal, in_time
-from harness.judge.streams import all_exact
+from harness.judge.streams import all_exact, identical
 from harness.record.history import Call, Cause, History, Interruption, Outcome, Stream
 from harness.record.machine_load import MachineLoad
 from harness.record.verdict import Duration, Finding, Verdict, merge
@@ -82,11 +82,21 @@ UNANSWERED = Call("c", "StopJob", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "", 0.0,
 CUT = Stream("s", "job", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "", 50, "aa", 0.0, 20.0)
 GIVEN_UP = dataclasses.replace(CUT, outcome=Outcome.OK, code="OK", unended=True)
 WRONG = dataclasses.replace(CUT, wrong_at=3)
+UNCONNECTED = dataclasses.replace(
+    CUT, outcome=Outcome.ERROR, code="UNAVAILABLE", received_bytes=0, sha256="00"
+)
+WHOLE = dataclasses.replace(GIVEN_UP, received_bytes=100, unended=False)
 
 
 @pytest.mark.parametrize(
     "finding",
-    [answered("p", UNANSWERED), all_exact("p", [CUT], 100), all_exact("p", [GIVEN_UP], 100)],
+    [
+        answered("p", UNANSWERED),
+        all_exact("p", [CUT], 100),
+        all_exact("p", [GIVEN_UP], 100),
+        all_exact("p", [UNCONNECTED], 100),
+        identical("p", [WHOLE, WHOLE, UNCONNECTED]),
+    ],
 )
 def test_what_timed_out_is_inconclusive_only_on_a_machine_that_is_as_slow_as_a_deadline_is_long(
     finding: Finding,
@@ -99,6 +109,10 @@ def test_what_timed_out_is_inconclusive_only_on_a_machine_that_is_as_slow_as_a_d
 def test_a_wrong_byte_of_one_stream_is_a_fail_although_another_timed_out() -> None:
     for streams in ([WRONG], [CUT, WRONG], [CUT, dataclasses.replace(CUT, gap="at 5")]):
         assert findings_of(History([STUCK]), all_exact("p", streams, 100)) == [Verdict.FAIL]
+    refused = dataclasses.replace(UNCONNECTED, ended_s=0.1)
+    assert findings_of(History([STUCK]), all_exact("p", [refused], 100)) == [Verdict.FAIL]
+    other = dataclasses.replace(WHOLE, sha256="bb")
+    assert findings_of(History([STUCK]), identical("p", [WHOLE, other])) == [Verdict.FAIL]
 
 
 def test_an_interrupted_run_is_excused_as_one_that_was_judged_and_a_dead_server_never_is() -> None:

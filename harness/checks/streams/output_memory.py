@@ -25,6 +25,7 @@ from harness.drive.client import Client, message_of
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import at_least, at_most, equal, floor, holds
+from harness.judge.streams import if_cut_short
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
@@ -157,10 +158,12 @@ def judge_output_memory(history: History) -> Iterator[Finding]:
         (*streams, history.stream("slow follower")), (*totals, totals[2]), strict=True
     ):
         sum_bytes = stream.missed_bytes + stream.received_bytes
-        yield equal(f"missed and received bytes of the {stream.label} add up", sum_bytes, total)
+        promise = f"missed and received bytes of the {stream.label} add up"
+        yield if_cut_short(equal(promise, sum_bytes, total), [stream])
         yield equal(f"the {stream.label}'s bytes are right at their offsets", stream.wrong_at, None)
         yield equal(f"the {stream.label}'s offsets have only reported gaps", stream.gap, "")
-        yield equal(f"the stream of the {stream.label} ends", stream.code, "OK")
+        promise = f"the stream of the {stream.label} ends"
+        yield if_cut_short(equal(promise, stream.code, "OK"), [stream])
 
 
 def _judge_order(moments: Mapping[str, OutputOfAll]) -> Iterator[Finding]:

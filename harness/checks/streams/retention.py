@@ -19,6 +19,7 @@ from harness.checks.streams.plans import OWN_SERVER
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import at_least, at_most, equal, floor
+from harness.judge.streams import if_cut_short
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
@@ -100,10 +101,14 @@ def judge_retention(history: History) -> Iterator[Finding]:
     late, follower = history.stream("late reader"), history.stream("slow follower")
     for stream in (late, follower):
         sum_bytes = stream.missed_bytes + stream.received_bytes
-        yield equal(f"missed and received bytes of the {stream.label} add up", sum_bytes, total)
+        sum_finding = equal(
+            f"missed and received bytes of the {stream.label} add up", sum_bytes, total
+        )
+        yield if_cut_short(sum_finding, [stream])
         yield equal(f"the {stream.label}'s bytes are right at their offsets", stream.wrong_at, None)
         yield equal(f"the {stream.label}'s offsets have only reported gaps", stream.gap, "")
-        yield equal(f"the {stream.label} ends with the job", stream.code, "OK")
+        end_finding = equal(f"the {stream.label} ends with the job", stream.code, "OK")
+        yield if_cut_short(end_finding, [stream])
     promise = "a late reader starts where the retained log starts"
     yield equal(promise, late.start_offset, late.missed_bytes)
     for kept in history.all(ReportedExtent):
