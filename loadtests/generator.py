@@ -313,7 +313,7 @@ class Generator:
     def _exit_code(self, client: Client, job_id: str) -> int | None:
         if not job_id:
             return 0
-        # A server of another kind may not report how a job ended, but that it did.
+        # A server of another kind may report that a job ended without saying how.
         known = self._setting.dialect.terms
         job = client.must_query(job_id)
         return job.exit_code if known.is_status(job.status, "exited") else None

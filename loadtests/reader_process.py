@@ -187,7 +187,7 @@ class ReaderProcess:
         self.leaving = asyncio.Event()
         dialect = load_dialect(order.dialect)
         self.transport = dialect.transport
-        # A server that describes itself is asked once, before the load.
+        # Where the server describes itself: once, before the load.
         dialect.connect(order.address, CertFiles(*map(Path, order.files))).close()
         read = [Path(name).read_bytes() for name in order.files]
         self._credentials = grpc.ssl_channel_credentials(read[0], read[2], read[1])

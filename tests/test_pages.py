@@ -156,7 +156,7 @@ def test_workflow_runs_the_commands_of_the_readme_and_nothing_from_outside_but_a
     assert {"demo", "test", "verify", "vm-test", "load"} <= ran
     used = re.findall(r"uses: (\S+)", workflow)
     assert used
-    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", each) for each in used)
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+|\./\.github/[a-z/-]+", each) for each in used)
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert re.findall(r"repo: (\S+)", hooks) == ["local"]
     assert not re.search(r"https?://", workflow + hooks)

@@ -26,7 +26,6 @@ HELLO_BYTES: Final = 64
 WAITS: Final = "t=0; while [ $((t+=1)) -lt 1500 ]; do sleep 0.2; done"
 
 
-
 # More than other checks start meanwhile.
 _NEWEST: Final = 500
 

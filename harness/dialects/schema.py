@@ -198,7 +198,7 @@ class FieldPath:
         where: table and key of the path, for errors.
 
     Raises:
-        BrokenError: a part is no field; names those that exist.
+        BrokenError: a part is not a field; names those that exist.
     """
 
     def __init__(self, descriptor: Descriptor, text: str, where: str) -> None:
@@ -232,7 +232,7 @@ class FieldPath:
 
     @property
     def is_repeated(self) -> bool:
-        """Whether it ends at a repeated field that is no map."""
+        """Whether it ends at a repeated field other than a map."""
         return self._oneof is None and self._last.is_repeated and not self.is_map
 
     @property

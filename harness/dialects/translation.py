@@ -48,7 +48,7 @@ class Translation:
         request: canonical request -> the server's own.
         response: the server's own -> canonical.
         response_class: of the server's messages.
-        skip_first: whether a stream's first message is no output.
+        skip_first: whether a stream's first message is not output.
     """
 
     path: str
@@ -273,7 +273,7 @@ class _State:
             for pattern, meaning in self._meanings if values else ():
                 if not any(pattern.fullmatch(value) for value in values):
                     raise BrokenError(
-                        f"{where}.{meaning}: {pattern.pattern!r} is no value of {table.state!r}; "
+                        f"{where}.{meaning}: {pattern.pattern!r} is not a value of {table.state!r}; "
                         f"its values are {', '.join(values)}"
                     )
 

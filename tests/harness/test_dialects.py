@@ -35,7 +35,7 @@ WRONG = {
     'state = "state"': ('sate = "state"', "table [query.job]: unknown key 'sate'; it may have: st"),
     '["STATE_RUNNING"]': (
         '["RUNNING"]',
-        "query.job.running: 'RUNNING' is no value of 'state'; its values are STATE_UNKNOWN, ",
+        "query.job.running: 'RUNNING' is not a value of 'state'; its values are STATE_UNKNOWN, ",
     ),
     'exit_code = "exit_code"': ("exit_code = 3", "got `int` - in `query.job.exit_code`"),
     'signal = "signal"': (
