@@ -273,8 +273,8 @@ class _State:
             for pattern, meaning in self._meanings if values else ():
                 if not any(pattern.fullmatch(value) for value in values):
                     raise BrokenError(
-                        f"{where}.{meaning}: {pattern.pattern!r} is not a value of {table.state!r}; "
-                        f"its values are {', '.join(values)}"
+                        f"{where}.{meaning}: {pattern.pattern!r} is not a value of "
+                        f"{table.state!r}; its values are {', '.join(values)}"
                     )
 
     def fill(self, job: pb.QueryJobResponse | pb.JobSummary, response: Message) -> None:
