@@ -130,6 +130,7 @@ class Cause(StrEnum):
     HARNESS_FAILED = "harness-failed"
     PROMISE_BROKEN = "promise-broken"  # on the way to what the check is about
     SERVER_DIED = "server-died"
+    SERVER_SILENT = "server-silent"  # it runs and answers no call
     MACHINE_DIED = "machine-died"  # or does not answer
 
 

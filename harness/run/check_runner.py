@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harness.checks.check import Check, Need, Scale, Stage
+from harness.drive.reachability import require_job_worker
 from harness.host.machine_watch import MachineWatch
 from harness.record.foundations import ENDS, OWNERS
-from harness.record.history import Cause, History, Interruption, Recorder, save
+from harness.record.history import Cause, History, Interruption, Outcome, Recorder, save
 from harness.record.results import CheckResult
 from harness.record.verdict import (
     BrokenError,
@@ -37,6 +38,8 @@ OnCapabilities = Callable[[str, Capabilities], None]
 
 PARALLEL: Final = 4
 SMALL_TIME_FACTOR: Final = 4.0  # an emulated processor's time limits are longer
+# After a call that timed out, a server that answers none for so long has hung.
+SILENT_AFTER_S: Final = 60.0
 # Of a check that waits for streams which do not end: a run is to take minutes.
 ENDLESS_LIMIT_S: Final = 45.0
 _HISTORY_FOLDER: Final = "history"
@@ -94,9 +97,9 @@ NOT_PROMISED: Final = (
 
 
 class SharedServer:
-    """The server that checks share; a new one is started after it has died.
+    """The server that checks share; a new one is started after it has died or hung.
 
-    Shared state and its guard: `_server`, `_stack` under `_lock`.
+    Shared state and its guard: `_server`, `_stack`, `_silent_since` under `_lock`.
     """
 
     def __init__(self, target: Target) -> None:
@@ -104,6 +107,7 @@ class SharedServer:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._server: RunningServer | None = None
+        self._silent_since = ""
 
     def get(self) -> RunningServer:
         """Return a running server.
@@ -112,11 +116,22 @@ class SharedServer:
             BrokenError: it cannot be started.
         """
         with self._lock:
-            if self._server is not None and self._server.has_died():
+            if self._silent_since or (self._server is not None and self._server.has_died()):
                 self._close()
             if self._server is None:
                 self._server = self._stack.enter_context(self._target.shared())
             return self._server
+
+    def give_up(self, server: RunningServer, name: str) -> None:
+        """Use a server no longer, since it answers no call after a check of this name."""
+        with self._lock:
+            if server is self._server:
+                self._silent_since = name
+
+    def lost_since(self) -> str:
+        """Return the check after which the server answers no call; '' if one can be had."""
+        with self._lock:
+            return "" if self._target.can_launch else self._silent_since
 
     def close(self) -> None:
         """End the server."""
@@ -125,6 +140,7 @@ class SharedServer:
 
     def _close(self) -> None:
         self._server = None
+        self._silent_since = ""
         self._stack.close()
 
 
@@ -251,6 +267,8 @@ class _Runner:
         lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
         if check.ours and not terms.has_promised(check.name):
             lacking.append(NOT_PROMISED)
+        if name := self.shared.lost_since():
+            lacking.append(f"could not be judged: the server answers no call since {name}")
         if lacking:
             recorder.add(Interruption(Cause.NEED_MISSING, "; ".join(lacking)))
             return recorder.history()
@@ -272,6 +290,7 @@ class _Runner:
             )
             self._run_within_limit(check, stage)
             _record_death(server, recorder)
+            self._record_silence(check, server, recorder)
             recorder.add(self.watch.load_since(recorder.zero_s))
         return recorder.history()
 
@@ -305,6 +324,25 @@ class _Runner:
         text = f"given up after {limit_s:.0f} s: streams do not end"
         finding = Finding(Verdict.FAIL, ENDS, text)
         stage.recorder.add(Interruption(Cause.PROMISE_BROKEN, text, finding))
+
+    def _record_silence(self, check: Check, server: RunningServer, recorder: Recorder) -> None:
+        """Find out, after a call that timed out, whether the server still answers any.
+
+        Without this, every later check would report the same fault.
+        """
+        history = recorder.history()
+        dead = {Cause.SERVER_DIED, Cause.MACHINE_DIED}
+        if dead & {each.cause for each in history.all(Interruption)}:
+            return
+        if all(call.outcome is not Outcome.UNKNOWN for call in history.calls()):
+            return
+        timeout_s = SILENT_AFTER_S * (SMALL_TIME_FACTOR if self.scale is Scale.SMALL else 1.0)
+        files = self.target.identities.files("admin")
+        try:
+            require_job_worker(server.address, files, self.target.dialect, timeout_s)
+        except BrokenError as error:
+            recorder.add(Interruption(Cause.SERVER_SILENT, str(error)))
+            self.shared.give_up(server, check.name)
 
     def _server(self, stack: ExitStack) -> RunningServer:
         """Return the server to judge: one of the check's own, or the shared one."""

@@ -104,6 +104,8 @@ def _interrupted(
                 yield dataclasses.replace(each.finding, verdict=Verdict.FAIL)
             case Cause.SERVER_DIED:
                 yield Finding(Verdict.FAIL, SURVIVES, f"it ended: {each.detail}")
+            case Cause.SERVER_SILENT:
+                yield Finding(Verdict.FAIL, SURVIVES, f"it answers no call: {each.detail}")
             case Cause.MACHINE_DIED:
                 promise = "the server's machine survives the check"
                 yield Finding(Verdict.BROKEN, promise, each.detail)

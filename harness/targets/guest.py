@@ -28,7 +28,6 @@ from harness.targets.launching import (
     SECRET_VARIABLE,
     LaunchingTarget,
     LaunchOptions,
-    end_server,
 )
 from harness.targets.target import ENDING_SIGNALS, OUR_FLAGS, poll_script
 from harness.vm.guest import SITE, Guest, boot_guest
@@ -200,7 +199,7 @@ class GuestTarget(LaunchingTarget[GuestServer]):
         finally:
             with _log_failure():
                 if server.pid is not None:
-                    end_server(server)
+                    self._end(server)
                 if port is not None:
                     self._end_forward(port)
 

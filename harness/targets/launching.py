@@ -28,6 +28,8 @@ CGROUP_MOUNT: Final = "/sys/fs/cgroup"
 # SIGTERM, the grace of 2 s, and a throttled job's slow end; after it comes SIGKILL.
 END_TIMEOUT_S: Final = 60.0
 KILL_TIMEOUT_S: Final = 20.0
+# Of the servers that follow one which ignored SIGTERM: each check would wait a minute.
+NEXT_END_TIMEOUT_S: Final = 5.0
 
 # In the server's environment; a job must never see it.
 SECRET_VARIABLE: Final = "JOBWORKER_HARNESS_SECRET"  # noqa: S105 - its name, not a secret
@@ -86,6 +88,7 @@ class LaunchingTarget[Server: RunningServer](ABC):
         self.host: Host | None = host
         self._token = secrets.token_hex(3)
         self._numbers = itertools.count(1)
+        self._end_timeout_s = END_TIMEOUT_S
 
     def new_root(self) -> str:
         """Return a cgroup root that no server has used."""
@@ -131,19 +134,20 @@ class LaunchingTarget[Server: RunningServer](ABC):
         if self.host is not None:
             self.host.run(remove_cgroup_script(root, END_TIMEOUT_S), 2 * END_TIMEOUT_S)
 
-
-def end_server(server: RunningServer) -> None:
-    """End a server, if it still runs: by SIGTERM, and by SIGKILL when that times out."""
-    if server.wait_exit(0) is not None:
-        return
-    server.signal(signal.SIGCONT)
-    server.signal(signal.SIGTERM)
-    if server.wait_exit(END_TIMEOUT_S) is None:
-        logger.warning(
-            "server %s ignored SIGTERM for %g s and is killed\n%s",
-            server.pid,
-            END_TIMEOUT_S,
-            server.log_tail(),
-        )
-        server.signal(signal.SIGKILL)
-        server.wait_exit(KILL_TIMEOUT_S)
+    def _end(self, server: RunningServer) -> None:
+        """End a server, if it still runs: by SIGTERM, and by SIGKILL when that times out."""
+        if server.wait_exit(0) is not None:
+            return
+        server.signal(signal.SIGCONT)
+        server.signal(signal.SIGTERM)
+        timeout_s = self._end_timeout_s
+        if server.wait_exit(timeout_s) is None:
+            self._end_timeout_s = NEXT_END_TIMEOUT_S
+            logger.warning(
+                "server %s ignored SIGTERM for %g s and is killed\n%s",
+                server.pid,
+                timeout_s,
+                server.log_tail(),
+            )
+            server.signal(signal.SIGKILL)
+            server.wait_exit(KILL_TIMEOUT_S)

@@ -30,7 +30,6 @@ from harness.targets.launching import (
     LaunchArguments,
     LaunchingTarget,
     LaunchOptions,
-    end_server,
 )
 from harness.targets.serial import LentServer, OneAddress
 from harness.targets.target import DEFAULT, ENDING_SIGNALS, OUR_FLAGS, RunningServer, Variant
@@ -194,7 +193,7 @@ class LocalTarget(LaunchingTarget[LocalServer]):
                 wait_listening(server, self._recipe.ready)
                 yield server
             finally:
-                end_server(server)
+                self._end(server)
 
     def _build(self) -> None:
         """Build the server before the first is started."""

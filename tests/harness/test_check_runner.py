@@ -14,7 +14,8 @@ from harness.dialects.dialect import CANONICAL, Dialect
 from harness.drive.identities import IdentityStore
 from harness.host.cert_files import CertFiles
 from harness.judge.promises import equal
-from harness.record.history import History, Observation
+from harness.record.foundations import SURVIVES
+from harness.record.history import Call, History, Observation, Outcome
 from harness.record.results import CheckResult, RunReport, load_report, save_report
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
 from harness.report.summary import conclusion
@@ -175,6 +176,37 @@ def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
     assert "it ended: by SIGSEGV\nits last words" in first.decisive[0].sentence()
     assert second.verdict is Verdict.PASS
     assert target.started == 2
+
+
+def times_out(stage: Stage) -> None:
+    stage.record(Number(1))
+    stage.recorder.add(Call("start", "StartJob", Outcome.UNKNOWN, "DEADLINE_EXCEEDED", "", 0, 20))
+
+
+@pytest.mark.parametrize("can_launch", [True, False])
+def test_server_that_hangs_is_one_finding_and_later_checks_get_a_new_one_or_are_skipped(
+    can_launch: bool, tmp_path: Path
+) -> None:
+    target = StandIn()  # no server is at its address
+    target.can_launch = can_launch
+    checks = [
+        dataclasses.replace(GOOD, run=times_out, alone=True), dataclasses.replace(GOOD, alone=True)
+    ]  # fmt: skip
+    first, second = run_checks(target, checks, Options("seed", tmp_path), Silent(), EVERYTHING)
+    assert [each.verdict for each in first.findings] == [Verdict.FAIL]
+    assert first.findings[0].promise == SURVIVES
+    assert "it answers no call: " in first.findings[0].got
+    assert second.verdict is (Verdict.PASS if can_launch else Verdict.SKIPPED)
+    assert target.started == (2 if can_launch else 1)
+    if not can_launch:
+        assert "answers no call since area.good" in second.decisive[0].promise
+
+
+def test_call_that_timed_out_at_a_server_that_answers_is_left_to_the_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.run.check_runner.require_job_worker", lambda *_: None)
+    assert verdict_of(dataclasses.replace(GOOD, run=times_out), tmp_path).verdict is Verdict.PASS
 
 
 UNMET = UnmetError(Finding(Verdict.FAIL, "a job starts", "UNAVAILABLE: Socket closed", "OK"))

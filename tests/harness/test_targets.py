@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ from harness.record.history import Outcome, Recorder
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.run.capabilities import probe_capabilities
 from harness.targets.address import AddressTarget, JobHost
-from harness.targets.local import OUR_COMMAND, LocalTarget
+from harness.targets.launching import (
+    END_TIMEOUT_S,
+    NEXT_END_TIMEOUT_S,
+    LaunchingTarget,
+    LaunchOptions,
+)
+from harness.targets.local import OUR_COMMAND, LocalHost, LocalTarget
 from harness.targets.target import OUR_FLAGS, Variant, flags_for
 
 ORIGINAL = (
@@ -59,6 +66,55 @@ def test_launched_server_ends_with_its_context(ours: LocalTarget) -> None:
         assert server.wait_exit(0) is None
     assert server.wait_exit(0) == 0
     assert not server.has_died()  # the harness ended it
+
+
+class Stubborn:
+    """A server that ignores SIGTERM. It is its own process."""
+
+    address = "127.0.0.1:1"
+    pid = 1
+
+    def __init__(self) -> None:
+        self.killed = False
+        self.waited_s: list[float] = []
+
+    def signal(self, number: signal.Signals) -> None:
+        self.killed = number is signal.SIGKILL
+
+    def wait_exit(self, timeout_s: float) -> int | None:
+        self.waited_s.append(timeout_s)
+        return -signal.SIGKILL if self.killed else None
+
+    def has_died(self) -> bool:
+        return False
+
+    def log_tail(self) -> str:
+        return ""
+
+
+class StubbornTarget(LaunchingTarget[Stubborn]):
+    def command_line(self, cgroup_root: str, flags: object = (), files: object = None) -> str:
+        raise NotImplementedError
+
+    @contextmanager
+    def _run_server(self, options: LaunchOptions) -> Iterator[Stubborn]:
+        del options
+        server = Stubborn()
+        yield server
+        self._end(server)
+
+
+def test_servers_that_follow_one_which_ignored_sigterm_get_little_time(
+    identities: IdentityStore,
+) -> None:
+    target = StubbornTarget("stubborn", identities, {}, LocalHost())
+    waited_s = []
+    for _ in range(3):
+        with target.launch() as server:
+            pass
+        assert server.killed
+        waited_s.append(server.waited_s[1])
+    assert waited_s == [END_TIMEOUT_S, NEXT_END_TIMEOUT_S, NEXT_END_TIMEOUT_S]
 
 
 def test_a_server_launched_by_a_pool_thread_outlives_the_pool(ours: LocalTarget) -> None:

@@ -118,6 +118,7 @@ STANDARD_SERVICES: Final = Check(
     judge_standard_services,
     needs=frozenset({Need.GRPC}),
     cites=("112",),
+    ours=True,
 )
 
 CHECKS: Final = (STANDARD_SERVICES,)
