@@ -28,6 +28,8 @@ WATCH_TIMEOUT_S: Final = 5.0
 SETTLE_S: Final = 5.0  # from a stop's answer to the job's end, if the server does not wait for it
 SLOW_FACTOR: Final = 4.0  # deadlines are so much longer on an emulated processor
 STOP_MARGIN_S: Final = 20.0
+# The share of a call's deadline before which only the server can end it with DEADLINE_EXCEEDED.
+_OWN_DEADLINE: Final = 0.9
 # gRPC's messages for a connection that was never established. Its status, UNAVAILABLE, is also that
 # of a connection that broke.
 _NEVER_CONNECTED: Final = ("failed to connect to all addresses", "DNS resolution failed")
@@ -295,10 +297,11 @@ class Client:
         """Make a call and record it, by default with its response."""
         self._record_by_hand(label, request)
         started_s = self._recorder.now_s()
+        timeout_s = timeout_s or self.timeout_s
         message, response = None, dict[str, Json]()
         outcome, code, detail = Outcome.OK, "OK", ""
         try:
-            message = method(request, timeout=timeout_s or self.timeout_s)
+            message = method(request, timeout=timeout_s)
             if keep:
                 response = MessageToDict(
                     message,
@@ -307,6 +310,8 @@ class Client:
                 )
         except grpc.RpcError as error:
             outcome, code, detail = outcome_of(error)
+            if self._recorder.now_s() - started_s < _OWN_DEADLINE * timeout_s:
+                outcome = Outcome.ERROR  # DEADLINE_EXCEEDED can be the server's own answer
         except ValueError as error:  # grpc rejects the arguments before it sends anything
             raise BrokenError(f"{rpc} could not be sent: {error}") from error
         if code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:

@@ -87,6 +87,19 @@ def test_unavailable_from_a_reached_server_is_a_broken_promise(
         client.must_start("true")
 
 
+def test_deadline_exceeded_is_the_answer_of_a_server_that_gives_it_before_the_deadline(
+    identities: IdentityStore,
+) -> None:
+    odd = OddServer(StopJob=refusing(grpc.StatusCode.DEADLINE_EXCEEDED))
+    with (
+        serving(identities, odd) as address,
+        Client(address, identities.files("admin"), Recorder()) as client,
+    ):
+        assert client.stop(JOB_ID).call.outcome is Outcome.ERROR
+        with pytest.raises(UnmetError, match="got DEADLINE_EXCEEDED: as given"):
+            client.must_stop(JOB_ID)
+
+
 def test_a_server_that_stops_after_an_answer_has_broken_a_promise(
     identities: IdentityStore,
 ) -> None:
