@@ -174,10 +174,10 @@ class Dialect:
     name: str
     source: str
     description: str
-    transport: Transport = field(repr=False)
-    terms: Terms = OWN_TERMS
-    identities: Scheme = OURS
-    launch: LaunchRecipe | None = None
+    transport: Transport = field(repr=False, hash=False)
+    terms: Terms = field(default=OWN_TERMS, hash=False)
+    identities: Scheme = field(default=OURS, hash=False)
+    launch: LaunchRecipe | None = field(default=None, hash=False)
 
     @property
     def is_grpc(self) -> bool:
