@@ -64,7 +64,7 @@ def judge_targets(run: "Run") -> None:
             that no check is run in vain.
     """
     checks = run.choice.checks()
-    dialect = load_dialect(run.choice.dialect)
+    dialect = run.dialect
     if dialect is not CANONICAL:
         run.about["dialect"] = f"{dialect.name}: {dialect.description}"
     with open_identities(run.choice, dialect.identities) as identities:
@@ -88,6 +88,7 @@ class Run:
     """A run in progress: its directory, and the results so far."""
 
     choice: Choice
+    dialect: Dialect
     directory: Path
     terminal: Terminal
     about: dict[str, str]
@@ -139,11 +140,14 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
     A BrokenError or UnsupportedError ends the run, and is in the report.
     """
     choice.require_targets()
+    dialect = load_dialect(choice.dialect)
     directory = new_run_directory(choice.out)
     about = {"seed": choice.seed, **environment("harness")}
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with Terminal(known=choice.known_failing) as terminal:
-        run = Run(choice, directory, terminal, about, started_at, time.monotonic(), expected)
+        run = Run(
+            choice, dialect, directory, terminal, about, started_at, time.monotonic(), expected
+        )
         terminal.begin(about, total=expected)
         try:
             yield run
