@@ -10,10 +10,8 @@ line cannot pass (a NUL, an argument beyond the kernel's maximum) is not sent, a
 is blamed for it.
 """
 
-import secrets
 import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from harness.dialects.command_values import VALUES
 from harness.dialects.command_words import expand, expand_text
 from harness.dialects.dialect import AsyncStream, Connection, rpc_of
 from harness.dialects.identity_scheme import RPC_WORDS
+from harness.dialects.paths import put_link
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb
@@ -50,12 +49,12 @@ class CommandTransport:
         """See `Transport`. Starts no program yet.
 
         Raises:
-            BrokenError: a program is not installed, or `{work}` cannot be written.
+            BrokenError: a program is not installed, or a file cannot be linked in `{work}`.
         """
         del options
         values = self._values(address, files)
         for name, text in self.table.files.items():
-            _link(Path(values["work"]) / name, expand([text], values)[0])
+            put_link(Path(values["work"]) / name, expand_text(text, values), "command.files")
         for call in CALLS:
             if words := self.table.words(call):
                 _require_installed(expand(words[:1], values), call)
@@ -124,15 +123,6 @@ def _work_directory(files: CertFiles) -> Path:
     except OSError as error:
         raise BrokenError(f"{path} cannot be made: {error.strerror}") from error
     return path
-
-
-def _link(path: Path, target: str) -> None:
-    """Make a link to a file, in place of one that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    new.symlink_to(Path(target).absolute())
-    with suppress(FileNotFoundError):
-        new.replace(path)
 
 
 def is_local(transport: Any) -> bool:  # noqa: ANN401 - any transport

@@ -12,6 +12,7 @@ from harness.dialects.command_answers import STATES, Answer, require_answer
 from harness.dialects.command_values import PLACEHOLDERS
 from harness.dialects.command_words import require_known
 from harness.dialects.identity_scheme import RPC_WORDS, Rpc
+from harness.dialects.paths import below
 from harness.record.terms import ADDED
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -96,8 +97,19 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         for call in CALLS:
             require_known(self.words(call), PLACEHOLDERS[call], call)
+        self._require_files()
+        self._require_answers()
+        if self.stream_end not in {"exit", "query"}:
+            raise ValueError(f"stream_end: {self.stream_end!r}; write 'exit' or 'query'")
+
+    def _require_files(self) -> None:
         for name, text in [*self.environment.items(), *self.files.items()]:
             require_known([text], PLACEHOLDERS["query"][1:], name)
+        for name in self.files:
+            if not below(name):
+                raise ValueError(f"files: {name!r}; it must be a path below {{work}}")
+
+    def _require_answers(self) -> None:
         for call, answer in self.answers.items():
             if call not in _ANSWERS:
                 raise ValueError(f"answers.{call}: a stream is its program's standard output")
@@ -105,8 +117,6 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for text, state in self.states.items():
             if state not in STATES:
                 raise ValueError(f"states.{text}: {state!r}; write one of {', '.join(STATES)}")
-        if self.stream_end not in {"exit", "query"}:
-            raise ValueError(f"stream_end: {self.stream_end!r}; write 'exit' or 'query'")
         if "job_id" not in self.names("start") and "{new_id}" not in str(self.start):
             raise ValueError("answers.start has no job_id, and start no {new_id}; give one of them")
         if "status" not in self.names("query"):

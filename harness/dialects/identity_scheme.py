@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from harness.dialects.paths import below
+
 RolePlace = Literal["extension", "OU", "O", "CN", "DNS", "URI", "email", "none", "tokens"]
 KeyKind = Literal["RSA 2048", "RSA 3072", "RSA 4096", "ECDSA P-256", "ECDSA P-384"]
 Rpc = Literal["start", "stop", "query", "stream", "list", "delete"]
@@ -121,7 +123,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if BOTH_ROLES in {*self.refuses, *self.accepts} and not self.has_two_roles:
             raise ValueError(f"{BOTH_ROLES!r} needs admin and user, at another place than CN")
         for path, name in self.files.items():
-            if not path or path.startswith("/") or ".." in path.split("/") or path in ROOT_FILES:
+            if below(path) in {"", *ROOT_FILES}:
                 raise ValueError(f"files: {path!r}; it must be another path below the directory")
             if name not in ROOT_FILES:
                 raise ValueError(f"files: {name!r}; it must be one of {', '.join(ROOT_FILES)}")

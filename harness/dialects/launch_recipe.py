@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from harness.record.verdict import BrokenError, UnsupportedError
+from harness.dialects.paths import below, put_link
+from harness.record.verdict import UnsupportedError
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>[1-9]\d{0,4})")
 _PORT_MAX: Final = 65_535
@@ -71,26 +72,9 @@ class LaunchRecipe:
         return {name: _fill(text, values) for name, text in self.environment.items()}
 
     def put_files(self, directory: Path, values: Mapping[str, object]) -> None:
-        """Link the files that the server expects below its directory, in place of older links.
-
-        A server that reloads its certificates sees when they are replaced.
-
-        Raises:
-            BrokenError: one cannot be linked, or a file of that name exists.
-        """
+        """Link the files that the server expects below its directory; see `put_link`."""
         for name, text in self.files.items():
-            path, source = directory / name, Path(_fill(text, values)).absolute()
-            if path.exists() and not path.is_symlink():
-                raise BrokenError(
-                    f"launch.files: {path} exists; move it away, or leave launch.directory out"
-                )
-            try:
-                source.stat()
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)
-                path.symlink_to(source)
-            except OSError as error:
-                raise BrokenError(f"launch.files: {source} at {path}: {error.strerror}") from error
+            put_link(directory / name, _fill(text, values), "launch.files")
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:
@@ -134,7 +118,7 @@ class LaunchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.listen and (address is None or int(address["port"]) > _PORT_MAX):
             raise ValueError(f"listen = {self.listen!r}; it must be HOST:PORT, or left out")
         for name in self.files:
-            if not name or name.startswith("/") or ".." in name.split("/"):
+            if not below(name):
                 raise ValueError(f"files: {name!r}; it must be a path below the directory")
         for name, flag in self.flags.items():
             if "{}" not in flag:

@@ -407,27 +407,3 @@ def test_a_built_in_command_line_is_loaded_by_its_name(name: str) -> None:
 
     assert not dialect.is_grpc
     assert is_local(dialect.transport) == (name == "systemd")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"start": ["x", "{job}"]}, r"start: \{job\} is unknown; known are \{command\}"),
-        ({"stop": ["x", "a{args...}"]}, r"stop: \{args...\} is unknown"),
-        ({"start": ["x", "a{args...}"]}, r"start: \{args...\} must be a word of its own"),
-        ({"answers": {"query": ["(?P<state>x)"]}}, "QueryJobResponse has no field 'state'"),
-        ({"answers": {"query": ["(?P<status>x"]}}, "answers.query: .* is invalid"),
-        ({"answers": {"query": ["(?P<pid>x)"], "start": ["(?P<job_id>x)"]}}, "has no status"),
-        ({"answers": {"query": ["(?P<status>x)"]}}, "answers.start has no job_id"),
-        ({"states": {"UP": "up"}}, "states.UP: 'up'; write one of running, exited"),
-        ({"errors": [{"code": "MISSING"}]}, "code 'MISSING' is not a gRPC status"),
-        ({"errors": [{"exit": 3}]}, "give a code, or a pattern with the group"),
-        ({"stream_end": "never"}, "stream_end: 'never'; write 'exit' or 'query'"),
-        ({"begin": []}, "unknown field `begin`"),
-    ],
-)
-def test_a_wrong_table_is_an_error_that_names_the_key_and_what_is_allowed(
-    changes: dict[str, object], message: str
-) -> None:
-    with pytest.raises(msgspec.ValidationError, match=message):
-        msgspec.convert({**TABLE, **changes}, CommandTable)
