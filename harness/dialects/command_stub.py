@@ -12,7 +12,6 @@ from typing import Any, Final
 import grpc
 
 from harness.dialects.command_answers import (
-    RUNNING,
     MismatchError,
     fill,
     fill_jobs,
@@ -28,15 +27,20 @@ from harness.dialects.command_values import (
 )
 from harness.dialects.command_words import Values, expand, expand_text
 from harness.dialects.identity_scheme import Rpc
-from harness.dialects.programs import CancelledError, LateError, Program, UnpassableError
-from harness.record.terms import NOT_SENT
+from harness.dialects.programs import (
+    CancelledError,
+    LateError,
+    Program,
+    TooLongError,
+    UnpassableError,
+)
+from harness.record.terms import NOT_SENT, OVER
 from jobworker.v1 import jobworker_pb2 as pb
 
 # A stream whose program never exits: how often the job is queried while nothing comes, and how long
 # it must have been silent after its job had ended.
 _LOOK_S: Final = 0.5
 _SILENT_S: Final = 1.0
-_CLOSE_TIMEOUT_S: Final = 3.0  # longer than from SIGTERM to SIGKILL
 
 
 class ProgramCallError(grpc.RpcError):
@@ -59,7 +63,7 @@ class ProgramCallError(grpc.RpcError):
 class CommandStub:
     """See `harness.dialects.dialect.Stub`.
 
-    Shared state and its guard: `_streams`, `_closed` under `_lock`.
+    Shared state and its guard: `_programs`, `_closed` under `_lock`.
     """
 
     def __init__(self, table: CommandTable, values: Mapping[str, str]) -> None:
@@ -70,7 +74,8 @@ class CommandStub:
             **{name: expand_text(text, values) for name, text in table.environment.items()},
         }
         self._lock = threading.Lock()
-        self._streams: set[_StreamCall] = set()
+        self._programs: set[Program] = set()
+        self._closed = False
 
     def StartJob(self, request: pb.StartJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
         """Start a job."""
@@ -114,30 +119,26 @@ class CommandStub:
             query = pb.QueryJobRequest(job_id=request.job_id)
 
             def has_ended() -> bool:
-                return bool(self.QueryJob(query, timeout=timeout).status != RUNNING)
+                return bool(self.QueryJob(query, timeout=timeout).status in OVER)
 
             has_ended()  # of an unknown job such a program prints nothing
         program = self._start("stream", stream_values(request))
-        call = _StreamCall(
-            program, self._due_s(timeout), self._fail_stream, self._forget, has_ended
-        )
-        with self._lock:
-            self._streams.add(call)
-        return call
+        return _StreamCall(program, self._due_s(timeout), self._fail_stream, self._end, has_ended)
 
     def close(self) -> None:
-        """Cancel the streams that have not ended, and end their programs."""
+        """End the programs of all calls, which end with CANCELLED; no more are started."""
         with self._lock:
-            streams = list(self._streams)
-        for call in streams:
-            call.cancel()
-        due_s = time.monotonic() + _CLOSE_TIMEOUT_S
-        for call in streams:
-            call.finish(max(0.0, due_s - time.monotonic()))
+            self._closed = True
+            programs = list(self._programs)
+        for program in programs:
+            program.cancel()
+        for program in programs:
+            program.close()
 
-    def _forget(self, call: "_StreamCall") -> None:
+    def _end(self, program: Program) -> None:
+        program.close()
         with self._lock:
-            self._streams.discard(call)
+            self._programs.discard(program)
 
     def _answer(
         self,
@@ -156,25 +157,39 @@ class CommandStub:
 
     def _run(self, call: Rpc, values: Values, timeout: float | None) -> tuple[str, str]:
         """Run a call's program to its exit, and return its output and errors."""
-        with self._start(call, values) as program:
-            try:
-                output = program.read_all(self._due_s(timeout)).decode("utf-8", "replace")
-            except LateError:
-                raise _late(program) from None
+        program = self._start(call, values)
+        try:
+            output = program.read_all(self._due_s(timeout)).decode("utf-8", "replace")
             errors = program.errors()
             self._fail(call, program.exit_code(), output, errors)
+        except LateError:
+            raise _late(program) from None
+        except CancelledError:
+            raise _cancelled() from None
+        except TooLongError as error:
+            raise ProgramCallError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+        finally:
+            self._end(program)
         return output, errors
 
     def _start(self, call: Rpc, values: Values) -> Program:
+        """Start a call's program, which `_end` or `close` ends."""
         words = self._table.words(call)
         if not words:
             raise ProgramCallError(
                 grpc.StatusCode.UNIMPLEMENTED, f"the dialect has no program for {call}"
             )
         try:
-            return Program(expand(words, {**self._values, **values}), self._environment)
+            program = Program(expand(words, {**self._values, **values}), self._environment)
         except UnpassableError as error:
             raise ProgramCallError(grpc.StatusCode.INVALID_ARGUMENT, f"{NOT_SENT}{error}") from None
+        with self._lock:
+            self._programs.add(program)
+            closed = self._closed
+        if closed:
+            self._end(program)
+            raise _cancelled()
+        return program
 
     def _due_s(self, timeout: float | None) -> float | None:
         return None if timeout is None else time.monotonic() + timeout + self._table.startup_s
@@ -189,55 +204,40 @@ class CommandStub:
 
 
 class _StreamCall:
-    """A stream: an iterable of messages that can be cancelled.
-
-    Shared state and its guard: `_is_read` under `_lock`; `_finished` is an event.
-    """
+    """A stream: an iterable of messages, for one thread, that any thread can cancel."""
 
     def __init__(
         self,
         program: Program,
         due_s: float | None,
         fail: Callable[[Program], None],
-        forget: Callable[["_StreamCall"], None],
+        end: Callable[[Program], None],
         has_ended: Callable[[], bool] | None,
     ) -> None:
         self._program = program
         self._due_s = due_s
         self._fail = fail
-        self._forget = forget
+        self._end = end
         self._has_ended = has_ended
-        self._lock = threading.Lock()
         self._is_read = False
-        self._finished = threading.Event()
 
     def cancel(self) -> None:
         """End the stream with CANCELLED; any thread may call this."""
         self._program.cancel()
 
-    def finish(self, timeout_s: float) -> None:
-        """End the program of a cancelled stream; give a thread that reads so long to end it."""
-        with self._lock:
-            is_read = self._is_read
-            self._is_read = True
-        if is_read:
-            self._finished.wait(timeout_s)
-        self._close()
-
     def __iter__(self) -> Iterator[pb.StreamLogsResponse]:
-        with self._lock:
-            if self._is_read:
-                return
-            self._is_read = True
+        if self._is_read:
+            return
+        self._is_read = True
         try:
             for data in self._pieces():
                 yield pb.StreamLogsResponse(message=data)
         except LateError:
             raise _late(self._program) from None
         except CancelledError:
-            raise ProgramCallError(grpc.StatusCode.CANCELLED, "cancelled by the reader") from None
+            raise _cancelled() from None
         finally:
-            self._close()
+            self._end(self._program)
 
     def _pieces(self) -> Iterator[bytes]:
         if self._has_ended is None:
@@ -267,11 +267,6 @@ class _StreamCall:
         soon_s = time.monotonic() + _LOOK_S
         return soon_s if self._due_s is None else min(soon_s, self._due_s)
 
-    def _close(self) -> None:
-        self._program.close()
-        self._finished.set()
-        self._forget(self)
-
 
 class _mismatch_as_status:  # noqa: N801 - used as a function
     """Turns output that does not fit the dialect into a status that a check reports."""
@@ -285,6 +280,10 @@ class _mismatch_as_status:  # noqa: N801 - used as a function
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, MismatchError):
             raise ProgramCallError(grpc.StatusCode.UNKNOWN, f"{self._call} {error}") from None
+
+
+def _cancelled() -> ProgramCallError:
+    return ProgramCallError(grpc.StatusCode.CANCELLED, "cancelled by the reader")
 
 
 def _late(program: Program) -> ProgramCallError:
