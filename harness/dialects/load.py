@@ -171,7 +171,9 @@ def _transport(file: DialectFile, directory: Path) -> tuple[Transport, tuple[str
         GrpcTables,
         from_attributes=True,
     )
-    transport = GrpcTransport(tables, _descriptors(file.protocol, directory), file.name)
+    transport = GrpcTransport(
+        tables, _descriptors(file.protocol, directory), file.name, file.unknown_id
+    )
     job = tables.query.job
     named = {"status": True, **{name: bool(getattr(job, name)) for name in REPORTED[1:]}}
     return transport, tuple(name for name in REPORTED if named[name])

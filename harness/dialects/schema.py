@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -246,6 +246,56 @@ class FieldPath:
         """The type of the messages that it ends at; None: at no message."""
         return None if self._oneof is not None else self._last.message_type
 
+    @property
+    def kind(self) -> str:
+        """What it ends at: `oneof`, `map`, the name of a message, or a type without its size."""
+        if self._oneof is not None or self.is_map:
+            return "map" if self._oneof is None else "oneof"
+        if self._last.message_type is not None:
+            return str(self._last.message_type.full_name)
+        if self._last.enum_type is not None:
+            return "enum"
+        if self._last.cpp_type in _WHOLE:
+            return "integer"
+        return "number" if self._last.cpp_type in _REAL else _kind(self._last).split()[-1]
+
+    @property
+    def can_be_unset(self) -> bool:
+        """Whether a message can be without the value: the field, or the message it is alone in."""
+        if self._oneof is not None or self._last.has_presence:
+            return True
+        if any(parent.is_repeated for parent in self._parents):
+            return True
+        if not self._parents:
+            return False
+        parent = self._parents[-1]
+        fields = [] if parent.message_type is None else parent.message_type.fields
+        return parent.containing_oneof is not None or len(fields) == 1
+
+    def require(self, *kinds: str, can_repeat: bool = False) -> Self:
+        """Return itself if it ends at one value of one of the kinds, or at a list if it can repeat.
+
+        Raises:
+            BrokenError: it does not; names the type that it has.
+        """
+        if self.kind not in kinds or (self.is_repeated and not can_repeat):
+            raise self._unfit(" or ".join(kinds))
+        return self
+
+    def require_list(self, kind: str) -> Self:
+        """Return itself if it ends at a list of a kind.
+
+        Raises:
+            BrokenError: it does not; names the type that it has.
+        """
+        if self.kind != kind or not self.is_repeated:
+            raise self._unfit(f"repeated {kind}")
+        return self
+
+    def _unfit(self, allowed: str) -> BrokenError:
+        got = "oneof" if self._oneof is not None else _kind(self._last)
+        return BrokenError(f"{self._where}: {self.text!r} is a {got}; it must be: {allowed}")
+
     def values(self) -> list[str]:
         """Return the names of the enum that it ends at, or of the oneof's fields; else none."""
         if self._oneof is not None:
@@ -290,7 +340,7 @@ class FieldPath:
                 getattr(target, name).extend(self._value(each) for each in values)
             else:
                 setattr(target, name, self._value(value))
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UnfitValueError(
                 f"{self._where}: {self.text!r} is a {_kind(self._last)} and cannot be "
                 f"{value!r}: {error}"
@@ -306,7 +356,10 @@ class FieldPath:
         if kind == FieldDescriptor.CPPTYPE_STRING and self._last.type == self._last.TYPE_BYTES:
             return value if isinstance(value, bytes) else str(value).encode()
         if kind in _WHOLE and not isinstance(value, bool):
-            return int(value)
+            number = int(value)
+            if value not in {number, str(number)}:
+                raise ValueError("it is no whole number")
+            return number
         if kind in _REAL and not isinstance(value, bool):
             return float(value)
         return value
@@ -338,9 +391,10 @@ class FieldPath:
 
 def _kind(field: FieldDescriptor) -> str:
     """Return the name of a field's type."""
+    repeated = "repeated " if field.is_repeated else ""
     if field.message_type is not None:
-        return str(field.message_type.full_name)
+        return repeated + str(field.message_type.full_name)
     if field.enum_type is not None:
-        return str(field.enum_type.full_name)
+        return repeated + str(field.enum_type.full_name)
     names = descriptor_pb2.FieldDescriptorProto.Type.Name(field.type)  # type: ignore[arg-type]
-    return ("repeated " if field.is_repeated else "") + names.removeprefix("TYPE_").lower()
+    return repeated + names.removeprefix("TYPE_").lower()

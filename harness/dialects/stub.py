@@ -50,14 +50,18 @@ class GrpcTransport:
         tables: how it is called.
         descriptors: its descriptor set; None: the server describes itself.
         name: of the dialect, for errors.
+        unknown_id: a well-formed id of a job that no server has.
 
     Raises:
-        BrokenError: the tables do not fit the descriptors.
+        BrokenError: the tables do not fit the descriptors, or the id its fields.
     """
 
-    def __init__(self, tables: GrpcTables, descriptors: bytes | None, name: str) -> None:
+    def __init__(
+        self, tables: GrpcTables, descriptors: bytes | None, name: str, unknown_id: str
+    ) -> None:
         self.service = tables.protocol.service
         self._name = name
+        self._unknown_id = unknown_id
         self._tables = tables
         self._lock = threading.Lock()
         self._bound: dict[str, Translation] | None = None
@@ -65,7 +69,20 @@ class GrpcTransport:
             self._bound = self._bind(descriptors)
 
     def _bind(self, descriptors: bytes) -> dict[str, Translation]:
-        return translations(Schema(descriptors, self.service), self._tables)
+        bound = translations(Schema(descriptors, self.service), self._tables)
+        job_id = self._unknown_id
+        for request in (
+            pb.QueryJobRequest(job_id=job_id), pb.StopJobRequest(job_id=job_id),
+            pb.StreamLogsRequest(job_id=job_id),
+        ):  # fmt: skip
+            try:
+                bound[rpc_of(request)].request(request)
+            except UnfitValueError as error:
+                raise BrokenError(
+                    f"unknown_id {job_id!r} is no id here: {error}; give a well-formed id that no "
+                    "job has, such as unknown_id = '999999999'"
+                ) from error
+        return bound
 
     def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
         """See `Transport`."""

@@ -4,39 +4,31 @@ All paths are resolved when a dialect is bound to its schema, so that a wrong on
 before the first call.
 """
 
-import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
+from harness.dialects.job_state import JobState, limit_paths, reader
 from harness.dialects.schema import FieldPath, Schema, UnfitValueError, message_class
-from harness.dialects.signals import signal_number
 from harness.dialects.tables import (
     DeleteTable,
     GrpcTables,
-    LimitsTable,
     ListTable,
-    Part,
     QueryTable,
     RpcTable,
-    Source,
     StartTable,
-    StateTable,
     StopTable,
     StreamTable,
 )
 from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb
 
-RUNNING, EXITED, SIGNALED, ENDED = "running", "exited", "signaled", "ended"
-ID_SEPARATOR: Final = "_"
-_PER_CORE: Final = {"millicores": 1000.0, "cores": 1.0, "percent": 100.0}
-_MILLICORES: Final = 1000
+# A character that ids do not have, so that an id can be split into its parts again.
+ID_SEPARATOR: Final = "|"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +75,15 @@ def translations(schema: Schema, tables: GrpcTables) -> dict[str, Translation]:
 
 
 class _Id:
-    """A job's id: one field, or several whose values are joined by an underscore."""
+    """A job's id: one field, or several whose values are joined by `ID_SEPARATOR`."""
 
     def __init__(self, descriptor: Descriptor, paths: str | list[str], where: str) -> None:
         texts = [paths] if isinstance(paths, str) else paths
         if not texts or not all(texts):
             raise BrokenError(f"{where}: got {paths!r}; name a field, or a list of fields")
-        self._paths = [FieldPath(descriptor, text, where) for text in texts]
+        self._paths = [
+            FieldPath(descriptor, text, where).require("string", "integer") for text in texts
+        ]
 
     def set(self, message: Message, job_id: str) -> None:
         *first, last = self._paths
@@ -118,8 +112,11 @@ class _Request:
         except UnfitValueError as error:
             raise BrokenError(str(error)) from error
 
-    def path(self, text: str, key: str) -> FieldPath | None:
-        return FieldPath(self.descriptor, text, f"{self.where}.{key}") if text else None
+    def path(self, text: str, key: str, *kinds: str, can_repeat: bool = False) -> FieldPath | None:
+        if not text:
+            return None
+        path = FieldPath(self.descriptor, text, f"{self.where}.{key}")
+        return path.require(*kinds, can_repeat=can_repeat)
 
     def new(self) -> Message:
         message = self._class()
@@ -145,19 +142,18 @@ def _bound(
 
 def _start(schema: Schema, table: StartTable) -> Translation:
     method, request, path = _bound(schema, table, "start")
-    command, program = (
-        request.path(table.command, "command"),
-        request.path(table.program, "program"),
-    )
-    arguments = request.path(table.arguments, "arguments")
-    if (command is None) == (program is None):
+    given = [bool(text) for text in (table.command, table.program, table.arguments)]
+    if given not in ([True, False, False], [False, True, True]):
         raise BrokenError(
             "start: name either `command` (program and arguments in one field) or `program` and "
             "`arguments`"
         )
-    environment = request.path(table.environment, "environment")
-    directory = request.path(table.working_directory, "working_directory")
-    limits = list(_limit_paths(request.descriptor, table.limits, "start.limits"))
+    command = request.path(table.command, "command", "string", can_repeat=True)
+    program = request.path(table.program, "program", "string")
+    arguments = request.path(table.arguments, "arguments", "string", can_repeat=True)
+    environment = request.path(table.environment, "environment", "map")
+    directory = request.path(table.working_directory, "working_directory", "string")
+    limits = list(limit_paths(request.descriptor, table.limits, "start.limits"))
     job_id = _Id(method.output_type, table.id, "start.id")
 
     def translate(canonical: pb.StartJobRequest) -> Message:
@@ -177,7 +173,8 @@ def _start(schema: Schema, table: StartTable) -> Translation:
         for name, target, per_unit in limits:
             if canonical.limits.HasField(name):
                 target.clear(message)
-                target.set(message, getattr(canonical.limits, name) * per_unit)
+                value = getattr(canonical.limits, name) * per_unit
+                target.set(message, int(value) if value.is_integer() else float(value))
         return message
 
     return Translation(
@@ -188,27 +185,12 @@ def _start(schema: Schema, table: StartTable) -> Translation:
     )
 
 
-def _limit_paths(
-    descriptor: Descriptor, table: LimitsTable, where: str
-) -> Iterator[tuple[Any, FieldPath, float]]:
-    """Yield each named limit: its canonical field, its path, and the server's units in one."""
-    per_millicore = _PER_CORE[table.cpu_unit] / _MILLICORES
-    for name, text, per_unit in (
-        ("cpu_millicores", table.cpu, per_millicore),
-        ("memory_max_bytes", table.memory_bytes, 1),
-        ("io_weight", table.io_weight, 1),
-        ("pids_max", table.pids_max, 1),
-    ):
-        if text:
-            yield name, FieldPath(descriptor, text, where), per_unit
-
-
 def _stop(schema: Schema, table: StopTable) -> Translation:
     method, request, path = _bound(schema, table, "stop")
     job_id = _Id(request.descriptor, table.id, "stop.id")
     graces = [
-        (request.path(table.grace_ms, "grace_ms"), 1),
-        (request.path(table.grace_s, "grace_s"), 1000),
+        (request.path(table.grace_ms, "grace_ms", "integer", "number"), 1),
+        (request.path(table.grace_s, "grace_s", "integer", "number"), 1000),
     ]
 
     def translate(canonical: pb.StopJobRequest) -> Message:
@@ -230,7 +212,7 @@ def _stop(schema: Schema, table: StopTable) -> Translation:
 def _query(schema: Schema, table: QueryTable) -> Translation:
     method, request, path = _bound(schema, table, "query")
     job_id = _Id(request.descriptor, table.id, "query.id")
-    state = _State(method.output_type, table.job, "query.job")
+    state = JobState(method.output_type, table.job, "query.job")
 
     def translate(canonical: pb.QueryJobRequest) -> Message:
         message = request.new()
@@ -246,138 +228,25 @@ def _query(schema: Schema, table: QueryTable) -> Translation:
     return Translation(path, translate, answer, message_class(method.output_type))
 
 
-class _State:
-    """Reads a job's state from a response."""
-
-    def __init__(self, descriptor: Descriptor, table: StateTable, where: str) -> None:
-        def read(source: Source, key: str) -> Callable[[Message], Any] | None:
-            return _reader(descriptor, source, f"{where}.{key}")
-
-        self._state = read(table.state, "state")
-        self._exit_code = read(table.exit_code, "exit_code")
-        self._signal = read(table.signal, "signal")
-        self._pid = read(table.pid, "pid")
-        self._message = read(table.message, "message")
-        self._times = {
-            "started_at": read(table.started_at, "started_at"),
-            "ended_at": read(table.ended_at, "ended_at"),
-        }
-        self._limits = list(_limit_paths(descriptor, table.limits, f"{where}.limits"))
-        self._meanings: list[tuple[re.Pattern[str], str]] = []
-        for meaning in (RUNNING, EXITED, SIGNALED, ENDED):
-            for text in getattr(table, meaning):
-                pattern = _pattern(text, f"{where}.{meaning}")
-                self._meanings.append((pattern, meaning))
-        if isinstance(table.state, str) and table.state:
-            values = FieldPath(descriptor, table.state, where).values()
-            for pattern, meaning in self._meanings if values else ():
-                if not any(pattern.fullmatch(value) for value in values):
-                    raise BrokenError(
-                        f"{where}.{meaning}: {pattern.pattern!r} is not a value of "
-                        f"{table.state!r}; its values are {', '.join(values)}"
-                    )
-
-    def fill(self, job: pb.QueryJobResponse | pb.JobSummary, response: Message) -> None:
-        """Write the state into a canonical message."""
-        number = signal_number(self._read(self._signal, response))
-        code = _whole(self._read(self._exit_code, response))
-        job.status = self._status(response, code, number)
-        # Go reports -1 as the exit code of a process that a signal ended.
-        job.exit_code = code if code is not None and job.status != SIGNALED else 0
-        job.signal = number if job.status != RUNNING else 0
-        job.pid = _whole(self._read(self._pid, response)) or 0
-        if isinstance(job, pb.QueryJobResponse):
-            job.message = str(self._read(self._message, response) or "")
-        for name, read in self._times.items():
-            if (time := _timestamp(self._read(read, response))) is not None:
-                getattr(job, name).CopyFrom(time)
-
-    def _status(self, response: Message, code: int | None, number: int) -> str:
-        """Return what the reported state means; a state that the dialect does not name as it is."""
-        value = self._read(self._state, response)
-        if self._state is None:
-            meaning = RUNNING if code is None and not number else ENDED
-        else:
-            text = "" if value is None else str(value)
-            found = (each for pattern, each in self._meanings if pattern.fullmatch(text))
-            meaning = next(found, text)
-        if meaning != ENDED:
-            return meaning
-        if number or (code is not None and code < 0):
-            return SIGNALED
-        return EXITED if code is not None else ENDED
-
-    @staticmethod
-    def _read(read: Callable[[Message], Any] | None, response: Message) -> Any:  # noqa: ANN401
-        return None if read is None else read(response)
-
-    def fill_limits(self, limits: pb.ResourceLimits, response: Message) -> None:
-        """Write the reported limits into a canonical message."""
-        for name, path, per_unit in self._limits:
-            value = path.get(response)
-            if value:
-                setattr(limits, name, round(value / per_unit))
-
-
-def _reader(descriptor: Descriptor, source: Source, where: str) -> Callable[[Message], Any] | None:
-    """Return a function that reads a value, or a part of it; None if no field is named."""
-    if not source:
-        return None
-    if not isinstance(source, Part):
-        return FieldPath(descriptor, source, where).get
-    path, pattern = FieldPath(descriptor, source.field, where), _pattern(source.pattern, where)
-
-    def read(message: Message) -> str | None:
-        found = pattern.search(str(path.get(message) or ""))
-        if found is None:
-            return None
-        return found[1] if pattern.groups else found[0]
-
-    return read
-
-
-def _pattern(text: str, where: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise BrokenError(f"{where}: invalid regular expression {text!r}: {error}") from error
-
-
-def _whole(value: object) -> int | None:
-    """Return a reported number; None if it is absent or no number."""
-    try:
-        return None if value is None else int(str(value))
-    except ValueError:
-        return None
-
-
-def _timestamp(value: object) -> Timestamp | None:
-    """Return a reported time: a Timestamp, or a text of RFC 3339; None if it is neither."""
-    time = Timestamp()
-    if isinstance(value, Message) and value.DESCRIPTOR.full_name == Timestamp.DESCRIPTOR.full_name:
-        time.MergeFromString(value.SerializeToString())
-        return time
-    try:
-        time.FromJsonString(str(value or ""))
-    except ValueError:
-        return None
-    return time
-
-
 def _stream(schema: Schema, table: StreamTable) -> Translation:
     method, request, path = _bound(schema, table, "stream", streams=True)
     job_id = _Id(request.descriptor, table.id, "stream.id")
     output = method.output_type
     texts = [table.output] if isinstance(table.output, str) else table.output
-    parts = [FieldPath(output, text, "stream.output") for text in texts]
+    parts = [FieldPath(output, text, "stream.output").require("bytes", "string") for text in texts]
     if not parts:
         raise BrokenError("stream.output: got []; name the field of the output")
     options = {
-        name: request.path(getattr(table, name), name)
-        for name in ("from_offset", "tail_bytes", "tail_lines", "no_follow")
+        name: request.path(getattr(table, name), name, *kinds)
+        for name, kinds in (
+            ("from_offset", ["integer"]),
+            ("tail_bytes", ["integer"]),
+            ("tail_lines", ["integer"]),
+            ("no_follow", ["bool"]),
+        )
     }
     positions = {
-        name: _reader(output, getattr(table, name), f"stream.{name}")
+        name: reader(output, getattr(table, name), f"stream.{name}", "integer")
         for name in ("offset", "missed_bytes")
     }
 
@@ -394,7 +263,7 @@ def _stream(schema: Schema, table: StreamTable) -> Translation:
     def answer(response: Message) -> pb.StreamLogsResponse:
         chunk = pb.StreamLogsResponse(message=_joined(part.get(response) for part in parts))
         for name, read in positions.items():
-            if read is not None and (value := read(response)) is not None:
+            if read is not None and (value := read(response)) is not None and value >= 0:
                 setattr(chunk, name, value)
         return chunk
 
@@ -410,12 +279,15 @@ def _joined(values: Iterable[bytes | str | None]) -> bytes:
 def _list(schema: Schema, table: ListTable) -> Translation:
     method, request, path = _bound(schema, table, "list")
     jobs = FieldPath(method.output_type, table.jobs, "list.jobs")
-    if not jobs.is_repeated or (item := jobs.message_type) is None:
+    item = jobs.message_type
+    if not jobs.is_repeated or item is None:
         raise BrokenError(f"list.jobs: {table.jobs!r} is not a repeated message")
     job_id = _Id(item, table.id, "list.id")
-    state = _State(item, table.job, "list.job")
-    program = _reader(item, table.program, "list.program")
-    arguments = _reader(item, table.arguments, "list.arguments")
+    state = JobState(item, table.job, "list.job", is_required=False)
+    program = reader(item, table.program, "list.program", "string")
+    arguments = None
+    if table.arguments:
+        arguments = FieldPath(item, table.arguments, "list.arguments").require_list("string")
 
     def summary(job: Message) -> pb.JobSummary:
         found = pb.JobSummary(job_id=job_id.get(job))
@@ -423,7 +295,7 @@ def _list(schema: Schema, table: ListTable) -> Translation:
         if program is not None:
             found.command_name = str(program(job) or "")
         if arguments is not None:
-            found.command_args.extend(arguments(job) or ())
+            found.command_args.extend(arguments.get(job) or ())
         return found
 
     return Translation(
