@@ -25,7 +25,7 @@ from harness.dialects.command_values import VALUES
 from harness.dialects.command_words import expand, expand_text
 from harness.dialects.dialect import AsyncStream, Connection, rpc_of
 from harness.dialects.identity_scheme import RPC_WORDS
-from harness.dialects.paths import put_link
+from harness.dialects.surroundings import put_link
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb

@@ -12,7 +12,7 @@ from harness.dialects.command_answers import STATES, Answer, require_answer
 from harness.dialects.command_values import PLACEHOLDERS
 from harness.dialects.command_words import require_known
 from harness.dialects.identity_scheme import RPC_WORDS, Rpc
-from harness.dialects.paths import below
+from harness.dialects.surroundings import below, require_variables
 from harness.record.terms import ADDED
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -25,6 +25,11 @@ _ANSWERS: Final = {
     "list": pb.JobSummary.DESCRIPTOR,
     "delete": pb.DeleteJobResponse.DESCRIPTOR,
 }
+# Each limit: its field, and other placeholders that have it.
+_LIMITS: Final = (
+    ("cpu_millicores", "cpu_cores", "cpu_percent"), ("memory_max_bytes",), ("io_weight",),
+    ("pids_max",),
+)  # fmt: skip
 _CODES: Final = frozenset(code.name for code in grpc.StatusCode)
 
 
@@ -103,6 +108,7 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"stream_end: {self.stream_end!r}; write 'exit' or 'query'")
 
     def _require_files(self) -> None:
+        require_variables(self.environment)
         for name, text in [*self.environment.items(), *self.files.items()]:
             require_known([text], PLACEHOLDERS["query"][1:], name)
         for name in self.files:
@@ -142,13 +148,20 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Return what the programs cannot express, of `harness.record.terms.ADDED`."""
         start, names = str(self.start), self.names("query")
         named = {
-            "limits": "limits" in names or any(name.startswith("limits.") for name in names),
+            "limits": all(
+                any(f"{{{each}" in start for each in words)
+                and not {"limits", f"limits.{words[0]}"}.isdisjoint(names)
+                for words in _LIMITS
+            ),
             "environment": "{environment...}" in start,
             "working_directory": "{working_directory" in start,
             "ListJobs": bool(self.list),
             "page_size": "{page_size" in str(self.list),
             "DeleteJob": bool(self.delete),
             "grace_period_ms": "{grace_" in str(self.stop),
+            "io_max": "{io_max" in start and "limits" in names,
+            "usage": {"usage", "oom_killed"} <= names,
+            "log_size_bytes": "log_size_bytes" in names,
         }
         return tuple(name for name in ADDED if not named.get(name))
 

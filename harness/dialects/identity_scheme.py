@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from harness.dialects.paths import below
+from harness.dialects.surroundings import below
 
 RolePlace = Literal["extension", "OU", "O", "CN", "DNS", "URI", "email", "none", "tokens"]
 KeyKind = Literal["RSA 2048", "RSA 3072", "RSA 4096", "ECDSA P-256", "ECDSA P-384"]

@@ -14,9 +14,19 @@ from typing import Final
 
 import msgspec
 
-from harness.dialects.paths import below, put_link
+from harness.dialects.surroundings import below, put_link, require_variables
 from harness.record.verdict import UnsupportedError
 
+PLACEHOLDERS: Final = (
+    "listen", "host", "port", "ca", "cert", "key", "cgroup_root", "directory", "folder", "python"
+)  # fmt: skip
+# What a check changes: the fields of `harness.targets.target.Variant`.
+SETTINGS: Final = (
+    "max_streams", "retention_bytes", "keepalive_s", "stop_grace_s", "handshake_timeout_s",
+    "calls_a_connection", "deny_serials", "output_memory_bytes", "job_ttl_s", "flush_interval_s",
+    "log_level", "unary_threads",
+)  # fmt: skip
+_BRACES: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>[1-9]\d{0,4})")
 _PORT_MAX: Final = 65_535
 
@@ -108,12 +118,8 @@ class LaunchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         if not self.command:
             raise ValueError("command is empty; give the command that starts a server")
-        for key in ("command", "build"):
-            text = getattr(self, key)
-            try:
-                shlex.split(text) if isinstance(text, str) else ()
-            except ValueError as error:
-                raise ValueError(f"{key} = {text!r} cannot be split: {error}") from None
+        self._require_commands()
+        require_variables(self.environment)
         address = _ADDRESS.fullmatch(self.listen)
         if self.listen and (address is None or int(address["port"]) > _PORT_MAX):
             raise ValueError(f"listen = {self.listen!r}; it must be HOST:PORT, or left out")
@@ -121,12 +127,28 @@ class LaunchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if not below(name):
                 raise ValueError(f"files: {name!r}; it must be a path below the directory")
         for name, flag in self.flags.items():
+            if name not in SETTINGS:
+                raise ValueError(f"flags: unknown {name!r}; it may have: {', '.join(SETTINGS)}")
             if "{}" not in flag:
                 raise ValueError(f"flags.{name} = {flag!r}; write '--flag {{}}'")
         try:
             re.compile(self.ready)
         except re.error as error:
             raise ValueError(f"ready = {self.ready!r} is invalid: {error}") from None
+
+    def _require_commands(self) -> None:
+        for key in ("command", "build"):
+            text = getattr(self, key)
+            try:
+                shlex.split(text) if isinstance(text, str) else ()
+            except ValueError as error:
+                raise ValueError(f"{key} = {text!r} cannot be split: {error}") from None
+            if "\0" in _text(text):
+                raise ValueError(f"{key} = {text!r} has a NUL; no command line can have one")
+        _require_placeholders("command", _text(self.command))
+        for table in ("environment", "files"):
+            for name, text in getattr(self, table).items():
+                _require_placeholders(f"{table}.{name}", text)
 
     def recipe(self, folder: Path) -> LaunchRecipe:
         """Return the recipe of a dialect whose file is in a folder."""
@@ -141,6 +163,15 @@ class LaunchTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             flags=self.flags,
             folder=folder.absolute(),
         )
+
+
+def _require_placeholders(key: str, text: str) -> None:
+    for found in _BRACES.finditer(text):
+        if found[0] not in {"{{", "}}"} and found[1] not in PLACEHOLDERS:
+            known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+            raise ValueError(
+                f"{key} = {text!r}: unknown {found[0]!r}; it may have {known}, and {{{{ for a brace"
+            )
 
 
 def _text(command: str | tuple[str, ...]) -> str:

@@ -132,11 +132,6 @@ class LocalTarget(LaunchingTarget[LocalServer]):
         self._recipe = command
         self._one_address = OneAddress() if command.listen else None
         self.serial = bool(command.listen)
-        unknown = sorted(set(self.flags) - set(OUR_FLAGS))
-        if unknown:
-            raise BrokenError(
-                f"launch.flags: unknown setting {unknown[0]!r}; it may have: {', '.join(OUR_FLAGS)}"
-            )
         self._built = False
         self._build_lock = threading.Lock()
 

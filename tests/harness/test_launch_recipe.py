@@ -1,5 +1,7 @@
 """Launch recipes: servers that are built, that want files in fixed places, or one fixed port."""
 
+import dataclasses
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -8,11 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.dialects.launch_recipe import LaunchTable
+from harness.dialects.launch_recipe import PLACEHOLDERS, SETTINGS, LaunchTable
 from harness.drive.identities import IdentityStore, make_identities
 from harness.host.ports import fixed_port, free_port
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.targets.local import LocalTarget
+from harness.targets.target import Variant
 
 # Says what it was given, accepts connections and ends them, until SIGTERM.
 SERVER = """\
@@ -148,6 +151,23 @@ def test_a_port_that_another_program_uses_is_named() -> None:
         pass
 
 
+def test_every_placeholder_has_a_value_and_braces_can_be_written(
+    folder: Path, identities: IdentityStore
+) -> None:
+    words = [f"{name}={{{name}}}" for name in PLACEHOLDERS]
+    recipe = msgspec.convert({"command": ["x", *words, "{{ca}}"]}, LaunchTable).recipe(folder)
+
+    given = shlex.split(LocalTarget(identities, recipe, {}).command_line("/root"))
+
+    assert given[-1] == "{ca}"
+    assert f"folder={folder}" in given
+    assert not [word for word in given[:-1] if "{" in word]
+
+
+def test_the_settings_that_have_flags_are_those_that_checks_change() -> None:
+    assert set(SETTINGS) == {each.name for each in dataclasses.fields(Variant)}
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -174,6 +194,19 @@ def test_a_server_that_does_not_start_is_broken_and_shows_why(
         ({"command": "a", "files": {"/etc/x": "{ca}"}}, "files: '/etc/x'; it must be a path below"),
         ({"command": "a", "files": {"../x": "{ca}"}}, "it must be a path below"),
         ({"command": "a", "flags": {"max_streams": "--max"}}, "write '--flag {}'"),
+        ({"command": "a", "flags": {"max_stream": "{}"}}, "unknown 'max_stream'; it may have: max"),
+        ({"command": "a", "environment": {"A": "{no}"}}, "environment.A = '{no}': unknown '{no}'"),
+        (
+            {"command": "a", "files": {"a": "{cret}"}},
+            "files.a = '{cret}': unknown '{cret}'; it may",
+        ),
+        ({"command": ["{ca.foo}"]}, "command = .*: unknown '{ca.foo}'; it may have {listen}, "),
+        ({"command": "{}"}, "command = '{}': unknown '{}'"),
+        ({"command": "a}"}, "command = 'a}': unknown '}'"),
+        ({"command": "a\0"}, "has a NUL"),
+        ({"command": "a", "build": ["a\0"]}, "has a NUL"),
+        ({"command": "a", "environment": {"A=B": "1"}}, "environment: 'A=B' = '1'; a name must"),
+        ({"command": "a", "environment": {"A": "\0"}}, "neither may have a NUL"),
         ({"command": "a", "ready": "("}, r"ready = '\(' is invalid"),
         ({"command": "a", "port": 1}, "unknown field `port`"),
         ({"listen": "a:1"}, "missing required field `command`"),

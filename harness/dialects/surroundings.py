@@ -1,6 +1,7 @@
-"""Files that a dialect puts into a directory of the judge: paths below it, and links there."""
+"""A program's surroundings, as a dialect gives them: files below a directory, and variables."""
 
 import secrets
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from harness.record.verdict import BrokenError
@@ -37,3 +38,17 @@ def put_link(path: Path, file: str, key: str) -> None:
         new.replace(path)
     except OSError as error:
         raise BrokenError(f"{key}: {source} at {path}: {error.strerror}") from error
+
+
+def require_variables(environment: Mapping[str, str]) -> None:
+    """Return if a program's environment can have these variables.
+
+    Raises:
+        ValueError: names the one that it cannot have.
+    """
+    for name, text in environment.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise ValueError(
+                f"environment: {name!r} = {text!r}; a name must not be empty or have '=', and "
+                "neither may have a NUL"
+            )
