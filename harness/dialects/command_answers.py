@@ -7,23 +7,20 @@ stays unset.
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 
+from harness.dialects.job_state import conclude, exit_code_of
 from harness.dialects.signals import signal_number
+from harness.record.terms import ENDED
 from jobworker.v1 import jobworker_pb2 as pb
 
 # Regular expressions with named groups, or canonical field -> path in JSON.
 Answer = Sequence[str] | Mapping[str, str]
-
-# Of the texts in `[command.states]`.
-RUNNING: Final = "running"
-ENDED: Final = "ended"  # exited, or signaled if the answer has a signal
-STATES: Final = (RUNNING, "exited", "signaled", ENDED)
 
 _INTEGERS: Final = frozenset(
     {
@@ -65,10 +62,12 @@ def require_answer(
 
 
 def _exists(kind: Any, path: list[str]) -> bool:  # noqa: ANN401 - as above
+    repeated = False
     for name in path:
-        if kind is None or name not in kind.fields_by_name:
+        if repeated or kind is None or name not in kind.fields_by_name:
             return False
-        kind = kind.fields_by_name[name].message_type
+        field = kind.fields_by_name[name]
+        kind, repeated = field.message_type, field.is_repeated
     return True
 
 
@@ -82,7 +81,7 @@ def fill(
         answer: how its fields are found.
         output: the program's standard output.
         errors: its standard error, in which patterns are searched, too.
-        states: text of the program -> one of `STATES`.
+        states: text of the program -> one of `job_state.MEANINGS`.
 
     Raises:
         MismatchError: the output is not JSON, or a value does not fit its field.
@@ -93,7 +92,7 @@ def fill(
         found = _by_patterns(answer, f"{output}\n{errors}")
     for name, value in found.items():
         _set(message, name, value, states)
-    _conclude_state(message)
+    _conclude_state(message, found)
 
 
 def fill_jobs(
@@ -114,7 +113,7 @@ def fill_jobs(
         job = message.jobs.add()
         for name, value in values.items():
             _set(job, name, value, states)
-        _conclude_state(job)
+        _conclude_state(job, values)
 
 
 def parse_json(output: str) -> Any:  # noqa: ANN401 - any JSON
@@ -125,7 +124,7 @@ def parse_json(output: str) -> Any:  # noqa: ANN401 - any JSON
     """
     try:
         return json.loads(output)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise MismatchError(f"printed {shown(output)}, which is not JSON") from None
 
 
@@ -163,9 +162,9 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
     for name in filter(None, path.split(".")):
         if isinstance(value, dict):
             value = value.get(name)
-        elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
             value = value[int(name)]
-        elif isinstance(value, list) and name[:-1].isdigit() and name.endswith(":"):
+        elif isinstance(value, list) and name[:-1].isdecimal() and name.endswith(":"):
             value = value[int(name[:-1]) :]
         else:
             return None
@@ -192,7 +191,7 @@ def _set(message: Any, path: str, value: Any, states: Mapping[str, str]) -> None
             setattr(message, name, str(value).lower() not in _FALSE)
         else:
             setattr(message, name, str(value))
-    except (ValueError, TypeError, OverflowError, ParseError) as error:
+    except (ValueError, TypeError, OSError, OverflowError, ParseError) as error:
         raise MismatchError(f"printed {shown(str(value))} for {path}: {error}") from None
 
 
@@ -228,6 +227,10 @@ def _signal(value: object) -> int:
     return number
 
 
-def _conclude_state(message: Any) -> None:  # noqa: ANN401 - any message
-    if "status" in message.DESCRIPTOR.fields_by_name and message.status == ENDED:
-        message.status = "signaled" if message.signal else "exited"
+def _conclude_state(message: Any, found: Container[str]) -> None:  # noqa: ANN401 - any message
+    if "status" not in message.DESCRIPTOR.fields_by_name:
+        return
+    code = message.exit_code if "exit_code" in found else None
+    if message.status == ENDED:
+        message.status = conclude(code, message.signal)
+    message.exit_code = exit_code_of(message.status, code)

@@ -8,10 +8,11 @@ from typing import Final
 import grpc
 import msgspec
 
-from harness.dialects.command_answers import STATES, Answer, require_answer
+from harness.dialects.command_answers import Answer, require_answer
 from harness.dialects.command_values import PLACEHOLDERS
 from harness.dialects.command_words import require_known
 from harness.dialects.identity_scheme import RPC_WORDS, Rpc
+from harness.dialects.job_state import MEANINGS
 from harness.dialects.surroundings import below, require_variables
 from harness.record.terms import ADDED
 from jobworker.v1 import jobworker_pb2 as pb
@@ -121,8 +122,8 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise ValueError(f"answers.{call}: a stream is its program's standard output")
             require_answer(answer, _ANSWERS[call], f"answers.{call}")
         for text, state in self.states.items():
-            if state not in STATES:
-                raise ValueError(f"states.{text}: {state!r}; write one of {', '.join(STATES)}")
+            if state not in MEANINGS:
+                raise ValueError(f"states.{text}: {state!r}; write one of {', '.join(MEANINGS)}")
         if "job_id" not in self.names("start") and "{new_id}" not in str(self.start):
             raise ValueError("answers.start has no job_id, and start no {new_id}; give one of them")
         if "status" not in self.names("query"):

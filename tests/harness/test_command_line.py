@@ -39,6 +39,9 @@ run*) shift; printf '%s\\n' "$@" > "$HERE/words"; echo "Started job 17 with pid 
 "state running") echo "state=ACTIVE code=-";;
 "state exited") echo "state=DONE code=3";;
 "state killed") echo "state=DONE code=- by SIGKILL";;
+"state shell") echo "state=DONE code=137 by SIGKILL";;
+"state negative") echo "state=DONE code=-1";;
+"state over") echo "state=DONE code=-";;
 "state unknown") echo "no such job"; exit 0;;
 "state slow") exec sleep 60;;
 "state odd") echo "state=DONE code=- by SIGODD";;
@@ -65,7 +68,7 @@ TABLE: dict[str, Any] = {
     "startup_s": 5.0,
     "answers": {
         "start": [r"^Started job (?P<job_id>\S+)"],
-        "query": [r"^state=(?P<status>\w+) code=(?P<exit_code>\d+)?", r"by (?P<signal>\w+)$"],
+        "query": [r"^state=(?P<status>\w+) code=(?P<exit_code>-?\d+)?", r"by (?P<signal>\w+)$"],
         "list": [r"^(?P<job_id>\d+) (?P<status>\w+) (?P<command_name>\w+)$"],
     },
     "states": {"ACTIVE": "running", "DONE": "ended"},
@@ -157,6 +160,9 @@ def test_an_option_without_a_value_is_left_out(connection: Connection, folder: P
         ("running", ("running", 0, 0)),
         ("exited", ("exited", 3, 0)),
         ("killed", ("signaled", 0, 9)),
+        ("shell", ("signaled", 0, 9)),
+        ("negative", ("signaled", 0, 0)),
+        ("over", ("ended", 0, 0)),
     ],
 )
 def test_a_query_returns_the_canonical_state(
@@ -204,7 +210,7 @@ def test_a_call_that_the_dialect_lacks_is_unimplemented(connection: Connection) 
 def test_a_list_has_the_lines_that_match(connection: Connection) -> None:
     jobs = connection.stub.ListJobs(pb.ListJobsRequest(), timeout=10).jobs
 
-    assert [(job.job_id, job.status) for job in jobs] == [("17", "running"), ("18", "exited")]
+    assert [(job.job_id, job.status) for job in jobs] == [("17", "running"), ("18", "ended")]
 
 
 def test_a_stream_is_the_programs_output_byte_for_byte(connection: Connection) -> None:
