@@ -237,7 +237,8 @@ class Service:
     def close(self) -> None:
         """End all that is left."""
         for job in self.jobs.values():
-            if job is not None:
+            # The number of an ended job's group may be another's by now.
+            if job is not None and not job.ended:
                 job.signal(signal.SIGKILL)
 
 

@@ -58,12 +58,15 @@ class Job:
         self.output = bytearray()
         self.ended = False
         self.changed = threading.Condition()
+        self._ending = threading.Thread(target=self._end, daemon=True)
+        self._ending.start()
         threading.Thread(target=self._read, daemon=True).start()
-        threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        self.process.wait()
+        # Until it is waited for, its group's number cannot be another's.
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         self.signal(signal.SIGKILL)  # what is left of the group, which frees the pipe
+        self.process.wait()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -72,7 +75,7 @@ class Job:
                 with self.changed:
                     self.output += data
                     self.changed.notify_all()
-        self.process.wait()
+        self._ending.join()
         with self.changed:
             self.ended = True
             self.changed.notify_all()
