@@ -123,9 +123,11 @@ def parse_json(output: str) -> Any:  # noqa: ANN401 - any JSON
         MismatchError: it is not JSON.
     """
     try:
-        return json.loads(output)
+        value = json.loads(output)
+        json.dumps(value, ensure_ascii=False).encode()  # no text with half a character
     except (ValueError, RecursionError):
         raise MismatchError(f"printed {shown(output)}, which is not JSON") from None
+    return value
 
 
 def shown(text: str) -> str:

@@ -1,5 +1,6 @@
 """The tables `[command.*]` of a dialect: which program each call runs, and what it prints."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from jobworker.v1 import jobworker_pb2 as pb
 
 _WordList = list[str | list[str]]
 CALLS: Final = tuple(RPC_WORDS.values())
+_REQUIRED: Final = ("start", "query", "stream")
 _ANSWERS: Final = {
     "start": pb.StartJobResponse.DESCRIPTOR,
     "stop": pb.StopJobResponse.DESCRIPTOR,
@@ -103,6 +105,12 @@ class CommandTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         for call in CALLS:
             require_known(self.words(call), PLACEHOLDERS[call], call)
+            if call in _REQUIRED and not self.words(call):
+                raise ValueError(f"{call} has no words; give the words of its program")
+        if not 0 <= self.startup_s < math.inf:
+            raise ValueError(
+                f"startup_s = {self.startup_s}; it must be a number of seconds, 0 or more"
+            )
         self._require_files()
         self._require_answers()
         if self.stream_end not in {"exit", "query"}:

@@ -20,11 +20,20 @@ def require_known(words: Words, known: Sequence[str], where: str) -> None:
     """Return if each placeholder is known, and is used where its kind may be.
 
     Raises:
-        ValueError: names the placeholder and those that are known.
+        ValueError: names the placeholder and those that are known, or says what is wrong.
     """
     for each in words:
-        for word in each if isinstance(each, list) else [each]:
-            for match in _PLACEHOLDER.finditer(word):
+        group = each if isinstance(each, list) else [each]
+        lists = sorted({match[0] for word in group for match in _find(word) if match[2] == "..."})
+        if isinstance(each, list) and len(lists) > 1:
+            raise ValueError(
+                f"{where}: {each} has {lists[0]} and {lists[1]}; an option is repeated for one of "
+                "them, so write two"
+            )
+        for word in group:
+            if "\0" in word:
+                raise ValueError(f"{where}: {word!r} has a NUL; no command line can have one")
+            for match in _find(word):
                 _require(match, word, known, where, in_option=isinstance(each, list))
 
 

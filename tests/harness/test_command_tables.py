@@ -1,4 +1,4 @@
-"""Tables of command lines that are wrong: each is one error that names the key and what it may be.
+"""Tables of command lines that are wrong, and answers: each is one error that says what it may be.
 
 Nothing outside of the judge's own directory changes.
 """
@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.dialects.command_answers import MismatchError, fill
 from harness.dialects.command_line import CommandTransport
 from harness.dialects.command_table import CommandTable
 from harness.host.cert_files import CertFiles
 from harness.record.verdict import BrokenError
+from jobworker.v1 import jobworker_pb2 as pb
 
 TABLE: dict[str, Any] = {
     "start": ["cat", "{command}"],
@@ -49,6 +51,20 @@ def connect(certificates: CertFiles, **changes: object) -> None:
         ({"errors": [{"exit": 3}]}, "give a code, or a pattern with the group"),
         ({"stream_end": "never"}, "stream_end: 'never'; write 'exit' or 'query'"),
         ({"begin": []}, "unknown field `begin`"),
+        ({"answers": {"query": {"status": "a", "limits.io_max.device": "b"}}}, "has no field 'lim"),
+        (
+            {"environment": {"A=B": "1"}},
+            "environment: 'A=B' = '1'; a name must not be empty or have",
+        ),
+        ({"environment": {"A": "a\0b"}}, "neither may have a NUL"),
+        ({"query": ["x", "a\0"]}, "query: 'a.x00' has a NUL; no command line can have one"),
+        ({"query": []}, "query has no words; give the words of its program"),
+        ({"startup_s": -5.0}, "startup_s = -5.0; it must be a number of seconds, 0 or more"),
+        ({"startup_s": float("inf")}, "startup_s = inf; it must be a number of seconds, 0 or more"),
+        (
+            {"start": ["x", ["{args...}{environment...}"]]},
+            "start: .* has {args...} and {environment...}; ",
+        ),
         ({"files": {"/etc/x": "{ca}"}}, "files: '/etc/x'; it must be a path below {work}"),
         ({"files": {"a/../../x": "{ca}"}}, "files: 'a/../../x'; it must be a path below"),
         ({"files": {"a\0": "{ca}"}}, "it must be a path below"),
@@ -81,3 +97,21 @@ def test_a_file_that_cannot_be_linked_is_one_error_and_replaces_nothing(
         connect(files, files=links)
 
     assert kept.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("answer", "printed", "message"),
+    [
+        ({"started_at": "t"}, '{"t": 1e18}', "printed '1e.18' for started_at: "),
+        ({"started_at": "t"}, '{"t": 1e400}', "printed 'inf' for started_at: "),
+        ({"status": "s"}, "[" * 100_000, "which is not JSON"),
+        ({"limits": "l"}, '{"l": "\\ud800"}', "which is not JSON"),
+        ({"limits": "l"}, '{"l": {"io_max": {"device": "8:0"}}}', "for limits: "),
+        ({"exit_code": "c"}, '{"c": 4294967296}', "printed '4294967296' for exit_code: "),
+    ],
+)
+def test_an_answer_that_no_field_can_have_is_a_mismatch(
+    answer: dict[str, str], printed: str, message: str
+) -> None:
+    with pytest.raises(MismatchError, match=message):
+        fill(pb.QueryJobResponse(), answer, printed, "", {})
