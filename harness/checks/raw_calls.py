@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from harness.checks.check import Stage
 from harness.dialects.dialect import Dialect, RawCall
 from harness.drive.net.http2 import CallEnd, CallOutcome, Http2, RawHttp2
 from harness.drive.net.tls_client import TlsConnection, client_context
@@ -25,19 +26,39 @@ def unknown_query(dialect: Dialect) -> RawCall:
     return dialect.raw(pb.QueryJobRequest(job_id=dialect.terms.unknown_id))
 
 
+def queried_id(stage: Stage) -> str:
+    """Return the id of the job whose query shows whether its caller was admitted.
+
+    No job has it, or one that an admin has started: see `Terms.hides_refusals`.
+
+    Raises:
+        UnmetError: the server does not start a job.
+    """
+    terms = stage.dialect.terms
+    if not terms.hides_refusals:
+        return terms.unknown_id
+    with stage.client() as client:
+        return client.must_start("true")
+
+
+def admission_query(stage: Stage) -> RawCall:
+    """Return the query that shows whether its caller was admitted; see `queried_id`."""
+    return stage.dialect.raw(pb.QueryJobRequest(job_id=queried_id(stage)))
+
+
 def stream_call(dialect: Dialect, job_id: str) -> RawCall:
     """Return a stream of a job's output, from its first byte to its end."""
     return dialect.raw(pb.StreamLogsRequest(job_id=job_id))
 
 
 def is_admitted(outcome: CallOutcome, terms: Terms) -> bool:
-    """Return whether a query of an unknown job shows that its caller was admitted."""
+    """Return whether the outcome of an `admission_query` shows that its caller was admitted."""
     return outcome.end is CallEnd.STATUS and terms.is_admitted(outcome.detail)
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """How a query on a connection of its own ended.
+    """How a call on a connection of its own ended.
 
     Attributes:
         outcome: of the call; see `Terms.is_admitted`.
@@ -50,16 +71,16 @@ class RawAnswer:
     session: ssl.SSLSession | None = None
 
 
-def query_unknown_job(
+def call_anew(
     address: str,
     context: ssl.SSLContext,
-    dialect: Dialect,
+    call: RawCall,
     session: ssl.SSLSession | None = None,
 ) -> RawAnswer:
-    """Query a job that does not exist, on a new connection."""
+    """Make a call on a new connection."""
     try:
         with TlsConnection(address, context, session=session) as connection:
-            outcome = Http2(connection).call(*unknown_query(dialect), CALL_TIMEOUT_S)
+            outcome = Http2(connection).call(*call, CALL_TIMEOUT_S)
             return RawAnswer(outcome, connection.resumed, connection.session)
     except OSError as error:
         return RawAnswer(CallOutcome(CallEnd.UNCONNECTED, type(error).__name__))

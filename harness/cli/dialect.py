@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from harness.checks import require_promises
 from harness.cli.identities import describe
 from harness.dialects.dialect import RPCS, Dialect
 from harness.dialects.load import builtin_names, load_dialect
@@ -43,6 +44,7 @@ def dialect(source: str, address: str | None, directory: Path | None) -> None:
     if (address is None) != (directory is None):
         raise click.UsageError("--address and --identities: give both, or none")
     loaded = load_dialect(source)
+    require_promises(loaded.terms)
     click.echo("\n".join(_described(loaded)))
     if address is None or directory is None:
         words = [*program(), "dialect", source, "--address", "HOST:PORT", "--identities", "DIR"]

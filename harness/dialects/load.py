@@ -35,6 +35,10 @@ from harness.record.terms import ADDED, REPORTED, UNKNOWN_ID, Terms
 from harness.record.verdict import BrokenError
 
 BUILTIN: Final = Path(__file__).parent / "builtin"
+# The keys of [stream] that together are the added fields of StreamLogs.
+_OFFSETS: Final = (
+    "offset", "missed_bytes", "from_offset", "tail_bytes", "tail_lines", "no_follow",
+)  # fmt: skip
 _REQUIRED: Final = ("start", "stop", "query", "stream")
 _UNKNOWN_KEY: Final = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
 
@@ -141,10 +145,12 @@ def _lacks(file: DialectFile) -> tuple[str, ...]:
     start, stop, stream = file.start, file.stop, file.stream
     if file.protocol is None or start is None or stop is None or stream is None:
         return file.command.lacks() if file.command is not None else ()
-    limits = file.query is not None and file.query.job.limits != LimitsTable()
+    limits = (start.limits, file.query.job.limits if file.query is not None else LimitsTable())
     named = {
-        "limits": start.limits != LimitsTable() and limits,
-        "offset": stream.offset and stream.from_offset,
+        "limits": all(
+            all((each.cpu, each.memory_bytes, each.io_weight, each.pids_max)) for each in limits
+        ),
+        "offset": all(getattr(stream, key) for key in _OFFSETS),
         "environment": start.environment,
         "working_directory": start.working_directory,
         "ListJobs": file.list is not None,

@@ -79,7 +79,7 @@ class GrpcTransport:
                 bound[rpc_of(request)].request(request)
             except UnfitValueError as error:
                 raise BrokenError(
-                    f"unknown_id {job_id!r} is no id here: {error}; give a well-formed id that no "
+                    f"unknown_id {job_id!r} does not fit: {error}; give a well-formed id that no "
                     "job has, such as unknown_id = '999999999'"
                 ) from error
         return bound

@@ -92,6 +92,7 @@ class Client:
         self._was_answered = False
         self._connection = dialect.connect(address, files)
         self._command_of = functools.partial(_by_hand, dialect, address, files)
+        self.unknown_id = dialect.terms.unknown_id
         self._stops_wait = dialect.terms.own
         self._stub = self._connection.stub
         self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)

@@ -19,13 +19,13 @@ REPORTED: Final = ("status", "pid", "exit_code", "signal", "started_at", "ended_
 # Fields and rpcs beyond the four rpcs of the task, which a server may lack.
 ADDED: Final = (
     "limits", "offset", "environment", "working_directory", "ListJobs", "page_size", "DeleteJob",
-    "grace_period_ms",
+    "grace_period_ms", "io_max", "usage", "log_size_bytes",
 )  # fmt: skip
 # An end of which a server does not report whether it was an exit or a signal.
 ENDED: Final = "ended"
 OVER: Final = ("exited", "signaled", ENDED)
-# Refusals of a caller; any other status shows that it was admitted.
-_REFUSING: Final = frozenset({"UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED"})
+# Refusals of a caller, by TLS or by the server; any other status shows that it was admitted.
+REFUSING: Final = frozenset({"UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,28 @@ class Terms(Observation):
         """Return whether a status is the wanted one; ends may be one status of another server."""
         return got == want or (not self.own and got == ENDED and want in OVER)
 
+    @property
+    def hides_refusals(self) -> bool:
+        """Whether a query of an unknown job gets a status that a caller is refused with, too.
+
+        Then only a query of a job that exists shows whether its caller was admitted.
+        """
+        return not REFUSING.isdisjoint(self.unknown_job)
+
+    @property
+    def admitting(self) -> tuple[str, ...]:
+        """The statuses of the query that shows whether its caller was admitted, if it was."""
+        return ("OK",) if self.hides_refusals else self.unknown_job
+
     def is_admitted(self, code: str) -> bool:
         """Return whether a caller whose query for an unknown job got this status was admitted.
 
-        Of another kind of server, that the status is the right one is for `lifecycle.ids`.
+        Of a kind of server that `hides_refusals`, the query is for a job that exists. Of another
+        kind than our own, that the status is the right one is for `lifecycle.ids`.
         """
-        if self.own or code in self.unknown_job:
-            return code in self.unknown_job
-        return bool(code) and code not in _REFUSING
+        if self.own:
+            return code in self.admitting
+        return bool(code) and code not in REFUSING
 
 
 OWN_TERMS: Final = Terms()

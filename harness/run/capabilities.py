@@ -17,7 +17,7 @@ from harness.drive.client import SLOW_FACTOR, Client
 from harness.drive.reachability import ASK_TIMEOUT_S, require_job_worker
 from harness.drive.receiver import StreamPlan
 from harness.record.history import Outcome, Recorder
-from harness.record.terms import UNKNOWN_ID
+from harness.record.terms import Terms
 from harness.record.verdict import BrokenError, UnmetError
 from harness.targets.target import RunningServer, Target
 from jobworker.v1 import jobworker_pb2 as pb
@@ -32,6 +32,12 @@ _NAMES: Final = {
     Need.LIMIT_FIELDS: {"limits"}, Need.OFFSETS: {"offset"}, Need.LISTING: {"ListJobs"},
     Need.JOB_ENVIRONMENT: {"environment", "working_directory"}, Need.DELETION: {"DeleteJob"},
     Need.PAGES: {"ListJobs", "page_size"}, Need.GRACE: {"grace_period_ms"},
+    Need.IO_MAX: {"limits", "io_max"}, Need.USAGE: {"usage"}, Need.LOG_SIZES: {"log_size_bytes"},
+}  # fmt: skip
+# What its query must report for a need, see `Terms.reports`.
+_REPORTS: Final = {
+    Need.EXIT_CODES: {"exit_code"}, Need.SIGNALS: {"signal"}, Need.PIDS: {"pid"},
+    Need.TIMES: {"started_at", "ended_at"},
 }  # fmt: skip
 _FLAGS: Final = {
     Need.RETENTION: "retention_bytes",
@@ -65,11 +71,11 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     except BrokenError as error:
         raise BrokenError(f"{error}\n{server.log_tail()}".strip()) from None
     with Client(server.address, files, recorder, dialect=target.dialect, slow=slow) as client:
-        lacks = set(target.dialect.terms.lacks)
-        found = {
-            need: _reason(need, not lacks & _NAMES.get(need, set()) and _probe(has, client))
-            for need, has in _PROBES.items()
-        }
+        terms = target.dialect.terms
+        found = named_needs(terms)
+        for need, has in _PROBES.items():
+            if not found.get(need):
+                found[need] = _reason(need, _probe(has, client))
     if not found[Need.LIMIT_FIELDS]:
         # A server that reports limits must have cgroups: the checks judge whether it has.
         found[Need.CGROUPS] = ""
@@ -79,11 +85,7 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     found[Need.GUEST] = _reason(Need.GUEST, target.disposable_host)
     found[Need.DISK] = _reason(Need.DISK, target.has_data_disk)
     found[Need.IDENTITIES] = _reason(Need.IDENTITIES, target.identities.has_authority())
-    terms = target.dialect.terms
     found[Need.GRPC] = _reason(Need.GRPC, target.dialect.is_grpc)
-    found[Need.EXIT_CODES] = _reason(Need.EXIT_CODES, "exit_code" in terms.reports)
-    found[Need.SIGNALS] = _reason(Need.SIGNALS, "signal" in terms.reports)
-    found[Need.PIDS] = _reason(Need.PIDS, "pid" in terms.reports)
     found[Need.ONE_OUTPUT] = _reason(Need.ONE_OUTPUT, terms.one_output)
     scheme = target.identities.scheme
     found[Need.ROLES] = _reason(Need.ROLES, scheme.has_roles)
@@ -91,6 +93,14 @@ def probe_capabilities(target: Target, server: RunningServer, scale: Scale) -> C
     for need, setting in _FLAGS.items():
         found[need] = _reason(need, setting in target.flags)
     return found
+
+
+def named_needs(terms: Terms) -> Capabilities:
+    """Return the needs that a dialect must name something for."""
+    return {
+        **{need: _reason(need, names.isdisjoint(terms.lacks)) for need, names in _NAMES.items()},
+        **{need: _reason(need, names <= set(terms.reports)) for need, names in _REPORTS.items()},
+    }
 
 
 def _probe(has: Callable[[Client], bool], client: Client) -> bool:
@@ -180,7 +190,7 @@ def _has_pages(client: Client) -> bool:
 
 
 def _has_deletion(client: Client) -> bool:
-    return client.delete(UNKNOWN_ID).call.code != "UNIMPLEMENTED"
+    return client.delete(client.unknown_id).call.code != "UNIMPLEMENTED"
 
 
 def _has_grace(client: Client) -> bool:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from harness.checks import require_promises
 from harness.dialects.command_line import is_local
 from harness.dialects.dialect import CANONICAL, Dialect
 from harness.dialects.identity_scheme import Scheme
@@ -141,6 +142,7 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
     """
     choice.require_targets()
     dialect = load_dialect(choice.dialect)
+    require_promises(dialect.terms)
     directory = new_run_directory(choice.out)
     about = {"seed": choice.seed, **environment("harness")}
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

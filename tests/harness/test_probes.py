@@ -17,7 +17,7 @@ from harness.checks.identity.handshakes import (
     judge_versions,
 )
 from harness.checks.identity.openssl import negotiate
-from harness.checks.raw_calls import query_unknown_job, unknown_query
+from harness.checks.raw_calls import call_anew, unknown_query
 from harness.dialects.dialect import CANONICAL
 from harness.drive.net.http2 import (
     PING,
@@ -108,7 +108,7 @@ def test_raw_call_returns_status_and_ticket_resumes_its_session(
         assert not connection.resumed
         session = connection.session
     assert isinstance(session, ssl.SSLSession)
-    again = query_unknown_job(server.address, context, CANONICAL, session)
+    again = call_anew(server.address, context, unknown_query(CANONICAL), session)
     assert again.outcome.is_status("NOT_FOUND")
     # Resumed indeed: otherwise the check of resumption would judge a second full handshake.
     assert again.resumed
@@ -146,7 +146,7 @@ def test_query_of_server_that_closes_the_connection_is_unconnected() -> None:
             connection.close()
 
         hanging_up = pool.submit(hang_up)
-        answer = query_unknown_job(address, client_context(None), CANONICAL)
+        answer = call_anew(address, client_context(None), unknown_query(CANONICAL))
         assert answer.outcome.end is CallEnd.UNCONNECTED
         hanging_up.result(10)
 

@@ -12,35 +12,33 @@ from typing import Final
 import grpc
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.raw_calls import CALL_TIMEOUT_S
+from harness.checks.raw_calls import CALL_TIMEOUT_S, queried_id
 from harness.dialects.dialect import Stub
 from harness.drive.identities import Case, cases_of
 from harness.drive.receiver import StreamPlan, outcome_of
 from harness.judge.promises import equal, floor, holds, one_of
 from harness.record.history import History, Observation
-from harness.record.terms import terms_of
-from harness.record.verdict import Finding
+from harness.record.terms import NOT_SENT, REFUSING, terms_of
+from harness.record.verdict import BrokenError, Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
-# The statuses of a refusal, by TLS itself or by the server behind it.
-REFUSING: Final = ("UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED")
 # Keyed by the status that a case expects. TLS libraries differ in what they reject during the
 # handshake, so an earlier refusal is allowed.
 ALLOWED: Final = {
     "UNAVAILABLE": REFUSING,
-    "UNAUTHENTICATED": ("UNAVAILABLE", "UNAUTHENTICATED"),
+    "UNAUTHENTICATED": frozenset({"UNAVAILABLE", "UNAUTHENTICATED"}),
     "PERMISSION_DENIED": REFUSING,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateAnswer:
-    """The answer to a query of an unknown job with one certificate.
+    """The answer to a query of `queried_id` with one certificate.
 
     Attributes:
         number, name: of the case.
         expected: what the case expects.
-        status: of the query; NOT_FOUND shows that the caller was admitted.
+        status: of the query; `Terms.admitting` shows that the caller was admitted.
     """
 
     number: int
@@ -56,35 +54,42 @@ class CertificateAnswers(Observation):
     answers: tuple[CertificateAnswer, ...]
 
 
-def query_status(stub: Stub, unknown_id: str) -> str:
-    """Query a job that does not exist; NOT_FOUND shows that the caller was admitted."""
-    request = pb.QueryJobRequest(job_id=unknown_id)
+def query_status(stub: Stub, job_id: str) -> str:
+    """Query a job and return the status; see `Terms.is_admitted`.
+
+    Raises:
+        BrokenError: the dialect cannot express the query, so that no server answered.
+    """
+    request = pb.QueryJobRequest(job_id=job_id)
     try:
         stub.QueryJob(request, timeout=CALL_TIMEOUT_S)
     except grpc.RpcError as error:
-        return outcome_of(error)[1]
+        _, code, detail = outcome_of(error)
+        if detail.startswith(NOT_SENT):
+            raise BrokenError(detail) from error
+        return code
     return "OK"
 
 
 def _try_certificates(stage: Stage, cases: Sequence[Case]) -> None:
     """Query with every certificate, each on its own connection; stream if it must be accepted."""
-    target = stage.target
+    target, job_id = stage.target, queried_id(stage)
 
     def query(case: Case) -> CertificateAnswer:
         files = target.identities.files(case.file_name)
         with target.dialect.connect(stage.server.address, files) as connection:
-            status = query_status(connection.stub, target.dialect.terms.unknown_id)
+            status = query_status(connection.stub, job_id)
         return CertificateAnswer(case.number, case.name, case.expected, status)
 
     with ThreadPoolExecutor(4) as pool:
         stage.record(CertificateAnswers(tuple(pool.map(query, cases))))
     with stage.client() as client:
         # Late output: every reader waits for it, and only a wait depends on the certificate's end.
-        job_id = client.must_start("sh", ["-c", f"sleep {stage.patience(1.5)}; echo late"])
+        late_id = client.must_start("sh", ["-c", f"sleep {stage.patience(1.5)}; echo late"])
 
     def follow(case: Case) -> None:
         with stage.client_of(target.identities.files(case.file_name)) as client:
-            client.stream(job_id, StreamPlan(keep_bytes=10), label=f"stream {case.name}")
+            client.stream(late_id, StreamPlan(keep_bytes=10), label=f"stream {case.name}")
 
     accepted = [case for case in cases if case.expected == "OK"]
     with ThreadPoolExecutor(len(accepted) or 1) as pool:
@@ -109,7 +114,7 @@ def judge_certificates(history: History) -> Iterator[Finding]:
         if case.expected != "OK":
             yield one_of(promise, case.status, ALLOWED[case.expected])
         else:
-            kept, want = terms.is_admitted(case.status), " or ".join(terms.unknown_job)
+            kept, want = terms.is_admitted(case.status), " or ".join(terms.admitting)
             yield holds(promise, kept=kept, got=case.status, want=want)
             stream = history.stream(f"stream {case.name}")
             got = f"{stream.code} {stream.text!r} {stream.detail}".strip()

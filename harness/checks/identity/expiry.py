@@ -11,7 +11,7 @@ from typing import Final
 from cryptography import x509
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.raw_calls import is_admitted, query_unknown_job
+from harness.checks.raw_calls import admission_query, call_anew, is_admitted
 from harness.drive.certificates import Authority
 from harness.drive.identities import client_spec
 from harness.drive.net.http2 import CallEnd, CallOutcome
@@ -83,17 +83,17 @@ class SessionResumption(Observation):
 
 def run_resumption(stage: Stage) -> None:
     """Resume a session while the client's certificate is valid, and after it has expired."""
-    address, dialect = stage.server.address, stage.dialect
+    address, terms, query = stage.server.address, stage.dialect.terms, admission_query(stage)
     with tempfile.TemporaryDirectory() as directory:
         files = make_expiring(stage, directory)
         ends_at_s = end_of(files)
         context = client_context(files)
-        full = query_unknown_job(address, context, dialect)
+        full = call_anew(address, context, query)
         if full.outcome.end is CallEnd.UNCONNECTED:
             raise BrokenError(f"a valid certificate cannot connect: {full.outcome}")
         if full.session is None or not full.session.has_ticket:
             raise UnsupportedError("TLS session tickets (it sends none)")
-        in_time = query_unknown_job(address, context, dialect, full.session)
+        in_time = call_anew(address, context, query, full.session)
         if not in_time.resumed:
             raise UnsupportedError("resumption of TLS sessions (it sends tickets, accepts none)")
         # A new context has no ticket to offer: its handshake is a full one.
@@ -102,13 +102,11 @@ def run_resumption(stage: Stage) -> None:
             # Not before its end: a call may fail for another reason.
             lambda: (
                 time.time() > ends_at_s
-                and not is_admitted(
-                    query_unknown_job(address, fresh, dialect).outcome, dialect.terms
-                )
+                and not is_admitted(call_anew(address, fresh, query).outcome, terms)
             ),
             stage.patience(REFUSED_WITHIN_S),
         )
-        expired = query_unknown_job(address, context, dialect, full.session)
+        expired = call_anew(address, context, query, full.session)
     stage.record(
         SessionResumption(
             full.outcome,

@@ -8,12 +8,11 @@ from typing import Any, Final
 import grpc
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.identity.client_certificates import REFUSING
 from harness.checks.raw_calls import (
     CALL_TIMEOUT_S,
+    admission_query,
+    call_anew,
     is_admitted,
-    query_unknown_job,
-    unknown_query,
 )
 from harness.dialects.channel import NO_PROXY, open_channel
 from harness.dialects.dialect import RawCall
@@ -24,7 +23,7 @@ from harness.drive.receiver import outcome_of
 from harness.host.cert_files import CertFiles
 from harness.judge.promises import assumed, equal, holds, one_of
 from harness.record.history import History, Observation
-from harness.record.terms import terms_of
+from harness.record.terms import REFUSING, terms_of
 from harness.record.verdict import Finding, Verdict
 
 STRANGERS_NAME: Final = "identity.strangers"
@@ -59,6 +58,7 @@ class ConnectionAttempts(Observation):
 def run_strangers(stage: Stage) -> None:
     """Connect without a certificate, TLS or HTTP/2; and as a client that expects another server."""
     address, files = stage.server.address, stage.target.identities.files("admin")
+    query = admission_query(stage)
     without_certificate = grpc.ssl_channel_credentials(files.ca.read_bytes())
     ways: dict[str, Callable[[], grpc.Channel]] = {
         "certificate": lambda: grpc.secure_channel(
@@ -69,13 +69,11 @@ def run_strangers(stage: Stage) -> None:
     lacking: dict[str, str] = {}
     for name, connect in ways.items():
         with connect() as channel:
-            lacking[name] = _status(channel, unknown_query(stage.dialect))
+            lacking[name] = _status(channel, query)
     with open_channel(address, files) as channel:
-        admin_status = _status(channel, unknown_query(stage.dialect))
+        admin_status = _status(channel, query)
     by_protocol = {
-        name: query_unknown_job(
-            address, client_context(files, protocols=protocols), stage.dialect
-        ).outcome
+        name: call_anew(address, client_context(files, protocols=protocols), query).outcome
         for name, protocols in OTHER_PROTOCOLS.items()
     }
     with permissive_tls_server() as permissive:
@@ -84,7 +82,7 @@ def run_strangers(stage: Stage) -> None:
         ConnectionAttempts(
             admin_status=admin_status,
             lacking=lacking,
-            http2_outcome=query_unknown_job(address, client_context(files), stage.dialect).outcome,
+            http2_outcome=call_anew(address, client_context(files), query).outcome,
             by_protocol=by_protocol,
             other_name=handshake(address, client_context(files), OTHER_NAME),
             other_authority=handshake(address, other_trust),
@@ -109,7 +107,7 @@ def judge_strangers(history: History) -> Iterator[Finding]:
     for how, got in (("gRPC", by_grpc), ("HTTP/2", seen.http2_outcome)):
         yield assumed(
             f"an admin's query by {how} is admitted",
-            true=is_admitted(got, terms), got=str(got), want=" or ".join(terms.unknown_job),
+            true=is_admitted(got, terms), got=str(got), want=" or ".join(terms.admitting),
         )  # fmt: skip
     for name, status in seen.lacking.items():
         yield one_of(f"a client without {name} is refused", status, REFUSING)

@@ -95,8 +95,7 @@ ENDED_DESCRIPTORS: Final = Check(
     "An ended job holds no descriptor, however much it wrote: starts go on.",
     run_ended_descriptors,
     judge_ended_descriptors,
-    # It compares `log_size_bytes`, an added field.
-    needs=frozenset({Need.LAUNCH, Need.HOST, Need.OFFSETS}),
+    needs=frozenset({Need.LAUNCH, Need.HOST, Need.OFFSETS, Need.LOG_SIZES}),
     cites=("94",),
 )
 

@@ -1,6 +1,6 @@
 """Jobs that the server forgets: deleted by an admin, or after their time to live."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,11 +25,13 @@ from harness.judge.promises import (
     at_most,
     equal,
     floor,
+    holds,
     in_time,
+    one_of,
     unseen,
 )
 from harness.record.history import History, Observation
-from harness.record.terms import terms_of
+from harness.record.terms import NOT_SENT, terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
 from jobworker.v1 import jobworker_pb2 as pb
@@ -97,6 +99,7 @@ def _call_all(client: Client, job_id: str, which: str) -> None:
 def judge_delete(history: History) -> Iterator[Finding]:
     """Only admins, only ended jobs; the job is unknown then; its reader knows what it missed."""
     writer, reader = history.the(WriterJob), history.stream("reader behind")
+    terms = terms_of(history)
     refused = history.call("delete running")
     yield answered("a running job is not deleted", refused, "FAILED_PRECONDITION")
     running = message_of(history.call("query running"), pb.QueryJobResponse).status
@@ -107,13 +110,15 @@ def judge_delete(history: History) -> Iterator[Finding]:
     for which in ("deleted", "unknown"):
         for call in CALLS:
             label = f"{call} {which}"
-            yield answered(f"a job is not found ({label})", history.call(label), "NOT_FOUND")
-    named = terms_of(history).unknown_id in history.call("delete unknown").detail
-    yield equal("the refusal of an unknown id names it", named, want=True)
+            yield answered(f"a job is not found ({label})", history.call(label), *terms.unknown_job)
+    if terms.own:
+        named = terms.unknown_id in history.call("delete unknown").detail
+        yield equal("the refusal of an unknown id names it", named, want=True)
     promise = "the output of a deleted job is not found"
-    yield equal(promise, history.stream("stream deleted").code, "NOT_FOUND")
+    yield one_of(promise, history.stream("stream deleted").code, terms.unknown_job)
     malformed = history.call("delete malformed")
-    yield answered("a malformed id is refused", malformed, "INVALID_ARGUMENT")
+    if not malformed.detail.startswith(NOT_SENT):
+        yield answered("a malformed id is refused", malformed, *terms.bad_id)
     listed = message_of(history.call("list"), pb.ListJobsResponse).jobs
     names = [job.job_id for job in listed]
     yield equal("a deleted job is in no list", names.count(writer.job_id), 0)
@@ -140,6 +145,7 @@ DELETE: Final = Check(
     judge_delete,
     needs=frozenset({Need.DELETION, Need.LISTING, Need.OFFSETS, Need.PYTHON, Need.NATIVE}),
     cites=("123",),
+    ours=True,
     alone=True,
 )
 
@@ -183,7 +189,8 @@ def run_job_ttl(stage: Stage) -> None:
             jobs[name] = (job_id, started_s, now_s())
             client.query(job_id, label=f"query {name}")
         for name, (job_id, started_s, ended_s) in jobs.items():
-            forgotten = _forgotten(client, job_id, stage.patience(TTL_S + TTL_LATE_S))
+            codes = stage.dialect.terms.unknown_job
+            forgotten = _forgotten(client, job_id, stage.patience(TTL_S + TTL_LATE_S), codes)
             took_s = (now_s() - started_s, now_s() - ended_s) if forgotten else (None, None)
             stage.record(ForgottenJob(name, *took_s))
         client.query(running, label="query running")
@@ -191,25 +198,27 @@ def run_job_ttl(stage: Stage) -> None:
         client.stop(running)
 
 
-def _forgotten(client: Client, job_id: str, timeout_s: float) -> bool:
+def _forgotten(client: Client, job_id: str, timeout_s: float, codes: Collection[str]) -> bool:
     def is_unknown() -> bool:
-        return client.query(job_id, label="look").call.code == "NOT_FOUND"
+        return client.query(job_id, label="look").call.code in codes
 
     return seconds_until(is_unknown, timeout_s) is not None
 
 
 def judge_job_ttl(history: History) -> Iterator[Finding]:
     """Each ended job is forgotten when its time has come; a running one never."""
-    seen = history.all(ForgottenJob)
+    seen, terms = history.all(ForgottenJob), terms_of(history)
     yield floor("jobs that ended", len(seen), len(RUNS_S))
     for job in seen:
         query, start = (history.call(f"{what} {job.name}") for what in ("query", "start"))
         asked_s = query.ended_s - start.started_s
-        late = query.code == "NOT_FOUND" and asked_s >= TTL_S + RUNS_S[job.name]
+        late = query.code in terms.unknown_job and asked_s >= TTL_S + RUNS_S[job.name]
         yield assumed(f"the {job.name} job is queried in time", true=not late, got=asked_s)
         if not late:
             status = message_of(query, pb.QueryJobResponse).status
-            yield equal(f"the {job.name} job is known when it has ended", status, "exited")
+            kept = terms.is_status(status, "exited")
+            promise = f"the {job.name} job is known when it has ended"
+            yield holds(promise, kept=kept, got=status, want="exited")
         promise = f"the {job.name} job is forgotten after its time"
         yield in_time(promise, job.after_end_s, TTL_S + TTL_LATE_S, "a busy machine")
         if job.after_start_s is not None:

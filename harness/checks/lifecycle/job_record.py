@@ -143,7 +143,7 @@ RECORD: Final = Check(
     "A query and a list report each job's command, pid, end and output exactly.",
     run_record,
     judge_record,
-    needs=frozenset({Need.LISTING, Need.OFFSETS}),
+    needs=frozenset({Need.LISTING, Need.OFFSETS, Need.LOG_SIZES}),
     cites=("R-JOB-2",),
 )
 

@@ -122,8 +122,11 @@ def judge_bad_commands(history: History) -> Iterator[Finding]:
     refusals = {label: codes for label, (_, _, codes) in UNSTARTABLE.items()}
     refusals[SCRIPT] = CANNOT_RUN
     for label, codes in refusals.items():
-        allowed = codes if terms.own else terms.bad_command
-        yield answered(f"a start of {label} is refused", history.call(label), *allowed)
+        promise, call = f"a start of {label} is refused", history.call(label)
+        if call.detail.startswith(NOT_SENT):
+            yield unseen(promise, "the dialect cannot express it")
+            continue
+        yield answered(promise, call, *(codes if terms.own else terms.bad_command))
     for label, reasons in REASONS.items() if terms.own else ():
         path = UNSTARTABLE[label][0] if label in UNSTARTABLE else seen.script
         text = history.call(label).detail

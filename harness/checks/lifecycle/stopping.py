@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -358,6 +358,18 @@ class TreeAfterStop(Observation):
     printed_count: str
 
 
+def count_left_over(numbers: Iterable[int]) -> str:
+    """Return a shell script that counts which of a tree's processes are left.
+
+    Where each job numbers its processes itself, the job that looks has the same numbers: it and its
+    children do not count, nor does a zombie.
+    """
+    stats = " ".join(f"/proc/{number}/stat" for number in numbers)
+    # The number, name, state and parent.
+    left_over = '$2 ~ /^.(sleep|sh).$/ && $3 != "Z" && $1 != me && $4 != me'
+    return f"cat {stats} /dev/null 2>/dev/null | awk -v me=$$ '{left_over}' | wc -l"
+
+
 def run_stop_tree(stage: Stage) -> None:
     """Stop a tree of children and grandchildren."""
     grace_s = _grace_s(stage)
@@ -366,11 +378,7 @@ def run_stop_tree(stage: Stage) -> None:
         plan = StreamPlan(stop_after_bytes=TREE_BYTES, keep_bytes=2 * TREE_BYTES)
         numbers = _NUMBER.findall(client.stream(job_id, plan, label="up").text)
         client.stop(job_id, label="stop", grace_s=grace_s)
-        # Field 2 is the name: where each job numbers its processes itself, the job that looks has
-        # the same numbers. Field 3 is the state; a zombie does not count.
-        stats = " ".join(f"/proc/{int(number)}/stat" for number in numbers)
-        left_over = '$2 == "(sleep)" && $3 != "Z"'
-        look = f"cat {stats} /dev/null 2>/dev/null | awk '{left_over}' | wc -l"
+        look = count_left_over(map(int, numbers))
         left = client.output(client.must_start("sh", ["-c", look])).strip()
         stage.record(TreeAfterStop(len(numbers), left))
 

@@ -34,7 +34,7 @@ from harness.checks.limits.host_cgroups import (
     wait_ready,
 )
 from harness.drive.client import message_of
-from harness.judge.promises import answered, at_least, at_most, at_most_s, equal, floor, timed
+from harness.judge.promises import answered, at_least, at_most, equal, floor, timed
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
@@ -124,7 +124,8 @@ def _held_to(promise: str, cores: float, got: float) -> Iterator[Finding]:
 def _not_less(promise: str, cores: float, got: float) -> Finding:
     """Promise that a job gets its cores: with fewer, its work takes so many times as long."""
     finding = at_least(promise, got, cores * (1 - CPU_SHORTFALL), CPU_SHORTFALL_WHY)
-    return timed(finding, cores / max(got, 1e-9), 1 / (1 - CPU_SHORTFALL))
+    took_s = CPU_WINDOW_S * cores / max(got, 1e-9)
+    return timed(finding, took_s, CPU_WINDOW_S / (1 - CPU_SHORTFALL))
 
 
 DEFAULT_HALF_CORE: Final = Check(
@@ -203,10 +204,10 @@ def _judge_cpu(cores: float, history: History) -> Iterator[Finding]:
     # All processors or more: the limit has no visible effect, so none is judged.
     whole = min(cores, use.processors)
     yield _not_less(f"a job whose limit is all {whole:g} processors uses them", whole, use.cores)
-    yield at_most_s(
-        "CPU seconds that the kernel kept from it", use.throttled_s,
-        WHOLE_THROTTLED_SHARE * whole * CPU_WINDOW_S, WHOLE_WHY,
-    )  # fmt: skip
+    # A load does not throttle: this is the quota's doing on any machine.
+    share = use.throttled_s / (whole * CPU_WINDOW_S)
+    promise = "the share of its CPU time that the kernel kept from it"
+    yield at_most(promise, share, WHOLE_THROTTLED_SHARE, WHOLE_WHY)
 
 
 CPU_CHECKS: Final = tuple(
@@ -356,7 +357,7 @@ TWENTY_AT_ONCE: Final = Check(
     "Each of twenty concurrent jobs is held to its own memory, and has its own limits.",
     _run_twenty,
     _judge_twenty,
-    needs=frozenset({Need.CGROUPS, Need.LIMIT_FIELDS, Need.HOST}),
+    needs=frozenset({Need.CGROUPS, Need.LIMIT_FIELDS, Need.HOST, Need.USAGE}),
     cites=("62",),
 )
 

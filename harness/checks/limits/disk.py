@@ -69,12 +69,11 @@ def _judge_transfer(unit: _Unit, promise: str, history: History) -> Iterator[Fin
     found = re.search(r"copied, ([\d.e+-]+) s", text)
     yield floor(f"transfers that dd reported: {text[-200:]!r}", int(found is not None), 1)
     if found is not None:
-        rate = unit.per_second * TRANSFER_S / float(found[1])
+        took_s = float(found[1])
+        rate = unit.per_second * TRANSFER_S / took_s
         finding = within(promise, rate, unit.per_second, IO_TOLERANCE, IO_WHY)
         slow = rate < unit.per_second
-        # At a lower rate, the same transfer takes so many times as long.
-        took = unit.per_second / rate
-        yield timed(finding, took, 1 / (1 - IO_TOLERANCE)) if slow else finding
+        yield timed(finding, took_s, TRANSFER_S / (1 - IO_TOLERANCE)) if slow else finding
 
 
 TRANSFERS: Final = tuple(
@@ -83,7 +82,7 @@ TRANSFERS: Final = tuple(
         guarantee,
         partial(_run_transfer, unit, limit),
         partial(_judge_transfer, unit, promise),
-        needs=_NEEDS,
+        needs=_NEEDS | {Need.IO_MAX},
         cites=unit.cites,
         alone=True,
     )
@@ -190,11 +189,12 @@ def _judge_weight(history: History) -> Iterator[Finding]:
     yield holds("the light job is not starved", kept=reads.light > 0, got=reads.light, want="> 0")
     ratio = reads.heavy / max(reads.light, 1e-9)
     promise = f"weight {HEAVY} reads so many times as much as {LIGHT}"
-    # The processor is shared evenly: where it is what both wait for, the disk's weights count less.
-    fair = HEAVY / LIGHT
+    # The processor is shared evenly: where it is what both wait for, the disk's weights count less,
+    # and the heavier job takes longer than this window for its fair part.
+    fair_s = WEIGHT_WINDOW_S * HEAVY / LIGHT
     yield timed(
         at_least(promise, ratio, WEIGHT_RATIO_LEAST, WEIGHT_WHY),
-        fair / max(ratio, 1e-9), fair / WEIGHT_RATIO_LEAST,
+        fair_s / max(ratio, 1e-9), fair_s / WEIGHT_RATIO_LEAST,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ IMPOSSIBLE_LIMITS: Final = Check(
     "Impossible limits are refused, and nothing is left of the start.",
     _run_impossible,
     _judge_impossible,
-    needs=_OBSERVED,
+    needs=_OBSERVED | {Need.IO_MAX},
     cites=("57", "32"),
     alone=True,
 )

@@ -197,7 +197,7 @@ REPORTED: Final = Check(
     "A query reports exactly the limits in force: the requested ones, else the server's defaults.",
     _run_limits,
     _judge_limits,
-    needs=READS_KERNEL_FILES | {Need.GRACE},
+    needs=READS_KERNEL_FILES | {Need.GRACE, Need.IO_MAX},
     cites=("R-CGROUP-1",),
 )
 
@@ -335,7 +335,7 @@ USAGE: Final = Check(
     "A query reports the counters of the job's cgroup exactly as the kernel counts them.",
     _run_usage,
     _judge_usage,
-    needs=READS_KERNEL_FILES | {Need.GRACE},
+    needs=READS_KERNEL_FILES | {Need.GRACE, Need.USAGE},
     cites=("R-JOB-4",),
 )
 

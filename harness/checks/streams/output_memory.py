@@ -211,7 +211,8 @@ OUTPUT_MEMORY: Final = Check(
     "reader learns exactly what it missed.",
     run_output_memory,
     judge_output_memory,
-    needs=OWN_SERVER | {Need.OUTPUT_MEMORY, Need.OFFSETS, Need.LISTING, Need.NATIVE},
+    needs=OWN_SERVER
+    | {Need.OUTPUT_MEMORY, Need.OFFSETS, Need.LOG_SIZES, Need.LISTING, Need.NATIVE},
     cites=("95",),
     time_limit_s=240,
     alone=True,

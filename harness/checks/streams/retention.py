@@ -130,7 +130,7 @@ RETENTION: Final = Check(
     "With log retention, memory is bounded and every reader learns exactly what it missed.",
     run_retention,
     judge_retention,
-    needs=OWN_SERVER | {Need.RETENTION, Need.OFFSETS},
+    needs=OWN_SERVER | {Need.RETENTION, Need.OFFSETS, Need.LOG_SIZES},
     cites=("67", "R-STREAM-7"),
     time_limit_s=240,
     alone=True,

@@ -103,7 +103,9 @@ TAIL_CANCEL: Final = Check(
     "A large tail whose client has gone costs no more processor time, and no slot.",
     run_tail_cancel,
     judge_tail_cancel,
-    needs=frozenset({Need.LAUNCH, Need.HOST, Need.STREAM_CAP, Need.OFFSETS, Need.NATIVE}),
+    needs=frozenset(
+        {Need.LAUNCH, Need.HOST, Need.STREAM_CAP, Need.OFFSETS, Need.LOG_SIZES, Need.NATIVE}
+    ),
     cites=("104",),
     alone=True,
 )
