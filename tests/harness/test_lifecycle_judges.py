@@ -1,5 +1,9 @@
 """What the judges of shutdowns, full servers and stopped trees see, and what they do not hold."""
 
+import os
+import re
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -10,6 +14,11 @@ import pytest
 
 from harness.checks.lifecycle.busy import CALLS, REFUSED, judge_busy, run_busy
 from harness.checks.lifecycle.shutdown import LATE, ServerShutdown, judge_shutdown
+from harness.checks.lifecycle.stopping import (
+    TREE,
+    TREE_BYTES,
+    TREE_PROCESSES,
+)
 from harness.dialects.dialect import CANONICAL
 from harness.drive.client import Reply
 from harness.host.clock import measured_window
@@ -98,3 +107,14 @@ def test_refusal_that_is_not_at_once_fails(took_s: float, broken: list[str]) -> 
     calls += [call(rpc, REFUSED, 0.0, took_s if rpc == "StopJob" else 0.1, "full") for rpc in CODES]
     promises = [f"seconds of the slowest refusal of {rpc}" for rpc in broken]
     assert failed(judge_busy(History(calls))) == promises
+
+
+def test_reader_of_the_tree_has_all_numbers_with_ends_of_lines_and_without() -> None:
+    tree = subprocess.Popen(["sh", "-c", TREE], stdout=subprocess.PIPE, start_new_session=True)
+    with tree:
+        assert tree.stdout is not None
+        lines = [tree.stdout.readline().decode() for _ in range(4)]
+        os.killpg(tree.pid, signal.SIGKILL)
+    for text in ("".join(lines), "".join(line.rstrip("\n") for line in lines)):
+        assert len(text) >= TREE_BYTES
+        assert len(re.findall(r"\d{7}", text[:TREE_BYTES])) == TREE_PROCESSES
