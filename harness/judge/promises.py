@@ -59,6 +59,14 @@ def timed(finding: Finding, took_s: float, bound_s: float) -> Finding:
     return dataclasses.replace(finding, duration=Duration(took_s, bound_s))
 
 
+def timed_out(finding: Finding, waited_s: float) -> Finding:
+    """Return a finding whose FAIL is that something did not happen in the time that was waited.
+
+    Only a machine that is as slow as a deadline is long explains it; see `Duration.past_deadline`.
+    """
+    return dataclasses.replace(finding, duration=Duration.past_deadline(waited_s))
+
+
 def at_most_s(promise: str, took_s: float, bound_s: float, why: str = "") -> Finding:
     """Promise an upper bound of a time, in seconds; on a busy machine more is inconclusive."""
     return timed(at_most(promise, took_s, bound_s, why), took_s, bound_s)
@@ -72,7 +80,7 @@ def in_time(
     Args:
         promise: the promise.
         took_s: when it happened; None: not within the time that the run waited.
-        bound_s: the bound.
+        bound_s: the bound; the run waited at least as long.
         why: the reason for the bound's tolerance.
         never: what a finding shows instead of None.
     """
@@ -81,7 +89,7 @@ def in_time(
     finding = holds(
         f"{promise} (seconds)", kept=kept, got=got, want=f"within {bound_s:g}", tolerance=why
     )
-    return timed(finding, bound_s if took_s is None else took_s, bound_s)
+    return timed_out(finding, bound_s) if took_s is None else timed(finding, took_s, bound_s)
 
 
 def floor(what: str, got: float, least: float) -> Finding:
@@ -112,4 +120,4 @@ def answered(promise: str, call: Call, *codes: str) -> Finding:
         return finding
     took_s = call.ended_s - call.started_s
     got = f"no answer in {took_s:.1f} s"
-    return dataclasses.replace(finding, got=got, duration=Duration.past_deadline(took_s))
+    return timed_out(dataclasses.replace(finding, got=got), took_s)

@@ -1,13 +1,12 @@
 """Judges streams: every reader gets every byte, in order."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from harness.judge.promises import holds
+from harness.judge.promises import holds, timed_out
 from harness.record.history import Outcome, Stream
-from harness.record.verdict import Duration, Finding
+from harness.record.verdict import Finding
 
 # A handshake that takes so long was not refused.
 CONNECT_S: Final = 5.0
@@ -55,7 +54,7 @@ def if_cut_short(finding: Finding, faulty: Sequence[Stream]) -> Finding:
     if not faulty or not all(_is_cut_short(each) for each in faulty):
         return finding
     waited_s = min(each.ended_s - each.started_s for each in faulty)
-    return dataclasses.replace(finding, duration=Duration.past_deadline(waited_s))
+    return timed_out(finding, waited_s)
 
 
 def _is_cut_short(stream: Stream) -> bool:

@@ -1,7 +1,7 @@
 """Abuse below its load floor is BROKEN, whatever the server did."""
 
-import contextlib
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import pytest
 
@@ -13,17 +13,20 @@ from harness.checks.abuse.concurrent_victim import (
 from harness.checks.abuse.connections import IdleConnections, judge_idle
 from harness.checks.abuse.half_sent_calls import AdminWork, HalfSentCalls, judge_half_sent
 from harness.checks.common import ServerCounts
-from harness.record.history import Call, History, Outcome, Stream
-from harness.record.verdict import BrokenError, Finding, Verdict
+from harness.record.history import Call, History, Outcome, Record, Stream
+from harness.record.verdict import Finding, Verdict
+
+NEWCOMER = Call("newcomer", "QueryJob", Outcome.OK, "OK", "", 1.0, 1.1)
+VICTIM = Stream("victim", "id", Outcome.OK, "OK", "", 5, "", 0.0, 2.0)
+UNHARMED: Sequence[Record] = (
+    ConcurrentVictim(joined=True, written_bytes=5, counts=None), NEWCOMER, VICTIM
+)  # fmt: skip
+MEANWHILE = dataclasses.replace(NEWCOMER, label="newcomer meanwhile")
 
 
 def verdicts(findings: Iterable[Finding]) -> dict[str, Verdict]:
-    """Return a judge's verdicts by promise, until it lacks a record."""
-    judged: dict[str, Verdict] = {}
-    with contextlib.suppress(BrokenError):
-        for finding in findings:
-            judged[finding.promise] = finding.verdict
-    return judged
+    """Return a judge's verdicts by promise."""
+    return {finding.promise: finding.verdict for finding in findings}
 
 
 @pytest.mark.parametrize(
@@ -36,18 +39,18 @@ def verdicts(findings: Iterable[Finding]) -> dict[str, Verdict]:
 )
 def test_idle_connections_below_floor_are_broken(wanted: int, alive: int, verdict: Verdict) -> None:
     seen = IdleConnections(wanted, "", alive, "meanwhile\n")
-    judged = verdicts(judge_idle(History([seen])))
+    judged = verdicts(judge_idle(History([seen, MEANWHILE, *UNHARMED])))
     assert judged["load floor: idle connections that answer a ping at the end"] is verdict
     assert judged["assumption: no connection was refused"] is Verdict.PASS
     refused = IdleConnections(wanted, "after 12: too many", alive, "meanwhile\n")
-    judged = verdicts(judge_idle(History([refused])))
+    judged = verdicts(judge_idle(History([refused, MEANWHILE, *UNHARMED])))
     assert judged["assumption: no connection was refused"] is Verdict.BROKEN
 
 
 @pytest.mark.parametrize(("sent", "verdict"), [(2000, Verdict.PASS), (1999, Verdict.BROKEN)])
 def test_half_sent_calls_below_floor_are_broken(sent: int, verdict: Verdict) -> None:
     seen = HalfSentCalls("user", 2000, sent, AdminWork(1.0), AdminWork(1.0))
-    judged = verdicts(judge_half_sent(History([seen])))
+    judged = verdicts(judge_half_sent(History([seen, *UNHARMED])))
     assert judged["load floor: calls half-sent by a user"] is verdict
 
 
@@ -65,15 +68,8 @@ def test_admin_that_was_never_answered_fails_with_last_answer() -> None:
 def test_descriptors_beyond_spare_fail_victim(kept: int, verdict: Verdict) -> None:
     before, after = ServerCounts(10, 20), ServerCounts(10, 20 + kept)
     counts = CountsAfterAbuse(before, after, spare=ServerCounts(20, 6))
-    newcomer = Call("newcomer", "QueryJob", Outcome.OK, "OK", "", 1.0, 1.1)
-    stream = Stream("victim", "id", Outcome.OK, "OK", "", 5, "", 0.0, 2.0)
-    judged = verdicts(
-        judge_victim(
-            History(
-                [ConcurrentVictim(joined=True, written_bytes=5, counts=counts), newcomer, stream]
-            )
-        )
-    )
+    seen = ConcurrentVictim(joined=True, written_bytes=5, counts=counts)
+    judged = verdicts(judge_victim(History([seen, NEWCOMER, VICTIM])))
     assert judged["descriptors of the server afterwards"] is verdict
     assert judged["threads of the server afterwards"] is Verdict.PASS
     assert judged["the stream beside the abuse lost nothing"] is Verdict.PASS

@@ -230,12 +230,12 @@ def _raise_descriptor_limit(descriptors: int) -> None:
 def judge_idle(history: History) -> Iterator[Finding]:
     """The connections stay open, and other clients are served meanwhile."""
     seen = history.the(IdleConnections)
-    yield assumed("no connection was refused", true=not seen.refusal, got=seen.refusal or "none")
-    least = max(seen.wanted, IDLE_SMALL)
-    yield floor("idle connections that answer a ping at the end", seen.alive, least)
     yield equal("a job runs meanwhile", seen.job_output, "meanwhile\n")
     yield answered("a new client is answered meanwhile", history.call("newcomer meanwhile"))
     yield from judge_victim(history)
+    yield assumed("no connection was refused", true=not seen.refusal, got=seen.refusal or "none")
+    least = max(seen.wanted, IDLE_SMALL)
+    yield floor("idle connections that answer a ping at the end", seen.alive, least)
 
 
 IDLE_CONNECTIONS: Final = Check(
@@ -305,19 +305,20 @@ def _reads(client: Client, job_id: str) -> bool:
 def judge_windows(history: History) -> Iterator[Finding]:
     """Each holds one slot, harms no other reader, and frees the slot."""
     seen = history.the(StalledReaders)
-    yield assumed("the stalled streams had started", true=seen.started, got=seen.started)
     reader = history.stream("reader beside them")
     yield all_exact("a reader beside them receives everything", [reader], seen.log_bytes)
-    if seen.filled is not None:
-        yield assumed("every slot of the server was taken", true=seen.filled, got=seen.filled)
-        if seen.filled:
-            code = history.stream("one too many").code
-            yield equal("each stalled stream holds a slot", code, "RESOURCE_EXHAUSTED")
+    if seen.filled:
+        code = history.stream("one too many").code
+        yield equal("each stalled stream holds a slot", code, "RESOURCE_EXHAUSTED")
     yield in_time(
         "their slots are free after they disconnected", seen.freed_after_s,
         FREED_S + LAST_LOOK_S, LAST_LOOK_WHY,
     )  # fmt: skip
     yield from judge_victim(history)
+    # The server decides these, so they are last: no fault before them is excused by them.
+    yield assumed("the stalled streams had started", true=seen.started, got=seen.started)
+    if seen.filled is not None:
+        yield assumed("every slot of the server was taken", true=seen.filled, got=seen.filled)
 
 
 WINDOWS: Final = Check(

@@ -219,21 +219,22 @@ def run_crowds(stage: Stage) -> None:
 def judge_crowds(history: History) -> Iterator[Finding]:
     """All other calls are answered; those of the crowd succeed or are refused."""
     seen = {each.crowd: each for each in history.all(CallsBesideCrowd)}
-    yield floor("crowds", len(seen), 2)
     for crowd, beside in seen.items():
-        yield floor(f"rounds of calls beside the {crowd}", beside.rounds, ROUNDS_MIN)
         for rpc, codes in beside.codes.items():
             yield equal(f"{rpc} beside a crowd of {crowd}", list(codes), ["OK"])
         promise = f"seconds of the slowest call beside a crowd of {crowd}"
         yield at_most_s(promise, beside.slowest_s, ANSWERED_S, ANSWERED_WHY)
+    yield floor("crowds", len(seen), 2)
     if set(seen) != {"stops", "streams"}:
         return
     odd = set(seen["stops"].crowd_codes) - {"OK", REFUSED}
     yield equal("a stop in a crowd succeeds, or is refused for lack of room", odd, set())
     streams = seen["streams"].crowd_codes
-    yield floor("streams that were open beside the calls", streams.get("CANCELLED", 0), STREAMS)
     odd = set(streams) - {"CANCELLED", REFUSED}
     yield equal("a stream in a crowd is open, or is refused for lack of room", odd, set())
+    for crowd, beside in seen.items():
+        yield floor(f"rounds of calls beside the {crowd}", beside.rounds, ROUNDS_MIN)
+    yield floor("streams that were open beside the calls", streams.get("CANCELLED", 0), STREAMS)
 
 
 CROWDS: Final = Check(

@@ -154,13 +154,14 @@ def _half_send(
 def judge_half_sent(history: History) -> Iterator[Finding]:
     """Other clients are answered soon, beside the calls and after them."""
     crowds = history.all(HalfSentCalls)
-    yield floor("clients that left calls half-sent", len(crowds), 1)
     for crowd in crowds:
-        yield floor(f"calls half-sent by {CALLER_WORDS[crowd.caller]}", crowd.sent, crowd.wanted)
         bound_s, why = ANSWERED_S[crowd.caller], ANSWERED_WHY[crowd.caller]
         yield _in_time(crowd, "beside", crowd.beside, bound_s, why)
         yield _in_time(crowd, "after", crowd.after, RECOVERED_S, RECOVERED_WHY)
     yield from judge_victim(history)
+    yield floor("clients that left calls half-sent", len(crowds), 1)
+    for crowd in crowds:
+        yield floor(f"calls half-sent by {CALLER_WORDS[crowd.caller]}", crowd.sent, crowd.wanted)
 
 
 def _in_time(crowd: HalfSentCalls, when: str, work: AdminWork, bound_s: float, why: str) -> Finding:

@@ -138,12 +138,12 @@ def _reset(stream: int) -> bytes:
 def judge_resets(history: History) -> Iterator[Finding]:
     """Reset calls leave nothing behind, and other clients are answered."""
     seen = history.the(CallResets)
-    yield floor("calls that were made and reset", seen.immediate, RESETS // 10)
-    yield floor("streams that were reset after their first byte", seen.streaming, WAVE_STREAMS)
     yield answered(
         "another client is answered between two floods", history.call("between the floods")
     )
     yield from judge_victim(history)
+    yield floor("calls that were made and reset", seen.immediate, RESETS // 10)
+    yield floor("streams that were reset after their first byte", seen.streaming, WAVE_STREAMS)
 
 
 CALL_RESETS: Final = Check(
@@ -210,12 +210,12 @@ def judge_pings(history: History) -> Iterator[Finding]:
         got=f"{seen.pings.sent} were accepted" if ended is None else str(ended),
         want="GOAWAY, or closed",
     )  # fmt: skip
+    yield from judge_victim(history)
     settings = seen.settings
     yield assumed(
         "settings were sent, or ended the connection",
         true=settings.sent > 0 or settings.ended is not None, got=settings.sent,
     )  # fmt: skip
-    yield from judge_victim(history)
 
 
 PINGS: Final = Check(

@@ -210,6 +210,8 @@ SURVIVOR_SCRIPT: Final = (
 
 
 SOON_S: Final = 1
+# Within which a server on a quiet machine has killed a child: it takes milliseconds.
+KILLED_S: Final = 0.1
 
 
 def _survivors(stage: Stage) -> dict[str, str]:
@@ -270,7 +272,7 @@ def judge_survivor(history: History) -> Iterator[Finding]:
         finding = one_of(promise, stream.text, allowed)
         # It wrote on: it was killed, or its reader gave up, later than it slept.
         wrote_on = stream.text.startswith(kept)
-        yield timed(finding, SOON_S, SOON_S) if wrote_on else finding
+        yield timed(finding, SOON_S, KILLED_S) if wrote_on else finding
         call = history.call(label)
         yield answered("the job can be queried", call)
         promise = f"the end of a job with a {label} is that of its main process"

@@ -12,7 +12,16 @@ from harness.drive.fault_proxy import FaultProxy, NetworkFault
 from harness.drive.receiver import StreamPlan
 from harness.drive.streamers import ConcurrentReaders, Reader
 from harness.host.clock import measured_window, seconds_until
-from harness.judge.promises import answered, assumed, at_most_s, equal, floor, holds, in_time, timed
+from harness.judge.promises import (
+    answered,
+    assumed,
+    at_most_s,
+    equal,
+    floor,
+    holds,
+    in_time,
+    timed_out,
+)
 from harness.record.history import History, Observation, Outcome
 from harness.record.verdict import Finding, Verdict
 from harness.targets.target import Variant
@@ -165,15 +174,19 @@ def judge_slots(history: History) -> Iterator[Finding]:
     fates = [seen.fate for seen in observed]
     both = fates == list(FREED_WITHIN_S)
     yield assumed("clients were killed, and clients vanished", true=both, got=fates)
-    for seen in observed:
-        joined = floor(f"streams of clients that are {seen.fate}", seen.joined, GONE_READERS)
-        yield joined
-        if joined.verdict is not Verdict.PASS:
+    # One fate's streams that did not join do not excuse the other's slot.
+    joined = [
+        floor(f"streams of clients that are {seen.fate}", seen.joined, GONE_READERS)
+        for seen in observed
+    ]
+    for seen, floor_of_it in zip(observed, joined, strict=True):
+        if floor_of_it.verdict is not Verdict.PASS:
             continue
         full = history.stream(f"full before {seen.fate}").code
         yield equal("the server is full", full, "RESOURCE_EXHAUSTED")
         freed_s, bound_s = seen.freed_after_s, FREED_WITHIN_S[seen.fate]
         yield in_time(f"the slot of a client that is {seen.fate} is freed", freed_s, bound_s)
+    yield from joined
 
 
 SLOTS: Final = Check(
@@ -249,14 +262,14 @@ def judge_cancel(history: History) -> Iterator[Finding]:
     seen = history.the(CancelledStreams)
     yield floor("cycles", seen.cycles, 10)
     kept_slots = equal("cancelled streams that kept their slot", seen.not_admitted, 0)
-    yield timed(kept_slots, ADMITTED_S, ADMITTED_S)
+    yield timed_out(kept_slots, ADMITTED_S)
     left = holds(
         "a cancelled stream of a silent job leaves no thread",
         kept=seen.settled,
         got=f"{seen.threads_after} threads",
         want=f"at most {seen.threads_before} as before, and {SPARE_THREADS} spare",
     )
-    yield timed(left, SETTLED_S, SETTLED_S)
+    yield timed_out(left, SETTLED_S)
 
 
 CANCEL: Final = Check(
