@@ -74,19 +74,24 @@ def judge_targets(run: "Run") -> None:
         for name in run.choice.targets:
             with open_target(name, run, identities, dialect) as target:
                 run.describe_target(target)
-                # Drives, records and judges each check, and reports it on the terminal.
-                run.results += run_checks(
+                done = len(run.results)
+                # Drives, records and judges each check. `run` receives each result as it comes;
+                # at the end, they get the order of the checks.
+                run.results[done:] = run_checks(
                     target,
                     checks,
                     run.options(name),
-                    run.terminal,
+                    run,
                     on_capabilities=run.describe_capabilities,
                 )
 
 
 @dataclass(slots=True)
 class Run:
-    """A run in progress: its directory, and the results so far."""
+    """A run in progress: its directory, and the results so far.
+
+    It is the `Progress` of its checks: an interrupted run has the results that it came to.
+    """
 
     choice: Choice
     dialect: Dialect
@@ -120,6 +125,19 @@ class Run:
             self.setup_error,
             self.choice.known_failing,
         )
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self.terminal.note(text)
+
+    def started(self, target: str, name: str) -> None:
+        """See `Progress`."""
+        self.terminal.started(target, name)
+
+    def finished(self, result: CheckResult) -> None:
+        """See `Progress`."""
+        self.results.append(result)
+        self.terminal.finished(result)
 
     def describe_target(self, target: Target) -> None:
         """Add a target's description to the report and the terminal."""
