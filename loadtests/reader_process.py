@@ -104,7 +104,7 @@ class StreamReader:
         try:
             while await self._connection():
                 pass
-        except grpc.aio.AioRpcError as error:
+        except grpc.RpcError as error:
             code, detail = error.code().name, error.details() or ""
         except asyncio.CancelledError:
             if not self._process.leaving.is_set():

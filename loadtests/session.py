@@ -5,11 +5,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from harness.dialects.dialect import CANONICAL, Dialect
+from harness.dialects.launch_recipe import LaunchRecipe
 from harness.drive.identities import IdentityStore, make_identities
 from harness.host.repository import program
 from harness.record.verdict import BrokenError, Finding, UnmetError, UnsupportedError, Verdict
@@ -39,7 +40,7 @@ class ServerChoice:
     Attributes:
         target: LOCAL or HOST:PORT.
         launch: a command that starts another server than ours; `{listen} {ca} {cert} {key}` are
-            replaced.
+            replaced. "": the dialect's recipe, or ours.
         flags: words added to the launch command.
         identities: a directory of certificates; None creates new ones.
         dialect: how it is spoken to.
@@ -53,8 +54,14 @@ class ServerChoice:
 
     def command(self, flags: str = "") -> str:
         """Return the launch command, with more flags."""
-        base = self.launch or f"{OUR_COMMAND} --no-limits"
+        recipe = self._recipe
+        base = self.launch or (recipe.command if recipe else f"{OUR_COMMAND} --no-limits")
         return " ".join(filter(None, (base, self.flags, flags)))
+
+    @property
+    def _recipe(self) -> LaunchRecipe | None:
+        """How the dialect's server is launched, unless a command says otherwise."""
+        return None if self.launch else self.dialect.launch
 
     def describe(self) -> str:
         """Return a description for the report."""
@@ -66,14 +73,17 @@ class ServerChoice:
         """Reject options that do not go together.
 
         Raises:
-            BrokenError: a running server gets flags, or has no certificates that it trusts; ours
-                gets a dialect; or the dialect is of programs.
+            BrokenError: a running server gets flags, or has no certificates that it trusts; the
+                dialect says not how its server is launched, or is of programs.
         """
         if not self.dialect.is_grpc:
             raise BrokenError("loads need a server that is called by gRPC, not by programs")
         if self.target == LOCAL:
-            if self.dialect is not CANONICAL and not self.launch:
-                raise BrokenError("--dialect: which server? Give --launch COMMAND or --target")
+            if self.dialect is not CANONICAL and not self.launch and self._recipe is None:
+                raise BrokenError(
+                    "--dialect: which server? Give --launch COMMAND or --target, or write the "
+                    "table [launch] in the dialect's file"
+                )
             return
         if self.launch or self.flags or flags:
             raise BrokenError(
@@ -105,7 +115,10 @@ class ServerChoice:
         """
         self.require(flags)
         if self.target == LOCAL:
-            target = LocalTarget(store, self.command(flags))
+            command, recipe = self.command(flags), self._recipe
+            target = LocalTarget(
+                store, replace(recipe, command=command) if recipe is not None else command
+            )
             target.dialect = self.dialect
             return target
         return AddressTarget(self.target, store, dialect=self.dialect)
