@@ -7,7 +7,7 @@ errors, which name the file, the table, the key, what was received and what is a
 import re
 import tomllib
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -40,6 +40,15 @@ _OFFSETS: Final = (
     "offset", "missed_bytes", "from_offset", "tail_bytes", "tail_lines", "no_follow",
 )  # fmt: skip
 _REQUIRED: Final = ("start", "stop", "query", "stream")
+# The words of msgspec's errors.
+_WORDS: Final = {
+    "array": "a list", "object": "a table", "str": "a text", "int": "a number",
+    "float": "a number", "bool": "true or false",
+}  # fmt: skip
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`\$\.?(?P<at>[^`]+)`$")
+_MISSING: Final = re.compile(r"Object missing required field `(?P<key>[^`]*)`")
+_WRONG_TYPE: Final = re.compile(r"Expected `(?P<allowed>[^`]*)`, got `(?P<got>[^`]*)`")
+_WRONG_CHOICE: Final = re.compile(r"Invalid enum value (?P<got>.*)")
 _UNKNOWN_KEY: Final = re.compile(r"unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
 
 
@@ -82,35 +91,71 @@ def load_dialect(source: str) -> Dialect:
     try:
         text = path.read_bytes().decode()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
+        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else None
+        reason = reason or getattr(error, "strerror", None) or "no path"
         known = ", ".join(builtin_names())
         raise BrokenError(
             f"dialect {source!r}: {reason}; give a TOML file, or one of: {known}"
         ) from error
     try:
-        file = msgspec.convert(tomllib.loads(text), DialectFile)
+        file = msgspec.convert(_parsed(text), DialectFile)
         return _dialect(file, source if path is builtin else str(path.absolute()), path.parent)
-    except tomllib.TOMLDecodeError as error:
-        raise BrokenError(f"{path}: no TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise BrokenError(f"{path}: {_explained(str(error))}") from error
     except BrokenError as error:
         raise BrokenError(f"{path}: {error}") from error
 
 
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # also a number of too many digits
+        raise BrokenError(f"no TOML: {error}") from error
+    except RecursionError as error:
+        raise BrokenError("no TOML: its lists or tables are nested too deep") from error
+
+
 def _explained(text: str) -> str:
-    """Return msgspec's message with the keys that are allowed, and the path as in the file."""
+    """Return msgspec's message in the file's words: where, what was received, what is allowed."""
     found = _UNKNOWN_KEY.search(text)
-    if found is None:
-        return re.sub(r" - at `\$\.?([^`]*)`$", r" - in `\1`", text)
-    at = [part for part in (found["at"] or "").split(".") if part]
+    if found is not None:
+        parts = _parts(found["at"] or "")
+        fields = msgspec.structs.fields(_struct(_kind_at(parts)))
+        known = ", ".join(field.encode_name for field in fields)
+        where = f"table [{'.'.join(parts)}]" if parts else "top level"
+        return f"{where}: unknown key {found['key']!r}; it may have: {known}"
+    place = _PLACE.search(text)
+    at = place["at"] if place is not None else ""
+    words = text.removesuffix(place[0]) if place is not None else text
+    if missing := _MISSING.fullmatch(words):
+        words = f"no key {missing['key']!r}, which is required"
+    elif wrong := _WRONG_TYPE.fullmatch(words):
+        allowed = " or ".join(_WORDS.get(each, each) for each in wrong["allowed"].split(" | "))
+        words = f"got {_WORDS.get(wrong['got'], wrong['got'])}; it must be {allowed}"
+    elif wrong := _WRONG_CHOICE.fullmatch(words):
+        choices = map(str, _choices(_kind_at(_parts(at))))
+        words = f"got {wrong['got']}; it must be one of {', '.join(choices)}"
+    return f"{at}: {words}" if at else words
+
+
+def _parts(at: str) -> list[str]:
+    return [part for part in at.split(".") if part]
+
+
+def _kind_at(at: list[str]) -> object:
+    """Return the type at a path in the file, as msgspec writes paths: `command.query[0]`."""
     kind: object = DialectFile
     for name in at:
         fields = {field.name: field.type for field in msgspec.structs.fields(_struct(kind))}
         kind = fields.get(name.partition("[")[0], kind)
-    known = ", ".join(field.encode_name for field in msgspec.structs.fields(_struct(kind)))
-    where = f"table [{'.'.join(at)}]" if at else "top level"
-    return f"{where}: unknown key {found['key']!r}; it may have: {known}"
+    return kind
+
+
+def _choices(kind: object) -> tuple[object, ...]:
+    """Return the values of the `Literal` in a type."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(choice for each in get_args(kind) for choice in _choices(each))
 
 
 def _struct(kind: object) -> type[msgspec.Struct]:
@@ -162,9 +207,10 @@ def _lacks(file: DialectFile) -> tuple[str, ...]:
 
 def _transport(file: DialectFile, directory: Path) -> tuple[Transport, tuple[str, ...]]:
     """Return how calls reach the server, and which fields of a query it reports."""
-    if file.command is not None and file.protocol is not None:
-        raise BrokenError("both [command] and [protocol]: give one, how the server is called")
     if file.command is not None:
+        both = [name for name in GrpcTables.__struct_fields__ if getattr(file, name) is not None]
+        if both:
+            raise BrokenError(f"[{both[0]}] is for gRPC, and [command] for programs: give one")
         names = file.command.names("query")
         return CommandTransport(file.command, directory), tuple(n for n in REPORTED if n in names)
     if file.protocol is None:
@@ -178,7 +224,7 @@ def _transport(file: DialectFile, directory: Path) -> tuple[Transport, tuple[str
         from_attributes=True,
     )
     transport = GrpcTransport(
-        tables, _descriptors(file.protocol, directory), file.name, file.unknown_id
+        tables, _descriptors(file.protocol, directory), file.name, file.unknown_id, directory
     )
     job = tables.query.job
     named = {"status": True, **{name: bool(getattr(job, name)) for name in REPORTED[1:]}}
@@ -196,8 +242,9 @@ def _descriptors(table: ProtocolTable, directory: Path) -> bytes | None:
     if table.descriptor_set:
         try:
             return (directory / table.descriptor_set).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no path"
             raise BrokenError(
-                f"protocol.descriptor_set: {table.descriptor_set}: {error.strerror}"
+                f"protocol.descriptor_set: {table.descriptor_set!r}: {reason}"
             ) from error
     return None

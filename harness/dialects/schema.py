@@ -48,8 +48,11 @@ def compiled(proto: Path, imports: Iterable[Path] = ()) -> bytes:
     Raises:
         BrokenError: it cannot be read, or has errors; has the compiler's words.
     """
+    imports = list(imports)
     if not proto.is_file():
         raise BrokenError(f"protocol.proto: {proto} is not a file")
+    if folder := next((str(each) for each in imports if not each.is_dir()), ""):
+        raise BrokenError(f"protocol.imports: {folder!r} is not a directory")
     with tempfile.TemporaryDirectory(prefix="jobworker-protoc-") as scratch:
         made = Path(scratch) / "set"
         roots = [*imports, proto.parent]

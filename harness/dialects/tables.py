@@ -4,8 +4,9 @@ A field is named by its path in the message: `job.spec.command`. A response's fi
 table, whose pattern takes a part of a text.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+import grpc
 import msgspec
 
 
@@ -21,6 +22,8 @@ class Part(Table, frozen=True, kw_only=True):
 
 
 Source = str | Part
+# Statuses of calls that a server refuses.
+REFUSALS: Final = frozenset(code.name for code in grpc.StatusCode) - {"OK"}
 
 
 class ProtocolTable(Table, frozen=True, kw_only=True):
@@ -129,13 +132,24 @@ class DeleteTable(RpcTable, frozen=True, kw_only=True):
 
 
 class StatusTable(Table, frozen=True, kw_only=True):
-    """The statuses that the server documents, where they are not the usual ones."""
+    """The statuses that the server documents, where they are not the usual ones.
+
+    Raises:
+        ValueError: a name is of no status, or a list is empty.
+    """
 
     unknown_job: tuple[str, ...] = ("NOT_FOUND",)
     bad_id: tuple[str, ...] = ("INVALID_ARGUMENT", "NOT_FOUND")
     bad_command: tuple[str, ...] = (
         "NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "INTERNAL", "ABORTED",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for key in self.__struct_fields__:
+            names = getattr(self, key)
+            if not names or not REFUSALS.issuperset(names):
+                rule = f"give at least one of {', '.join(sorted(REFUSALS))}"
+                raise ValueError(f"{key} = {list(names)}; {rule}")
 
 
 class GrpcTables(Table, frozen=True, kw_only=True):

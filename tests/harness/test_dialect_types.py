@@ -53,6 +53,8 @@ TABLES: dict[str, str] = {
     "query.job": 'state = "state"\nrunning = ["running"]\nended = ["ended"]\nexit_code = "code"',
     "stream": 'rpc = "Stream"\nid = "id"\noutput = "data"',
 }
+STOP = 'rpc = "Stop"\nid = "id"\n'
+PROTOCOL = 'service = "Server"\n'
 START = 'rpc = "Start"\nid = "id"\n'
 STREAM = 'rpc = "Stream"\nid = "id"\n'
 LIST = 'rpc = "List"\njobs = "jobs"\nid = "id"\n'
@@ -176,9 +178,26 @@ def load(directory: Path, **tables: str) -> dict[str, Translation]:
             LIST + 'arguments = "text"',
             "list.arguments: 'text' is a string; it must be: repe",
         ),
+        ("stop", STOP + "constants.seconds = inf", "'seconds' is a int32 and cannot be inf: "),
+        ("stop", STOP + "constants.seconds = 1.5", "cannot be 1.5: it is no whole number"),
+        ("stop", STOP.replace('"Stop"', "3"), "stop.rpc: got a number; it must be a text"),
+        ("query.job", 'exit_code = { field = "text" }', "no key 'pattern', which is required"),
+        ("identities", 'roles = "ou"', "identities.roles: got 'ou'; it must be one of extension, "),
+        ("identities", 'user.may = ["x"]', "identities.user.may[0]: got 'x'; it must be one of s"),
+        ("status", 'unknown_job = "A"', "status.unknown_job: got a text; it must be a list"),
+        ("status", 'unknown_job = ["NOTFOUND"]', "status: unknown_job = ['NOTFOUND']; give at le"),
+        ("status", "bad_command = []", "status: bad_command = []; give at least one of ABORTED, A"),
+        ("status", 'bad_id = ["OK"]', "status: bad_id = ['OK']; give at least one of ABORTED, AL"),
+        ("protocol", PROTOCOL + 'proto = "a\\u0000b"', "protocol.proto: "),
+        ("protocol", PROTOCOL + 'descriptor_set = "a\\u0000b"', "'a\\x00b': no path"),
+        (
+            "protocol",
+            PROTOCOL + 'proto = "dialect.toml"\nimports = ["nowhere"]',
+            "nowhere' is not a directory",
+        ),
     ],
 )
-def test_a_field_of_a_wrong_type_is_an_error_when_the_dialect_is_loaded(
+def test_a_wrong_value_is_one_line_when_the_dialect_is_loaded(
     table: str, text: str, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BrokenError) as caught:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from harness.checks import ALL
 from harness.dialects import tables as tables_module
 from harness.dialects.dialect import CANONICAL, RPCS, Dialect
-from harness.dialects.load import DialectFile, builtin_names, load_dialect
+from harness.dialects.load import BUILTIN, DialectFile, builtin_names, load_dialect
 from harness.dialects.schema import FieldPath, Schema, UnfitValueError, compiled, message_class
 from harness.dialects.stub import DialectError, GrpcTransport
 from harness.dialects.translation import Translation
@@ -37,7 +37,7 @@ WRONG = {
         '["RUNNING"]',
         "query.job.running: 'RUNNING' is not a value of 'state'; its values are STATE_UNKNOWN, ",
     ),
-    'exit_code = "exit_code"': ("exit_code = 3", "got `int` - in `query.job.exit_code`"),
+    'exit_code = "exit_code"': ("exit_code = 3", "job.exit_code: got a number; it must be a text"),
     'signal = "signal"': (
         'signal = { field = "signal", pattern = "(" }', "invalid regular expression '('",
     ),
@@ -50,7 +50,7 @@ WRONG = {
     ),
     'name = "units"': ('name = "units', "no TOML: "),
     'ids = "uuid4"': ('ids = "uuid5"', "uuid5"),
-    "[protocol]": ('[command]\nstart = ["x"]\n[protocol]', "in `command`"),
+    "[protocol]": ('[command]\nstart = ["x"]\n[protocol]', "command: no key 'query', which is r"),
     'roles = "OU"': ('roles = "tokens"', "unsupported"),
 }  # fmt: skip
 
@@ -119,6 +119,43 @@ def test_what_is_no_dialect_is_one_line(source: str) -> None:
     with pytest.raises(BrokenError) as caught:
         load_dialect(source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no key 'name', which is required"),
+        ("name = 3", "name: got a number; it must be a text"),
+        ('name = "x"', "neither [protocol] (gRPC) nor [command]: how is the server called?"),
+        ("name = \udcff", "not UTF-8"),
+        ("a = " + "[" * 3000 + "]" * 3000, "no TOML: its lists or tables are nested too deep"),
+        ("a = " + "9" * 5000, "no TOML: "),
+        ('name = "x"\n[command]\nstart = ["x"]', "command: no key 'query', which is required"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "dialect.toml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BrokenError) as caught:
+        load_dialect(str(file))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+GRPC_TABLES = {
+    "protocol": 'service = "x"',
+    "start": 'rpc = "x"\nid = "x"',
+    "query": 'rpc = "x"\nid = "x"\njob = {}',
+    "list": 'rpc = "x"\nid = "x"\njobs = "x"',
+}
+
+
+@pytest.mark.parametrize("name", GRPC_TABLES)
+def test_a_dialect_of_programs_has_no_table_of_grpc(name: str, tmp_path: Path) -> None:
+    programs = (BUILTIN / "systemd.toml").read_text()
+    source = written(f"{programs}\n[{name}]\n{GRPC_TABLES[name]}", tmp_path)
+    with pytest.raises(BrokenError, match=rf"\[{name}\] is for gRPC, and \[command\] for programs"):
+        load_dialect(source)
 
 
 @pytest.mark.parametrize("name", builtin_names())
