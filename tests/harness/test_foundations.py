@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.checks import ALL
-from harness.checks.check import Check
+from harness.checks.check import Check, Stage
+from harness.checks.common import total_bytes
+from harness.checks.streams.delivery import WRITE_PLANS, judge_writes
 from harness.record.foundations import (
     ANSWERS,
     COMPLETE,
@@ -175,9 +177,11 @@ def test_check_that_waits_for_streams_without_an_end_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_runner, "ENDLESS_LIMIT_S", 0.1)
+    monkeypatch.setattr(check_runner, "ENDLESS_LOOK_S", 0.1)
     released = threading.Event()
 
-    def waits(_: object) -> None:
+    def waits(stage: Stage) -> None:
+        stage.recorder.add(stream(unended=True))
         released.wait(60)
 
     check = Check("area.waits", "It is good.", waits, lambda _: (), time_limit_s=60)
@@ -186,6 +190,25 @@ def test_check_that_waits_for_streams_without_an_end_is_given_up(
     assert verdicts(report.results) == {**EXPECTED, "area.waits": Verdict.SKIPPED}
     assert report.results[-1].findings[0].because == "streams.end"
     assert report.unexpected_skips() == []
+
+
+@pytest.mark.parametrize(("time_limit_s", "verdict"), [(60.0, FAIL), (0.2, BROKEN)])
+def test_check_that_waited_for_no_stream_keeps_its_own_time_limit(
+    time_limit_s: float, verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_runner, "ENDLESS_LIMIT_S", 0.0)
+    monkeypatch.setattr(check_runner, "ENDLESS_LOOK_S", 0.1)
+    ended = threading.Event()
+
+    def floods(stage: Stage) -> None:
+        stage.recorder.add(stream())
+        ended.wait(0.5 if verdict is FAIL else 60.0)
+
+    flood = Check("area.floods", "It is good.", floods, lambda _: [Finding(FAIL, "roles")])
+    flood = dataclasses.replace(flood, time_limit_s=time_limit_s)
+    report = run([*CHECKS, flood], tmp_path)
+    ended.set()
+    assert verdicts(report.results) == {**EXPECTED, "area.floods": verdict}
 
 
 def test_saved_run_is_judged_again_with_the_same_causes(tmp_path: Path) -> None:
@@ -206,3 +229,13 @@ def test_skip_that_no_failure_explains_is_no_pass(tmp_path: Path) -> None:
     for allowed in (None, ("*",)):
         report = RunReport({}, "", 1.0, (result, passed), allowed)
         assert report.exit_code == 2
+
+
+@pytest.mark.parametrize(("unended", "kept"), [(True, True), (False, False)])
+def test_stream_that_has_not_ended_has_not_lost_what_it_lacks(unended: bool, kept: bool) -> None:
+    streams = [
+        stream(label=name, received_bytes=max(0, total_bytes(steps) - 1), unended=unended)
+        for name, steps in WRITE_PLANS.items()
+    ]
+    complete = next(each for each in judge_writes(History(streams)) if each.promise == COMPLETE)
+    assert (complete.verdict is PASS) is kept
