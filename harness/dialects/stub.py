@@ -7,6 +7,7 @@ connection.
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -51,17 +52,24 @@ class GrpcTransport:
         descriptors: its descriptor set; None: the server describes itself.
         name: of the dialect, for errors.
         unknown_id: a well-formed id of a job that no server has.
+        folder: that the paths in the tables begin in.
 
     Raises:
         BrokenError: the tables do not fit the descriptors, or the id its fields.
     """
 
     def __init__(
-        self, tables: GrpcTables, descriptors: bytes | None, name: str, unknown_id: str
+        self,
+        tables: GrpcTables,
+        descriptors: bytes | None,
+        name: str,
+        unknown_id: str,
+        folder: Path,
     ) -> None:
         self.service = tables.protocol.service
         self._name = name
         self._unknown_id = unknown_id
+        self._folder = folder.absolute()
         self._tables = tables
         self._lock = threading.Lock()
         self._bound: dict[str, Translation] | None = None
@@ -122,17 +130,23 @@ class GrpcTransport:
         rpc, bound = rpc_of(request), self._bound
         if bound is None or rpc not in bound:
             return ()
-        protocol = self._tables.protocol
-        described: list[str] = []
-        for folder in protocol.imports:
-            described += ["-import-path", folder]
-        described += ["-proto", protocol.proto] if protocol.proto else []
-        described += ["-protoset", protocol.descriptor_set] if protocol.descriptor_set else []
         try:
             message = bound[rpc].request(request)
         except UnfitValueError:
             return ()
-        return grpcurl(address, files, self.path(rpc), message, described)
+        return grpcurl(address, files, self.path(rpc), message, self._described())
+
+    def _described(self) -> list[str]:
+        """Return grpcurl's options that say where the messages are described."""
+        protocol = self._tables.protocol
+        if protocol.descriptor_set:
+            return ["-protoset", str(self._folder / protocol.descriptor_set)]
+        if not protocol.proto:
+            return []
+        proto = self._folder / protocol.proto
+        folders = [*(self._folder / each for each in protocol.imports), proto.parent]
+        paths = [word for each in folders for word in ("-import-path", str(each))]
+        return [*paths, "-proto", proto.name]
 
     def follow(
         self, channel: grpc.aio.Channel, request: pb.StreamLogsRequest, timeout_s: float
