@@ -1,8 +1,10 @@
 """A check's first calls as a shell script: what an author repeats without the harness.
 
 The server's address, the directory of certificates and the ids of jobs are variables, since all of
-them are others in the next run. Comments say what each call answered. The first calls suffice to
-repeat what a quick check found; a check that needs many at once is repeated by its own command.
+them are others in the next run. `: answered TEXT`, which does nothing, says what each call
+answered: in an interactive shell without comments, a server's text in one would be run. The first
+calls suffice to repeat what a quick check found; a check that needs many at once is repeated by its
+own command.
 """
 
 import itertools
@@ -11,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from harness.record.history import Call, CallByHand, History, Stream
+from harness.record.history import Call, CallByHand, History, Record, Stream
 from harness.report.text import one_line
 
 # Longer than the programs that most jobs run, which are arguments.
@@ -20,6 +22,7 @@ _ANSWER_CHARACTERS_MAX: Final = 200
 # From so many words on, what all commands begin with is a function.
 _SHARED_WORDS_MIN: Final = 6
 _FUNCTION: Final = "call"
+_START: Final = "StartJob"
 
 
 def script_of(history: History) -> str:
@@ -27,29 +30,65 @@ def script_of(history: History) -> str:
     calls = history.all(CallByHand)
     if not calls:
         return ""
-    variables = {calls[0].address: "SERVER", calls[0].certificates: "CERTS"}
+    places = _places(calls[0])
+    names = {job_id: f"JOB{n}" for n, job_id in enumerate(_used_ids(history, calls), 1)}
+    with_ids = {**places, **{name: _place_of_id(job_id) for job_id, name in names.items()}}
     shared = _shared(calls)
     lines = [
-        f"SERVER={shlex.quote(calls[0].address)}  # the server's address",
+        "# for bash",
+        f"SERVER={shlex.quote(calls[0].address)}  # address of the server",
         "CERTS=certs  # the directory that `identities certs` made",
     ]
     if shared:
-        words = " ".join(_quoted(word, variables) for word in shared)
+        words = " ".join(_quoted(word, places) for word in shared)
         lines.append(f'{_FUNCTION}() {{ {words} "$@"; }}')
     answers = _answers(history)
     for record in history.records:
         if isinstance(record, CallByHand):
-            lines += _lines(record, len(shared), variables, answers.get(record.label, ""))
-        elif isinstance(record, Call) and record.rpc == "StartJob":
-            job_id = record.response.get("job_id")
-            if isinstance(job_id, str) and job_id and job_id not in variables:
-                name = f"JOB{len(variables) - 1}"
-                variables[job_id] = name
-                lines.append(f"{name}=  # the id of job {name[3:]}, from its answer")
+            known = places if record.rpc == _START else with_ids
+            lines += _lines(record, len(shared), known, answers.get(record.label, ""))
+        elif (name := names.pop(_started_id(record), "")) != "":
+            lines.append(f"{name}=  # the id of job {name[3:]}, from its answer")
     left_out = len(history.calls()) + len(history.streams()) - len(calls)
     if left_out > 0:
         lines.append(f"# {left_out} more calls are left out.")
-    return "\n".join(_without_unused(lines))
+    return "\n".join(lines)
+
+
+def _places(call: CallByHand) -> dict[str, str]:
+    """Return where the server's address and the certificates are in a word: patterns by name."""
+    places = {}
+    if call.address:  # a client of this machine needs none
+        places["SERVER"] = rf"(?:^|(?<=[=/])){re.escape(call.address)}(?=$|/)"
+    if call.certificates not in {"", "."}:  # the current directory's files are named without it
+        places["CERTS"] = rf"(?:^|(?<=[=,:])){re.escape(call.certificates)}(?=$|/)"
+    return places
+
+
+def _place_of_id(job_id: str) -> str:
+    """Return where an id is in a word: a number is it only as a whole word or JSON value."""
+    if job_id.isdecimal():
+        return rf'(?:^|(?<==)|(?<=: )|(?<=: ")){job_id}(?=$|"?[,}}])'
+    return rf"(?<!\w){re.escape(job_id)}(?!\w)"
+
+
+def _started_id(record: Record) -> str:
+    """Return the id that a start answered; empty: the record is of something else."""
+    if not isinstance(record, Call) or record.rpc != _START:
+        return ""
+    job_id = record.response.get("job_id")
+    return job_id if isinstance(job_id, str) else ""
+
+
+def _used_ids(history: History, calls: Sequence[CallByHand]) -> list[str]:
+    """Return the ids that calls after the start have, in the order of the starts."""
+    words = {word for call in calls if call.rpc != _START for word in call.words}
+    ids = dict.fromkeys(filter(None, map(_started_id, history.records)))
+    return [
+        job_id
+        for job_id in ids
+        if any(job_id in word and re.search(_place_of_id(job_id), word) for word in words)
+    ]
 
 
 def _shared(calls: Sequence[CallByHand]) -> tuple[str, ...]:
@@ -72,38 +111,31 @@ def _answers(history: History) -> dict[str, str]:
     return answers
 
 
-def _lines(call: CallByHand, shared: int, variables: Mapping[str, str], answer: str) -> list[str]:
+def _lines(call: CallByHand, shared: int, places: Mapping[str, str], answer: str) -> list[str]:
     words = [_FUNCTION] * bool(shared)
-    words += [_quoted(word, variables) for word in call.words[shared:]]
+    words += [_quoted(word, places) for word in call.words[shared:]]
     line = " ".join(words)
     if len(line) > _COMMAND_CHARACTERS_MAX:
         line = f"# {call.rpc} is left out: it has an argument of {len(line)} characters."
-    return [line, *([f"# answered {answer}"] if answer else [])]
+    return [line, *([f": answered {shlex.quote(answer)}"] if answer else [])]
 
 
-def _without_unused(lines: Sequence[str]) -> list[str]:
-    """Return the lines without the variables of jobs that no command uses."""
-    text = "\n".join(lines)
-    names = [(line, re.match(r"(JOB\d+)=  #", line)) for line in lines]
-    return [line for line, name in names if name is None or f'"${name[1]}"' in text]
-
-
-def _quoted(word: str, variables: Mapping[str, str]) -> str:
-    """Return a word for a shell, with variables in place of their values."""
-    values = sorted(filter(None, variables), key=len, reverse=True)
-    pieces = re.split(f"({'|'.join(map(re.escape, values))})", word) if values else [word]
-    quoted = [
-        f'"${variables[piece]}"' if piece in variables else _literal(piece)
-        for piece in pieces
-        if piece
-    ]
-    return "".join(quoted) or "''"
+def _quoted(word: str, places: Mapping[str, str]) -> str:
+    """Return a word for a shell, with variables at their places."""
+    pattern = "|".join(f"(?P<{name}>{place})" for name, place in places.items())
+    pieces = []
+    end = 0
+    for match in re.finditer(pattern, word) if pattern else ():
+        pieces += [_literal(word[end : match.start()]), f'"${match.lastgroup}"']
+        end = match.end()
+    pieces.append(_literal(word[end:]))
+    return "".join(pieces) or "''"
 
 
 def _literal(text: str) -> str:
     r"""Quote a text; what is not printable is written as an escape of `$'...'`."""
     if text.isprintable():
-        return shlex.quote(text)
+        return shlex.quote(text) if text else ""
     escaped = text.replace("\\", r"\\").replace("'", r"\'")
     return "$'" + "".join(_escape(each) for each in escaped) + "'"
 

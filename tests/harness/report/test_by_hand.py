@@ -1,8 +1,11 @@
 """The script by which an author repeats a check's calls: a shell reads exactly those words."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from harness.dialects.dialect import CANONICAL
 from harness.dialects.load import load_dialect
@@ -78,7 +81,8 @@ def test_address_certificates_and_ids_are_variables() -> None:
         )
     )
     assert script.splitlines() == [
-        "SERVER=127.0.0.1:5051  # the server's address",
+        "# for bash",
+        "SERVER=127.0.0.1:5051  # address of the server",
         "CERTS=certs  # the directory that `identities certs` made",
         (
             'call() { grpcurl -cacert "$CERTS"/ca.crt -cert "$CERTS"/admin.crt '
@@ -86,19 +90,68 @@ def test_address_certificates_and_ids_are_variables() -> None:
             '-d "$@"; }'
         ),
         """call '{"command_name": "a"}' "$SERVER" jobworker.v1.JobWorker/StartJob""",
-        "# answered OK",
+        ": answered OK",
         "JOB1=  # the id of job 1, from its answer",
         """call '{"command_name": "a"}' "$SERVER" jobworker.v1.JobWorker/StartJob""",
-        "# answered OK",
+        ": answered OK",
         """call '{"job_id": "'"$JOB1"'"}' "$SERVER" jobworker.v1.JobWorker/QueryJob""",
-        "# answered UNKNOWN: what?",
+        ": answered 'UNKNOWN: what?'",
     ]
 
 
-def test_answer_from_a_server_stays_in_its_comment() -> None:
-    answers = [call("QueryJob", "q", "UNKNOWN", "x\nrm -rf /\r\x1b[2K")]
+def test_number_is_an_id_only_as_a_whole_value_of_a_later_call() -> None:
+    start = '{"cpu": 0.1, "memory_bytes": 1, "command_line": "echo 1"}'
+    query = '{"id": "1", "wait": 21, "text": "a 1"}'
+    script = script_of(
+        History(
+            [
+                by_hand(["grpcurl", "-d", start, "v1.1"], "StartJob", "s"),
+                call("StartJob", "s", job_id="1"),
+                by_hand(["grpcurl", "-d", query, "v1.1"]),
+                by_hand(["client", "logs", "1", "--id=1", "--rate=1.1"]),
+            ]
+        )
+    )
+    assert script.splitlines()[3:] == [
+        f"grpcurl -d '{start}' v1.1",
+        ": answered OK",
+        "JOB1=  # the id of job 1, from its answer",
+        """grpcurl -d '{"id": "'"$JOB1"'", "wait": 21, "text": "a 1"}' v1.1""",
+        """client logs "$JOB1" --id="$JOB1" --rate=1.1""",
+    ]
+
+
+def test_call_without_an_address_and_certificates_has_its_words() -> None:
+    record = CallByHand("q", "QueryJob", ("systemctl", "show", ""), "", "")
+    assert script_of(History([record])).splitlines()[-1] == "systemctl show ''"
+
+
+@pytest.mark.parametrize("directory", [".", "certs", "/c"])
+def test_directory_is_a_variable_only_where_a_path_begins_with_it(directory: str) -> None:
+    files = CertFiles(*(Path(directory, name) for name in ("ca.crt", "admin.crt", "admin.key")))
+    words = ("x", "-cacert", str(files.ca), f"--key={files.key}", "./y", "mycerts/z", "a/c/d")
+    record = CallByHand("q", "QueryJob", words, ADDRESS, str(files.ca.parent))
+    given = "" if directory == "." else '"$CERTS"/'
+    assert script_of(History([record])).splitlines()[3] == (
+        f"x -cacert {given}ca.crt --key={given}admin.key ./y mycerts/z a/c/d"
+    )
+
+
+def test_only_jobs_that_a_call_names_are_numbered() -> None:
+    starts = [call("StartJob", f"s{n}", job_id=f"job-{n}") for n in range(1, 5)]
+    queries = [by_hand(["x", "unit-job-4.service", "job-2", "job-22"])]
+    script = script_of(History([*starts, *queries]))
+    assert re.findall(r"^(JOB\d+)=", script, re.MULTILINE) == ["JOB1", "JOB2"]
+    assert 'x unit-"$JOB2".service "$JOB1" job-22' in script
+
+
+def test_answer_from_a_server_is_no_command_in_any_shell() -> None:
+    text = "x\n$(touch made) `id` 'y\r\x1b[2K"
+    answers = [call("QueryJob", "q", "UNKNOWN", text)]
     script = script_of(History([by_hand(["grpcurl", "a"]), *answers]))
-    assert script.endswith("# answered UNKNOWN: x rm -rf / \\x1b[2K")
+    last = script.splitlines()[-1]
+    assert shlex.split(last) == [":", "answered", r"UNKNOWN: x $(touch made) `id` 'y \x1b[2K"]
+    assert "#" not in last
     assert words_of(script) == [["a"]]
 
 
