@@ -83,6 +83,16 @@ def test_both_distributions_have_one_version_and_compatible_requirements() -> No
     assert wanted <= locked
 
 
+@pytest.mark.parametrize("folder", [".", "harness"])
+def test_declared_minimums_are_those_of_the_generated_code(folder: str) -> None:
+    generated = ROOT / "proto" / "jobworker" / "v1"
+    messages, rpcs = (generated / f"jobworker_{kind}.py" for kind in ("pb2", "pb2_grpc"))
+    [numbers] = re.findall(r"PUBLIC,\s+(\d+),\s+(\d+),\s+(\d+),", messages.read_text())
+    [grpc] = re.findall(r"GRPC_GENERATED_VERSION = '(.+)'", rpcs.read_text())
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+    assert {f"protobuf>={'.'.join(numbers)}", f"grpcio>={grpc}"} <= set(project["dependencies"])
+
+
 def test_every_command_is_in_the_wheel_or_says_that_it_needs_a_checkout() -> None:
     there = {command.name for command in installed.COMMANDS}
     assert not there & set(installed.OF_A_CHECKOUT)
