@@ -6,6 +6,7 @@ are judged in seconds. `python -m harness wire --target vm` judges them with a r
 
 import dataclasses
 import re
+import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +18,19 @@ import pytest
 from google.protobuf.message import Message
 
 from harness.checks.check import Check, Need, Scale, Stage
-from harness.checks.limits.reports import REPORTED, USAGE
+from harness.checks.limits.host_cgroups import read_files
+from harness.checks.limits.reports import (
+    REPORTED,
+    USAGE,
+    JobLimits,
+    ReportedUsage,
+    UsageCounters,
+    limits_of_files,
+)
 from harness.dialects.dialect import CANONICAL, CanonicalTransport, Connection
 from harness.host.cert_files import CertFiles
 from harness.host.processes import Done
-from harness.record.history import Recorder
+from harness.record.history import History, Recorder
 from harness.record.verdict import UnmetError, Verdict
 from harness.wire.equivalents import reason_for
 from harness.wire.mutants import FieldMutant, generate
@@ -224,3 +233,48 @@ def test_mutant_is_noticed_unless_it_is_equivalent(mutant: FieldMutant) -> None:
     found = [verdicts(check, MutantTap(mutant)) for check in (REPORTED, USAGE)]
     noticed = any(Verdict.FAIL in each for each in found)
     assert noticed is not (bool(reason_for(mutant.name)) or mutant.name in UNSEEN_HERE)
+
+
+def machine_stage() -> Stage:
+    """Return a stage whose server's machine is this one."""
+
+    def run(script: str, _: float) -> Done:
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return cast("Stage", SimpleNamespace(host=SimpleNamespace(run=run)))
+
+
+def test_files_are_read_whole_or_are_empty_or_missing(tmp_path: Path) -> None:
+    (tmp_path / "whole").write_text("a b\n c\\n\n")
+    (tmp_path / "unended").write_text("first\nlast")
+    (tmp_path / "empty").touch()
+    (tmp_path / "unreadable").mkdir()
+    names = ("whole", "unended", "unreadable", "empty", "missing")
+    found = read_files(machine_stage(), str(tmp_path), *names)
+    assert found == dict(zip(names, ("a b\n c\\n", "first\nlast", "", "", None), strict=True))
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_limit_whose_file_has_no_content_is_none(content: str | None) -> None:
+    files = dict.fromkeys(("cpu.max", "memory.max", "io.weight", "pids.max", "io.max"), content)
+    assert limits_of_files(files) == JobLimits(None, None, None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("io_read_bytes", Verdict.FAIL),
+        ("io_write_bytes", Verdict.FAIL),
+        ("oom_kills", Verdict.FAIL),
+        ("cpu_usage_us", Verdict.PASS),
+    ],
+)
+def test_counter_that_the_end_does_not_move_is_as_before_it(name: str, verdict: Verdict) -> None:
+    counters = UsageCounters(*WORKED)
+    final = dataclasses.replace(counters, **{name: 2 * getattr(counters, name)})
+    oom_killed = (False, True, True)
+    usage = ReportedUsage(counters, counters, counters, final, oom_killed, uses_disk=True)
+    findings = {each.promise: each.verdict for each in USAGE.judge(History([usage]))}
+    assert findings.pop(f"{name} is reported after the end, too") is verdict
+    assert set(findings.values()) == {Verdict.PASS}

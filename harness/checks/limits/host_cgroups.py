@@ -112,11 +112,14 @@ def root_of(stage: Stage, client: Client) -> str:
 
 
 def read_files(stage: Stage, directory: str, *paths: str) -> dict[str, str | None]:
-    """Return the content of some files below a directory; None for a missing one."""
+    """Return the content of some files below a directory; None for a missing one.
+
+    Of one that cannot be read, as of an empty one, the content is ''.
+    """
     # With the shell's own commands: an emulated machine takes long to start a program.
     show = (
-        'show() { echo "== $1"; { while IFS= read -r line; do printf \'%s\\n\' "$line"; done; } '
-        "2>/dev/null < \"$1\" || echo '!!'; }"
+        'show() { echo "== $1"; line=; { while IFS= read -r line || [ -n "$line" ]; '
+        "do printf '%s\\n' \"$line\"; line=; done; } 2>/dev/null < \"$1\" || echo '!!'; }"
     )
     shown = [f"show {shlex.quote(path)} 2>/dev/null" for path in paths]
     script = "; ".join([f"cd {shlex.quote(directory)} || true", show, *shown])

@@ -137,7 +137,7 @@ def _run_limits(stage: Stage) -> None:
         own = {name: files[f"{cgroups[number]}/{name}"] for name in _FILES}
         messages = (limits, running[number], ended[number])
         requested, *reports = (_of_message(each, devices) for each in messages)
-        stage.record(ReportedLimits(label, requested, _of_files(own), *reports))
+        stage.record(ReportedLimits(label, requested, limits_of_files(own), *reports))
 
 
 def _of_message(limits: pb.ResourceLimits, devices: Mapping[str, str]) -> JobLimits:
@@ -161,16 +161,18 @@ def _line(limit: pb.IoMax, devices: Mapping[str, str]) -> str:
     return " ".join((devices.get(limit.device, limit.device), *rates))
 
 
-def _of_files(files: Mapping[str, str | None]) -> JobLimits:
+def limits_of_files(files: Mapping[str, str | None]) -> JobLimits:
+    """Return the limits that a cgroup's files have: none where one is missing or unreadable."""
+
     def whole(text: str | None) -> int | None:
-        return None if text is None or text == "max" else int(text)
+        return None if not text or text == "max" else int(text)
 
     quota, _, period = (files["cpu.max"] or "max").partition(" ")
     quota_us, weight = whole(quota), files["io.weight"]
     return JobLimits(
         None if quota_us is None else quota_us * 1000 // int(period),
         whole(files["memory.max"]),
-        None if weight is None else int(weight.splitlines()[0].removeprefix("default ")),
+        int(weight.splitlines()[0].removeprefix("default ")) if weight else None,
         whole(files["pids.max"]),
         tuple(sorted((files["io.max"] or "").splitlines())),
     )
@@ -241,11 +243,9 @@ class ReportedUsage(Observation):
 _USAGE_LIMITS: Final = pb.ResourceLimits(cpu_millicores=500, memory_max_bytes=48 * MIB)
 _READS: Final = 20
 _WORKED: Final = len(b"ready\ndone\n")
-# The others may fall, and those of an ended job's processes do.
-_CUMULATIVE: Final = frozenset(field.name for field in dataclasses.fields(UsageCounters)) - {
-    "memory_current_bytes",
-    "pids_current",
-}
+# Those that the end of the job's processes lowers, that it may raise, and that it leaves alone.
+_FALLING: Final = frozenset({"memory_current_bytes", "pids_current"})
+_FINAL: Final = frozenset({"oom_kills", "io_read_bytes", "io_write_bytes"})
 
 
 def _run_usage(stage: Stage) -> None:
@@ -323,9 +323,9 @@ def _judge_usage(history: History) -> Iterator[Finding]:
         if usage.uses_disk or not name.startswith("io_"):
             yield floor(f"{name} that the job has caused", want, 1)
         yield equal(f"a query reports {name} as the kernel counts it", got, want)
-        if name in _CUMULATIVE:
-            final = getattr(usage.final, name)
-            yield at_least(f"{name} is reported after the end, too", final, want)
+        if name not in _FALLING:
+            promise, final = f"{name} is reported after the end, too", getattr(usage.final, name)
+            yield (equal if name in _FINAL else at_least)(promise, final, want)
     promise = "a query says whether the OOM killer killed a process: before, after, at the end"
     yield equal(promise, usage.oom_killed, (False, True, True))
 
