@@ -36,7 +36,9 @@ def run_guarded(words: list[str], *, tolerate: bool = False, settle_s: float = S
         tolerate: whether it is a success all the same.
         settle_s: how long what is left has to end by itself.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        _say(f"orphans cannot be found (prctl): {os.strerror(ctypes.get_errno())}")
+        return 2
     program = subprocess.Popen(words)
     _pass_signals_to(program)
     exit_code = _wait(program)
@@ -57,7 +59,10 @@ def _pass_signals_to(program: "subprocess.Popen[bytes]") -> None:
     """Let the program decide when to end. A terminal's signals reach it without our help."""
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        program.send_signal(number)
+        # Not `send_signal`: it would reap a program that has just ended, and `_wait` would miss it.
+        if program.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(program.pid, number)
 
     for number, handler in (
         (signal.SIGTERM, forward),

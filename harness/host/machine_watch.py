@@ -4,13 +4,21 @@ A thread wakes ten times a second, sees how late it is and how many threads run 
 second how much processor time others took: all of the machine's, less that of the harness, of what
 it started and of the server that it judges. Times are the kernel's, /proc/stat and /proc/PID/stat
 of proc(5). It costs less than 1 % of a processor.
+
+If the server is on this host and its process is not seen, there is no load: the server's own work
+would count as the others', and excuse its lateness. So it is where there is no /proc.
+
+What it leaves out: a container's program behind a proxy of its port; a daemon of a job whose
+parents ended within the second in which it started.
 """
 
+import ipaddress
 import os
+import socket
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +74,15 @@ def load_between(
 class MachineWatch:
     """A context manager that watches the machine; `load_since` returns what it saw.
 
-    Not "others" are this process, those that `include` names, and all of their descendants.
+    Not "others" are this process, those that `include` names, and all of their descendants, also
+    those whose parents have ended since they were seen.
 
     Shared state and its guard: all but the event and the thread under `_lock`.
     """
 
     def __init__(self) -> None:
-        self._roots = {os.getpid()}
-        self._included: set[str] = set()
+        self._servers: dict[str, set[int] | None] = {}  # by address, as `server_processes`
+        self._family: dict[int, str] = {}  # the start times of those seen last, by process id
         self._lock = threading.Lock()
         self._windows: deque[_Window] = deque(maxlen=_WINDOWS_MAX)
         self._tasks: list[int] = []
@@ -93,20 +102,31 @@ class MachineWatch:
     def own_s(self) -> float:
         """Return how many processor seconds the harness and its servers have taken so far."""
         with self._lock:
-            return self._look().own_s
+            return look.own_s if (look := self._look()) else 0.0
 
     def include(self, address: str) -> None:
-        """Do not count the process of this host that listens at HOST:PORT among the others."""
-        with self._lock:
-            if address not in self._included:
-                self._included.add(address)
-                self._roots |= listening_process(address)
-                self._before = self._look()
+        """Do not count the process of this host that listens at HOST:PORT among the others.
 
-    def load_since(self, started_s: float) -> MachineLoad:
-        """Return the load of the busiest second since a time of `time.monotonic`."""
+        Again if it has ended: another may have taken its place.
+        """
+        with self._lock:
+            known = self._servers.get(address, set())
+        if known is None or any((_PROC / str(pid)).exists() for pid in known):
+            return
+        found = server_processes(address)
+        with self._lock:
+            self._servers[address] = found
+            self._before = self._look()
+
+    def load_since(self, started_s: float) -> MachineLoad | None:
+        """Return the load of the busiest second since a time of `time.monotonic`.
+
+        None: the others' part of it is not known.
+        """
         with self._lock:
             self._end_window()
+            if self._before is None or set() in self._servers.values():
+                return None
             loads = [each.load for each in self._windows if each.ended_s > started_s]
         busiest = max(loads, key=lambda load: load.slowdown, default=MachineLoad(0.0, 0.0, 0.0))
         late_s = max((load.late_s for load in loads), default=0.0)
@@ -118,37 +138,62 @@ class MachineWatch:
             now_s = time.monotonic()
             with self._lock:
                 self._late_s = max(self._late_s, now_s - due_s)
-                self._tasks.append(_running_tasks() - 1)  # without this thread
-                if now_s - self._before.at_s >= _WINDOW_S:
+                with suppress(OSError):
+                    self._tasks.append(_running_tasks() - 1)  # without this thread
+                if self._before is None or now_s - self._before.at_s >= _WINDOW_S:
                     self._end_window()
-            due_s = max(due_s + _TICK_S, now_s)
+            due_s = time.monotonic() + _TICK_S  # a look is no lateness, however long it takes
 
     def _end_window(self) -> None:
         before, processors = self._before, os.cpu_count() or 1
-        if time.monotonic() - before.at_s < _WINDOW_LEAST_S:
+        if before is not None and time.monotonic() - before.at_s < _WINDOW_LEAST_S:
             return
         after = self._look()
-        load = load_between(before, after, processors, self._tasks, self._late_s)
-        self._windows.append(_Window(before.at_s, after.at_s, load))
+        if before is not None and after is not None:
+            load = load_between(before, after, processors, self._tasks, self._late_s)
+            self._windows.append(_Window(before.at_s, after.at_s, load))
         self._before, self._tasks, self._late_s = after, [], 0.0
 
-    def _look(self) -> Used:
-        own_s = sum(_used_s(stat) for stat in _family(self._roots))
-        names = (_PROC / "stat").read_text().split(maxsplit=9)[1:9]
+    def _look(self) -> Used | None:
+        roots = {os.getpid()}.union(*(each for each in self._servers.values() if each))
+        try:
+            family = list(_family(roots, self._family))
+            names = (_PROC / "stat").read_text().split(maxsplit=9)[1:9]
+        except OSError:
+            return None
+        self._family = {stat.pid: stat.started for stat in family}
+        own_s = sum(map(_used_s, family))
         user, nice, system, _, _, _, _, steal = map(int, names)
         all_s = (user + nice + system + steal) / _TICKS_PER_S
         return Used(time.monotonic(), all_s, own_s)
 
 
-def listening_process(address: str) -> set[int]:
-    """Return the process of this host that listens at HOST:PORT, if there is one."""
+def server_processes(address: str) -> set[int] | None:
+    """Return which processes listen at HOST:PORT; None: that is another machine.
+
+    It is empty if they cannot be seen: of another user, or behind a port that the kernel forwards.
+    """
     host, _, port = address.rpartition(":")
-    if host not in {"localhost", "[::1]"} and not host.startswith("127."):
-        return set()
+    if not _is_this_machine(host.strip("[]")):
+        return None
     with suppress(psutil.Error, OSError):
         listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-        return {c.pid for c in listening if c.pid and c.laddr and c.laddr.port == int(port)}
+        return {c.pid for c in listening if c.pid and c.laddr and str(c.laddr.port) == port}
     return set()
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return False
+    own = {each.address for addresses in psutil.net_if_addrs().values() for each in addresses}
+    return not own.isdisjoint(found) or any(map(_is_loopback, found))
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_loopback or parsed.is_unspecified
 
 
 def _running_tasks() -> int:
@@ -161,14 +206,20 @@ class _Stat:
     parent: int
     fields: tuple[str, ...]
 
+    @property
+    def started(self) -> str:
+        """When it started; with its id, it names one process."""
+        return self.fields[19]
 
-def _family(roots: Collection[int]) -> Iterator[_Stat]:
-    """Yield the processes of these ids and their descendants."""
+
+def _family(roots: Collection[int], seen_before: Mapping[int, str]) -> Iterator[_Stat]:
+    """Yield the processes of these ids, those seen before, and the descendants of both."""
     found = {stat.pid: stat for stat in _processes()}
     children = defaultdict(list)
     for stat in found.values():
         children[stat.parent].append(stat.pid)
-    left, seen = list(roots), set[int]()
+    left = [*roots, *(s.pid for s in found.values() if seen_before.get(s.pid) == s.started)]
+    seen = set[int]()
     while left:
         pid = left.pop()
         if pid in found and pid not in seen:

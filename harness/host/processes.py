@@ -1,7 +1,6 @@
 """Runs other programs: with a time limit, logged ready to paste, never left behind."""
 
 import contextlib
-import functools
 import logging
 import os
 import shlex
@@ -21,6 +20,8 @@ from harness.record.verdict import BrokenError
 logger = logging.getLogger(__name__)
 
 _DRAIN_TIMEOUT_S: Final = 2.0
+# Its one thread lasts as long as this process; see `start_bound`.
+_LAUNCHER: Final = ThreadPoolExecutor(1, thread_name_prefix="launcher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def start_bound(
     """
     words = [str(word) for word in (program("setpriv"), "--pdeathsig", "KILL", *command)]
     logger.debug("$ %s", shlex.join(words))
-    starting = _lasting_thread().submit(
+    starting = _LAUNCHER.submit(
         subprocess.Popen, words, stdin=stdin, stdout=log, stderr=log, env=environment,
         cwd=directory, start_new_session=new_session,
     )  # fmt: skip
@@ -147,11 +148,6 @@ def start_bound(
         return starting.result()
     except OSError as error:
         raise BrokenError(f"{shlex.join(words)}: {error.strerror}") from error
-
-
-@functools.cache
-def _lasting_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="launcher")
 
 
 def program(name: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from harness.record.history import Call, History, Interruption, Outcome
+from harness.record.history import Call, History, Interruption, Outcome, Stream
 from harness.record.verdict import Finding, Verdict
 
 # Shared by the owners' judges and by the client, which interrupts a check that relied on it.
@@ -79,10 +79,14 @@ def _waited_for_an_end(history: History) -> bool:
     """
     given_up = [each.finding for each in history.all(Interruption) if each.finding is not None]
     return any(each.promise == ENDS for each in given_up) or any(
-        each.unended or each.outcome is Outcome.UNKNOWN
-        or (each.outcome is Outcome.ERROR and each.code == "CANCELLED")
+        timed_out(each) or (each.outcome is Outcome.ERROR and each.code == "CANCELLED")
         for each in history.streams()
-    )  # fmt: skip
+    )
+
+
+def timed_out(stream: Stream) -> bool:
+    """Return whether a stream had no end in the time that its reader waited for one."""
+    return stream.unended or stream.outcome is Outcome.UNKNOWN
 
 
 def _stopped(history: History) -> bool:

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from harness.checks.check import Check, Need, Scale, Stage
 from harness.drive.reachability import require_job_worker
 from harness.host.machine_watch import MachineWatch
-from harness.record.foundations import ENDS, OWNERS
+from harness.record.foundations import ENDS, OWNERS, timed_out
 from harness.record.history import Cause, History, Interruption, Outcome, Recorder, save
 from harness.record.results import CheckResult
 from harness.record.verdict import (
@@ -42,6 +42,7 @@ SMALL_TIME_FACTOR: Final = 4.0  # an emulated processor's time limits are longer
 SILENT_AFTER_S: Final = 60.0
 # Of a check that waits for streams which do not end: a run is to take minutes.
 ENDLESS_LIMIT_S: Final = 45.0
+ENDLESS_LOOK_S: Final = 1.0
 _HISTORY_FOLDER: Final = "history"
 
 
@@ -291,7 +292,8 @@ class _Runner:
             self._run_within_limit(check, stage)
             _record_death(server, recorder)
             self._record_silence(check, server, recorder)
-            recorder.add(self.watch.load_since(recorder.zero_s))
+            if (load := self.watch.load_since(recorder.zero_s)) is not None:
+                recorder.add(load)
         return recorder.history()
 
     def _has(self, check: Check, need: Need) -> bool:
@@ -305,25 +307,26 @@ class _Runner:
     def _run_within_limit(self, check: Check, stage: Stage) -> None:
         """Run a check on a thread, which is abandoned when it exceeds the check's time limit.
 
-        Where streams do not end, each waits for many: it is given up soon.
+        Where streams do not end, a check that has waited for one is given up soon.
         """
         slow = SMALL_TIME_FACTOR if stage.scale is Scale.SMALL else 1.0
         limit_s = check.time_limit_s * slow
-        endless = check.name not in OWNERS and self.judge.has_broken(ENDS)
-        if endless:
-            limit_s = min(limit_s, ENDLESS_LIMIT_S * slow)
+        started_s = time.monotonic()
         thread = threading.Thread(target=_run, args=(check, stage), name="check", daemon=True)
         thread.start()
-        thread.join(limit_s)
-        if not thread.is_alive():
-            return
-        if not endless:
+        if check.name not in OWNERS and self.judge.has_broken(ENDS):
+            thread.join(min(limit_s, ENDLESS_LIMIT_S * slow))
+            while thread.is_alive() and (passed_s := time.monotonic() - started_s) < limit_s:
+                if any(map(timed_out, stage.recorder.history().streams())):
+                    text = f"given up after {passed_s:.0f} s: streams do not end"
+                    finding = Finding(Verdict.FAIL, ENDS, text)
+                    stage.recorder.add(Interruption(Cause.PROMISE_BROKEN, text, finding))
+                    return
+                thread.join(ENDLESS_LOOK_S)
+        thread.join(max(0.0, started_s + limit_s - time.monotonic()))
+        if thread.is_alive():
             text = f"the check timed out after {limit_s:.0f} s"
             stage.recorder.add(Interruption(Cause.HARNESS_FAILED, text))
-            return
-        text = f"given up after {limit_s:.0f} s: streams do not end"
-        finding = Finding(Verdict.FAIL, ENDS, text)
-        stage.recorder.add(Interruption(Cause.PROMISE_BROKEN, text, finding))
 
     def _record_silence(self, check: Check, server: RunningServer, recorder: Recorder) -> None:
         """Find out, after a call that timed out, whether the server still answers any.
@@ -381,8 +384,15 @@ def _last_words(server: RunningServer) -> str:
     code = server.wait_exit(0)
     if code is None:
         return server.log_tail()
-    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    how = f"by {_signal_name(-code)}" if code < 0 else f"with exit code {code}"
     return f"{how}\n{server.log_tail()}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _result(

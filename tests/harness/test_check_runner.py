@@ -62,6 +62,7 @@ class StandIn:
         self.host: Host | None = None
         self.flags: dict[str, str] = {}
         self.dead = False
+        self.exit_code = -int(signal.SIGSEGV)
         self.machine_died_with = ""
         self.started = 0
 
@@ -73,7 +74,7 @@ class StandIn:
 
     def wait_exit(self, timeout_s: float) -> int | None:
         del timeout_s
-        return -signal.SIGSEGV if self.dead else None
+        return self.exit_code if self.dead else None
 
     def has_died(self) -> bool:
         if self.machine_died_with:
@@ -158,10 +159,19 @@ def test_check_that_times_out_is_broken(tmp_path: Path) -> None:
     assert "the check timed out after 0 s" in result.decisive[0].sentence()
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "how"),
+    [
+        (-signal.SIGSEGV, "by SIGSEGV"),
+        (-(signal.SIGRTMIN + 1), f"by signal {signal.SIGRTMIN + 1}"),
+        (3, "with exit code 3"),
+    ],
+)
 def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
-    tmp_path: Path,
+    exit_code: int, how: str, tmp_path: Path
 ) -> None:
     target = StandIn()
+    target.exit_code = exit_code
 
     def dies(stage: Stage) -> None:
         stage.record(Number(1))
@@ -173,7 +183,7 @@ def test_server_that_dies_fails_the_check_and_the_next_check_gets_a_new_one(
         target, [deadly, dataclasses.replace(GOOD, alone=True)], options, Silent(), EVERYTHING
     )
     assert first.verdict is Verdict.FAIL
-    assert "it ended: by SIGSEGV\nits last words" in first.decisive[0].sentence()
+    assert f"it ended: {how}\nits last words" in first.decisive[0].sentence()
     assert second.verdict is Verdict.PASS
     assert target.started == 2
 

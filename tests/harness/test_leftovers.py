@@ -73,6 +73,20 @@ def test_a_signal_ends_the_program_and_then_what_it_left(tmp_path: Path) -> None
     poll_until(lambda: None if psutil.pid_exists(pid) else True, 20, "the stray's end")
 
 
+def test_a_signal_that_comes_as_the_program_ends_leaves_its_exit_code() -> None:
+    script = (
+        "import os, signal, subprocess\n"
+        "from harness.host import leftovers\n"
+        "program = subprocess.Popen(['sh', '-c', 'exit 5'])\n"
+        "os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)\n"
+        "leftovers._pass_signals_to(program)\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "print(leftovers._wait(program))\n"
+    )
+    done = run(sys.executable, "-c", script)
+    assert (done.stdout, done.stderr) == ("5\n", "")
+
+
 def test_every_long_command_of_make_has_the_guard() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     for target in ("test", "selftest", "mutants", "mutation-score"):

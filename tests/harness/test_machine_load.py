@@ -2,22 +2,33 @@
 
 import ast
 import dataclasses
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.checks.check import Check
+from harness.checks.identity.stalled_streams import STALLED as STALLED_STREAMS
+from harness.checks.identity.stalled_streams import StalledSlot, StalledSlots
+from harness.checks.limits.disk import WEIGHT, CompetingReads
+from harness.checks.streams.delivery import SURVIVOR, SurvivorConditions
+from harness.checks.streams.slots import CANCEL, CancelledStreams
+from harness.host import machine_watch
 from harness.host.clock import poll_until
-from harness.host.machine_watch import MachineWatch, Used, listening_process, load_between
+from harness.host.machine_watch import MachineWatch, Used, load_between, server_processes
 from harness.host.ports import free_port
 from harness.host.repository import ROOT
 from harness.judge.promises import answered, assumed, at_most, at_most_s, equal, in_time
 from harness.judge.streams import all_exact, identical
-from harness.record.history import Call, Cause, History, Interruption, Outcome, Stream
+from harness.record.history import Call, Cause, History, Interruption, Outcome, Record, Stream
 from harness.record.machine_load import MachineLoad
 from harness.record.verdict import Duration, Finding, Verdict, merge
 from harness.run.judging import judge_check
@@ -58,16 +69,12 @@ def findings_of(history: History, *findings: Finding) -> list[Verdict]:
 
 
 LATE = at_most_s("p", 2.0, 1.0)
-NEVER = in_time("p", None, 1.0)
 
 
-@pytest.mark.parametrize("finding", [LATE, NEVER])
-def test_what_is_late_is_a_fail_on_a_quiet_machine_and_inconclusive_on_a_busy_one(
-    finding: Finding,
-) -> None:
-    assert findings_of(History([QUIET]), finding) == [Verdict.FAIL]
-    assert findings_of(History([]), finding) == [Verdict.FAIL]
-    assert findings_of(History([BUSY]), finding) == [Verdict.BROKEN]
+def test_what_is_late_is_a_fail_on_a_quiet_machine_and_inconclusive_on_a_busy_one() -> None:
+    assert findings_of(History([QUIET]), LATE) == [Verdict.FAIL]
+    assert findings_of(History([]), LATE) == [Verdict.FAIL]
+    assert findings_of(History([BUSY]), LATE) == [Verdict.BROKEN]
 
 
 def test_a_busy_machine_excuses_neither_wrong_bytes_nor_a_passed_bound_far_beyond_it() -> None:
@@ -91,6 +98,7 @@ WHOLE = dataclasses.replace(GIVEN_UP, received_bytes=100, unended=False)
 @pytest.mark.parametrize(
     "finding",
     [
+        in_time("p", None, 10.0),
         answered("p", UNANSWERED),
         all_exact("p", [CUT], 100),
         all_exact("p", [GIVEN_UP], 100),
@@ -104,6 +112,54 @@ def test_what_timed_out_is_inconclusive_only_on_a_machine_that_is_as_slow_as_a_d
     assert findings_of(History([STUCK]), finding) == [Verdict.BROKEN]
     assert findings_of(History([BUSY]), finding) == [Verdict.FAIL]
     assert findings_of(History([QUIET]), finding) == [Verdict.FAIL]
+
+
+QUERIED = Call("another", "QueryJob", Outcome.OK, "OK", "", 0.0, 0.1, {"status": "exited"})
+HELD = StalledSlot(was_held=True, freed_after_s=1.0)
+NEVER: dict[str, tuple[Check, Sequence[Record]]] = {
+    "a slot of a stalled client": (
+        STALLED_STREAMS,
+        [
+            StalledSlots(dataclasses.replace(HELD, freed_after_s=None), HELD),
+            dataclasses.replace(QUERIED, label="an admin"),
+        ],
+    ),
+    "slots of cancelled streams": (CANCEL, [CancelledStreams(40, 3, 20, 20, settled=True)]),
+    "threads of cancelled streams": (CANCEL, [CancelledStreams(40, 0, 20, 60, settled=False)]),
+    "the end of a child": (
+        SURVIVOR,
+        [
+            SurvivorConditions(has_cgroups=False, has_added_fields=True),
+            *(
+                record
+                for label, rest in (("child", "after\n"), ("escaped child", ""))
+                for record in (
+                    dataclasses.replace(WHOLE, label=label, text=f"before\nchild\n{rest}"),
+                    dataclasses.replace(
+                        QUERIED, label=label, response={"status": "exited", "exit_code": 4}
+                    ),
+                )
+            ),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEVER)
+def test_what_never_happened_is_inconclusive_only_on_a_machine_that_is_as_slow(what: str) -> None:
+    check, records = NEVER[what]
+    assert merge(judge_check(check, History([*records, BUSY]))) is Verdict.FAIL
+    findings = judge_check(check, History([*records, STUCK]))
+    assert [each.verdict for each in findings if each.verdict is not Verdict.PASS] == [
+        Verdict.BROKEN
+    ]
+
+
+def test_a_ratio_is_not_excused_by_seconds() -> None:
+    """A second of lateness is a fifth of the five that were measured, not one more of a ratio."""
+    late = MachineLoad(others_share=0.0, tasks_per_processor=0.5, late_s=1.0)
+    reads = CompetingReads(light=1.0, heavy=3.0)
+    assert merge(judge_check(WEIGHT, History([reads, late]))) is Verdict.FAIL
 
 
 def test_a_wrong_byte_of_one_stream_is_a_fail_although_another_timed_out() -> None:
@@ -191,16 +247,91 @@ def test_a_program_that_the_harness_started_is_not_among_the_others() -> None:
                 hog.kill()
         # Waited for, its time is still the harness's own.
         assert watch.own_s() > 0.5
-        assert 0.0 <= watch.load_since(started_s).others_share <= 1.0
+        load = watch.load_since(started_s)
+        assert load is not None
+        assert 0.0 <= load.others_share <= 1.0
 
 
-def test_the_server_at_an_address_of_this_host_is_found_by_its_port() -> None:
-    port = free_port()
+def test_a_program_whose_parents_have_ended_is_still_not_among_the_others() -> None:
+    watch = MachineWatch()
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 300 & echo $!; wait"], stdout=subprocess.PIPE
+    ) as parent:  # fmt: skip
+        assert parent.stdout
+        orphan = int(parent.stdout.readline())
+        watch.own_s()
+        parent.kill()
+    try:
+        watch.own_s()
+        assert orphan in watch._family
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+    poll_until(lambda: watch.own_s() >= 0 and orphan not in watch._family, 20, "its end")
+
+
+@contextmanager
+def listening_at(port: int) -> Iterator[int]:
     program = f"import socket, sys; s = socket.create_server(('127.0.0.1', {port})); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as server:
-        address = f"127.0.0.1:{port}"
-        found = poll_until(lambda: listening_process(address) or None, 20, "a listening server")
-        assert found == {server.pid}
+        poll_until(lambda: server_processes(f"127.0.0.1:{port}") or None, 20, "a server")
+        yield server.pid
         server.kill()
-    assert listening_process(address) == set()
-    assert listening_process("192.0.2.1:443") == set()
+
+
+def test_a_server_of_this_host_is_found_by_its_port_whatever_its_address_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    assert server_processes(f"192.0.2.1:{port}") is None
+    assert server_processes(f"no.such.host.invalid:{port}") is None
+    network_card = {"card": [SimpleNamespace(address="192.0.2.1")]}
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: network_card)
+    with listening_at(port) as pid:
+        for host in ("127.0.0.1", "localhost", "192.0.2.1", "0.0.0.0"):  # noqa: S104 - to connect
+            assert server_processes(f"{host}:{port}") == {pid}
+    assert server_processes(f"127.0.0.1:{port}") == set()
+
+
+def test_a_server_of_this_host_that_is_not_seen_leaves_no_load_until_one_is_seen() -> None:
+    port = free_port()
+    watch = MachineWatch()
+    assert watch.load_since(0.0) is not None
+    for _ in range(2):  # another takes its place
+        watch.include(f"127.0.0.1:{port}")
+        assert watch.load_since(0.0) is None
+        with listening_at(port):
+            watch.include(f"127.0.0.1:{port}")
+            assert watch.load_since(0.0) is not None
+
+
+def test_a_look_is_no_lateness_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, left = 100.0, 30
+
+    def wait(seconds: float) -> bool:
+        nonlocal now_s, left
+        now_s, left = now_s + seconds, left - 1
+        return left == 0
+
+    def look_for_5_s() -> list[object]:
+        nonlocal now_s
+        now_s += 5.0
+        return []
+
+    monkeypatch.setattr(machine_watch, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(machine_watch, "_processes", look_for_5_s)
+    watch = MachineWatch()
+    monkeypatch.setattr(watch, "_ended", SimpleNamespace(wait=wait))
+    watch._watch()
+    load = watch.load_since(0.0)
+    assert load is not None
+    assert load.late_s == pytest.approx(0.0)
+
+
+def test_without_the_kernel_s_files_there_is_no_load(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine_watch, "_PROC", tmp_path)
+    with MachineWatch() as watch:
+        assert watch.load_since(0.0) is None
+        monkeypatch.undo()
+        poll_until(lambda: watch.load_since(0.0), 20, "a load once they can be read")

@@ -58,6 +58,27 @@ def test_a_bound_program_outlives_the_thread_that_started_it() -> None:
         assert process.wait(20) == 0
 
 
+def test_one_thread_starts_all_bound_programs_also_if_several_are_the_first() -> None:
+    script = (
+        "import concurrent.futures, os, threading\n"
+        "both = threading.Barrier(2)\n"
+        "class Slow(concurrent.futures.ThreadPoolExecutor):\n"
+        "    def __init__(self, *a, **k):\n"
+        "        if threading.current_thread() is not threading.main_thread():\n"
+        "            both.wait(20)\n"
+        "        super().__init__(*a, **k)\n"
+        "concurrent.futures.ThreadPoolExecutor = Slow\n"
+        "from harness.host.processes import start_bound\n"
+        "def start():\n"
+        "    with open(os.devnull, 'wb') as log:\n"
+        "        print(start_bound(['sleep', '1'], log).wait(20))\n"
+        "starters = [threading.Thread(target=start) for _ in range(2)]\n"
+        "for each in starters: each.start()\n"
+        "for each in starters: each.join()\n"
+    )
+    assert run([sys.executable, "-c", script], 60).require("starting two") == "0\n0\n"
+
+
 def test_a_bound_program_is_killed_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
