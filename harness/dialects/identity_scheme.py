@@ -33,7 +33,13 @@ OPTIONAL: Final = (ANY_KEY_USAGE, ED25519, NO_KEY_USAGE, RSA_1024, BOTH_ROLES, L
 ROOT_FILES: Final = (
     "ca.crt", "ca.key", "server.crt", "server.key", "admin.crt", "admin.key", "user.crt", "user.key"
 )  # fmt: skip
-_DOTTED: Final = re.compile(r"[012](\.(0|[1-9]\d*))+")
+_DOTTED: Final = re.compile(
+    r"(?=.{3,60}$)([01]\.[1-3]?\d|2\.(0|[1-9]\d{0,16}))(\.(0|[1-9]\d{0,16}))*", re.ASCII
+)
+# RFC 5280, upper bounds of names.
+NAME_BYTES_MAX: Final = 64
+_ASCII: Final = re.compile(r"[!-~]+")
+_ADDRESS: Final = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
 
 
 class RoleForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,12 +93,19 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         forms = [("admin", self.admin)] + ([("user", self.user)] if self.user else [])
         for name, form in forms:
             self._require_form(name, form)
+            self._require_text(name, form)
         if self.admin.may is not None:
             raise ValueError("admin.may: an admin may call every rpc; leave it out")
         if self.user and self.user.may is not None and not {"query", "stream"} <= {*self.user.may}:
             raise ValueError(
                 f"user.may = {list(self.user.may)}; a user must be allowed query and stream: name "
                 "another role, or leave user out"
+            )
+        same = self.user and (self.user.oid, self.user.text) == (self.admin.oid, self.admin.text)
+        if self.has_roles and self.user and same:
+            raise ValueError(
+                f"user.text = {self.user.text!r}, which is the admin's role; name another role, or "
+                "leave user out"
             )
         self._require_names()
 
@@ -107,6 +120,21 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if (self.roles == "extension") != bool(_DOTTED.fullmatch(form.oid)):
             rule = "dotted numbers with roles = 'extension', and left out otherwise"
             raise ValueError(f"{name}.oid = {form.oid!r}; it must be {rule}")
+
+    def _require_text(self, name: str, form: RoleForm) -> None:
+        rule = ""
+        if self.roles in {"OU", "O", "CN"} and len(form.text.encode()) > NAME_BYTES_MAX:
+            rule = f"it may have {NAME_BYTES_MAX} bytes"
+        elif self.roles in {"DNS", "URI"} and not _ASCII.fullmatch(form.text):
+            rule = "it must be ASCII without spaces"
+        elif self.roles == "email" and not _ADDRESS.fullmatch(form.text):
+            rule = "it must be NAME@DOMAIN"
+        if rule:
+            raise ValueError(f"{name}.text = {form.text!r} with roles = {self.roles!r}: {rule}")
+        if len(form.common_name.encode()) > NAME_BYTES_MAX:
+            raise ValueError(
+                f"{name}.common_name = {form.common_name!r}: it may have {NAME_BYTES_MAX} bytes"
+            )
 
     def _require_names(self) -> None:
         for key in ("refuses", "accepts"):

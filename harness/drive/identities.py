@@ -25,6 +25,7 @@ from harness.dialects.identity_scheme import (
     BOTH_ROLES,
     ED25519,
     LARGE_EXTENSION,
+    NAME_BYTES_MAX,
     NO_KEY_USAGE,
     OPTIONAL,
     OURS,
@@ -48,6 +49,7 @@ from harness.host.cert_files import CertFiles
 from harness.host.repository import program
 from harness.record.verdict import BrokenError, UnsupportedError
 
+_DER_LONG: Final = 0x80  # a length of so many bytes has several bytes itself
 SCHEME_FILE: Final = "scheme.json"
 FOREVER: Final = dt.datetime(9999, 12, 31, tzinfo=dt.UTC) - dt.datetime.now(dt.UTC)
 _SUBJECT: Final = {
@@ -95,8 +97,12 @@ def role_extension(scheme: Scheme, role: str) -> Role:
 
 
 def _utf8_string(text: bytes) -> bytes:
-    """Return a text of less than 128 bytes in DER."""
-    return bytes((0x0C, len(text))) + text
+    """Return a text in DER."""
+    size = len(text)
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return (
+        bytes((0x0C, size) if size < _DER_LONG else (0x0C, _DER_LONG | len(length), *length)) + text
+    )
 
 
 def client_spec(scheme: Scheme, *roles: str, **changes: object) -> CertificateSpec:
@@ -181,7 +187,7 @@ def _malformed_roles(scheme: Scheme) -> Iterator[Case]:
         ("empty role", b""),
         ("empty role text", b"\x0c\x00"),
         ("role of the wrong type", b"\x02\x01\x01"),
-        ("truncated role", _utf8_string(text + b"????")[: len(text) + 2]),
+        ("truncated role", _utf8_string(text + b"????")[:-4]),
     ):
         spec = client_spec(scheme, roles=(Role(scheme.admin.oid, der),))
         yield Case(20, name, "PERMISSION_DENIED", spec)
@@ -192,8 +198,9 @@ def _misplaced_roles(scheme: Scheme) -> Iterator[Case]:
     if scheme.has_roles and scheme.roles != "CN":
         text = scheme.admin.text
         name = f"admin\0{text}" if scheme.roles == "extension" else text
-        spec = client_spec(scheme, common_name=name)
-        yield Case(22, "admin in the common name, no role", "PERMISSION_DENIED", spec)
+        if len(name.encode()) <= NAME_BYTES_MAX:  # no common name can have a longer one
+            spec = client_spec(scheme, common_name=name)
+            yield Case(22, "admin in the common name, no role", "PERMISSION_DENIED", spec)
     if scheme.roles == "CN":
         unit = (NameOID.ORGANIZATIONAL_UNIT_NAME, scheme.admin.text)
         spec = client_spec(scheme, subject=(unit,))
@@ -287,12 +294,12 @@ def make_identities(
         scheme: their form.
 
     Raises:
-        BrokenError: the directory cannot be written.
+        BrokenError: the directory cannot be written, or no certificate has such a name.
     """
+    names = ("localhost", "127.0.0.1", "::1", *server_names)
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         ours = Authority(kind=scheme.key)
-        names = ("localhost", "127.0.0.1", "::1", *server_names)
         ours.write(directory, "server", server_spec(names, scheme.key))
         write_key(directory / CA_KEY, ours.key)
         for role in ("admin", "user"):
@@ -309,6 +316,10 @@ def make_identities(
         (directory / SCHEME_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(scheme)))
     except OSError as error:
         raise BrokenError(f"{directory}: {error.strerror}; name a directory to write to") from error
+    except ValueError as error:
+        raise BrokenError(
+            f"no certificate of {', '.join(names)} in this scheme can be made: {error}"
+        ) from error
     return IdentityStore(directory)
 
 

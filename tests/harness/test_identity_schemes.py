@@ -10,11 +10,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from harness.dialects.identity_scheme import OPTIONAL, OURS, WITHOUT_ROLES, RoleForm, Scheme
+from harness.drive.certificates import Authority
 from harness.drive.identities import CASES, IdentityStore, cases_of, make_identities
 from harness.record.verdict import BrokenError
 
 OPERATOR = {"text": "operator"}
 VIEWER = {"text": "viewer", "may": ["query", "stream"]}
+MISPLACED = 22  # the catalogue's number of roles at another place
 
 
 def scheme(**table: object) -> Scheme:
@@ -71,9 +73,20 @@ def test_role_is_an_alternative_name(
         alternatives_of(load(tmp_path, "case-18-no-role"), kind)
 
 
-@pytest.mark.parametrize(("encoding", "der"), [("UTF8String", b"\x0c\x02op"), ("raw", b"op")])
-def test_role_is_an_extension_in_either_encoding(encoding: str, der: bytes, tmp_path: Path) -> None:
-    admin = {"text": "op", "oid": "1.2.3.4"}
+@pytest.mark.parametrize(
+    ("encoding", "text", "der"),
+    [
+        ("UTF8String", "op", b"\x0c\x02op"),
+        ("UTF8String", "o" * 127, b"\x0c\x7f" + b"o" * 127),
+        ("UTF8String", "o" * 128, b"\x0c\x81\x80" + b"o" * 128),
+        ("UTF8String", "o" * 1000, b"\x0c\x82\x03\xe8" + b"o" * 1000),
+        ("raw", "op", b"op"),
+    ],
+)
+def test_role_is_an_extension_in_either_encoding(
+    encoding: str, text: str, der: bytes, tmp_path: Path
+) -> None:
+    admin = {"text": text, "oid": "1.2.3.4"}
     make_identities(tmp_path, scheme=scheme(roles="extension", admin=admin, encoding=encoding))
     found = load(tmp_path, "admin").extensions.get_extension_for_oid(
         x509.ObjectIdentifier("1.2.3.4")
@@ -101,6 +114,30 @@ def test_faulty_role_is_a_case_where_it_means_something() -> None:
     raw = RoleForm(text="op", oid="1.2.3.4")
     assert "truncated role" not in names(Scheme(roles="extension", admin=raw, encoding="raw"))
     assert "truncated role" in names(Scheme(roles="extension", admin=raw))
+
+
+@pytest.mark.parametrize("oid", ["0.39", "1.2.840.113549", "2.999.3", "2.25." + "9" * 17])
+@pytest.mark.parametrize("place", ["extension", "URI", "DNS", "CN"])
+def test_a_scheme_that_loads_makes_certificates(place: str, oid: str) -> None:
+    admin = {"text": "o" * 64, "common_name": "o" * 64}
+    chosen = scheme(roles=place, admin=admin | ({"oid": oid} if place == "extension" else {}))
+    authority = Authority()
+    for case in cases_of(chosen):
+        if case.name in {"admin", "no role", "truncated role"} or case.number == MISPLACED:
+            authority._sign(case.spec.key(), case.spec)
+
+
+def test_a_role_that_no_common_name_can_have_is_no_case_there() -> None:
+    about = "admin in the common name, no role"
+    assert about in names(scheme(roles="URI", admin={"text": "o" * 64}))
+    assert about not in names(scheme(roles="URI", admin={"text": "o" * 65}))
+
+
+def test_a_servers_name_that_no_certificate_has_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        BrokenError, match=r"no certificate of localhost, .*, r\xf4le in this scheme"
+    ):
+        make_identities(tmp_path, ["r\xf4le"])
 
 
 def test_what_mutual_tls_leaves_to_the_server_counts_only_if_the_scheme_names_it() -> None:
@@ -194,6 +231,23 @@ def test_store_knows_its_scheme_and_rejects_another(tmp_path: Path) -> None:
         ({"files": {"a/../../x": "ca.crt"}}, "another path below the directory"),
         ({"files": {"admin.key": "ca.crt"}}, "another path below the directory"),
         ({"files": {"x": "client.crt"}}, "it must be one of ca.crt"),
+        ({"files": {"./ca.crt": "ca.crt"}}, "another path below the directory"),
+        (
+            {"roles": "OU", "admin": OPERATOR, "user": VIEWER | OPERATOR},
+            "is the admin's role; name",
+        ),
+        ({"roles": "CN", "admin": {"text": "a" * 65}}, "with roles = 'CN': it may have 64 bytes"),
+        (
+            {"roles": "OU", "admin": {"text": "\xe9" * 33}},
+            "with roles = 'OU': it may have 64 bytes",
+        ),
+        ({"admin": {"common_name": "a" * 65}}, "admin.common_name = 'a+': it may have 64 bytes"),
+        ({"roles": "DNS", "admin": {"text": "r\xf4le"}}, "it must be ASCII without spaces"),
+        ({"roles": "email", "admin": {"text": "operator"}}, "it must be NAME@DOMAIN"),
+        (
+            {"roles": "extension", "admin": {"text": "x", "oid": "1.40.1"}},
+            "admin.oid = '1.40.1'; it must be dotted numbers",
+        ),
     ],
 )
 def test_table_that_contradicts_itself_is_refused(table: dict[str, object], message: str) -> None:
