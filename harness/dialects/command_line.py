@@ -27,6 +27,7 @@ from harness.dialects.dialect import AsyncStream, Connection, rpc_of
 from harness.dialects.identity_scheme import RPC_WORDS
 from harness.dialects.surroundings import put_link
 from harness.host.cert_files import CertFiles
+from harness.record.history import NEW_ID
 from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -43,7 +44,7 @@ class CommandTransport:
 
     def __init__(self, table: CommandTable, folder: Path) -> None:
         self.table = table
-        self._folder = folder
+        self._folder = folder.absolute()
 
     def connect(self, address: str, files: CertFiles, options: ChannelOptions = ()) -> Connection:
         """See `Transport`. Starts no program yet.
@@ -53,6 +54,7 @@ class CommandTransport:
         """
         del options
         values = self._values(address, files)
+        _make_directory(Path(values["work"]))
         for name, text in self.table.files.items():
             put_link(Path(values["work"]) / name, expand_text(text, values), "command.files")
         for call in CALLS:
@@ -66,7 +68,7 @@ class CommandTransport:
         return {
             "address": address, "host": host, "port": port, "ca": str(files.ca),
             "cert": str(files.cert), "key": str(files.key), "folder": str(self._folder),
-            "python": sys.executable, "work": str(_work_directory(files)),
+            "python": sys.executable, "work": str(_work_directory(files).absolute()),
         }  # fmt: skip
 
     def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
@@ -75,12 +77,28 @@ class CommandTransport:
         words = self.table.words(rpc) if rpc is not None else []
         if rpc is None or not words:
             return ()
-        values = {**self._values(address, files), "python": "python"}
+        values = self._values_by_hand(address, files)
         variables = [
             f"{name}={expand_text(text, values)}" for name, text in self.table.environment.items()
         ]
-        command = expand(words, {**values, **VALUES[rpc](request)})
+        command = expand(words, {**values, **VALUES[rpc](request), "new_id": NEW_ID})
         return (*(["env", *variables] if variables else []), *command)
+
+    def setup_by_hand(self, files: CertFiles) -> tuple[tuple[str, ...], ...]:
+        """See `Transport`."""
+        values = self._values_by_hand("", files)
+        work = values["work"]
+        if self.table.files:
+            return tuple(
+                ("install", "-D", "-m", "600", expand_text(text, values), f"{work}/{name}")
+                for name, text in self.table.files.items()
+            )
+        texts = [*map(self.table.words, CALLS), *self.table.environment.values()]
+        return (("mkdir", "-p", work),) if "{work}" in str(texts) else ()
+
+    def _values_by_hand(self, address: str, files: CertFiles) -> dict[str, str]:
+        work = str(_work_directory(files))
+        return {**self._values(address, files), "python": "python", "work": work}
 
     def path(self, rpc: str) -> str:
         """See `Transport`: a program has no path."""
@@ -117,12 +135,14 @@ def _work_directory(files: CertFiles) -> Path:
 
     All connections share it, also those of other processes.
     """
-    path = files.key.absolute().parent / f".work-{files.key.stem}"
+    return files.key.parent / f".work-{files.key.stem}"
+
+
+def _make_directory(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise BrokenError(f"{path} cannot be made: {error.strerror}") from error
-    return path
 
 
 def is_local(transport: Any) -> bool:  # noqa: ANN401 - any transport

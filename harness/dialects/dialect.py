@@ -122,7 +122,13 @@ class Transport(Protocol):
         """
 
     def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
-        """Return the words of a command by which a person makes a call; empty: no such command."""
+        """Return the words of a command by which a person makes a call; empty: no such command.
+
+        `NEW_ID` stands for an id that the caller chooses.
+        """
+
+    def setup_by_hand(self, files: CertFiles) -> tuple[tuple[str, ...], ...]:
+        """Return the commands that a person runs once before, to set up a client's files."""
 
 
 class CanonicalTransport:
@@ -155,6 +161,11 @@ class CanonicalTransport:
         """See `Transport`."""
         described = ("-import-path", "proto", "-proto", "jobworker/v1/jobworker.proto")
         return grpcurl(address, files, self.path(rpc_of(request)), request, described)
+
+    def setup_by_hand(self, files: CertFiles) -> tuple[tuple[str, ...], ...]:
+        """See `Transport`."""
+        del files
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,8 @@ def _by_hand(
     words = dialect.transport.by_hand(request, address, files)
     if not words:
         return None
-    return CallByHand(label, rpc_of(request), words, address, str(files.ca.parent))
+    setup = dialect.transport.setup_by_hand(files)
+    return CallByHand(label, rpc_of(request), words, address, str(files.ca.parent), setup)
 
 
 class Client:

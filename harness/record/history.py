@@ -167,6 +167,8 @@ class UsageCurve(Observation):
 
 
 CALLS_BY_HAND_MAX: Final = 4  # of each rpc, in a check
+# In the words of a start by hand: an id that the caller chooses. No command line has a NUL.
+NEW_ID: Final = "\0new id\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +178,10 @@ class CallByHand(Observation):
     Attributes:
         label: of the record of the call or stream.
         rpc: the canonical rpc.
-        words: the command.
+        words: the command; may have `NEW_ID`.
         address: the server's, as in the words.
         certificates: the directory of the certificates in the words.
+        setup: commands to run once, before the first call.
     """
 
     label: str
@@ -186,6 +189,7 @@ class CallByHand(Observation):
     words: tuple[str, ...]
     address: str
     certificates: str
+    setup: tuple[tuple[str, ...], ...] = ()
 
 
 Record = Call | Stream | Observation

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from harness.record.history import Call, CallByHand, History, Record, Stream
+from harness.record.history import NEW_ID, Call, CallByHand, History, Record, Stream
 from harness.report.text import one_line
 
 # Longer than the programs that most jobs run, which are arguments.
@@ -39,13 +39,19 @@ def script_of(history: History) -> str:
         f"SERVER={shlex.quote(calls[0].address)}  # address of the server",
         "CERTS=certs  # the directory that `identities certs` made",
     ]
+    setup = dict.fromkeys(command for call in calls for command in call.setup)
+    lines += [" ".join(_quoted(word, places) for word in command) for command in setup]
     if shared:
         words = " ".join(_quoted(word, places) for word in shared)
         lines.append(f'{_FUNCTION}() {{ {words} "$@"; }}')
     answers = _answers(history)
-    for record in history.records:
+    for number, record in enumerate(history.records):
         if isinstance(record, CallByHand):
             known = places if record.rpc == _START else with_ids
+            if any(NEW_ID in word for word in record.words):
+                name = names.pop(_answered_id(history.records[number:], record.label), "JOB")
+                lines.append(f"{name}=$(uuidgen)  # an id for the next job")
+                known = {**known, name: re.escape(NEW_ID)}
             lines += _lines(record, len(shared), known, answers.get(record.label, ""))
         elif (name := names.pop(_started_id(record), "")) != "":
             lines.append(f"{name}=  # the id of job {name[3:]}, from its answer")
@@ -80,6 +86,12 @@ def _started_id(record: Record) -> str:
     return job_id if isinstance(job_id, str) else ""
 
 
+def _answered_id(records: Sequence[Record], label: str) -> str:
+    """Return the id that the first call with a label answered; empty: none."""
+    calls = (each for each in records if isinstance(each, Call) and each.label == label)
+    return next(map(_started_id, calls), "")
+
+
 def _used_ids(history: History, calls: Sequence[CallByHand]) -> list[str]:
     """Return the ids that calls after the start have, in the order of the starts."""
     words = {word for call in calls if call.rpc != _START for word in call.words}
@@ -94,7 +106,9 @@ def _used_ids(history: History, calls: Sequence[CallByHand]) -> list[str]:
 def _shared(calls: Sequence[CallByHand]) -> tuple[str, ...]:
     """Return the words that all commands begin with, if they are worth a function."""
     columns = zip(*(call.words for call in calls), strict=False)
-    same = itertools.takewhile(lambda words: len(set(words)) == 1, columns)
+    same = itertools.takewhile(
+        lambda words: len(set(words)) == 1 and NEW_ID not in words[0], columns
+    )
     shared = tuple(words[0] for words in same)
     return shared if len(calls) > 1 and len(shared) >= _SHARED_WORDS_MIN else ()
 
