@@ -5,8 +5,8 @@ second how much processor time others took: all of the machine's, less that of t
 it started and of the server that it judges. Times are the kernel's, /proc/stat and /proc/PID/stat
 of proc(5). It costs less than 1 % of a processor.
 
-If the server is on this host and its process is not seen, there is no load: the server's own work
-would count as the others', and excuse its lateness. So it is where there is no /proc.
+If the server is on this host and its process is not seen, no load is returned: the server's own work
+would count as the others', and excuse its lateness. So it is without /proc.
 
 What it leaves out: a container's program behind a proxy of its port; a daemon of a job whose
 parents ended within the second in which it started.
@@ -142,7 +142,7 @@ class MachineWatch:
                     self._tasks.append(_running_tasks() - 1)  # without this thread
                 if self._before is None or now_s - self._before.at_s >= _WINDOW_S:
                     self._end_window()
-            due_s = time.monotonic() + _TICK_S  # a look is no lateness, however long it takes
+            due_s = time.monotonic() + _TICK_S  # a look does not count as lateness
 
     def _end_window(self) -> None:
         before, processors = self._before, os.cpu_count() or 1
