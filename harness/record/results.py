@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from harness.record.foundations import rank
+from harness.record.foundations import SURVIVES, rank
 from harness.record.known_failing import KnownFailure, entries_text, new_entry
 from harness.record.typed_json import from_values, to_values
 from harness.record.verdict import BrokenError, Finding, Verdict
@@ -62,6 +62,19 @@ class CheckResult:
         if self.verdict is Verdict.PASS:
             return ()
         return tuple(each for each in self.findings if each.verdict is self.verdict)
+
+    @property
+    def death(self) -> Finding | None:
+        """The finding that the server did not survive the check; None if it did."""
+        deaths = (each for each in self.decisive if each.promise == SURVIVES)
+        return next(deaths, None) if self.verdict is Verdict.FAIL else None
+
+    def listed_by(self, known: Sequence[KnownFailure]) -> KnownFailure | None:
+        """Return the entry that lists it; one excuses the server's death only if it says so."""
+        entries = (each for each in known if each.matches(self.target, self.name))
+        return next(
+            (each for each in entries if self.death is None or SURVIVES in each.reason), None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +154,8 @@ class RunReport:
 
     def known_reason(self, result: CheckResult) -> str:
         """Return why a result is listed as known to fail; empty if it is not listed."""
-        entries = (e for e in self.known_failing if e.matches(result.target, result.name))
-        return next((each.reason for each in entries), "")
+        entry = result.listed_by(self.known_failing)
+        return "" if entry is None else entry.reason
 
     def known_failures(self) -> list[CheckResult]:
         """Return the failed results that are known to fail."""
@@ -223,7 +236,7 @@ def load_report(directory: Path) -> RunReport:
         # These are for other programs; `RunReport` computes them from the results.
         del values["verdict"], values["causes"]
         return from_values(values, RunReport)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error
 
 
@@ -236,17 +249,21 @@ def save_known_failing(report: RunReport, path: Path) -> int:
         BrokenError: the file cannot be written, or exists: it may have reasons that people wrote.
     """
     passed = report.unexpected_passes()
+    new = [
+        cause.result
+        for cause in report.causes()
+        if cause.result.verdict is Verdict.FAIL and not cause.known
+    ]
     entries = [
-        entry
+        _with_death(entry, new)
         for entry in report.known_failing
         if not any(entry.matches(each.target, each.name) for each in passed)
         or any(entry.matches(each.target, each.name) for each in report.known_failures())
     ]
     only_target = len({result.target for result in report.results}) == 1
-    for cause in report.causes():
-        result = cause.result
-        if result.verdict is Verdict.FAIL and not cause.known:
-            finding = next(iter(result.decisive), None)
+    for result in new:
+        if result.listed_by(entries) is None:
+            finding = result.death or next(iter(result.decisive), None)
             entries.append(new_entry(result.target, result.name, finding, only_target=only_target))
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -254,3 +271,11 @@ def save_known_failing(report: RunReport, path: Path) -> int:
     except OSError as error:
         raise BrokenError(f"{path}: {error.strerror}; choose another file") from error
     return len(entries)
+
+
+def _with_death(entry: KnownFailure, failed: Sequence[CheckResult]) -> KnownFailure:
+    """Return an entry that also excuses the server's death, if it died in the check listed."""
+    died = (each for each in failed if entry.matches(each.target, each.name) and each.death)
+    if next(died, None) is None:
+        return entry
+    return replace(entry, reason=f"{entry.reason}; {SURVIVES}")

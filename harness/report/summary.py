@@ -67,31 +67,41 @@ def counted(number: int, what: str) -> str:
 def conclusion(report: RunReport) -> str:
     """Return the reason of the overall verdict as a sentence."""
     counts = report.counts()
-    unexpected = len(report.unexpected_skips())
     known = len(report.known_failures())
     if report.verdict is Verdict.FAIL:
         return _failed(report, counts[Verdict.FAIL] - known, known)
     if report.setup_error:
         done = f"{len(report.results)} of {counted(report.expected, 'check')} run"
         return f"Set-up error, {done}: {report.setup_error}"
-    reasons = []
-    if counts[Verdict.BROKEN]:
-        reasons.append(f"{counted(counts[Verdict.BROKEN], 'check')} BROKEN")
-    if unexpected:
-        reasons.append(f"{counted(unexpected, 'check')} skipped without being allowed to")
-    if report.is_cut_short:
-        reasons.append(f"interrupted after {len(report.results)} of {report.expected} checks")
+    reasons = _doubts(report)
     if not counts[Verdict.PASS]:
         reasons.append("no check passed")
-    if unconfirmed := report.unconfirmed():
-        names = ", ".join(map(str, unconfirmed[:NAMES_MAX]))
-        reasons.append(f"{counted(len(unconfirmed), 'known failure')} not judged ({names})")
     if reasons:
         return f"Inconclusive: {'; '.join(reasons)}."
     skipped = counts[Verdict.SKIPPED]
-    excused = f", except in {counted(known, 'check')} known to fail" if known else ""
+    excused = f", except in {counted(known, 'check')} known to fail{_hidden(report)}"
     rest = f"; {counted(skipped, 'check')} skipped" if skipped else ""
-    return f"Every promise that was judged was kept{excused}{rest}."
+    return f"Every promise that was judged was kept{excused if known else ''}{rest}."
+
+
+def _doubts(report: RunReport) -> list[str]:
+    """Return what was not judged, except by a set-up error."""
+    broken = report.counts()[Verdict.BROKEN]
+    reasons = [f"{counted(broken, 'check')} BROKEN"] if broken else []
+    if unexpected := len(report.unexpected_skips()):
+        reasons.append(f"{counted(unexpected, 'check')} skipped without being allowed to")
+    if report.is_cut_short and not report.setup_error:
+        reasons.append(f"interrupted after {len(report.results)} of {report.expected} checks")
+    if unconfirmed := report.unconfirmed():
+        names = ", ".join(map(str, unconfirmed[:NAMES_MAX]))
+        reasons.append(f"{counted(len(unconfirmed), 'known failure')} not judged ({names})")
+    return reasons
+
+
+def _hidden(report: RunReport) -> str:
+    """Return how many checks could not be judged because of known failures."""
+    hidden = sum(cause.hides for cause in report.causes() if cause.known)
+    return f" ({counted(hidden, 'check')} could not be judged)" if hidden else ""
 
 
 def _failed(report: RunReport, new: int, known: int) -> str:
@@ -103,10 +113,12 @@ def _failed(report: RunReport, new: int, known: int) -> str:
         names = ", ".join(dict.fromkeys(each.name for each in passed[:NAMES_MAX]))
         sentences.append(
             f"{counted(len(passed), 'check')} passed, though known to fail ({names}): "
-            "remove them from the file."
+            f"remove {'it' if len(passed) == 1 else 'them'} from the file."
         )
     if known:
-        sentences.append(f"Known failures: {known}.")
+        sentences.append(f"Known failures: {known}{_hidden(report)}.")
+    if doubts := _doubts(report):
+        sentences.append(f"Not all was judged: {'; '.join(doubts)}.")
     if report.setup_error:
         sentences.append(f"A set-up error ended the run: {report.setup_error}")
     return " ".join(sentences)

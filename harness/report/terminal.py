@@ -175,8 +175,7 @@ class Terminal:
         with self._lock:
             self._running.pop((result.target, result.name), None)
             self._done += 1
-        entries = (each for each in self._known if each.matches(result.target, result.name))
-        self._print(*_result_lines(result, next(entries, None)))
+        self._print(*_result_lines(result, result.listed_by(self._known)))
 
     def end(self, report: RunReport, directory: Path) -> None:
         """Print the summary of the run, and the path of report.html."""

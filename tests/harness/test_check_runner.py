@@ -343,7 +343,7 @@ def test_crash_of_the_harness_is_a_broken_result(tmp_path: Path) -> None:
 
 
 def test_file_that_is_not_a_report_is_broken(tmp_path: Path) -> None:
-    for text in ("", "[]", "{}", '{"verdict": 1, "results": 2}'):
+    for text in ("", "[]", "{}", '{"verdict": 1, "results": 2}', "[" * 100_000):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(BrokenError, match="no results"):
             load_report(tmp_path)

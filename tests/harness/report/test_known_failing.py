@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from harness.__main__ import main
+from harness.record.foundations import SURVIVES
 from harness.record.known_failing import KnownFailure, read_known_failing, require_run
 from harness.record.results import CheckResult, RunReport, load_report, save_known_failing
 from harness.record.verdict import BrokenError, Finding, Verdict
@@ -108,7 +109,7 @@ MISSING = result_of("a.known", Verdict.SKIPPED, promise="lacks cgroups")
         ),
         (
             (PASSED, result_of("a.known", Verdict.PASS)), Verdict.FAIL, 1,
-            "1 check passed, though known to fail (a.known): remove them from the file.",
+            "1 check passed, though known to fail (a.known): remove it from the file.",
         ),
         ((PASSED, MISSING), Verdict.BROKEN, 2, "1 known failure not judged (*:a.known)"),
         ((PASSED, result_of("a.known", Verdict.BROKEN)), Verdict.BROKEN, 2, "1 check BROKEN"),
@@ -143,7 +144,50 @@ def test_known_failure_hidden_by_another_failure_is_not_an_open_entry() -> None:
         findings=(Finding(Verdict.SKIPPED, "not judged", because="a.known"),),
     )
     known = [KNOWN, KnownFailure("*", "a.hidden", "x")]
-    assert run_of(PASSED, FAILED, hidden, known=known).verdict is Verdict.PASS
+    report = run_of(PASSED, FAILED, hidden, known=known)
+    assert report.verdict is Verdict.PASS
+    text = "except in 1 check known to fail (1 check could not be judged); 1 check skipped."
+    assert text in conclusion(report)
+
+
+DIED = result_of(
+    "a.known",
+    Verdict.FAIL,
+    findings=(Finding(Verdict.FAIL, "it answers"), Finding(Verdict.FAIL, SURVIVES, "it ended")),
+)
+
+
+def test_known_failure_excuses_the_servers_death_only_if_its_reason_names_it() -> None:
+    report = run_of(PASSED, DIED)
+    assert (report.verdict, report.unconfirmed()) == (Verdict.FAIL, [])
+    assert conclusion(report) == "A promise was broken in 1 check not known to fail."
+    text = StringIO()
+    Terminal(Console(file=text, width=200), known=[KNOWN]).finished(DIED)
+    assert "known: issue 7" not in text.getvalue()
+    assert SURVIVES in text.getvalue()
+    named = KnownFailure("*", "a.known", f"issue 7: not {SURVIVES}")
+    assert run_of(PASSED, DIED, known=[named]).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("known", [[], [KNOWN]])
+def test_written_file_excuses_the_servers_death_by_name(
+    tmp_path: Path, known: list[KnownFailure]
+) -> None:
+    report = run_of(PASSED, DIED, known=known)
+    assert save_known_failing(report, tmp_path / "f") == 1
+    [entry] = read_known_failing(tmp_path / "f")
+    assert entry.reason == (f"issue 7; {SURVIVES}" if known else f"{SURVIVES}; got it ended")
+    assert run_of(PASSED, DIED, known=[entry]).verdict is Verdict.PASS
+
+
+def test_failed_run_says_what_it_did_not_judge() -> None:
+    entry = KnownFailure("*", "a.open", "x")
+    broken = result_of("a.broken", Verdict.BROKEN)
+    report = run_of(PASSED, result_of("a.new", Verdict.FAIL), broken, known=[entry])
+    assert conclusion(dataclasses.replace(report, expected=9)) == (
+        "A promise was broken in 1 check not known to fail. Not all was judged: 1 check BROKEN; "
+        "interrupted after 3 of 9 checks; 1 known failure not judged (*:a.open)."
+    )
 
 
 def test_cut_short_run_is_inconclusive_whatever_is_known() -> None:
