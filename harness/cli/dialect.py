@@ -38,6 +38,8 @@ def dialect(source: str, address: str | None, directory: Path | None) -> None:
     cannot be reached.
     """
     if not source:
+        if address is not None or directory is not None:
+            raise click.UsageError("--address and --identities: name the DIALECT of the server")
         for name in builtin_names():
             click.echo(f"{name}: {load_dialect(name).description}")
         return
@@ -50,7 +52,9 @@ def dialect(source: str, address: str | None, directory: Path | None) -> None:
         words = [*program(), "dialect", source, "--address", "HOST:PORT", "--identities", "DIR"]
         click.echo(f"valid; try it: {shlex.join(words)}")
         return
-    sys.exit(_try(loaded, address, IdentityStore(directory)))
+    store = IdentityStore(directory)
+    store.require_scheme(loaded.identities)
+    sys.exit(_try(loaded, address, store))
 
 
 def _described(dialect: Dialect) -> list[str]:
@@ -76,5 +80,6 @@ def _try(dialect: Dialect, address: str, identities: IdentityStore) -> int:
         faults += bool(step.fault)
         wanted = f"   <- want {step.fault}" if step.fault else ""
         click.echo(f"  {step.what}: {step.got}{wanted}")
-    click.echo("the answers are those of a job worker" if not faults else f"{faults} are not")
+    wrong = "1 answer is not that" if faults == 1 else f"{faults} answers are not those"
+    click.echo(f"{wrong if faults else 'the answers are those'} of a job worker")
     return 1 if faults else 0

@@ -10,6 +10,7 @@ from harness.dialects.identity_scheme import Scheme
 from harness.dialects.load import load_dialect
 from harness.drive.identities import make_identities
 from harness.host.repository import program
+from harness.program import arguments
 
 
 @click.command()
@@ -17,6 +18,7 @@ from harness.host.repository import program
 @click.option(
     "--name",
     "names",
+    type=arguments.HOST,
     multiple=True,
     metavar="NAME",
     help="Host name or IP address of the server; repeatable.",

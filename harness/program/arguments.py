@@ -7,6 +7,7 @@ import re
 import shlex
 import string
 from collections.abc import Callable, Collection
+from ipaddress import ip_address
 from typing import Any, Final
 
 import click
@@ -17,6 +18,9 @@ OURS: Final = "ours"
 LAUNCH_FIELDS: Final = frozenset({"listen", "ca", "cert", "key", "cgroup_root", "python"})
 _PORT: Final = Number(1, 65535, whole=True)
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+# The parts of a host's name, which is at most 253 characters long; * stands for one of them.
+_HOST: Final = re.compile(r"(?!.{254})[A-Za-z0-9*_-]{1,63}(\.[A-Za-z0-9*_-]{1,63})*")
 
 
 class Argument(click.ParamType[Any]):
@@ -91,6 +95,17 @@ def target(names: Collection[str]) -> Argument:
     return Argument("target", parse)
 
 
+def _parse_host(text: str) -> str:
+    try:
+        ip_address(text)
+    except ValueError:
+        if _HOST.fullmatch(text) is None:
+            raise ValueError(
+                "an IP address, or a host's name: letters, digits, -, _ and * between dots"
+            ) from None
+    return text
+
+
 def _parse_server(text: str) -> str:
     if "{listen}" in text or text.partition(" ")[0] == OURS:
         return _parse_launch(text)
@@ -107,5 +122,6 @@ def _port_range() -> str:
 
 
 PATTERN: Final = Argument("regex", _parse_pattern)
+HOST: Final = Argument("host", _parse_host)
 LAUNCH: Final = Argument("command", _parse_launch)
 SERVER: Final = Argument("server", _parse_server)

@@ -12,13 +12,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from harness.__main__ import main as harness
+from harness.cli import dialect
 from harness.cli.selection import complete
 from harness.cli.selftest import SHARE
 from harness.host.stop_signals import STOP_SIGNALS
@@ -34,6 +37,19 @@ BAD = {
     "regex": ["(", "*", "a{99999999999}", "(" * 300],
     "command": ["'", "{foo}", "{", "{listen.x}", "{0}", "'' x"],
     "target": ["", "here", "host", "host:", ":1", "host:0", "host:65536", "a b:1", "h:\u0663"],
+    "host": [
+        "",
+        "\xfc.example",
+        "a b",
+        ".",
+        "a..b",
+        "a/b",
+        "a\n",
+        "[::1]",
+        "1:2",
+        "a" * 64,
+        "a." * 150 + "a",
+    ],
     "server": ["", "here", "host:0", "ours {foo}", "ours '", "x {listen} {foo}"],
     "share": ["", "1", "0/1", "2/1", "1/0", "-1/2", "1/" + "9" * 5000, "\u0661/\u0662", "a/b"],
     "choice": ["", "nonsense"],
@@ -50,6 +66,9 @@ CHECKED = [
     (["check", "--identities", "nowhere"], "does not exist"),
     (["check", "--dialect", "nowhere"], "give a TOML file, or one of: jobworker.v1, "),
     (["dialect", "nowhere"], "give a TOML file, or one of: jobworker.v1, "),
+    (["dialect", "--address", "localhost:1", "--identities", "impl"], "name the DIALECT"),
+    (["dialect", "", "--address", "localhost:1"], "name the DIALECT"),
+    (["dialect", "nixpig", "--address", "localhost:1", "--identities", "impl"], "another scheme"),
     (["dialect", "nixpig", "--address", "localhost:1"], "give both, or none"),
     (["check", "--out", "/dev/null/x"], "choose another with --out"),
     (["recheck", "impl"], "no results of a run"),
@@ -146,6 +165,8 @@ def test_the_rows_are_of_all_options_and_kinds() -> None:
         (arguments.target(()), "[::1]:50051", "[::1]:50051"),
         (arguments.SERVER, "ours --message-size 64KiB", "ours --message-size 64KiB"),
         (arguments.SERVER, "x {listen} {ca}", "x {listen} {ca}"),
+        (arguments.HOST, "::1", "::1"),
+        (arguments.HOST, "*.my_host-1.example", "*.my_host-1.example"),
         (SHARE, "2/3", (1, 3)),
     ],
 )
@@ -174,6 +195,27 @@ def test_other_bad_input_is_refused_before_anything_starts(
     assert text in message
     assert message.count("\n") == 0
     assert {path.name for path in tmp_path.iterdir()} == {"impl", "tests"}
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (["", ""], "the answers are those of a job worker"),
+        (["", "OK"], "1 answer is not that of a job worker"),
+        (["OK", "OK"], "2 answers are not those of a job worker"),
+    ],
+)
+def test_dialect_counts_the_answers_that_are_wrong(
+    faults: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [SimpleNamespace(what="start", got="x", fault=fault) for fault in faults]
+    monkeypatch.setattr(dialect, "first_round", lambda *_: steps)
+    monkeypatch.setattr(dialect.IdentityStore, "files", lambda *_: None)
+    monkeypatch.setattr(dialect.IdentityStore, "require_scheme", lambda *_: None)
+    words = ["dialect", "nixpig", "--address", "localhost:1", "--identities", "."]
+    done = CliRunner().invoke(harness, words)
+    assert done.output.splitlines()[-1] == said
+    assert done.exit_code == any(faults)
 
 
 @pytest.mark.parametrize(
