@@ -5,8 +5,8 @@ second how much processor time others took: all of the machine's, less that of t
 it started and of the server that it judges. Times are the kernel's, /proc/stat and /proc/PID/stat
 of proc(5). It costs less than 1 % of a processor.
 
-If the server is on this host and its process is not seen, no load is returned: the server's own work
-would count as the others', and excuse its lateness. So it is without /proc.
+If the server is on this host and its process is not seen, no load is returned: the server's own
+work would count as the others', and excuse its lateness. So it is without /proc.
 
 What it leaves out: a container's program behind a proxy of its port; a daemon of a job whose
 parents ended within the second in which it started.
