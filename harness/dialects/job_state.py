@@ -70,8 +70,10 @@ def limit_paths(
         ("pids_max", table.pids_max, Fraction(1)),
     ):
         if text:
-            path = FieldPath(descriptor, text, where).require("integer", "number")
-            yield name, path, per_unit
+            # Limits are parts of a core, which no whole number of cores can be.
+            parts = per_unit == _PER_MILLICORE["cores"]
+            kinds = ("float",) if parts else ("integer", "float")
+            yield name, FieldPath(descriptor, text, where).require(*kinds), per_unit
 
 
 class JobState:

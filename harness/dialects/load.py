@@ -167,6 +167,8 @@ def _struct(kind: object) -> type[msgspec.Struct]:
 
 
 def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
+    if not file.unknown_id:
+        raise BrokenError("unknown_id = '': give a well-formed id of a job that no server has")
     transport, reports = _transport(file, directory)
     terms = Terms(
         dialect=file.name,

@@ -50,7 +50,7 @@ def compiled(proto: Path, imports: Iterable[Path] = ()) -> bytes:
     """
     imports = list(imports)
     if not proto.is_file():
-        raise BrokenError(f"protocol.proto: {proto} is not a file")
+        raise BrokenError(f"protocol.proto: {str(proto)!r} is not a file")
     if folder := next((str(each) for each in imports if not each.is_dir()), ""):
         raise BrokenError(f"protocol.imports: {folder!r} is not a directory")
     with tempfile.TemporaryDirectory(prefix="jobworker-protoc-") as scratch:
@@ -260,7 +260,7 @@ class FieldPath:
             return "enum"
         if self._last.cpp_type in _WHOLE:
             return "integer"
-        return "number" if self._last.cpp_type in _REAL else _kind(self._last).split()[-1]
+        return "float" if self._last.cpp_type in _REAL else _kind(self._last).split()[-1]
 
     @property
     def can_be_unset(self) -> bool:

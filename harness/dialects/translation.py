@@ -189,8 +189,8 @@ def _stop(schema: Schema, table: StopTable) -> Translation:
     method, request, path = _bound(schema, table, "stop")
     job_id = _Id(request.descriptor, table.id, "stop.id")
     graces = [
-        (request.path(table.grace_ms, "grace_ms", "integer", "number"), 1),
-        (request.path(table.grace_s, "grace_s", "integer", "number"), 1000),
+        (request.path(table.grace_ms, "grace_ms", "integer", "float"), 1),
+        (request.path(table.grace_s, "grace_s", "integer", "float"), 1000),
     ]
 
     def translate(canonical: pb.StopJobRequest) -> Message:

@@ -116,6 +116,11 @@ def load(directory: Path, **tables: str) -> dict[str, Translation]:
             "start.limits: 'memory'",
         ),
         (
+            "start",
+            START + 'command = "line"\nlimits = { cpu = "number", cpu_unit = "cores" }',
+            "start.limits: 'number' is a int32; it must be: float",
+        ),
+        (
             "stop",
             'rpc = "Stop"\nid = "id"\ngrace_s = "id"',
             "stop.grace_s: 'id' is a string; it mus",
@@ -272,7 +277,7 @@ def test_a_list_without_a_state_shows_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "millicores", "sent"),
-    [("cores", 2000, 2), ("cores", 500, None), ("percent", 290, 29), ("percent", 5, None)],
+    [("millicores", 5, 5), ("percent", 290, 29), ("percent", 5, None)],
 )
 def test_an_integer_field_gets_a_whole_number_or_nothing(
     unit: str, millicores: int, sent: int | None, tmp_path: Path

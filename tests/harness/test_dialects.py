@@ -41,7 +41,7 @@ WRONG = {
     'signal = "signal"': (
         'signal = { field = "signal", pattern = "(" }', "invalid regular expression '('",
     ),
-    'proto = "units.proto"': ('proto = "other.proto"', "other.proto is not a file"),
+    'proto = "units.proto"': ('proto = "other.proto"', "other.proto' is not a file"),
     'service = "units.v1.Units"': ('service = "Units"', "the schema has: units.v1.Units"),
     'output = "output"': ('output = "output.data"', "'output' in 'output.data' is a bytes, not a"),
     'arguments = "args"': (
@@ -49,6 +49,7 @@ WRONG = {
         "start.constants: 'args' is a repeated string and cannot be 3",
     ),
     'name = "units"': ('name = "units', "no TOML: "),
+    "name = ": ('unknown_id = ""\nname = ', "unknown_id = '': give a well-formed id of a job that"),
     'ids = "uuid4"': ('ids = "uuid5"', "uuid5"),
     "[protocol]": ('[command]\nstart = ["x"]\n[protocol]', "command: no key 'query', which is r"),
     'roles = "OU"': ('roles = "tokens"', "unsupported"),
@@ -114,10 +115,11 @@ def test_an_error_names_the_file_the_key_and_what_is_allowed(right: str, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["no-such-dialect", "/", "/dev/null", __file__])
+@pytest.mark.parametrize("source", ["no-such-dialect", "/", "/dev/null", __file__, "a\0b"])
 def test_what_is_no_dialect_is_one_line(source: str) -> None:
     with pytest.raises(BrokenError) as caught:
         load_dialect(source)
+    assert "UTF-8" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
