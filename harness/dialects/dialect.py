@@ -124,7 +124,7 @@ class Transport(Protocol):
     def by_hand(self, request: Message, address: str, files: CertFiles) -> tuple[str, ...]:
         """Return the words of a command by which a person makes a call; empty: no such command.
 
-        `NEW_ID` stands for an id that the caller chooses.
+        `NEW_ID` in a word is an id that the caller chooses.
         """
 
     def setup_by_hand(self, files: CertFiles) -> tuple[tuple[str, ...], ...]:

@@ -23,7 +23,7 @@ from typing import Final, Self
 from harness.record.verdict import BrokenError
 
 CHUNK_BYTES: Final = 256 * 1024
-OUTPUT_MAX_BYTES: Final = 64 * 1024 * 1024  # of a call that is no stream, as of a gRPC message
+OUTPUT_MAX_BYTES: Final = 64 * 1024 * 1024  # of a unary call, as of a gRPC message
 TERM_GRACE_S: Final = 2.0  # from SIGTERM to SIGKILL
 _KILL_TIMEOUT_S: Final = 10.0
 _SIGNALED: Final = 128  # as shells report it
