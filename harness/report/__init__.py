@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.record.results import RunReport, save_report
-from harness.record.verdict import Verdict
+from harness.record.verdict import BrokenError, Verdict
 from harness.record.whole_file import write_whole
 from harness.report.badge import badge_of
 from harness.report.html import Charts, render
@@ -32,8 +32,16 @@ def write_all(report: RunReport, directory: Path) -> None:
     drawn, the report says so in place of its charts. Each file is complete or does not exist.
 
     Raises:
-        OSError: the directory cannot be written to.
+        BrokenError: a file cannot be written.
     """
+    try:
+        _write_all(report, directory)
+    except OSError as error:
+        path = error.filename2 or error.filename
+        raise BrokenError(f"the reports cannot be written: {path}: {error.strerror}") from error
+
+
+def _write_all(report: RunReport, directory: Path) -> None:
     save_report(report, directory)
     write_whole(directory / JUNIT_FILE, to_xml(report))
     write_whole(directory / SUMMARY_FILE, to_markdown(report))

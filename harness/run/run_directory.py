@@ -25,12 +25,15 @@ def new_run_directory(out: Path | None, folder: Path = RESULTS_FOLDER) -> Path:
     """Create a run's directory: the given one, or a new one in a folder, with the link `latest`.
 
     Raises:
-        BrokenError: it cannot be created.
+        BrokenError: it cannot be created, or no file in it.
     """
     now = dt.datetime.now(dt.UTC)
     directory = out or folder / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".writable-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
         if out is None:
             link = folder / f".{LATEST}-{secrets.token_hex(4)}"
             link.symlink_to(directory.name)

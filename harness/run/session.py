@@ -177,8 +177,10 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
             run.setup_error = f"missing: {error}"
         finally:
             report = run.report()
-            write_all(report, directory)
-            terminal.end(report, directory)
+            try:
+                write_all(report, directory)
+            finally:
+                terminal.end(report, directory)
             if choice.write_known_failing is not None:
                 count = save_known_failing(report, choice.write_known_failing)
                 terminal.note(f"{counted(count, 'known failure')} in {choice.write_known_failing}")

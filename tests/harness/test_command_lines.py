@@ -24,6 +24,7 @@ from harness.__main__ import main as harness
 from harness.cli import dialect
 from harness.cli.selection import complete
 from harness.cli.selftest import SHARE
+from harness.drive.identities import IdentityStore
 from harness.host.stop_signals import STOP_SIGNALS
 from harness.program import arguments, streams
 from harness.record.verdict import BrokenError
@@ -71,6 +72,7 @@ CHECKED = [
     (["dialect", "nixpig", "--address", "localhost:1", "--identities", "impl"], "another scheme"),
     (["dialect", "nixpig", "--address", "localhost:1"], "give both, or none"),
     (["check", "--out", "/dev/null/x"], "choose another with --out"),
+    (["check", "--out", "/proc/1"], "choose another with --out"),
     (["recheck", "impl"], "no results of a run"),
     (["selftest", "-k", "nothing-has-this-name"], "no mutant matches"),
     (["races", "explore", "-k", "nothing-has-this-name"], "no scenario's name contains"),
@@ -210,8 +212,8 @@ def test_dialect_counts_the_answers_that_are_wrong(
 ) -> None:
     steps = [SimpleNamespace(what="start", got="x", fault=fault) for fault in faults]
     monkeypatch.setattr(dialect, "first_round", lambda *_: steps)
-    monkeypatch.setattr(dialect.IdentityStore, "files", lambda *_: None)
-    monkeypatch.setattr(dialect.IdentityStore, "require_scheme", lambda *_: None)
+    monkeypatch.setattr(IdentityStore, "files", lambda *_: None)
+    monkeypatch.setattr(IdentityStore, "require_scheme", lambda *_: None)
     words = ["dialect", "nixpig", "--address", "localhost:1", "--identities", "."]
     done = CliRunner().invoke(harness, words)
     assert done.output.splitlines()[-1] == said

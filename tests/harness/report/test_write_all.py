@@ -7,8 +7,10 @@ import pytest
 
 from harness.record.history import History, UsageCurve, save
 from harness.record.results import load_report
-from harness.record.verdict import Verdict
+from harness.record.verdict import BrokenError, Verdict
 from harness.report import write_all
+from harness.run.choice import Choice
+from harness.run.session import begin_run
 from tests.harness.report.cases import report_of, result_of
 
 USAGE = UsageCurve("Memory", "bytes", None, ((0, 1), (1, 2)))
@@ -26,6 +28,18 @@ def test_write_all_writes_every_file_of_the_result(tmp_path: Path) -> None:
         "one.jsonl", "results.json", "junit.xml", "report.html", "summary.md", "results.sarif",
         "badge.json", "badge.svg",
     }  # fmt: skip
+
+
+def test_file_that_cannot_be_written_is_one_error_and_hides_no_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.html").mkdir()
+    with (
+        pytest.raises(BrokenError, match=r"^the reports .*/report\.html: Is a directory$"),
+        begin_run(Choice(out=tmp_path), 1) as run,
+    ):
+        run.results.append(result_of("a.one", Verdict.FAIL))
+    assert "A promise was broken in 1 check." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
