@@ -66,7 +66,8 @@ def _excused(findings: Iterable[Finding], loads: Sequence[MachineLoad]) -> Itera
 def _distrusted(findings: Iterable[Finding]) -> Iterator[Finding]:
     """Make what follows an assumption that is not met inconclusive.
 
-    Judges yield what they assume first. A promise before it does not need it, and stays a FAIL.
+    Judges yield what they assume first, but last what a fault of the server may leave unmet: a
+    promise before it does not need it, and stays a FAIL.
     """
     unmet = ""
     for each in findings:
