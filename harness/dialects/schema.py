@@ -361,7 +361,7 @@ class FieldPath:
         if kind in _WHOLE and not isinstance(value, bool):
             number = int(value)
             if value not in {number, str(number)}:
-                raise ValueError("it is no whole number")
+                raise ValueError("not a whole number")
             return number
         if kind in _REAL and not isinstance(value, bool):
             return float(value)

@@ -28,7 +28,7 @@ def _any_of(names: Iterable[str]) -> str:
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True))
 
 
-# "stopped" or "io" in a sentence is no signal: such a name must follow the word, as in
+# "stopped" or "io" in a sentence names no signal: such a name must follow the word, as in
 # "signal: killed", and end there. "sigkill" and "user defined signal 1" are names anywhere.
 _FOLLOWS: Final = re.compile(
     rf"\bsig(?:nal)?[: ]\s*({_any_of(_NAMES)})(?=\s*(?:\(core dumped\)|[).,;]|$))"

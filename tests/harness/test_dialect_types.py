@@ -184,7 +184,7 @@ def load(directory: Path, **tables: str) -> dict[str, Translation]:
             "list.arguments: 'text' is a string; it must be: repe",
         ),
         ("stop", STOP + "constants.seconds = inf", "'seconds' is a int32 and cannot be inf: "),
-        ("stop", STOP + "constants.seconds = 1.5", "cannot be 1.5: it is no whole number"),
+        ("stop", STOP + "constants.seconds = 1.5", "cannot be 1.5: not a whole number"),
         ("stop", STOP.replace('"Stop"', "3"), "stop.rpc: got a number; it must be a text"),
         ("query.job", 'exit_code = { field = "text" }', "no key 'pattern', which is required"),
         ("identities", 'roles = "ou"', "identities.roles: got 'ou'; it must be one of extension, "),
@@ -290,7 +290,7 @@ def test_an_integer_field_gets_a_whole_number_or_nothing(
         made: Any = start.request(request)
         assert made.number == sent
         return
-    with pytest.raises(UnfitValueError, match=r"0\.5: it is no whole number"):
+    with pytest.raises(UnfitValueError, match=r"0\.5: not a whole number"):
         start.request(request)
 
 
@@ -298,5 +298,5 @@ def test_half_a_second_of_grace_is_not_sent_as_none(tmp_path: Path) -> None:
     stop = load(tmp_path, stop='rpc = "Stop"\nid = "id"\ngrace_s = "seconds"')["StopJob"]
     made: Any = stop.request(pb.StopJobRequest(job_id="1", grace_period_ms=3000))
     assert made.seconds == 3
-    with pytest.raises(UnfitValueError, match=r"0\.5: it is no whole number"):
+    with pytest.raises(UnfitValueError, match=r"0\.5: not a whole number"):
         stop.request(pb.StopJobRequest(job_id="1", grace_period_ms=500))
