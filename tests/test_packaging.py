@@ -285,6 +285,18 @@ def test_action_reports_a_servers_verdict(
     assert verdict in summary
 
 
+def test_action_lets_no_server_give_commands_to_the_runner(programs: Path, tmp_path: Path) -> None:
+    text, _, _ = run_action(
+        "judge", programs, tmp_path, 1, JUDGE_DIALECT=str(DIALECT),
+        JUDGE_LAUNCH=f"{FOREIGN} --fault workflow-command", JUDGE_ARGUMENTS="-k\nlifecycle.ids",
+    )  # fmt: skip
+    [token] = re.findall(r"^::stop-commands::([0-9a-f]{32})$", text, re.MULTILINE)
+    commands = re.findall(r"^\s*(::.*)$", text, re.MULTILINE)
+    assert commands[0] == f"::stop-commands::{token}"
+    assert commands[-1] == f"::{token}::"
+    assert set(commands[1:-1]) == {"::error title=x::y"}
+
+
 def test_action_generates_certificates_and_refuses_another_command(
     programs: Path, tmp_path: Path
 ) -> None:

@@ -33,7 +33,8 @@ PROTOS: Final = Path(__file__).parents[1] / "dialects"
 _WORD: Final = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 _QUOTES: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
 FAULTS: Final = (
-    "corrupt", "tail-lost", "children-left", "missing-program", "unknown-job", "never-running"
+    "corrupt", "tail-lost", "children-left", "missing-program", "unknown-job", "never-running",
+    "workflow-command",
 )  # fmt: skip
 
 
@@ -201,6 +202,8 @@ class Service:
     def _job(self, request: Any, context: grpc.ServicerContext) -> Job | None:
         job_id = self.api.id_of(request)
         if job_id not in self.jobs:
+            if self.fault == "workflow-command":
+                context.abort(grpc.StatusCode.UNKNOWN, "no job\n::error title=x::y")
             code = "UNKNOWN" if self.fault == "unknown-job" else "NOT_FOUND"
             context.abort(grpc.StatusCode[code], f"no job {job_id}")
         return self.jobs[job_id]
