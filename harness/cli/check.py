@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -20,6 +21,8 @@ from harness.run.choice import LOCAL, VM, Choice
 from harness.run.judging import judge_again
 from harness.run.session import run_session
 from harness.targets.target import OUR_FLAGS
+
+_NOT_IN_RUN: Final = "the run does not include this check; remove the entry"
 
 
 def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -110,10 +113,14 @@ def check(
 
 
 def _require_run(
-    known: Sequence[KnownFailure], file: Path, checks: Collection[str], targets: Collection[str]
+    known: Sequence[KnownFailure],
+    file: Path,
+    checks: Collection[str],
+    targets: Collection[str],
+    **texts: str,
 ) -> None:
     every_check = [check.name for check in ALL]
-    require_run(known, file, every_check=every_check, checks=checks, targets=targets)
+    require_run(known, file, every_check=every_check, checks=checks, targets=targets, **texts)
 
 
 @click.command()
@@ -132,7 +139,8 @@ def recheck(
     if known_failing_file is not None:
         known = read_known_failing(known_failing_file)
         names = {each.name for each in report.results}
-        _require_run(known, known_failing_file, names, {each.target for each in report.results})
+        targets = {each.target for each in report.results}
+        _require_run(known, known_failing_file, names, targets, unchosen=_NOT_IN_RUN)
         report = dataclasses.replace(report, known_failing=known)
     with Terminal(total=len(report.results), known=report.known_failing) as terminal:
         terminal.begin(report.about)

@@ -18,6 +18,9 @@ from harness.record.verdict import BrokenError, Finding
 
 _ENTRY: Final = re.compile(r"(?P<target>\S+):(?P<check>[A-Za-z0-9_.-]+)(?:\s+#\s*(?P<reason>.*))?")
 _FORM: Final = "TARGET:CHECK  # reason"
+_UNCHOSEN: Final = (
+    "this check is not chosen; choose it with -k and --area, or remove the entry for this run"
+)
 _VALUE_CHARACTERS_MAX: Final = 60
 _SHOWN_CHARACTERS_MAX: Final = 100
 _HEAD: Final = (
@@ -31,7 +34,7 @@ class KnownFailure:
     """One entry.
 
     Attributes:
-        target: a glob of targets' names.
+        target: a target's name, or a glob of names.
         check: the check's name.
         reason: why it fails, for people.
         line: its line in the file, from 1.
@@ -47,7 +50,8 @@ class KnownFailure:
 
     def matches(self, target: str, name: str) -> bool:
         """Return whether it lists this check of this target."""
-        return self.check == name and fnmatchcase(target, self.target)
+        # As a glob, the brackets of [::1]:50051 are a set of characters.
+        return self.check == name and (target == self.target or fnmatchcase(target, self.target))
 
 
 def read_known_failing(path: Path) -> tuple[KnownFailure, ...]:
@@ -57,7 +61,7 @@ def read_known_failing(path: Path) -> tuple[KnownFailure, ...]:
         BrokenError: it cannot be read, or a line has another form, no reason, or is a duplicate.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise BrokenError(f"{path} is not UTF-8 (byte {error.start})") from error
     except OSError as error:
@@ -93,6 +97,7 @@ def require_run(
     every_check: Collection[str],
     checks: Collection[str],
     targets: Collection[str],
+    unchosen: str = _UNCHOSEN,
 ) -> None:
     """Reject entries that a run cannot confirm, before it begins.
 
@@ -102,6 +107,7 @@ def require_run(
         every_check: the names of all checks.
         checks: the names of the chosen ones.
         targets: the names of the chosen targets.
+        unchosen: what is wrong with a check that is not chosen, and what to change.
 
     Raises:
         BrokenError: an entry's check does not exist, or the run does not include it.
@@ -111,12 +117,9 @@ def require_run(
         if entry.check not in every_check:
             near = difflib.get_close_matches(entry.check, every_check, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise BrokenError(f"{place}: this check does not exist; {hint}--list shows all checks")
+            raise BrokenError(f"{place}: this check does not exist; {hint}check --list shows all")
         if entry.check not in checks:
-            raise BrokenError(
-                f"{place}: this check is not chosen; choose it with -k and --area, or remove the "
-                "entry for this run"
-            )
+            raise BrokenError(f"{place}: {unchosen}")
         if not any(entry.matches(target, entry.check) for target in targets):
             raise BrokenError(f"{place}: no target matches; the targets are {', '.join(targets)}")
 

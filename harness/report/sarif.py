@@ -16,7 +16,7 @@ from urllib.parse import quote
 from harness.record.results import RESULTS_FILE, CheckResult, RunReport
 from harness.record.verdict import Finding, Verdict
 from harness.report.summary import conclusion
-from harness.report.text import shown
+from harness.report.text import FIELD_CHARACTERS_MAX, shown
 
 SCHEMA: Final = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -26,6 +26,9 @@ FINDINGS_MAX: Final = 20
 _VALUE_CHARACTERS_MAX: Final = 500  # the message has more
 _TOOL: Final = "jobworker"
 _LEVELS: Final = {Verdict.FAIL: "error", Verdict.BROKEN: "warning", Verdict.SKIPPED: "note"}
+# In a message, [a](b) is a link and {0} a placeholder.
+_MARKUP: Final = re.compile(r"[\\\[\]]")
+_PLACEHOLDER: Final = re.compile(r"\{(\d+)\}")
 _UTC: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(Z|\+00:00)")
 
 type Values = dict[str, Any]
@@ -93,7 +96,7 @@ def _results(report: RunReport) -> Iterator[Values]:
         yield {
             "ruleId": CONCLUSIVE,
             "level": "warning",
-            "message": {"text": shown(conclusion(report))},
+            "message": _message(conclusion(report)),
             "locations": [_location(RESULTS_FILE)],
             "partialFingerprints": {"promise/v1": _fingerprint(CONCLUSIVE)},
         }
@@ -114,7 +117,7 @@ def _result(result: CheckResult, finding: Finding) -> Values:
     return {
         "ruleId": result.name,
         "level": _LEVELS[finding.verdict],
-        "message": {"text": shown(f"{shown(finding.sentence())}{rerun}", 4000)},
+        "message": _message(f"{shown(finding.sentence())}{rerun}", 4000),
         "locations": [location],
         # Without what was got, which differs from run to run.
         "partialFingerprints": {
@@ -123,6 +126,12 @@ def _result(result: CheckResult, finding: Finding) -> Values:
         "properties": {"target": shown(result.target), "verdict": finding.verdict,
                        **_shown(values)},
     }  # fmt: skip
+
+
+def _message(text: str, characters_max: int = FIELD_CHARACTERS_MAX) -> Values:
+    """Return a message of plain text: whatever is in it is no link and no placeholder."""
+    plain = _MARKUP.sub(r"\\\g<0>", shown(text, characters_max))
+    return {"text": _PLACEHOLDER.sub(r"{{\1}}", plain)}
 
 
 def _location(path: str) -> Values:

@@ -48,6 +48,12 @@ def test_file_has_an_entry_a_line_with_its_reason(tmp_path: Path) -> None:
     assert read_known_failing(path)[1].matches("[::1]:50051", "a.c-d")
 
 
+def test_file_may_begin_with_a_mark_and_name_an_address_with_brackets(tmp_path: Path) -> None:
+    (tmp_path / "known.txt").write_bytes(b"\xef\xbb\xbf[::1]:50051:a.b  # why\n")
+    [entry] = read_known_failing(tmp_path / "known.txt")
+    assert entry.matches("[::1]:50051", "a.b")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -308,3 +314,7 @@ def test_recheck_applies_a_file_to_a_saved_run(tmp_path: Path) -> None:
     words = ["recheck", str(tmp_path), "--known-failing", str(path)]
     assert CliRunner().invoke(main, words).exit_code == 0
     assert load_report(tmp_path).known_failing[0].reason == "issue 7"
+    path.write_text("local:lifecycle.literal  # not in the run\n")
+    done = CliRunner().invoke(main, words)
+    message = "the run does not include this check; remove the entry"
+    assert str(done.exception).endswith(f"local:lifecycle.literal: {message}")

@@ -166,6 +166,13 @@ def test_fingerprint_is_that_of_the_promise_whatever_was_got() -> None:
     assert len({fingerprint("p", ""), fingerprint("q", ""), fingerprint("p", "", "vm")}) == 3
 
 
+def test_text_from_a_server_is_neither_a_link_nor_a_placeholder() -> None:
+    finding = Finding(Verdict.FAIL, "p", got=r"[a](http://b) {0} {x} \[")
+    text = to_sarif(report_of(result_of("a.bad", Verdict.FAIL, findings=(finding,))))
+    message = json.loads(text)["runs"][0]["results"][0]["message"]["text"]
+    assert message.startswith(r"p; got \[a\](http://b) {{0}} {x} \\\[" + "\n")
+
+
 def test_text_from_a_server_is_printable_and_bounded() -> None:
     finding = Finding(Verdict.FAIL, NASTY, NASTY, NASTY)
     result = dataclasses.replace(
@@ -178,5 +185,5 @@ def test_text_from_a_server_is_printable_and_bounded() -> None:
     assert len(text) < 500_000
     [run] = json.loads(text)["runs"]
     assert len(run["results"]) == 20
-    assert r"\x1b[31mred\x00 \udc80\ufffe" in run["results"][0]["message"]["text"]
+    assert r"\\x1b\[31mred\\x00 \\udc80\\ufffe" in run["results"][0]["message"]["text"]
     assert "\x1b" not in json.loads(text)["runs"][0]["results"][0]["message"]["text"]
