@@ -21,7 +21,7 @@ LISTED_MAX: Final = 30
 _FIELD_CHARACTERS_MAX: Final = 300
 _COMMAND_CHARACTERS_MAX: Final = 2000
 _MARKUP: Final = re.compile(r"[\\`*_{}\[\]<>|~&$]|^[-+]|(?<=[Ww])\.")
-_REFERENCE: Final = re.compile(r"[@#]")
+_REFERENCE: Final = re.compile(r"[@#]|\bGH(?=-\d)", re.IGNORECASE)
 _LEFT_OUT: Final = "The rest is left out; it is in `report.html`.\n"
 
 

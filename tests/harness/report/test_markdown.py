@@ -19,7 +19,8 @@ OWN_TAGS = {
 }  # fmt: skip
 NASTY = (
     "<script>x</script> <img src=y> **b** _i_ `t` ``` ~~s~~ [a](http://b.c) ![p](q) | cell | "
-    "@user #12 org/name#3 www.evil.org https://evil.org me@evil.org $m$ \\ &lt; \x1b\u202e\n# h\n"
+    "@user #12 GH-12 gh-3 org/name#3 "
+    "www.evil.org https://evil.org me@evil.org $m$ \\ &lt; \x1b\u202e\n# h\n"
     "- item\n1. one\n> quote\n\n```\nblock\n"
 )
 
@@ -119,8 +120,8 @@ def test_text_from_a_server_has_no_effect_on_the_page(place: str) -> None:
     assert set(re.findall(r"</?([a-z0-9]+)", page)) <= OWN_TAGS
     # A mention, a reference and a link need their sign and their word in one run of text.
     text = re.sub(r"<pre>.*?</pre>|<code>.*?</code>", "", page, flags=re.DOTALL)
-    text = re.sub(r"<span>[@#]</span>", "", text)
-    assert not re.search(r"[@#]\w", text)
+    text = re.sub(r"<span>([@#]|(?i:GH))</span>", "", text)
+    assert not re.search(r"[@#]\w|(?i:\bGH-\d)", text)
     assert set(re.findall(r"[^\x20-\x7e\n]", page)) == set()
 
 
