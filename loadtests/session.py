@@ -101,7 +101,7 @@ class ServerChoice:
         """Yield the certificates; new ones are removed at the end."""
         if self.identities is not None:
             store = IdentityStore(self.identities)
-            store.require_scheme(self.dialect.identities)
+            store.require_scheme(self.dialect.identities, self.dialect.source)
             yield store
             return
         with tempfile.TemporaryDirectory(prefix="jobworker-load-") as directory:

@@ -53,7 +53,7 @@ def dialect(source: str, address: str | None, directory: Path | None) -> None:
         click.echo(f"valid; try it: {shlex.join(words)}")
         return
     store = IdentityStore(directory)
-    store.require_scheme(loaded.identities)
+    store.require_scheme(loaded.identities, source)
     sys.exit(_try(loaded, address, store))
 
 

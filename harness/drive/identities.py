@@ -238,8 +238,12 @@ class IdentityStore:
                 f"{path}: {error}; generate the certificates anew: {_command()} DIR"
             ) from error
 
-    def require_scheme(self, scheme: Scheme) -> None:
+    def require_scheme(self, scheme: Scheme, source: str = "DIALECT") -> None:
         """Reject certificates that were made for another kind of server.
+
+        Args:
+            scheme: of that server's dialect.
+            source: the dialect's file or name.
 
         Raises:
             BrokenError: they were; says how to make others.
@@ -248,7 +252,7 @@ class IdentityStore:
             raise BrokenError(
                 f"the certificates in {self.directory} are of another scheme than the dialect's: "
                 f"roles in {self.scheme.roles}, required {scheme.roles} (or another name, key or "
-                f"rule); generate them anew: {_command()} DIR --scheme DIALECT"
+                f"rule); generate them anew: {_command()} DIR --scheme {shlex.quote(source)}"
             )
 
     def files(self, name: str) -> CertFiles:

@@ -24,10 +24,6 @@ from harness.record.verdict import BrokenError
 from jobworker.v1 import jobworker_pb2 as pb
 
 ASK_TIMEOUT_S: Final = 20.0
-_CERTIFICATES: Final = (
-    "start the server with the ca.crt, server.crt and server.key of the directory that "
-    f"`{shlex.join(program())} identities DIR --name HOST` made, and give --identities DIR here"
-)
 _ANOTHER_SERVER: Final = (
     "--target must be the address of a job worker, and --dialect the way in which it is spoken to"
 )
@@ -63,7 +59,7 @@ def require_job_worker(
         try:
             refusal = _refusal(address, files, path, timeout_s)
         except OSError as error:  # ssl.SSLError is one
-            refusal = _tls_refusal(error, timeout_s)
+            refusal = _tls_refusal(error, timeout_s, dialect)
     if refusal:
         raise BrokenError(f"the server at {address} cannot be judged: {refusal}")
 
@@ -103,17 +99,28 @@ def _refusal(address: str, files: CertFiles, path: str, timeout_s: float) -> str
     return ""
 
 
-def _tls_refusal(error: OSError, timeout_s: float) -> str:
+def _certificates(dialect: Dialect) -> str:
+    """Return with which certificates the server must be started."""
+    words = [*program(), "identities", "DIR", "--name", "HOST"]
+    words += ["--scheme", dialect.source] if dialect is not CANONICAL else []
+    return (
+        "start the server with the ca.crt, server.crt and server.key of the directory that "
+        f"`{shlex.join(words)}` made, and give --identities DIR here"
+    )
+
+
+def _tls_refusal(error: OSError, timeout_s: float, dialect: Dialect) -> str:
     """Return which side refused a TLS handshake, why in the library's words, and what to change."""
+    certificates = _certificates(dialect)
     said = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or "closed"
     said = said.replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message
-        return f"this side refused the server's certificate: {why}; {_CERTIFICATES}"
+        return f"this side refused the server's certificate: {why}; {certificates}"
     if "alert protocol version" in said:
         return f"the server refused TLS 1.3: {said}; it must speak TLS 1.3"
     if "alert" in said:
-        return f"the server refused this side's certificate: {said}; {_CERTIFICATES}"
+        return f"the server refused this side's certificate: {said}; {certificates}"
     if "wrong version number" in said:
         return f"it does not speak TLS: {said}; start it with TLS, or correct the address"
     if isinstance(error, TimeoutError):
@@ -121,5 +128,5 @@ def _tls_refusal(error: OSError, timeout_s: float) -> str:
         return f"{silence}; {_ANOTHER_SERVER}"
     return (
         f"the server ended the connection without a reason ({said}): it does not speak TLS, or "
-        f"does not trust this side's certificate; {_CERTIFICATES}"
+        f"does not trust this side's certificate; {certificates}"
     )

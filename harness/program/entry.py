@@ -42,8 +42,10 @@ def run_program(program: click.Group) -> NoReturn:
         sys.exit(EXIT_BROKEN)
     except NoReaderError:
         sys.exit(EXIT_NO_READER)
-    except (BrokenError, UnsupportedError) as error:
+    except BrokenError as error:
         _end(f"BROKEN: {visible(str(error))}", EXIT_BROKEN)
+    except UnsupportedError as error:  # its text is a name
+        _end(f"BROKEN: missing: {visible(str(error))}", EXIT_BROKEN)
     except Exception:  # noqa: BLE001 - exit code 1 means that a server broke a promise
         _end(f"BROKEN: {visible(traceback.format_exc())}", EXIT_BROKEN)
 

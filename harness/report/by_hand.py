@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from harness.record.history import NEW_ID, Call, CallByHand, History, Record, Stream
+from harness.record.terms import Terms
 from harness.report.text import one_line
 
 # Longer than the programs that most jobs run, which are arguments.
@@ -33,11 +34,13 @@ def script_of(history: History) -> str:
     places = _places(calls[0])
     names = {job_id: f"JOB{n}" for n, job_id in enumerate(_used_ids(history, calls), 1)}
     with_ids = {**places, **{name: _place_of_id(job_id) for job_id, name in names.items()}}
+    made_by = "identities certs"
+    made_by += " --scheme DIALECT" if any(not each.own for each in history.all(Terms)) else ""
     shared = _shared(calls)
     lines = [
         "# for bash",
         f"SERVER={shlex.quote(calls[0].address)}  # address of the server",
-        "CERTS=certs  # the directory that `identities certs` made",
+        f"CERTS=certs  # the directory that `{made_by}` made",
     ]
     setup = dict.fromkeys(command for call in calls for command in call.setup)
     lines += [" ".join(_quoted(word, places) for word in command) for command in setup]

@@ -195,7 +195,7 @@ def open_identities(choice: Choice, scheme: Scheme) -> Iterator[IdentityStore]:
     """
     if choice.identities is not None:
         store = IdentityStore(choice.identities)
-        store.require_scheme(scheme)
+        store.require_scheme(scheme, choice.dialect)
         yield store
         return
     with tempfile.TemporaryDirectory(prefix="jobworker-identities-") as directory:

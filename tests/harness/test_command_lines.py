@@ -69,7 +69,7 @@ CHECKED = [
     (["dialect", "nowhere"], "give a TOML file, or one of: jobworker.v1, "),
     (["dialect", "--address", "localhost:1", "--identities", "impl"], "name the DIALECT"),
     (["dialect", "", "--address", "localhost:1"], "name the DIALECT"),
-    (["dialect", "nixpig", "--address", "localhost:1", "--identities", "impl"], "another scheme"),
+    (["dialect", "nixpig", "--address", "localhost:1", "--identities", "impl"], "--scheme nixpig"),
     (["dialect", "nixpig", "--address", "localhost:1"], "give both, or none"),
     (["check", "--out", "/dev/null/x"], "choose another with --out"),
     (["check", "--out", "/proc/1"], "choose another with --out"),
@@ -244,6 +244,16 @@ def run(program: str, *words: str | bytes, **options: Any) -> tuple[int, str, st
 
 
 PROGRAMS = ["harness", "loadtests"]
+
+
+def test_missing_certificates_are_one_line_that_says_so(tmp_path: Path) -> None:
+    words = ["dialect", "jobworker.v1", "--address", "localhost:1", "--identities", str(tmp_path)]
+    exit_code, _, errors = run("harness", *words)
+    assert exit_code == 2
+    assert errors == (
+        f"BROKEN: missing: the certificate {tmp_path}/ca.crt (python -m harness identities DIR "
+        "makes it)\n"
+    )
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from harness.dialects.load import load_dialect
 from harness.drive.certificates import Authority, server_spec
 from harness.drive.reachability import require_job_worker
 from harness.host.cert_files import CertFiles
@@ -115,6 +116,8 @@ def test_server_of_another_authority(certificates: Certificates, tmp_path: Path)
     files = other.write(tmp_path, "server", server_spec())
     with running_server(certificates) as server:
         text = refusal(server.address, replace(admin, ca=files.ca))
+        with pytest.raises(BrokenError, match=r"identities DIR --name HOST --scheme nixpig` made"):
+            require_job_worker(server.address, replace(admin, ca=files.ca), load_dialect("nixpig"))
     assert "this side refused the server's certificate: " in text
     assert "self-signed certificate" in text or "unable to get local issuer" in text
     assert "identities DIR" in text

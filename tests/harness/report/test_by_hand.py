@@ -21,6 +21,7 @@ from harness.record.history import (
     Recorder,
     Stream,
 )
+from harness.record.terms import Terms
 from harness.report.by_hand import script_of
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -173,6 +174,11 @@ def test_script_counts_the_calls_that_it_leaves_out() -> None:
 def test_command_with_a_huge_argument_is_named_and_left_out() -> None:
     script = script_of(History([by_hand(["grpcurl", "x" * 10_000])]))
     assert script.endswith("# QueryJob is left out: it has an argument of 10008 characters.")
+
+
+def test_script_of_another_kind_of_server_names_its_certificates() -> None:
+    script = script_of(History([Terms(own=False), by_hand(["grpcurl"])]))
+    assert "# the directory that `identities certs --scheme DIALECT` made" in script
 
 
 def test_check_without_calls_has_no_script() -> None:
