@@ -9,6 +9,7 @@ from typing import Final
 
 from harness.checks.check import Check
 from harness.drive.receiver import QUIET_S
+from harness.judge.scopes import distrusted, inconclusive
 from harness.record.foundations import (
     ENDS,
     OWNERS,
@@ -40,7 +41,7 @@ def judge_check(check: Check, history: History) -> tuple[Finding, ...]:
     if machine:
         return findings
     try:
-        findings = findings or tuple(_distrusted(check.judge(history)))
+        findings = findings or tuple(distrusted(check.judge(history)))
         findings = findings or (
             Finding(Verdict.BROKEN, "the check judges at least one promise", "none"),
         )
@@ -60,30 +61,7 @@ def _excused(findings: Iterable[Finding], loads: Sequence[MachineLoad]) -> Itera
         if load is None or each.verdict is not Verdict.FAIL:
             yield each
         else:
-            yield _inconclusive(each, load.sentence())
-
-
-def _distrusted(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Make what follows an assumption that is not met inconclusive.
-
-    Judges yield what they assume first, but last what a fault of the server may leave unmet: a
-    promise before it does not need it, and stays a FAIL.
-    """
-    unmet = ""
-    for each in findings:
-        if unmet and each.verdict is Verdict.FAIL:
-            yield _inconclusive(each, unmet)
-            continue
-        yield each
-        if each.verdict is Verdict.BROKEN and not unmet:
-            unmet = each.sentence()
-
-
-def _inconclusive(finding: Finding, why: str) -> Finding:
-    """Return a FAIL as BROKEN, with the reason."""
-    return dataclasses.replace(
-        finding, verdict=Verdict.BROKEN, promise=f"{finding.promise}: inconclusive, since {why}"
-    )
+            yield inconclusive(each, load.sentence())
 
 
 def _unended(history: History) -> tuple[Finding, ...]:

@@ -22,6 +22,7 @@ from harness.host.clock import poll_until, seconds_until
 from harness.host.ports import free_port
 from harness.host.processes import run
 from harness.judge.promises import assumed, equal, floor, holds, one_of
+from harness.judge.scopes import separately
 from harness.record.history import History, Observation
 from harness.record.verdict import BrokenError, Finding, Verdict
 
@@ -237,21 +238,30 @@ def judge_openssl(history: History) -> Iterator[Finding]:
             yield Finding(Verdict.SKIPPED, f"this machine's openssl cannot speak {version}")
             continue
         yield equal(f"{version} is refused", str(probe.server), REFUSED)
-    for suite in SUITES:
-        probe = seen.suites[suite]
-        control, got, accepted = str(probe.control), str(probe.server), f"TLSv1.3 {suite}"
-        if suite == MANDATORY:
-            yield assumed(f"openssl can speak {suite}", true=control == accepted, got=control)
-            yield equal(f"{suite}, which is mandatory, is accepted", got, accepted)
-        elif suite in STRONG:
-            yield one_of(f"{suite} is accepted or refused", got, (accepted, REFUSED))
-        else:
-            yield equal(f"{suite} is refused", got, REFUSED)
+    yield equal("ALPN chooses HTTP/2, whatever else is offered", seen.alpn, "h2")
+    suites = (_judge_suite(suite, seen.suites[suite]) for suite in SUITES)
+    yield from separately((*suites, _judge_old_ciphers(seen), _judge_early_data(seen)))
+
+
+def _judge_suite(suite: str, probe: OpensslProbe) -> Iterator[Finding]:
+    control, got, accepted = str(probe.control), str(probe.server), f"TLSv1.3 {suite}"
+    if suite == MANDATORY:
+        yield assumed(f"openssl can speak {suite}", true=control == accepted, got=control)
+        yield equal(f"{suite}, which is mandatory, is accepted", got, accepted)
+    elif suite in STRONG:
+        yield one_of(f"{suite} is accepted or refused", got, (accepted, REFUSED))
+    else:
+        yield equal(f"{suite} is refused", got, REFUSED)
+
+
+def _judge_old_ciphers(seen: OpensslProbes) -> Iterator[Finding]:
     tried = len(seen.old_ciphers)
     yield floor("TLS 1.2 ciphers that the control accepts", tried, OLD_CIPHERS_LEAST)
     accepted_ciphers = [name for name, got in seen.old_ciphers.items() if not got.refused]
     yield equal(f"accepted ciphers of TLS 1.2, of {tried}", accepted_ciphers, [])
-    yield equal("ALPN chooses HTTP/2, whatever else is offered", seen.alpn, "h2")
+
+
+def _judge_early_data(seen: OpensslProbes) -> Iterator[Finding]:
     control_bytes = seen.control_early_data_bytes
     yield assumed(
         "a ticket that allows early data is detected", true=bool(control_bytes), got=control_bytes

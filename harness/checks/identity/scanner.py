@@ -9,6 +9,7 @@ from harness.checks.identity.openssl import MANDATORY, STRONG
 from harness.drive.net.permissive_tls_server import permissive_tls_server
 from harness.drive.sslyze.scan import VERSIONS, WEAKNESSES, Scan, scan
 from harness.judge.promises import assumed, equal, holds
+from harness.judge.scopes import separately
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 
@@ -35,33 +36,39 @@ def judge_scanner(history: History) -> Iterator[Finding]:
     """TLS 1.3 with strong suites alone, and none of the known weaknesses."""
     reports = history.the(ScannerReports)
     control, server = reports.control, reports.server
-    by = f"by sslyze {server.scanner_version}"
     detected = [version for version in VERSIONS if control.suites[version]]
     yield assumed(
         "the scanner detects TLS 1.2 and 1.3 in the permissive server",
         true={"TLS 1.2", "TLS 1.3"} <= set(detected), got=detected,
     )  # fmt: skip
-    for version in VERSIONS:
-        suites = server.suites[version]
-        yield assumed(f"{version} was scanned", true=suites is not None, got=suites)
-        if suites is None:
-            continue
-        if version == "TLS 1.3":
-            yield holds(
-                f"{version} has strong cipher suites alone, {by}",
-                kept=MANDATORY in suites and set(suites) <= set(STRONG),
-                got=", ".join(sorted(suites)), want=f"{MANDATORY}, and of {', '.join(STRONG)}",
-            )  # fmt: skip
-        else:
-            yield equal(f"accepted cipher suites of {version}, {by}", list(suites), [])
-    for weakness in WEAKNESSES:
-        found = server.weaknesses[weakness]
-        yield assumed(f"{weakness} was scanned for", true=found is not None, got=found)
-        if found is not None:
-            yield holds(
-                f"the server does not have {weakness}, {by}",
-                kept=not found, got="it has", want="it has not",
-            )  # fmt: skip
+    versions = (_judge_version(version, server) for version in VERSIONS)
+    weaknesses = (_judge_weakness(weakness, server) for weakness in WEAKNESSES)
+    yield from separately((*versions, *weaknesses))
+
+
+def _judge_version(version: str, server: Scan) -> Iterator[Finding]:
+    suites, by = server.suites[version], f"by sslyze {server.scanner_version}"
+    yield assumed(f"{version} was scanned", true=suites is not None, got=suites)
+    if suites is None:
+        return
+    if version == "TLS 1.3":
+        yield holds(
+            f"{version} has strong cipher suites alone, {by}",
+            kept=MANDATORY in suites and set(suites) <= set(STRONG),
+            got=", ".join(sorted(suites)), want=f"{MANDATORY}, and of {', '.join(STRONG)}",
+        )  # fmt: skip
+    else:
+        yield equal(f"accepted cipher suites of {version}, {by}", list(suites), [])
+
+
+def _judge_weakness(weakness: str, server: Scan) -> Iterator[Finding]:
+    found, by = server.weaknesses[weakness], f"by sslyze {server.scanner_version}"
+    yield assumed(f"{weakness} was scanned for", true=found is not None, got=found)
+    if found is not None:
+        yield holds(
+            f"the server does not have {weakness}, {by}",
+            kept=not found, got="it has", want="it has not",
+        )  # fmt: skip
 
 
 SCANNER: Final = Check(

@@ -33,6 +33,7 @@ from harness.drive.receiver import StreamPlan
 from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, holds, timed, timed_out
+from harness.judge.scopes import separately
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
@@ -119,30 +120,30 @@ def judge_stalled(history: History) -> Iterator[Finding]:
     """The slot is free once its holder has lost its right, and not before."""
     seen = history.the(StalledSlots)
     denied_s = DENIED_PROMISED_S + DENIED_LATE_S
+    slots = (
+        _judge_slot("expired", seen.expired, ENDS_WITHIN_S, ENDS_WHY),
+        _judge_slot("denied", seen.denied, denied_s, DENIED_WHY),
+    )
     yield answered("other clients are still served", history.call("an admin"))
-    assumptions = []
-    for lost_by, slot, within_s, why in (
-        ("expired", seen.expired, ENDS_WITHIN_S, ENDS_WHY),
-        ("denied", seen.denied, denied_s, DENIED_WHY),
-    ):
-        held, after_s = slot.was_held, slot.freed_after_s
-        promise = f"the stalled client held the only slot before its certificate {lost_by}"
-        assumptions.append(assumed(promise, true=held, got=held, want="True"))
-        if not held:
-            continue
-        finding = holds(
-            f"a stalled client loses its slot when its certificate is {lost_by} (seconds)",
-            kept=after_s is not None and -EARLY_S <= after_s <= within_s,
-            got="never" if after_s is None else after_s, want=f"0 to {within_s:g}",
-            tolerance=why,
-        )  # fmt: skip
-        if after_s is None:
-            yield timed_out(finding, WAIT_S)
-        elif after_s < -EARLY_S:
-            yield finding
-        else:
-            yield timed(finding, after_s, within_s)
-    yield from assumptions  # last: one client's does not excuse the other's slot
+    yield from separately(slots)
+
+
+def _judge_slot(lost_by: str, slot: StalledSlot, within_s: float, why: str) -> Iterator[Finding]:
+    held, after_s = slot.was_held, slot.freed_after_s
+    promise = f"the stalled client held the only slot before its certificate {lost_by}"
+    yield assumed(promise, true=held, got=held, want="True")
+    finding = holds(
+        f"a stalled client loses its slot when its certificate is {lost_by} (seconds)",
+        kept=after_s is not None and -EARLY_S <= after_s <= within_s,
+        got="never" if after_s is None else after_s, want=f"0 to {within_s:g}",
+        tolerance=why,
+    )  # fmt: skip
+    if after_s is None:
+        yield timed_out(finding, WAIT_S)
+    elif after_s < -EARLY_S:
+        yield finding
+    else:
+        yield timed(finding, after_s, within_s)
 
 
 STALLED: Final = Check(

@@ -30,6 +30,7 @@ from harness.judge.promises import (
     one_of,
     unseen,
 )
+from harness.judge.scopes import separately
 from harness.record.history import History, Observation
 from harness.record.terms import NOT_SENT, terms_of
 from harness.record.verdict import Finding
@@ -207,27 +208,31 @@ def _forgotten(client: Client, job_id: str, timeout_s: float, codes: Collection[
 
 def judge_job_ttl(history: History) -> Iterator[Finding]:
     """Each ended job is forgotten when its time has come; a running one never."""
-    seen, terms = history.all(ForgottenJob), terms_of(history)
+    seen = history.all(ForgottenJob)
     yield floor("jobs that ended", len(seen), len(RUNS_S))
-    for job in seen:
-        query, start = (history.call(f"{what} {job.name}") for what in ("query", "start"))
-        asked_s = query.ended_s - start.started_s
-        late = query.code in terms.unknown_job and asked_s >= TTL_S + RUNS_S[job.name]
-        yield assumed(f"the {job.name} job is queried in time", true=not late, got=asked_s)
-        if not late:
-            status = message_of(query, pb.QueryJobResponse).status
-            kept = terms.is_status(status, "exited")
-            promise = f"the {job.name} job is known when it has ended"
-            yield holds(promise, kept=kept, got=status, want="exited")
-        promise = f"the {job.name} job is forgotten after its time"
-        yield in_time(promise, job.after_end_s, TTL_S + TTL_LATE_S, "a busy machine")
-        if job.after_start_s is not None:
-            least_s = TTL_S + RUNS_S[job.name]
-            yield at_least(f"{promise}, not before (seconds)", job.after_start_s, least_s)
     running = message_of(history.call("query running"), pb.QueryJobResponse).status
     yield equal("a running job is not forgotten", running, "running")
     listed = message_of(history.call("list"), pb.ListJobsResponse).jobs
     yield equal("a list has the running job alone", len(listed), 1)
+    yield from separately(_judge_forgotten(job, history) for job in seen)
+
+
+def _judge_forgotten(job: ForgottenJob, history: History) -> Iterator[Finding]:
+    terms = terms_of(history)
+    promise = f"the {job.name} job is forgotten after its time"
+    yield in_time(promise, job.after_end_s, TTL_S + TTL_LATE_S, "a busy machine")
+    if job.after_start_s is not None:
+        least_s = TTL_S + RUNS_S[job.name]
+        yield at_least(f"{promise}, not before (seconds)", job.after_start_s, least_s)
+    query, start = (history.call(f"{what} {job.name}") for what in ("query", "start"))
+    asked_s = query.ended_s - start.started_s
+    late = query.code in terms.unknown_job and asked_s >= TTL_S + RUNS_S[job.name]
+    yield assumed(f"the {job.name} job is queried in time", true=not late, got=asked_s)
+    if not late:
+        status = message_of(query, pb.QueryJobResponse).status
+        kept = terms.is_status(status, "exited")
+        promise = f"the {job.name} job is known when it has ended"
+        yield holds(promise, kept=kept, got=status, want="exited")
 
 
 JOB_TTL: Final = Check(

@@ -208,8 +208,6 @@ def judge_stop_race(history: History) -> Iterator[Finding]:
     own = JobEnd("exited", exit_code=5)
     terms = terms_of(history)
     by_itself = sum(is_end(end, own, terms) for end in firsts)
-    yield floor("jobs that ended by themselves", by_itself, 1)
-    yield floor("jobs that were stopped", len(firsts) - by_itself, 1)
     odd = [end for end in firsts if not (is_end(end, own, terms) or is_stopped(end, terms))]
     yield equal("a stop that races with the job's end leaves one truthful status", odd[:3], [])
     yield equal("and it never changes", Counter(firsts), Counter(seconds))
@@ -219,6 +217,8 @@ def judge_stop_race(history: History) -> Iterator[Finding]:
     yield equal("the stop succeeds, or is refused since the job has ended", codes, set())
     streams = {stream.code for stream in history.streams("stream ")}
     yield equal("its streams end", streams, {"OK"})
+    yield floor("jobs that ended by themselves", by_itself, 1)
+    yield floor("jobs that were stopped", len(firsts) - by_itself, 1)
 
 
 STOP_RACE: Final = Check(

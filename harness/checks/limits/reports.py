@@ -23,6 +23,7 @@ from harness.checks.limits.host_cgroups import (
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, at_least, equal, floor
+from harness.judge.scopes import separately
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding, UnsupportedError
 from jobworker.v1 import jobworker_pb2 as pb
@@ -317,17 +318,20 @@ def _judge_usage(history: History) -> Iterator[Finding]:
     usage = history.the(ReportedUsage)
     kernel, after = usage.kernel, usage.kernel_after
     yield assumed("the job rests", true=kernel == after, got=after, want=kernel)
-    for field in dataclasses.fields(UsageCounters):
-        name = field.name
-        want, got = (getattr(each, name) for each in (kernel, usage.reported))
-        if usage.uses_disk or not name.startswith("io_"):
-            yield floor(f"{name} that the job has caused", want, 1)
-        yield equal(f"a query reports {name} as the kernel counts it", got, want)
-        if name not in _FALLING:
-            promise, final = f"{name} is reported after the end, too", getattr(usage.final, name)
-            yield (equal if name in _FINAL else at_least)(promise, final, want)
     promise = "a query says whether the OOM killer killed a process: before, after, at the end"
     yield equal(promise, usage.oom_killed, (False, True, True))
+    names = (field.name for field in dataclasses.fields(UsageCounters))
+    yield from separately(_judge_counter(name, usage) for name in names)
+
+
+def _judge_counter(name: str, usage: ReportedUsage) -> Iterator[Finding]:
+    want, got = (getattr(each, name) for each in (usage.kernel, usage.reported))
+    if usage.uses_disk or not name.startswith("io_"):
+        yield floor(f"{name} that the job has caused", want, 1)
+    yield equal(f"a query reports {name} as the kernel counts it", got, want)
+    if name not in _FALLING:
+        promise, final = f"{name} is reported after the end, too", getattr(usage.final, name)
+        yield (equal if name in _FINAL else at_least)(promise, final, want)
 
 
 USAGE: Final = Check(

@@ -23,6 +23,7 @@ from harness.drive.fault_proxy import FaultProxy, NetworkFault
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, equal, floor, holds, one_of
+from harness.judge.scopes import separately
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
@@ -185,27 +186,30 @@ def judge_live_faults(history: History) -> Iterator[Finding]:
         true=followed.keys() == LIVE_NETWORKS.keys(),
         got=sorted(followed),
     )
-    for name, seen in followed.items():
-        stream = history.stream(name)
-        meanwhile = history.call(f"{name} meanwhile")
-        yield answered(f"{name}: a query on another connection is answered", meanwhile)
-        status = message_of(meanwhile, pb.QueryJobResponse).status
-        yield assumed(f"{name}: the job is running", true=status == "running", got=status)
-        if name not in CUTS:
-            promise = f"{name}: bytes that arrive while the job is running"
-            received = seen.received_bytes
-            kept = received >= FIRST_PART_BYTES
-            yield holds(promise, kept=kept, got=received, want=FIRST_PART_BYTES)
-            yield all_exact(f"{name}: the stream is complete", [stream], seen.total_bytes)
-            continue
-        yield equal(f"{name}: no byte is wrong", stream.wrong_at, None)
-        yield equal(f"{name}: no gap before the cut", stream.gap, "")
-        yield one_of(f"{name}: the cut is reported by a status", stream.code, CUT_CODES)
-        yield floor(f"{name}: bytes before the cut", stream.received_bytes, HELLO_BYTES)
-        rest = history.stream(f"{name} resumed")
-        promise = f"{name}: the rest begins where the cut was"
-        yield equal(promise, rest.start_offset, stream.received_bytes)
-        yield all_exact(f"{name}: the resumed stream has the rest", [rest], seen.total_bytes, None)
+    yield from separately(_judge_followed(*each, history) for each in followed.items())
+
+
+def _judge_followed(name: str, seen: FollowedThroughFault, history: History) -> Iterator[Finding]:
+    stream = history.stream(name)
+    meanwhile = history.call(f"{name} meanwhile")
+    yield answered(f"{name}: a query on another connection is answered", meanwhile)
+    status = message_of(meanwhile, pb.QueryJobResponse).status
+    yield assumed(f"{name}: the job is running", true=status == "running", got=status)
+    if name not in CUTS:
+        promise = f"{name}: bytes that arrive while the job is running"
+        received = seen.received_bytes
+        kept = received >= FIRST_PART_BYTES
+        yield holds(promise, kept=kept, got=received, want=FIRST_PART_BYTES)
+        yield all_exact(f"{name}: the stream is complete", [stream], seen.total_bytes)
+        return
+    yield equal(f"{name}: no byte is wrong", stream.wrong_at, None)
+    yield equal(f"{name}: no gap before the cut", stream.gap, "")
+    yield one_of(f"{name}: the cut is reported by a status", stream.code, CUT_CODES)
+    yield floor(f"{name}: bytes before the cut", stream.received_bytes, HELLO_BYTES)
+    rest = history.stream(f"{name} resumed")
+    promise = f"{name}: the rest begins where the cut was"
+    yield equal(promise, rest.start_offset, stream.received_bytes)
+    yield all_exact(f"{name}: the resumed stream has the rest", [rest], seen.total_bytes, None)
 
 
 LIVE_FAULTS: Final = Check(

@@ -22,6 +22,7 @@ from harness.judge.promises import (
     in_time,
     timed_out,
 )
+from harness.judge.scopes import separately
 from harness.record.history import History, Observation, Outcome
 from harness.record.verdict import Finding, Verdict
 from harness.targets.target import Variant
@@ -174,19 +175,15 @@ def judge_slots(history: History) -> Iterator[Finding]:
     fates = [seen.fate for seen in observed]
     both = fates == list(FREED_WITHIN_S)
     yield assumed("clients were killed, and clients vanished", true=both, got=fates)
-    # One fate's streams that did not join do not excuse the other's slot.
-    joined = [
-        floor(f"streams of clients that are {seen.fate}", seen.joined, GONE_READERS)
-        for seen in observed
-    ]
-    for seen, floor_of_it in zip(observed, joined, strict=True):
-        if floor_of_it.verdict is not Verdict.PASS:
-            continue
-        full = history.stream(f"full before {seen.fate}").code
-        yield equal("the server is full", full, "RESOURCE_EXHAUSTED")
-        freed_s, bound_s = seen.freed_after_s, FREED_WITHIN_S[seen.fate]
-        yield in_time(f"the slot of a client that is {seen.fate} is freed", freed_s, bound_s)
-    yield from joined
+    yield from separately(_judge_slot(seen, history) for seen in observed)
+
+
+def _judge_slot(seen: SlotsOfGoneClients, history: History) -> Iterator[Finding]:
+    yield floor(f"streams of clients that are {seen.fate}", seen.joined, GONE_READERS)
+    full = history.stream(f"full before {seen.fate}").code
+    yield equal("the server is full", full, "RESOURCE_EXHAUSTED")
+    freed_s, bound_s = seen.freed_after_s, FREED_WITHIN_S[seen.fate]
+    yield in_time(f"the slot of a client that is {seen.fate} is freed", freed_s, bound_s)
 
 
 SLOTS: Final = Check(
