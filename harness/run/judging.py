@@ -9,7 +9,6 @@ from typing import Final
 
 from harness.checks.check import Check
 from harness.drive.receiver import QUIET_S
-from harness.judge.scopes import distrusted, inconclusive
 from harness.record.foundations import (
     ENDS,
     OWNERS,
@@ -21,6 +20,7 @@ from harness.record.foundations import (
 from harness.record.history import Cause, History, Interruption, load
 from harness.record.machine_load import MachineLoad
 from harness.record.results import CheckResult, RunReport
+from harness.record.scopes import distrusted, inconclusive
 from harness.record.verdict import BrokenError, Duration, Finding, Verdict, merge
 
 _TRACEBACK_CHARACTERS: Final = 3000

@@ -26,8 +26,8 @@ from harness.checks.lifecycle.stopping import STOP_RACE
 from harness.checks.limits.memory import MEMORY_BOMB, MemoryBombEnd
 from harness.checks.streams.slots import SLOTS, SlotsOfGoneClients
 from harness.judge.promises import assumed, equal
-from harness.judge.scopes import separately
 from harness.record.history import Call, History, Outcome, Record, Stream
+from harness.record.scopes import separately
 from harness.record.verdict import Verdict, merge
 from harness.run.judging import judge_check
 

@@ -22,8 +22,8 @@ from harness.host.clock import poll_until, seconds_until
 from harness.host.ports import free_port
 from harness.host.processes import run
 from harness.judge.promises import assumed, equal, floor, holds, one_of
-from harness.judge.scopes import separately
 from harness.record.history import History, Observation
+from harness.record.scopes import separately
 from harness.record.verdict import BrokenError, Finding, Verdict
 
 TIMEOUT_S: Final = 20.0

@@ -9,8 +9,8 @@ from harness.checks.identity.openssl import MANDATORY, STRONG
 from harness.drive.net.permissive_tls_server import permissive_tls_server
 from harness.drive.sslyze.scan import VERSIONS, WEAKNESSES, Scan, scan
 from harness.judge.promises import assumed, equal, holds
-from harness.judge.scopes import separately
 from harness.record.history import History, Observation
+from harness.record.scopes import separately
 from harness.record.verdict import Finding
 
 CONTROL_OPTIONS: Final = ("--tlsv1_2", "--tlsv1_3")

@@ -33,8 +33,8 @@ from harness.drive.receiver import StreamPlan
 from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, holds, timed, timed_out
-from harness.judge.scopes import separately
 from harness.record.history import History, Observation
+from harness.record.scopes import separately
 from harness.record.verdict import Finding
 from harness.targets.target import Variant
 

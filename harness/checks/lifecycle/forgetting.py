@@ -30,8 +30,8 @@ from harness.judge.promises import (
     one_of,
     unseen,
 )
-from harness.judge.scopes import separately
 from harness.record.history import History, Observation
+from harness.record.scopes import separately
 from harness.record.terms import NOT_SENT, terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import Variant

@@ -23,8 +23,8 @@ from harness.checks.limits.host_cgroups import (
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, at_least, equal, floor
-from harness.judge.scopes import separately
 from harness.record.history import History, Observation
+from harness.record.scopes import separately
 from harness.record.verdict import Finding, UnsupportedError
 from jobworker.v1 import jobworker_pb2 as pb
 

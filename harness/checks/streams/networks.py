@@ -23,9 +23,9 @@ from harness.drive.fault_proxy import FaultProxy, NetworkFault
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, assumed, equal, floor, holds, one_of
-from harness.judge.scopes import separately
 from harness.judge.streams import all_exact
 from harness.record.history import History, Observation
+from harness.record.scopes import separately
 from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 

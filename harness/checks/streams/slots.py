@@ -22,8 +22,8 @@ from harness.judge.promises import (
     in_time,
     timed_out,
 )
-from harness.judge.scopes import separately
 from harness.record.history import History, Observation, Outcome
+from harness.record.scopes import separately
 from harness.record.verdict import Finding, Verdict
 from harness.targets.target import Variant
 
