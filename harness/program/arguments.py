@@ -19,7 +19,7 @@ LAUNCH_FIELDS: Final = frozenset({"listen", "ca", "cert", "key", "cgroup_root", 
 _PORT: Final = Number(1, 65535, whole=True)
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
-# The parts of a host's name, which is at most 253 characters long; * stands for one of them.
+# The parts of a host name, which has at most 253 characters; certificates also have * as a part.
 _HOST: Final = re.compile(r"(?!.{254})[A-Za-z0-9*_-]{1,63}(\.[A-Za-z0-9*_-]{1,63})*")
 
 

@@ -129,7 +129,7 @@ def _result(result: CheckResult, finding: Finding) -> Values:
 
 
 def _message(text: str, characters_max: int = FIELD_CHARACTERS_MAX) -> Values:
-    """Return a message of plain text: whatever is in it is no link and no placeholder."""
+    """Return a message of plain text, without links and placeholders, whatever is in it."""
     plain = _MARKUP.sub(r"\\\g<0>", shown(text, characters_max))
     return {"text": _PLACEHOLDER.sub(r"{{\1}}", plain)}
 
