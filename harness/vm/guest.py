@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -28,6 +29,10 @@ BOOT_TIMEOUT_S: Final = 180.0
 RESTORE_TIMEOUT_S: Final = 60.0
 SSH_TIMEOUT_S: Final = 60.0
 COMMAND_TIMEOUT_S: Final = 120.0
+# A cold boot measures the processor's clock. On a busy host the result can be wrong by a factor of
+# three, for as long as the guest and all that are restored from it live.
+CLOCK_WINDOW_S: Final = 3
+CLOCK_ERROR_MAX: Final = 0.05
 # ssh's exit code for a broken connection: the command's result is then unknown.
 _SSH_BROKE: Final = 255
 SITE: Final = "/opt/site"  # the locked Python packages
@@ -130,6 +135,12 @@ class Guest:
         [answer] = execute(self.machine.qmp_socket, {"execute": "query-kvm"})
         return not (isinstance(answer, dict) and answer.get("enabled"))
 
+    def read_clock(self) -> "ClockReading":
+        """Return the guest's time since its boot, and the host's before and after."""
+        before_s = time.monotonic()
+        guest_s = float(self.require("cat /proc/uptime").split()[0])
+        return ClockReading(before_s, guest_s, time.monotonic())
+
     def set_clock(self) -> None:
         """Set the guest's clock to the host's, for the certificates' validity."""
         self.require(f"date -u -s @{time.time():.3f}")
@@ -164,6 +175,31 @@ class Guest:
         run([*self.ssh_command()[:-1], "-O", "exit", "root@127.0.0.1"], SSH_TIMEOUT_S)
         # ssh may leave its socket behind for a moment.
         shutil.rmtree(self.control_directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """A time of the guest, which the host read between two times of its own."""
+
+    host_before_s: float
+    guest_s: float
+    host_after_s: float
+
+
+def require_same_pace(first: ClockReading, last: ClockReading) -> None:
+    """Require that the guest's clock runs as fast as the host's, as far as two readings show.
+
+    Raises:
+        BrokenError: it runs faster or slower.
+    """
+    guest_s = last.guest_s - first.guest_s
+    least = guest_s / (last.host_after_s - first.host_before_s)
+    most = guest_s / (last.host_before_s - first.host_after_s)
+    if least > 1 + CLOCK_ERROR_MAX or most < 1 - CLOCK_ERROR_MAX:
+        raise BrokenError(
+            f"the guest's clock runs {least:.2f} to {most:.2f} times as fast as the host's, which "
+            "was too busy while the guest booted: try again when it is less busy"
+        )
 
 
 @contextmanager
@@ -215,7 +251,11 @@ def _boot_cold(stack: ExitStack, image: Image, name: str) -> Guest:
         return True if "GUEST-READY" in machine.serial else None
 
     poll_until(ready, BOOT_TIMEOUT_S, "the guest to boot", machine.serial_tail)
-    return Guest(machine, image, time.monotonic() - started_s, restored=False)
+    guest = Guest(machine, image, time.monotonic() - started_s, restored=False)
+    first = guest.read_clock()
+    guest.require(f"sleep {CLOCK_WINDOW_S}")
+    require_same_pace(first, guest.read_clock())
+    return guest
 
 
 def _restore(stack: ExitStack, image: Image, name: str, state: Path) -> Guest | None:

@@ -25,6 +25,7 @@ _PROBE_TIMEOUT_S: Final = 10.0
 
 # maxcpus=1: the kernel patches its own code while it boots, and an emulated second processor can
 # execute a half-patched instruction (1 of 9 boots panicked). The guest enables it later.
+# tsc=reliable: never replaced by a slower clock; guest.py rejects a boot that measured it wrongly.
 KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit=/init maxcpus=1"
 )
