@@ -258,7 +258,8 @@ def _run_usage(stage: Stage) -> None:
         directory = cgroup_of(stage, client, job_id)
         early = client.must_query(job_id)
         # So that the kernel kills the process that takes the memory, and not the whole job.
-        on_host(stage, f"echo 0 > {directory}/memory.oom.group; echo > {gate}")
+        # The gate is opened without a write: its reader may have gone, and SIGPIPE ends a shell.
+        on_host(stage, f"echo 0 > {directory}/memory.oom.group; : > {gate}")
         client.stream(job_id, StreamPlan(stop_after_bytes=_WORKED), label="work")
         kernel, late, kernel_after = _quiet_reading(stage, client, job_id, directory)
         client.must_stop(job_id, grace_s=0)
