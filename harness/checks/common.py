@@ -116,7 +116,7 @@ def open_gate(client: Client, writer: WriterJob) -> None:
 
 
 def open_gate_at(client: Client, gate: str) -> None:
-    """Let the writer that waits at a gate continue, by a job that writes into its FIFO."""
+    """Let the writer that waits at a gate continue, by a job that opens its FIFO."""
     script = f"until [ -p {gate} ]; do sleep 0.02; done; : > {gate}"
     client.must_start("sh", ["-c", script], label="open the gate")
 
