@@ -13,7 +13,6 @@ is blamed for it.
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -23,7 +22,7 @@ from harness.dialects.command_stub import CommandStub
 from harness.dialects.command_table import CALLS, CommandTable
 from harness.dialects.command_values import VALUES
 from harness.dialects.command_words import expand, expand_text
-from harness.dialects.dialect import AsyncStream, Connection, rpc_of
+from harness.dialects.dialect import AsyncStream, Connection, Transport, rpc_of
 from harness.dialects.identity_scheme import RPC_WORDS
 from harness.dialects.surroundings import put_link
 from harness.host.cert_files import CertFiles
@@ -145,6 +144,6 @@ def _make_directory(path: Path) -> None:
         raise BrokenError(f"{path} cannot be made: {error.strerror}") from error
 
 
-def is_local(transport: Any) -> bool:  # noqa: ANN401 - any transport
+def is_local(transport: Transport) -> bool:
     """Return whether a dialect's programs act on this machine, without a server."""
     return isinstance(transport, CommandTransport) and transport.table.local

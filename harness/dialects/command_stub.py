@@ -7,9 +7,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import Final
 
 import grpc
+from google.protobuf.message import Message
 
 from harness.dialects.command_answers import (
     MismatchError,
@@ -77,7 +79,9 @@ class CommandStub:
         self._programs: set[Program] = set()
         self._closed = False
 
-    def StartJob(self, request: pb.StartJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+    def StartJob(  # noqa: N802
+        self, request: pb.StartJobRequest, timeout: float | None = None
+    ) -> pb.StartJobResponse:
         """Start a job."""
         values = start_values(request)
         response = pb.StartJobResponse()
@@ -86,25 +90,33 @@ class CommandStub:
         self._answer("start", values, response, timeout)
         return response
 
-    def StopJob(self, request: pb.StopJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+    def StopJob(  # noqa: N802
+        self, request: pb.StopJobRequest, timeout: float | None = None
+    ) -> pb.StopJobResponse:
         """Stop a job."""
         response = pb.StopJobResponse(success=True)
         self._answer("stop", stop_values(request), response, timeout)
         return response
 
-    def QueryJob(self, request: pb.QueryJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+    def QueryJob(  # noqa: N802
+        self, request: pb.QueryJobRequest, timeout: float | None = None
+    ) -> pb.QueryJobResponse:
         """Query a job."""
         response = pb.QueryJobResponse()
         self._answer("query", id_values(request), response, timeout)
         return response
 
-    def DeleteJob(self, request: pb.DeleteJobRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+    def DeleteJob(  # noqa: N802
+        self, request: pb.DeleteJobRequest, timeout: float | None = None
+    ) -> pb.DeleteJobResponse:
         """Delete a job."""
         response = pb.DeleteJobResponse()
         self._answer("delete", id_values(request), response, timeout)
         return response
 
-    def ListJobs(self, request: pb.ListJobsRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+    def ListJobs(  # noqa: N802
+        self, request: pb.ListJobsRequest, timeout: float | None = None
+    ) -> pb.ListJobsResponse:
         """List the jobs."""
         response = pb.ListJobsResponse()
         output, _ = self._run("list", list_values(request), timeout)
@@ -112,7 +124,9 @@ class CommandStub:
             fill_jobs(response, self._table.answer("list"), output, self._table.states)
         return response
 
-    def StreamLogs(self, request: pb.StreamLogsRequest, timeout: float | None = None) -> Any:  # noqa: ANN401, N802
+    def StreamLogs(  # noqa: N802
+        self, request: pb.StreamLogsRequest, timeout: float | None = None
+    ) -> "_StreamCall":
         """Return a job's output, as messages."""
         has_ended = None
         if self._table.stream_end == "query":
@@ -144,7 +158,7 @@ class CommandStub:
         self,
         call: Rpc,
         values: Values,
-        response: Any,  # noqa: ANN401 - any response
+        response: Message,
         timeout: float | None,
     ) -> None:
         output, errors = self._run(call, values, timeout)
@@ -268,18 +282,13 @@ class _StreamCall:
         return soon_s if self._due_s is None else min(soon_s, self._due_s)
 
 
-class _mismatch_as_status:  # noqa: N801 - used as a function
-    """Turns output that does not fit the dialect into a status that a check reports."""
-
-    def __init__(self, call: str) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, MismatchError):
-            raise ProgramCallError(grpc.StatusCode.UNKNOWN, f"{self._call} {error}") from None
+@contextmanager
+def _mismatch_as_status(call: str) -> Iterator[None]:
+    """Turn output that does not fit the dialect into a status that a check reports."""
+    try:
+        yield
+    except MismatchError as error:
+        raise ProgramCallError(grpc.StatusCode.UNKNOWN, f"{call} {error}") from None
 
 
 def _cancelled() -> ProgramCallError:

@@ -5,8 +5,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
+from google.protobuf.message import Message
+
 from harness.dialects.command_words import Values
 from harness.dialects.identity_scheme import Rpc
+from jobworker.v1 import jobworker_pb2 as pb
 
 _COMMON: Final = ("address", "host", "port", "ca", "cert", "key", "work", "folder", "python")
 # Of each call; `list` and `delete` are those of rpcs that a job worker need not have.
@@ -28,7 +31,7 @@ _IO_RATES: Final = {
 }  # fmt: skip
 
 
-def start_values(request: Any) -> Values:  # noqa: ANN401 - pb.StartJobRequest
+def start_values(request: pb.StartJobRequest) -> Values:
     """Return the values of a start; None for what the request does not have."""
     arguments = list(request.command_args)
     environment = [f"{name}={value}" for name, value in request.environment.items()]
@@ -52,19 +55,19 @@ def start_values(request: Any) -> Values:  # noqa: ANN401 - pb.StartJobRequest
     }
 
 
-def stop_values(request: Any) -> Values:  # noqa: ANN401 - pb.StopJobRequest
+def stop_values(request: pb.StopJobRequest) -> Values:
     """Return the values of a stop."""
     milliseconds = _text(request, "grace_period_ms")
     seconds = None if milliseconds is None else f"{int(milliseconds) / 1000:g}"
     return {"id": request.job_id, "grace_ms": milliseconds, "grace_s": seconds}
 
 
-def id_values(request: Any) -> Values:  # noqa: ANN401 - a request with a job's id
+def id_values(request: pb.QueryJobRequest | pb.DeleteJobRequest) -> Values:
     """Return the values of a call that has nothing but a job's id."""
     return {"id": request.job_id}
 
 
-def stream_values(request: Any) -> Values:  # noqa: ANN401 - pb.StreamLogsRequest
+def stream_values(request: pb.StreamLogsRequest) -> Values:
     """Return the values of a stream."""
     return {
         "id": request.job_id,
@@ -75,7 +78,7 @@ def stream_values(request: Any) -> Values:  # noqa: ANN401 - pb.StreamLogsReques
     }
 
 
-def list_values(request: Any) -> Values:  # noqa: ANN401 - pb.ListJobsRequest
+def list_values(request: pb.ListJobsRequest) -> Values:
     """Return the values of a list."""
     return {
         "status": request.status or None,
@@ -91,11 +94,11 @@ VALUES: Final[dict[Rpc, Callable[[Any], Values]]] = {
 }  # fmt: skip
 
 
-def _text(message: Any, name: str) -> str | None:  # noqa: ANN401 - any message
+def _text(message: Message | None, name: str) -> str | None:
     return str(getattr(message, name)) if message is not None and message.HasField(name) else None
 
 
-def _io_max(each: Any) -> str:  # noqa: ANN401 - pb.IoMax
+def _io_max(each: pb.IoMax) -> str:
     rates = [
         f"{key}={getattr(each, name)}" for key, name in _IO_RATES.items() if each.HasField(name)
     ]
