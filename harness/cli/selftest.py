@@ -1,10 +1,11 @@
 """`python -m harness selftest`, which `make selftest` runs."""
 
 import re
+import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,12 @@ from typing import Final
 import click
 
 from harness.drive.identities import make_identities
-from harness.host.repository import ROOT
+from harness.host.repository import ROOT, program
 from harness.mutation import check_mutants as table
 from harness.mutation.mutation import Mutation
 from harness.program import arguments
 from harness.record.number import Number
-from harness.record.verdict import BrokenError
+from harness.record.verdict import BrokenError, Verdict
 from harness.run.matrix import HEADER, MEDIAN_FAILS_MAX, matrix_on_this_host
 from harness.run.selftest import MutantProof, prove_in_guest, prove_on_this_host
 
@@ -83,7 +84,28 @@ def selftest(
         return
     if as_matrix:
         sys.exit(_matrix(local))
-    missed = 0
+    missed: list[MutantProof] = []
+    total = len(_matching((*table.LOCAL, *table.GUEST), keyword)) if step > 1 else 0
+    try:
+        _judge(local, guest, missed, total)
+    finally:
+        # Last, also when the harness fails: of a log that keeps only its end, this is left.
+        for line in _not_caught(missed):
+            click.echo(line)
+    sys.exit(1 if missed else 0)
+
+
+def _judge(
+    local: Sequence[Mutation], guest: Sequence[Mutation], missed: list[MutantProof], total: int
+) -> None:
+    """Judge mutants, print each, and add those that are not caught to `missed`.
+
+    Args:
+        local: mutants of this host.
+        guest: mutants of a guest.
+        missed: receives the proofs.
+        total: the number of mutants in all shares; 0 without shares.
+    """
     numbers = {mutant.name: number for number, mutant in enumerate((*local, *guest), 1)}
     count = len(numbers)
 
@@ -93,16 +115,33 @@ def selftest(
         click.echo(f"{number:>9}  {event:8}  {what}")
 
     for proof in _prove(local, guest, lambda mutant: report(mutant, "started")):
-        missed += not proof.caught
         report(proof.mutant, "caught" if proof.caught else "MISSED", f" ({proof.seconds:.0f} s)")
-        _explain(proof)
+        if not proof.caught:
+            missed.append(proof)
+            for reason in _reasons(proof):
+                click.echo(f"           {reason}")
     click.echo(
-        f"{count - missed} of {count} mutants caught: their check failed, the control checks passed"
+        f"{count - len(missed)} of {count} mutants caught: their check failed, the control checks "
+        "passed"
     )
-    if step > 1:
-        total = len(_matching((*table.LOCAL, *table.GUEST), keyword))
+    if total:
         click.echo(f"{total - count} of {total} mutants are in other shares")
-    sys.exit(1 if missed else 0)
+
+
+def _not_caught(missed: Sequence[MutantProof]) -> Iterator[str]:
+    """Yield a list of the mutants that were not caught: why, and the command that repeats each."""
+    if missed:
+        yield f"\nnot caught: {len(missed)}"
+    for proof in missed:
+        yield f"  {proof.mutant.caught_by}: a server that {proof.mutant.name}"
+        for reason in _reasons(proof):
+            yield f"      {reason}"
+        yield f"      repeat: {shlex.join([*program(), 'selftest', '-k', _pattern(proof.mutant)])}"
+
+
+def _pattern(mutant: Mutation) -> str:
+    """Return the regular expression that only this mutant matches."""
+    return re.sub(r"[\\^$.|?*+()\[\]{}]", r"\\\g<0>", f"{mutant.caught_by} {mutant.name}") + "$"
 
 
 def _matrix(mutants: tuple[Mutation, ...]) -> int:
@@ -129,7 +168,7 @@ def _matching(mutants: tuple[Mutation, ...], keyword: str) -> tuple[Mutation, ..
 
 
 def _prove(
-    local: tuple[Mutation, ...], guest: tuple[Mutation, ...], on_start: Callable[[Mutation], None]
+    local: Sequence[Mutation], guest: Sequence[Mutation], on_start: Callable[[Mutation], None]
 ) -> Iterator[MutantProof]:
     with tempfile.TemporaryDirectory(prefix="jobworker-selftest-") as directory:
         store = make_identities(Path(directory))
@@ -140,8 +179,9 @@ def _prove(
                 yield from proofs
 
 
-def _explain(proof: MutantProof) -> None:
-    if not proof.caught:
-        click.echo(f"           {proof.mutant.caught_by} is {proof.verdict}: {proof.finding}")
-        for other in proof.disturbed:
-            click.echo(f"           control check {other}")
+def _reasons(proof: MutantProof) -> Iterator[str]:
+    """Yield why a mutant is not caught."""
+    if proof.verdict is not Verdict.FAIL:
+        yield f"{proof.mutant.caught_by} is {proof.verdict}: {proof.finding}"
+    for other in proof.disturbed:
+        yield f"control check {other}"
