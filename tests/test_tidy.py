@@ -55,9 +55,11 @@ LAYERS: dict[str, set[str]] = {
     "timers": set(),
     "messages": set(),
     "pool": {"errors"},
+    "systemd": set(),
     "audit": {"identity"},
     "gate": {"errors", "audit", "deny", "follow", "identity", "messages", "timers"},
     "service": {"errors", "follow", "gate", "job", "log", "spawn", "wire", "worker"},
+    "metrics": {"errors", "audit", "follow", "rule", "timers", "worker"},
     "server": {
         "errors",
         "config",
@@ -66,10 +68,12 @@ LAYERS: dict[str, set[str]] = {
         "gate",
         "hierarchy",
         "job_user",
+        "metrics",
         "pool",
         "rule",
         "service",
         "stderr",
+        "systemd",
         "tls",
         "worker",
     },
@@ -77,13 +81,15 @@ LAYERS: dict[str, set[str]] = {
     "client": {"errors", "cgroup", "tls", "wire"},
     "options": {"errors", "config", "rule"},
     "arguments": {"cgroup", "rule"},
-    "terminal": {"errors", "client"},
+    "resume": {"client", "timers"},
+    "terminal": {"errors", "client", "resume"},
     "cli": {
         "arguments",
         "cgroup",
         "client",
         "config",
         "options",
+        "resume",
         "server",
         "terminal",
         "tls",
@@ -95,7 +101,7 @@ WITHOUT_GRPC = {
     "errors", "linux", "reactor", "log", "cgroup", "spawn", "job", "worker", "follow", "identity",
     "deny", "rule", "config", "options", "arguments", "timers", "oom_score", "messages",
     "hierarchy", "tree", "stderr", "job_user", "output_memory", "host_memory",
-    "pool", "watched_files",
+    "pool", "watched_files", "systemd",
 }  # fmt: skip
 
 # A module of the harness imports only from its own folder and from these; the order is the layers'.
@@ -119,7 +125,9 @@ HARNESS_LAYERS: dict[str, set[str]] = {
     "wire": {"record", "host", "dialects", "drive", "targets", "checks", "run"},
     "races": {"record", "host", "mutation"},
     "vulncheck": {"record", "host"},
-    "project": {"record", "host", "drive", "vm", "targets", "checks", "run", "vulncheck"},
+    "project": {
+        "record", "host", "report", "drive", "vm", "targets", "checks", "run", "vulncheck"
+    },
     "cli": {
         "record", "host", "mutation", "report", "dialects", "drive", "vm", "targets", "checks",
         "run", "races", "vulncheck", "project", "program", "wire",
@@ -175,7 +183,7 @@ DOORS = [
     ),
     Door(
         r"ssl_server_credentials|ssl_channel_credentials", SERVICE_PART,
-        frozenset({"impl/worker_service/tls.py"}), "tls.server_credentials",
+        frozenset({"impl/worker_service/tls.py"}), "tls.Reloader",
     ),
     Door(
         # The emitter is a program that runs as a job: the standard library only, and paced by time.

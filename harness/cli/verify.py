@@ -26,7 +26,13 @@ from harness.run.choice import Choice
     type=click.Choice(["local", "vm"]),
     help="Where our server is launched, with --in guest or --in here; repeatable.",
 )
-def verify(*, location: str | None, **chosen: object) -> None:
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Leave nothing out; default: without long searches, and without what another step of the "
+    "same run shows. The report says what is left out.",
+)
+def verify(*, location: str | None, full: bool, **chosen: object) -> None:
     """Run lint, tests, audits and every check of our server.
 
     The checks of limits run in a Vagrant machine or a VM; see --in. Lint, tests and audits are the
@@ -35,4 +41,4 @@ def verify(*, location: str | None, **chosen: object) -> None:
     """
     choice = Choice(**chosen)  # type: ignore[arg-type]
     become_root_on_disposable_host()
-    sys.exit(verify_choice(complete(choice), location))
+    sys.exit(verify_choice(complete(choice), location, full=full))

@@ -1,7 +1,7 @@
 """`make verify`: lint, tests, audits and every check of our server, in one report.
 
-A step is a command that must succeed, such as `make lint`. Its result is reported like a check's,
-in the area `project`. A new step is one entry in `STEPS`.
+Its steps are commands (`steps`) and the checks of each target. Without --full it leaves out what
+another step of the same run shows, and long searches; the report says what, and how to run it.
 
 `verify_location` decides where it runs. In a Vagrant machine, this command runs once more, and its
 report is copied here; only that report decides the exit code.
@@ -9,11 +9,10 @@ report is copied here; only that report decides the exit code.
 
 import dataclasses
 import os
-import re
 import shlex
-import sys
-import time
+from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -21,106 +20,20 @@ import click
 
 from harness.checks import ALL
 from harness.checks.check import Need
-from harness.host import processes
-from harness.host.repository import ROOT
-from harness.project.verify_location import Location, choose
-from harness.record.results import CheckResult, load_report
-from harness.record.verdict import BrokenError, Finding, Verdict, merge
+from harness.project.steps import PROJECT, STEPS, ProjectStep, run_step
+from harness.project.times import CHECK_BUDGETS_S, Estimate, estimate, remember
+from harness.project.verify_location import Decision, Location, choose
+from harness.record.results import load_report
+from harness.record.verdict import BrokenError
+from harness.report.summary import counted
 from harness.run.choice import LOCAL, VM, Choice
 from harness.run.run_directory import RESULTS_FOLDER, new_run_directory
-from harness.run.session import Run, begin_run, judge_targets
+from harness.run.session import Run, begin_run, checks_step, judge_targets
 from harness.vm.vagrant import VagrantMachine, connect_vagrant
 from harness.vulncheck.database import ADVISORIES, ALLOW_STALE
 
-PROJECT: Final = "project"
+EVERYTHING: Final = "make verify ARGS=--full"
 MACHINE_TIMEOUT_S: Final = 3 * 3600.0  # for everything, on an emulated processor
-_TAIL_CHARACTERS: Final = 3000
-# `make verify ARGS=...` exports its variables; a make that a step runs must not inherit them.
-_MAKE_VARIABLES: Final = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS")
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectStep:
-    """A command that must succeed.
-
-    Attributes:
-        name: `project.subject`, as a check's.
-        guarantee: what its success means.
-        command: run in the checkout.
-        shows: a regular expression that the output must match, so that doing nothing is BROKEN.
-        time_limit_s: after which it is BROKEN.
-        broken_codes: exit codes that mean that it was inconclusive.
-    """
-
-    name: str
-    guarantee: str
-    command: tuple[str, ...]
-    shows: str
-    time_limit_s: float = 900.0
-    broken_codes: frozenset[int] = frozenset()
-
-
-STEPS: Final = (
-    ProjectStep(
-        "project.lint", "Style, types, protocol and layout follow the rules.", ("make", "lint"),
-        r"no issues found in \d+ source files",
-    ),
-    ProjectStep(
-        "project.tests", "The unit and integration tests pass.", ("make", "test"), r"\d+ passed",
-        time_limit_s=1800.0,
-    ),
-    ProjectStep(
-        "project.vulncheck", "No locked package is known to be vulnerable.",
-        (sys.executable, "-m", "harness", "vulncheck"), r"canary .* flagged",
-        broken_codes=frozenset({2}),
-    ),
-    ProjectStep(
-        "project.races", "Threads do not race, and a planted race would be found.",
-        (sys.executable, "-m", "harness", "races", "all"), r"\b0 races in \d+ accesses",
-        broken_codes=frozenset({2}),
-    ),
-)  # fmt: skip
-
-
-def run_step(step: ProjectStep) -> CheckResult:
-    """Run a step, and judge its exit code and output."""
-    started_s = time.monotonic()
-    findings: tuple[Finding, ...]
-    try:
-        unset = [f"--unset={name}" for name in _MAKE_VARIABLES]
-        done = processes.run(["env", *unset, "-C", ROOT, *step.command], step.time_limit_s)
-        output = (done.stdout + done.stderr).strip()
-        findings = (
-            Finding(
-                _verdict(step, done.exit_code),
-                f"`{' '.join(step.command)}` succeeds",
-                output[-_TAIL_CHARACTERS:] if done.exit_code else output.rpartition("\n")[2],
-                "exit code 0",
-            ),
-            Finding(
-                Verdict.PASS if re.search(step.shows, output) else Verdict.BROKEN,
-                "its output shows that it ran",
-                output.rpartition("\n")[2],
-                step.shows,
-            ),
-        )
-    except BrokenError as error:
-        findings = (Finding(Verdict.BROKEN, "it completes", str(error)),)
-    return CheckResult(
-        PROJECT,
-        step.name,
-        step.guarantee,
-        merge(findings),
-        findings,
-        time.monotonic() - started_s,
-        rerun=" ".join(step.command),
-    )
-
-
-def _verdict(step: ProjectStep, exit_code: int) -> Verdict:
-    if exit_code == 0:
-        return Verdict.PASS
-    return Verdict.BROKEN if exit_code in step.broken_codes else Verdict.FAIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +77,30 @@ PLANS: Final = {
 }
 
 
-def chosen_steps(choice: Choice) -> list[ProjectStep]:
+# The guest judges these again: a server with cgroups starts and ends jobs by other means.
+IN_GUEST_TOO: Final = ("limits.", "lifecycle.", "streams.survivor")
+
+
+def left_out(targets: tuple[str, ...], skips_allowed: tuple[str, ...]) -> frozenset[str]:
+    """Return the checks of the guest, as TARGET:CHECK, that this host shows in the same run.
+
+    A check that this host may skip is not among them.
+    """
+    if not {LOCAL, VM} <= set(targets):
+        return frozenset()
+    may_skip = [pattern for pattern in skips_allowed if pattern != SCANNER]
+    return frozenset(
+        f"{VM}:{check.name}"
+        for check in ALL
+        if not check.name.startswith(IN_GUEST_TOO)
+        and not any(fnmatchcase(f"{LOCAL}:{check.name}", pattern) for pattern in may_skip)
+    )
+
+
+def chosen_steps(choice: Choice, *, full: bool = True) -> list[ProjectStep]:
     """Return the steps that -k and --area choose, like checks."""
     return [
-        step
+        step if full else step.shortened()
         for step in STEPS
         if choice.matches(step.name) and (not choice.areas or PROJECT in choice.areas)
     ]
@@ -189,21 +122,13 @@ def checks_of(choice: Choice) -> Choice | None:
     return rest
 
 
-def run_steps(run: Run, steps: list[ProjectStep]) -> None:
-    """Run steps, one after the other."""
-    for step in steps:
-        run.terminal.started(PROJECT, step.name)
-        result = run_step(step)
-        run.results.append(result)
-        run.terminal.finished(result)
-
-
-def verify(choice: Choice, location: str | None = None) -> int:
+def verify(choice: Choice, location: str | None = None, *, full: bool = False) -> int:
     """Run the chosen steps and checks, and return the exit code.
 
     Args:
         choice: without targets, the location's are used.
         location: a value of `Location`; None decides.
+        full: leave nothing out.
 
     Raises:
         BrokenError: the run could not begin.
@@ -212,30 +137,72 @@ def verify(choice: Choice, location: str | None = None) -> int:
     decision = choose(location)
     click.echo(f"verifying {decision}")
     if decision.location is Location.VAGRANT:
-        return _verify_in_vagrant(choice)
+        return _verify_in_vagrant(choice, full=full)
     plan = PLANS[decision.location]
-    return _verify_on_this_host(
-        dataclasses.replace(
-            choice,
-            targets=choice.targets or plan.targets,
-            skips_allowed=(*plan.skips_allowed, *(choice.skips_allowed or ())),
-        ),
-        str(decision),
+    targets = choice.targets or plan.targets
+    choice = dataclasses.replace(
+        choice,
+        targets=targets,
+        skips_allowed=(*plan.skips_allowed, *(choice.skips_allowed or ())),
+        left_out=frozenset() if full else left_out(targets, plan.skips_allowed),
     )
+    return _verify_on_this_host(choice, decision, full=full)
 
 
-def _verify_on_this_host(choice: Choice, where: str) -> int:
-    steps, checks = chosen_steps(choice), checks_of(choice)
-    count = len(checks.checks()) * len(checks.targets) if checks else 0
-    with begin_run(checks or choice, len(steps) + count) as run:
-        run.about["where"] = where
+def _verify_on_this_host(choice: Choice, decision: Decision, *, full: bool) -> int:
+    steps, checks = chosen_steps(choice, full=full), checks_of(choice)
+    count = checks.expected if checks else 0
+    takes = _estimate(choice, decision, steps, full=full)
+    about = {"where": str(decision)}
+    if takes.kind:
+        about["takes"] = str(takes)
+    if texts := [] if full else _what_is_left_out(steps, checks):
+        about["left out"] = f"{'; '.join(texts)}. `{EVERYTHING}` runs all of it"
+    with begin_run(checks or choice, len(steps) + count, about, takes.seconds) as run:
+        run.budgets_s = {**{step.name: step.budget_s for step in steps}, **CHECK_BUDGETS_S}
         run_steps(run, steps)
         if checks:
             judge_targets(run)
-    return run.report().exit_code
+    report = run.report()
+    if takes.kind and not report.is_cut_short:
+        remember(takes.kind, report.steps, report.seconds)
+    return report.exit_code
 
 
-def _verify_in_vagrant(choice: Choice) -> int:
+def run_steps(run: Run, steps: list[ProjectStep]) -> None:
+    """Run steps, one after the other."""
+    for step in steps:
+        run.started(PROJECT, step.name)
+        with run.timed(step.name):
+            result = run_step(step)
+        run.finished(result)
+
+
+def _estimate(
+    choice: Choice, decision: Decision, steps: list[ProjectStep], *, full: bool
+) -> Estimate:
+    """Return how long the run takes; unknown if only some checks or steps are chosen."""
+    if choice.keyword or choice.areas or choice.targets != PLANS[decision.location].targets:
+        return Estimate()
+    budgets_s = [step.budget_s for step in steps]
+    budgets_s += [CHECK_BUDGETS_S[checks_step(target)] for target in choice.targets]
+    return estimate(f"{decision.location} {'full' if full else 'default'}", sum(budgets_s))
+
+
+def _what_is_left_out(steps: list[ProjectStep], checks: Choice | None) -> list[str]:
+    """Return what the run leaves out, each with the reason."""
+    texts = [f"of {step.name}: {step.leaves_out}" for step in steps if step.leaves_out]
+    judged = checks.checks() if checks else []
+    absent = Counter(
+        check.area for check in judged if checks and f"{VM}:{check.name}" in checks.left_out
+    )
+    if absent:
+        areas = ", ".join(f"{counted(count, 'check')} of {area}" for area, count in absent.items())
+        texts.append(f"in the guest: {areas}, since this host is judged by them in this run")
+    return texts
+
+
+def _verify_in_vagrant(choice: Choice, *, full: bool) -> int:
     """Run this command in the Vagrant machine, and copy its report here.
 
     Raises:
@@ -249,7 +216,11 @@ def _verify_in_vagrant(choice: Choice) -> int:
     with connect_vagrant() as machine:
         click.echo("synchronising the checkout with the machine")
         machine.sync()
-        words = ["env", *_send_advisories(machine), *remote_command(choice, remote_directory)]
+        words = [
+            "env",
+            *_send_advisories(machine),
+            *remote_command(choice, remote_directory, full=full),
+        ]
         command = f".ci/setup && sudo {shlex.join(words)}"
         done = machine.run(command, MACHINE_TIMEOUT_S, shown=True)
         try:
@@ -283,10 +254,11 @@ def _send_advisories(machine: VagrantMachine) -> list[str]:
     return [f"{name}={value}" for name, value in given.items()]
 
 
-def remote_command(choice: Choice, out: str) -> list[str]:
+def remote_command(choice: Choice, out: str, *, full: bool = False) -> list[str]:
     """Return the command that runs the same choice in the machine."""
     words = [".venv/bin/python", "-m", "harness", "verify", "--in", "here", "--out", out]
     words += ["--seed", choice.seed, "--parallel", str(choice.parallel)]
+    words += ["--full"] if full else []
     words += ["-k", choice.keyword] if choice.keyword else []
     for area in choice.areas:
         words += ["--area", area]

@@ -93,6 +93,27 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTime:
+    """How long a step of a run took, of `make verify` or all checks of one target.
+
+    Attributes:
+        name: the step's.
+        seconds: from its start to its end.
+        budget_s: how long it is to take on two quiet cores; more is a warning. 0: as long as it
+            does.
+    """
+
+    name: str
+    seconds: float
+    budget_s: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it took longer than its budget."""
+        return 0 < self.budget_s < self.seconds
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """A whole run.
 
@@ -105,6 +126,7 @@ class RunReport:
         expected: the number of results of a complete run; with fewer the run is inconclusive.
         setup_error: why a target could not be judged, and what to change; empty if all could.
         known_failing: the checks that are known to fail.
+        steps: how long each part took, in the order of their ends; steps may overlap.
     """
 
     about: Mapping[str, str]
@@ -115,6 +137,7 @@ class RunReport:
     expected: int = 0
     setup_error: str = ""
     known_failing: tuple[KnownFailure, ...] = ()
+    steps: tuple[StepTime, ...] = ()
 
     def unexpected_skips(self) -> list[CheckResult]:
         """Return the skipped results that neither a pattern nor another check's FAIL allows."""
@@ -235,6 +258,7 @@ def load_report(directory: Path) -> RunReport:
         values = json.loads((directory / RESULTS_FILE).read_text())
         # These are for other programs; `RunReport` computes them from the results.
         del values["verdict"], values["causes"]
+        values.setdefault("steps", [])  # of a run that was saved before they were measured
         return from_values(values, RunReport)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BrokenError(f"no results of a run in {directory}: {error}") from error

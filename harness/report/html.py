@@ -129,6 +129,7 @@ def render(
         conclusion=summary.conclusion(report),
         counts=[(verdict, report.counts()[verdict]) for verdict in summary.ORDER],
         targets=_targets(report),
+        times=summary.times(report),
         problems=[
             (by_result[id(each.result)], each.hides) for each in report.causes() if not each.known
         ],

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from harness.record.results import CheckResult, RunReport
+from harness.record.results import CheckResult, RunReport, StepTime
 from harness.record.verdict import Finding, Verdict
 
 NAMES_MAX: Final = 3
@@ -38,6 +38,11 @@ def rows(report: RunReport) -> list[SummaryRow]:
         )
         for (target, area), results in grouped.items()
     ]
+
+
+def times(report: RunReport) -> list[StepTime]:
+    """Return the steps that have a budget."""
+    return [step for step in report.steps if step.budget_s]
 
 
 def reason(result: CheckResult) -> str:

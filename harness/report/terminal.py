@@ -33,6 +33,7 @@ from harness.report.summary import (
     reason,
     rows,
     skips_by_reason,
+    times,
 )
 from harness.report.text import one_line, shown, visible
 
@@ -104,6 +105,7 @@ class Terminal:
         self._running: dict[tuple[str, str], float] = {}
         self._done = 0
         self._started_s = now_s()
+        self._expected_s = 0.0
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -149,11 +151,17 @@ class Terminal:
             with self._printing:
                 live.stop()
 
-    def begin(self, about: Mapping[str, str], total: int | None = None) -> None:
-        """Print what is needed to repeat the run, and set the number of checks."""
+    def begin(
+        self, about: Mapping[str, str], total: int | None = None, expected_s: float = 0.0
+    ) -> None:
+        """Print what is needed to repeat the run; set the number of checks, and how long it takes.
+
+        The duration 0 is unknown.
+        """
         with self._lock:
             self._total = self._total if total is None else total
             self._started_s = self._now_s()
+            self._expected_s = expected_s
         width = max(map(len, about), default=0)
         lines = [
             Text.assemble((f"{visible(name):<{width}}  ", "dim"), one_line(value, 2000))
@@ -164,6 +172,16 @@ class Terminal:
     def note(self, text: str) -> None:
         """Print a remark."""
         self._print(Text(shown(text), "dim"))
+
+    def left(self) -> str:
+        """Return an estimate of the rest, as `, about 42 s left`; empty if none can be made."""
+        with self._lock:
+            left_s = self._started_s + self._expected_s - self._now_s()
+            if not self._expected_s:
+                return ""
+        if left_s < 0:
+            return f", {duration(-left_s)} longer than expected"
+        return f", about {duration(left_s)} left"
 
     def started(self, target: str, name: str) -> None:
         """Record that a check started."""
@@ -181,7 +199,7 @@ class Terminal:
         """Print the summary of the run, and the path of report.html."""
         self._stop()
         lines = [*_causes(report), *_known(report)]
-        lines += [Text(), *_table(rows(report)), *_skips(report), Text()]
+        lines += [Text(), *_table(rows(report)), *_skips(report), *_times(report), Text()]
         counts = report.counts()
         numbers = ", ".join(f"{counts[each]} {each}" for each in ORDER if counts[each])
         if known := len(report.known_failures()):
@@ -207,7 +225,8 @@ class Terminal:
             running = sorted(self._running.items(), key=lambda item: item[1])
             done, total, started_s = self._done, self._total, self._started_s
         of_total = f" of {total}" if total else ""
-        text = Text(f"{done}{of_total} done, {duration(now_s - started_s)}", no_wrap=True)
+        head = f"{done}{of_total} done, {duration(now_s - started_s)}{self.left()}"
+        text = Text(head, no_wrap=True)
         for (target, name), since_s in running[:RUNNING_MAX]:
             text.append(f"\n  {duration(now_s - since_s):>9}  ", "cyan")
             text.append(f"{visible(target)}  {visible(name)}")
@@ -354,6 +373,19 @@ def _skips(report: RunReport) -> list[Text]:
             Text(f"    {visible(each.target)}  {visible(each.name)}", "magenta")
             for each in unexpected
         ]
+    return lines
+
+
+def _times(report: RunReport) -> list[Text]:
+    steps = times(report)
+    width = max((len(visible(step.name)) for step in steps), default=0)
+    lines = [Text(), Text("Times", "bold")] if steps else []
+    for step in steps:
+        budget = f"{duration(step.seconds):>12}, budget {duration(step.budget_s)}"
+        line = Text(f"  {visible(step.name):<{width}}{budget}")
+        if step.is_over:
+            line.append("  WARNING: over its budget", "bold yellow")
+        lines.append(line)
     return lines
 
 

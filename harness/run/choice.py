@@ -34,6 +34,7 @@ class Choice:
         skips_allowed, known_failing: see `RunReport`.
         write_known_failing: a new file for the run's failures; None writes none.
         parallel: the number of checks that run at the same time.
+        left_out: chosen checks that a target is not judged by, as TARGET:CHECK.
     """
 
     targets: tuple[str, ...] = (LOCAL,)
@@ -49,6 +50,7 @@ class Choice:
     known_failing: tuple[KnownFailure, ...] = ()
     write_known_failing: Path | None = None
     parallel: int = 4
+    left_out: frozenset[str] = frozenset()
 
     def checks(self) -> list[Check]:
         """Return the chosen checks.
@@ -70,6 +72,15 @@ class Choice:
         if not chosen:
             raise BrokenError(f"no check matches -k {self.keyword!r}; --list shows all checks")
         return chosen
+
+    def checks_for(self, target: str) -> list[Check]:
+        """Return the chosen checks that a target is judged by."""
+        return [check for check in self.checks() if f"{target}:{check.name}" not in self.left_out]
+
+    @property
+    def expected(self) -> int:
+        """The number of results of a complete run."""
+        return sum(len(self.checks_for(target)) for target in self.targets)
 
     def matches(self, name: str) -> bool:
         """Return whether -k matches a name."""

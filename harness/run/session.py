@@ -7,7 +7,7 @@
 import datetime as dt
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from harness.dialects.load import load_dialect
 from harness.drive.identities import IdentityStore, make_identities
 from harness.drive.reachability import require_job_worker
 from harness.host.repository import ROOT, require_checkout
-from harness.record.results import CheckResult, RunReport, save_known_failing
+from harness.record.results import CheckResult, RunReport, StepTime, save_known_failing
 from harness.record.verdict import BrokenError, UnsupportedError
 from harness.report import write_all
 from harness.report.summary import counted
@@ -51,8 +51,7 @@ def run_session(choice: Choice) -> int:
     Raises:
         BrokenError: the run could not begin.
     """
-    expected = len(choice.checks()) * len(choice.targets)
-    with begin_run(choice, expected) as run:
+    with begin_run(choice, choice.expected) as run:
         judge_targets(run)
     return run.report().exit_code
 
@@ -64,7 +63,6 @@ def judge_targets(run: "Run") -> None:
         BrokenError: a target cannot be judged. The servers that run already are tested first, so
             that no check is run in vain.
     """
-    checks = run.choice.checks()
     dialect = run.dialect
     if dialect is not CANONICAL:
         run.about["dialect"] = f"{dialect.name}: {dialect.description}"
@@ -72,7 +70,13 @@ def judge_targets(run: "Run") -> None:
         for address in set(run.choice.targets) - {LOCAL, VM}:
             require_job_worker(address, identities.files("admin"), dialect)
         for name in run.choice.targets:
-            with open_target(name, run, identities, dialect) as target:
+            checks = run.choice.checks_for(name)
+            if not checks:
+                continue
+            with (
+                run.timed(checks_step(name)),
+                open_target(name, run, identities, dialect) as target,
+            ):
                 run.describe_target(target)
                 done = len(run.results)
                 # Drives, records and judges each check. `run` receives each result as it comes;
@@ -84,6 +88,11 @@ def judge_targets(run: "Run") -> None:
                     run,
                     on_capabilities=run.describe_capabilities,
                 )
+
+
+def checks_step(target: str) -> str:
+    """Return the name of the step that is all checks of a target."""
+    return f"checks of {target}"
 
 
 @dataclass(slots=True)
@@ -103,6 +112,8 @@ class Run:
     expected: int
     results: list[CheckResult] = field(default_factory=list)
     setup_error: str = ""
+    steps: list[StepTime] = field(default_factory=list)
+    budgets_s: Mapping[str, float] = field(default_factory=dict)
 
     def options(self, target: str) -> Options:
         """Return how the checks of a target are run."""
@@ -124,7 +135,19 @@ class Run:
             self.expected,
             self.setup_error,
             self.choice.known_failing,
+            tuple(self.steps),
         )
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Measure a step, and say when it begins."""
+        started_s = time.monotonic()
+        self.note(f"{step}: begins{self.terminal.left()}")
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started_s
+            self.steps.append(StepTime(step, seconds, self.budgets_s.get(step, 0.0)))
 
     def note(self, text: str) -> None:
         """See `Progress`."""
@@ -153,8 +176,12 @@ class Run:
 
 
 @contextmanager
-def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
+def begin_run(
+    choice: Choice, expected: int, details: Mapping[str, str] | None = None, takes_s: float = 0.0
+) -> Iterator[Run]:
     """Begin a run of `expected` results; its report is written however the context ends.
+
+    `details` are added to what is needed to repeat it. It takes about `takes_s`; 0: unknown.
 
     A BrokenError or UnsupportedError ends the run, and is in the report.
     """
@@ -162,13 +189,13 @@ def begin_run(choice: Choice, expected: int) -> Iterator[Run]:
     dialect = load_dialect(choice.dialect)
     require_promises(dialect.terms)
     directory = new_run_directory(choice.out)
-    about = {"seed": choice.seed, **environment("harness")}
+    about = {"seed": choice.seed, **environment("harness"), **(details or {})}
     started_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with Terminal(known=choice.known_failing) as terminal:
         run = Run(
             choice, dialect, directory, terminal, about, started_at, time.monotonic(), expected
         )
-        terminal.begin(about, total=expected)
+        terminal.begin(about, expected, takes_s)
         try:
             yield run
         except BrokenError as error:

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from harness.checks import ALL
 from harness.cli.verify import verify
 from harness.project import verify_location
-from harness.project.verify import PLANS, STEPS, checks_of, chosen_steps, run_step
+from harness.project.steps import STEPS, run_step
+from harness.project.verify import PLANS, checks_of, chosen_steps
 from harness.project.verify_location import HostFacts, Location, decide
 from harness.record.verdict import BrokenError, Verdict
 from harness.run.choice import Choice

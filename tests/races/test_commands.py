@@ -1,5 +1,6 @@
 """The commands: the table of proofs, and the canary."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from click.testing import CliRunner
 
 from harness.cli import races as commands
 from harness.cli.races import CANARY_RACE, CANARY_VARIABLE, races
+from harness.races.exploration import TECHNIQUES
 from harness.races.server import WatchedRun
 from tests.races.planted import PLANTED
 
@@ -118,3 +120,27 @@ def test_all_fails_if_any_part_fails(fails: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(races.commands[name], "callback", lambda name=name, **_: name == fails)
     run = CliRunner().invoke(races, ["all"])
     assert run.exit_code == 1, run.output
+
+
+def test_quick_leaves_out_the_exhaustive_search_and_the_proof(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: dict[str, dict[str, object]] = {}
+
+    def note(name: str) -> Callable[..., int]:
+        def part(**options: object) -> int:
+            ran[name] = options
+            return 0
+
+        return part
+
+    for name in ("explore", "prove", "server", "canary"):
+        monkeypatch.setattr(races.commands[name], "callback", note(name))
+    run = CliRunner().invoke(races, ["all", "--quick"])
+    assert run.exit_code == 0, run.output
+    assert run.output == f"left out: {commands.QUICK_LEAVES_OUT}\n"
+    assert set(ran) == {"explore", "server", "canary"}
+    assert ran["explore"]["techniques"] == ("detector", "random", "pct", "linearizability")
+    assert CliRunner().invoke(races, ["all"]).output == ""
+    assert set(ran) == {"explore", "prove", "server", "canary"}
+    assert ran["explore"]["techniques"] == tuple(each.name for each in TECHNIQUES)
