@@ -12,7 +12,6 @@ from harness.record.results import RunReport, save_report
 from harness.record.verdict import BrokenError, Verdict
 from harness.record.whole_file import write_whole
 from harness.report.badge import badge_of
-from harness.report.html import Charts, render
 from harness.report.junit import to_xml
 from harness.report.markdown import to_markdown
 from harness.report.sarif import to_sarif
@@ -42,6 +41,9 @@ def write_all(report: RunReport, directory: Path) -> None:
 
 
 def _write_all(report: RunReport, directory: Path) -> None:
+    # Only this draws, and matplotlib takes almost half of the time to import a command.
+    from harness.report.html import Charts, render  # noqa: PLC0415
+
     save_report(report, directory)
     write_whole(directory / JUNIT_FILE, to_xml(report))
     write_whole(directory / SUMMARY_FILE, to_markdown(report))
