@@ -49,6 +49,7 @@ _FLAGS: Final = {
     Need.OUTPUT_MEMORY: "output_memory_bytes",
     Need.JOB_TTL: "job_ttl_s",
     Need.UNARY_THREADS: "unary_threads",
+    Need.METRICS: "metrics",
 }
 
 
@@ -142,8 +143,7 @@ def _has_cgroups(client: Client) -> bool:
         "sleep 1; p=$(grep ^0:: /proc/self/cgroup) && test -d /sys/fs/cgroup/${p#0::/} && echo $p"
     )
     outputs = set()
-    for _ in range(2):
-        job_id = client.must_start("sh", ["-c", script])
+    for job_id in [client.must_start("sh", ["-c", script]) for _ in range(2)]:
         output = client.output(job_id)
         outputs.add(next(iter(_CGROUP.findall(output)), output))
         if client.must_query(job_id).exit_code != 0:

@@ -18,6 +18,7 @@ from harness.vulncheck.database import Database
 
 REQUEST_MAX_BYTES: Final = 1024 * 1024
 REQUEST_TIMEOUT_S: Final = 30.0
+END_LOOK_S: Final = 0.02  # how often it looks whether it is to end
 
 
 class Endpoint:
@@ -87,7 +88,10 @@ def serve(database: Database) -> Iterator[Endpoint]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1/query"
-        thread = threading.Thread(target=server.serve_forever, name="osv endpoint")
+        # By default the end would wait for half a second.
+        thread = threading.Thread(
+            target=server.serve_forever, args=(END_LOOK_S,), name="osv endpoint"
+        )
         thread.start()
         try:
             yield endpoint
