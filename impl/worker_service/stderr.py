@@ -92,7 +92,10 @@ class StderrHandler(logging.Handler):
 
     def _forward(self) -> None:
         real_fd, lost = self._real_fd, 0
-        while data := os.read(self._read_fd, _PIPE_BYTES):
+        # Kept: `os.read` would allocate this much for each line, while it holds the interpreter.
+        buffer = memoryview(bytearray(_PIPE_BYTES))
+        while count := os.readv(self._read_fd, [buffer]):
+            data = bytes(buffer[:count])
             lost = 0 if _write_all(real_fd, _note(lost) + data) else lost + data.count(b"\n")
             self.acquire()
             self._report_dropped()

@@ -8,8 +8,11 @@ import re
 import signal
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -243,3 +246,31 @@ def test_line_that_does_not_fit_at_once_is_completed_before_the_next(
         reader.join(20)
         os.close(read_fd)
     assert bytes(read).splitlines()[1:] == [b"x" * 6000, b"next"]
+
+
+def is_written(file: Path, text: str) -> bool:
+    return text in file.read_text()
+
+
+@pytest.mark.timeout(60)
+def test_forwarding_a_line_allocates_its_bytes_and_not_the_size_of_the_pipe(tmp_path: Path) -> None:
+    file = tmp_path / "stderr"
+    saved_fd = os.dup(2)
+    file_fd = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(file_fd, 2)
+    os.close(file_fd)
+    handler = StderrHandler()
+    tracemalloc.start()
+    try:
+        for number in range(5):  # each is forwarded by a read of its own
+            text = f"line {number}"
+            handler.handle(logging.LogRecord("n", logging.INFO, "p", 1, text, None, None))
+            wait_until(partial(is_written, file, text), text)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        handler.close()
+        os.dup2(saved_fd, 2)
+        os.close(saved_fd)
+    assert file.read_text() == "".join(f"line {number}\n" for number in range(5))
+    assert peak_bytes < stderr_module._PIPE_BYTES // 4

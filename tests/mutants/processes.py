@@ -70,6 +70,18 @@ MUTANTS: Final = (
         STDERR + "test_line_that_does_not_fit_at_once_is_completed_before_the_next",
     ),
     Mutation(
+        "the forwarder allocates the size of the pipe for each line",
+        (
+            Edit(
+                "stderr.py",
+                "        while count := os.readv(self._read_fd, [buffer]):\n"
+                "            data = bytes(buffer[:count])\n",
+                "        while data := os.read(self._read_fd, len(buffer)):\n",
+            ),
+        ),
+        STDERR + "test_forwarding_a_line_allocates_its_bytes_and_not_the_size_of_the_pipe",
+    ),
+    Mutation(
         "the log stops at a line that cannot be written",
         (
             Edit(
