@@ -48,6 +48,7 @@ class Need(StrEnum):
     JOB_TTL = "a flag for the time after which an ended job is forgotten"
     STREAM_CAP = "a flag for the maximum number of concurrent streams"
     UNARY_THREADS = "a flag for the number of threads for calls other than streams"
+    METRICS = "a flag for the address of metrics for Prometheus"
     KEEPALIVE = "a flag for the keepalive interval"
     HANDSHAKE_TIMEOUT = "a flag for the TLS handshake timeout"
     CALLS_A_CONNECTION = "a flag for the maximum number of concurrent calls per connection"

@@ -24,7 +24,7 @@ PLACEHOLDERS: Final = (
 SETTINGS: Final = (
     "max_streams", "retention_bytes", "keepalive_s", "stop_grace_s", "handshake_timeout_s",
     "calls_a_connection", "deny_serials", "output_memory_bytes", "job_ttl_s", "flush_interval_s",
-    "log_level", "unary_threads",
+    "log_level", "unary_threads", "metrics",
 )  # fmt: skip
 _BRACES: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>[1-9]\d{0,4})")

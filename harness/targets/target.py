@@ -32,6 +32,7 @@ class Variant:
     flush_interval_s: float | None = None  # between two small messages of a stream
     log_level: str | None = None
     unary_threads: int | None = None  # for calls other than streams
+    metrics: str | None = None  # HOST:PORT on the server's machine
 
 
 DEFAULT: Final = Variant()
@@ -57,6 +58,7 @@ OUR_FLAGS: Final = {
     "flush_interval_s": "--flush-interval {}s",
     "log_level": "--log-level {}",
     "unary_threads": "--unary-threads {}",
+    "metrics": "--metrics {}",
 }
 
 

@@ -56,6 +56,7 @@ def _number(lowest: int, highest: int) -> Rule:
 
 
 _ADDRESS_RULE: Final = Rule(Kind.ADDRESS)
+_LOOPBACK: Final = Rule(Kind.LOOPBACK)
 _PATH: Final = Rule(Kind.PATH)
 _FLAG: Final = Rule(Kind.FLAG)
 _USER: Final = Rule(Kind.USER)
@@ -168,6 +169,11 @@ class Settings:
         "Time to finish the TLS handshake before a connection is closed."
     )  # fmt: skip
     reflection: bool = _setting(_FLAG, True, "Offer gRPC server reflection to admins.")
+    metrics: str | None = _setting(
+        _LOOPBACK, None, "HOST:PORT on which to serve metrics for Prometheus, by HTTP without "
+        "authentication, so a loopback address only; port 0 picks one. Needs prometheus-client "
+        "(pip install 'jobworker[metrics]'). Off by default."
+    )  # fmt: skip
     log_level: str = _setting(_LOG_LEVEL, "info", "To stderr; audit lines are always written.")
 
     def __post_init__(self) -> None:

@@ -72,10 +72,61 @@ class ByteBudget:
         with self._lock:
             self._held_bytes -= granted_bytes
 
+    @property
+    def limit_bytes(self) -> int:
+        """The limit."""
+        return self._limit_bytes
+
     def held_bytes(self) -> int:
         """Return how many bytes are reserved now."""
         with self._lock:
             return self._held_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderCounts:
+    """What the readers of all streams got, and how far those of open streams are behind.
+
+    Attributes:
+        read_bytes: output that was handed to gRPC, also to streams that have ended.
+        behind_bytes: output that open streams have still to get, added up.
+        behind_max_bytes: the same, of the stream that is behind most.
+    """
+
+    read_bytes: int
+    behind_bytes: int
+    behind_max_bytes: int
+
+
+class Readers:
+    """The readers of all open streams. Costs a stream two locks, and a message nothing.
+
+    Shared state and its guard: `_open` and `_ended_bytes` under `_lock`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[LogReader] = set()
+        self._ended_bytes = 0
+
+    def counting[Value](self, reader: LogReader, values: Iterator[Value]) -> Iterator[Value]:
+        """Yield what a stream yields; its reader counts as open until then."""
+        with self._lock:
+            self._open.add(reader)
+        try:
+            yield from values
+        finally:
+            with self._lock:
+                self._open.remove(reader)
+                self._ended_bytes += reader.read_bytes
+
+    def counts(self) -> ReaderCounts:
+        """Return the numbers of this moment."""
+        with self._lock:
+            read_bytes, readers = self._ended_bytes, list(self._open)
+        behind = [reader.pending_bytes()[0] for reader in readers]
+        read_bytes += sum(reader.read_bytes for reader in readers)
+        return ReaderCounts(read_bytes, sum(behind), max(behind, default=0))
 
 
 class Admission:
@@ -105,6 +156,11 @@ class Admission:
                 )
             self._taken += 1
         return Slot(self)
+
+    @property
+    def maximum(self) -> int:
+        """The number of slots."""
+        return self._maximum
 
     def taken(self) -> int:
         """Return how many slots are in use."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import grpc
 
 from worker_service import errors
-from worker_service.audit import AuditedCall, rpc_name, shown, subject
+from worker_service.audit import AuditedCall, CallCounts, error_words, rpc_name, shown, subject
 from worker_service.deny import DenyList
 from worker_service.errors import JobWorkerError
 from worker_service.follow import Admission, Slot
@@ -111,6 +111,7 @@ class Gate(grpc.ServerInterceptor):
         self._others = Admission(unary_threads, "other calls run (--unary-threads)")
         self._patience = Admission(unary_threads // 2)
         self._timers = Timers()
+        self.counts = CallCounts()
 
     def close(self) -> None:
         """End the gate's thread, after the last call."""
@@ -254,12 +255,13 @@ class Gate(grpc.ServerInterceptor):
             if not context.is_active():
                 call.code = grpc.StatusCode.CANCELLED
         except JobWorkerError as error:
+            call.reason = error_words(error)
             _abort(call, context, STATUS_CODES[type(error)], str(error))
         except (GeneratorExit, grpc.RpcError):  # reading a cancelled call raises the latter
             call.code = grpc.StatusCode.CANCELLED
             raise
         except Exception:
-            reference = uuid.uuid4()
+            call.reason, reference = "unexpected", uuid.uuid4()
             logger.exception("unexpected error %s in %s", reference, method)
             text = f"internal error; see {reference} in the server's log"
             _abort(call, context, grpc.StatusCode.INTERNAL, text)
@@ -267,6 +269,7 @@ class Gate(grpc.ServerInterceptor):
             if slot is not None:
                 slot.release()
             audit.info("%s", call.line())
+            self.counts.count(call)
 
 
 def _admit(identity: Identity, method: str, kind: Admission | None) -> Slot:

@@ -56,6 +56,15 @@ class State(StrEnum):
     SIGNALED = "signaled"
 
 
+class Outcome(StrEnum):
+    """How a job ended."""
+
+    SUCCEEDED = "succeeded"  # with exit code 0
+    FAILED = "failed"  # with another exit code
+    SIGNALED = "signaled"
+    OOM_KILLED = "oom-killed"  # the OOM killer struck, whatever the main process made of it
+
+
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """A job's state and usage at one moment. Times are seconds since the epoch."""
@@ -76,6 +85,15 @@ class JobStatus:
         """Whether the OOM killer has killed a process of the job."""
         return self.usage is not None and self.usage.oom_kills > 0
 
+    @property
+    def outcome(self) -> Outcome:
+        """How the job ended, if it has."""
+        if self.oom_killed:
+            return Outcome.OOM_KILLED
+        if self.state is State.SIGNALED:
+            return Outcome.SIGNALED
+        return Outcome.FAILED if self.exit_code else Outcome.SUCCEEDED
+
 
 class Job:
     """One process tree.
@@ -83,7 +101,8 @@ class Job:
     `status`, `status_with_usage`, `wait_ended` and `wake`: any thread; the rest: the scheduler's.
 
     Args:
-        on_end: called once, when the status is final and the log closed; it must not fail.
+        on_end: called once with the job, when the status is final and the log closed; it must not
+            fail.
     """
 
     def __init__(
@@ -96,7 +115,7 @@ class Job:
         log: OutputLog,
         memory: OutputMemory,
         scheduler: Scheduler,
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[["Job"], None] = lambda _: None,
     ) -> None:
         self.log = log
         self.kill_failure: str | None = None  # why a kill failed; any thread reads it
@@ -338,7 +357,7 @@ class Job:
             with self._woken:
                 self._final = True
                 self._woken.notify_all()
-            self._on_end()
+            self._on_end(self)
 
     def _close_output(self) -> None:
         self._output_open = False

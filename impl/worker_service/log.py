@@ -304,6 +304,7 @@ class LogReader:
         self._wakeup = threading.Event()
         self._cancelled = threading.Event()
         self.offset = offset
+        self.read_bytes = 0  # in all
         self.wake_at = 0
 
     @property
@@ -328,6 +329,7 @@ class LogReader:
         """Return the next bytes, at most `max_bytes`; none if the log holds no more yet."""
         chunk = self._log._read(self.offset, max_bytes)  # noqa: SLF001 - as above
         self.offset = chunk.offset + len(chunk.data)
+        self.read_bytes += len(chunk.data)
         return chunk
 
     def wait(self, wanted_bytes: int, timeout_s: float | None = None) -> None:

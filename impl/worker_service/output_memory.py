@@ -4,7 +4,8 @@ Logs of jobs that have ended give way first, the earliest end first; then the la
 running job. Of a log the oldest bytes go first, a segment at a time, and every reader gets the
 exact number of bytes that it missed.
 
-Used by the reactor's thread only, which is the one writer of every log, so it needs no lock.
+Used by the reactor's thread only, which is the one writer of every log, so it needs no lock; other
+threads read `total_bytes`, one number.
 """
 
 import logging
@@ -30,8 +31,13 @@ class OutputMemory:
         self._ended: dict[OutputLog, int] = {}  # in the order of their ends
         self._warned = False
 
+    @property
+    def limit_bytes(self) -> int:
+        """The bound."""
+        return self._limit_bytes
+
     def total_bytes(self) -> int:
-        """Return what all logs hold."""
+        """Return what all logs hold; any thread may ask."""
         return self._total_bytes
 
     def written(self, log: OutputLog) -> None:

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     FLAG = "flag"
     PATH = "path"
     ADDRESS = "address"
+    LOOPBACK = "loopback address"
     LOG_LEVEL = "log level"
     USER = "user"
 
@@ -93,13 +94,18 @@ class Rule:
                 return _BOOLEANS[value.lower()]
             case Kind.PATH, str() | Path() if str(value) and "\0" not in str(value):
                 return Path(value)
-            case Kind.ADDRESS, str() if split_address(value):
+            case Kind.ADDRESS | Kind.LOOPBACK, str() if self._is_address(value):
                 return value
             case Kind.USER, str() if re.fullmatch(r"[^:\0]+(:[^:\0]+)?", value):
                 return value
             case Kind.LOG_LEVEL, str() if value in _LOG_LEVELS:
                 return value
         raise ValueError(value)
+
+    def _is_address(self, text: str) -> bool:
+        host, _ = split_address(text)
+        # A name is refused, since it may be that of any address.
+        return self.kind is Kind.ADDRESS or ipaddress.ip_address(host.strip("[]")).is_loopback
 
     def text(self, value: object) -> str:
         """Return a value as text, in the largest unit that divides it."""
@@ -135,6 +141,9 @@ class Rule:
             Kind.PATH: "a path, a text that is neither empty nor contains a NUL character",
             Kind.ADDRESS: "HOST:PORT with a port from 0 to 65535, for example 127.0.0.1:50051 or "
             "[::1]:50051",
+            Kind.LOOPBACK: "HOST:PORT with an address of this machine alone, 127.0.0.1 or [::1] "
+            "(whoever reaches it can read it; for others, put a proxy that authenticates them in "
+            "front), for example 127.0.0.1:9464",
             Kind.USER: "USER or USER:GROUP, names or numbers as a text, for example www-data",
             Kind.LOG_LEVEL: f"one of {self.bounds()}",
         }[self.kind]

@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
-from typing import Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -25,8 +25,12 @@ from worker_service.pool import Pool
 from worker_service.rule import split_address
 from worker_service.service import JobWorkerService
 from worker_service.stderr import StderrHandler
-from worker_service.tls import CertificateFiles, check_refuses_tls12, server_credentials
+from worker_service.systemd import READY, STOPPING, notify
+from worker_service.tls import CertificateFiles, Reloader, check_refuses_tls12
 from worker_service.worker import Worker, WorkerSettings
+
+if TYPE_CHECKING:  # needs the extra `metrics`
+    from worker_service.metrics import MetricsServer
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +104,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        credentials = server_credentials(
+        self._certificates = Reloader(
             CertificateFiles(ca=settings.ca, certificate=settings.cert, key=settings.key)
         )
         denied = settings.deny_serials
@@ -125,18 +129,22 @@ class Server:
         self._calls_max = settings.max_streams + 2 * settings.unary_threads + _REFUSING_THREADS
         self._pool = Pool(self._calls_max)
         self._health = health.HealthServicer(experimental_non_blocking=False)
+        self._budget = ByteBudget(settings.in_flight)
+        self._service = JobWorkerService(
+            self.worker, batching(settings), self._budget, self._doorkeeper
+        )
         self._server = self._build()
+        self.metrics: MetricsServer | None = None
         try:
-            self.port = self._server.add_secure_port(settings.listen, credentials)
-        except RuntimeError as error:
+            self.metrics = self._serve_metrics()
+            self.port = self._listen()
+        except ConfigurationError:
+            self._close_metrics()
             self._gate.close()
             self._pool.shutdown(wait=False)
             self.worker.close()
             self._close_hierarchy()
-            raise ConfigurationError(
-                f"cannot listen on {settings.listen}: the port is in use or the address is not on "
-                "this machine; choose another with --listen"
-            ) from error
+            raise
         self._host, _ = split_address(settings.listen)
         self.address = f"{self._host}:{self.port}"
 
@@ -163,9 +171,50 @@ class Server:
         )
         emptied.start()
         emptied.join(_CALLS_END_MAX_S)
+        self._close_metrics()
         self._gate.close()
         self._close_hierarchy()
         return jobs_ended and ended and not emptied.is_alive()
+
+    def _listen(self) -> int:
+        listen = self._settings.listen
+        try:
+            return self._server.add_secure_port(listen, self._certificates.credentials())
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"cannot listen on {listen}: the port is in use or the address is not on this "
+                "machine; choose another with --listen"
+            ) from error
+
+    def _close_metrics(self) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
+            self.metrics = None
+
+    def _serve_metrics(self) -> "MetricsServer | None":
+        if self._settings.metrics is None:
+            return None
+        try:
+            from worker_service.metrics import (  # noqa: PLC0415 - needs an extra
+                MetricsServer,
+                Sources,
+            )
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"--metrics needs the package prometheus-client ({error}): "
+                "pip install 'jobworker[metrics]'"
+            ) from error
+        return MetricsServer(
+            self._settings.metrics,
+            Sources(
+                worker=self.worker,
+                calls=self._gate.counts,
+                streams=self.admission,
+                readers=self._service.readers,
+                budget=self._budget,
+                certificates=self._certificates,
+            ),
+        )
 
     def _close_worker(self, grace_s: float | None) -> bool:
         try:
@@ -196,9 +245,7 @@ class Server:
             # A call beyond it is refused at once; otherwise it would wait for a thread, unseen.
             maximum_concurrent_rpcs=self._calls_max,
         )
-        budget = ByteBudget(settings.in_flight)
-        service = JobWorkerService(self.worker, batching(settings), budget, self._doorkeeper)
-        jobworker_pb2_grpc.add_JobWorkerServicer_to_server(service, server)
+        jobworker_pb2_grpc.add_JobWorkerServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
             names = (_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -251,8 +298,10 @@ def _serve(
     try:
         server.start()
         announce(server.address)
+        notify(READY)
         stop_requested.wait()
     finally:
+        notify(STOPPING)
         ended = server.stop()
         logger.info("stopped")
     return ended

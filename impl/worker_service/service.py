@@ -10,7 +10,7 @@ import grpc
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
 from worker_service.errors import InvalidRequestError
-from worker_service.follow import Batching, ByteBudget, follow
+from worker_service.follow import Batching, ByteBudget, Readers, follow
 from worker_service.gate import Doorkeeper
 from worker_service.job import JobStatus, State
 from worker_service.log import Extent, LogReader, OutputLog
@@ -41,6 +41,7 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
         self._batching = batching
         self._budget = budget
         self._doorkeeper = doorkeeper
+        self.readers = Readers()
         # Another server's token, or one of before a restart, is refused: its numbers mean others.
         self._page_prefix = f"{secrets.token_hex(4)}-"
 
@@ -116,6 +117,7 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
             until_offset=log.extent().end_offset if request.no_follow else None,
             lease=lambda: self._doorkeeper.lease_s(identity),
         )
+        chunks = self.readers.counting(reader, chunks)
         # `map` holds no chunk while its message is sent, as a loop's variable would.
         return map(encode_output, chunks)
 

@@ -48,6 +48,7 @@ class _Material:
     authorities: tuple[x509.Certificate, ...]
     certificate: bytes
     key: bytes
+    server_expires_at_s: float
 
     def trusted(self) -> bytes:
         """Return the authorities that are valid now, for gRPC.
@@ -60,29 +61,11 @@ class _Material:
         return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in valid)
 
 
-def server_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
-    """Return credentials that require a client certificate.
-
-    Renewed files are reloaded automatically: open connections continue, the next handshake uses the
-    new files. Invalid files are logged, and the previous ones stay in use.
-
-    Raises:
-        ConfigurationError: a file is missing, exposed, not valid now, or does not match the others.
-    """
-    _require_tls13_only()
-    reloader = Reloader(files)
-    return grpc.dynamic_ssl_server_credentials(
-        reloader.configuration(),
-        reloader,  # type: ignore[arg-type] # may return None, which the stubs do not say
-        require_client_authentication=True,
-    )
-
-
 def channel_credentials(files: CertificateFiles) -> grpc.ChannelCredentials:
     """Return a client's credentials.
 
     Raises:
-        ConfigurationError: as `server_credentials`.
+        ConfigurationError: as `Reloader`.
     """
     _require_tls13_only()
     material = _accept(read_files(files.paths, _ADVICE))
@@ -131,9 +114,17 @@ def _require_tls13_only() -> None:
 
 
 class Reloader:
-    """Called by gRPC before each handshake: new credentials, or None for no change."""
+    """A server's certificates, of which gRPC gets the new ones at the next handshake.
+
+    Renewed files are reloaded automatically: open connections continue, the next handshake uses the
+    new files. Invalid files are logged, and the previous ones stay in use.
+
+    Raises:
+        ConfigurationError: a file is missing, exposed, not valid now, or does not match the others.
+    """
 
     def __init__(self, files: CertificateFiles) -> None:
+        _require_tls13_only()
         self._files = files
         self._watched = WatchedFiles(
             files.paths,
@@ -145,7 +136,7 @@ class Reloader:
         self._used = material, material.trusted()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        """See the class."""
+        """Return new credentials, or None for no change; gRPC calls it before each handshake."""
         material = self._watched.current()
         trusted = material.trusted()
         if (material, trusted) == self._used:
@@ -153,6 +144,23 @@ class Reloader:
         self._used = material, trusted
         logger.info("renewed certificates are in use: %s", self._files.certificate)
         return self.configuration()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return credentials that require a client certificate."""
+        return grpc.dynamic_ssl_server_credentials(
+            self.configuration(),
+            self,  # type: ignore[arg-type] # may return None, which the stubs do not say
+            require_client_authentication=True,
+        )
+
+    def expiries_s(self) -> dict[str, float]:
+        """Return when the certificates expire that the next handshake uses: `server` and `ca`.
+
+        In seconds since the epoch; of several authorities, of the one that is valid longest.
+        """
+        material = self._watched.current()
+        ca_s = max(each.not_valid_after_utc.timestamp() for each in material.authorities)
+        return {"server": material.server_expires_at_s, "ca": ca_s}
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         """Return the files in use, for gRPC."""
@@ -166,7 +174,7 @@ def _accept(contents: Sequence[Contents]) -> _Material:
     """Check the CA, the certificate and the key; the key last, since that takes longest.
 
     Raises:
-        ConfigurationError: see `server_credentials`.
+        ConfigurationError: see `Reloader`.
     """
     ca, certificate, key = contents
     if key.mode & 0o077:
@@ -189,7 +197,8 @@ def _accept(contents: Sequence[Contents]) -> _Material:
             f"key {key.path} does not belong to certificate {certificate.path}; "
             "renew the pair (make certs)"
         )
-    return _Material(tuple(authorities), certificate.data, key.data)
+    expires_at_s = chain[0].not_valid_after_utc.timestamp()
+    return _Material(tuple(authorities), certificate.data, key.data, expires_at_s)
 
 
 def _is_valid_now(certificate: x509.Certificate) -> bool:

@@ -1,8 +1,8 @@
 """The library: start, stop, query, list, stream and delete jobs. Usable without gRPC.
 
 Threads: any number of callers, and one reactor that owns every job's state and is the only
-writer of every log. Shared state and its guard: `_jobs`, `_starting` and `_closing` under `_lock`;
-`_expiring` belongs to the reactor's thread.
+writer of every log. Shared state and its guard: `_jobs`, `_started`, `_ended`, `_starting` and
+`_closing` under `_lock`; `_expiring` belongs to the reactor's thread.
 """
 
 import itertools
@@ -12,8 +12,8 @@ import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 from functools import partial
@@ -32,7 +32,7 @@ from worker_service.errors import (
 )
 from worker_service.hierarchy import Hierarchy
 from worker_service.host_memory import memory_bytes
-from worker_service.job import DRAIN_MAX_S, Job, JobStatus, State
+from worker_service.job import DRAIN_MAX_S, Job, JobStatus, Outcome, State
 from worker_service.job_user import JobUser
 from worker_service.log import OutputLog
 from worker_service.output_memory import OutputMemory
@@ -74,6 +74,25 @@ class WorkerSettings:
     job_ttl_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """A worker's jobs and their output at one moment.
+
+    Attributes:
+        started: jobs that were started.
+        ended: of these, those that ended, by outcome.
+        kept: jobs that are known, by state.
+        output_bytes: what is kept of all jobs' output.
+        output_max_bytes: the bound of `output_bytes`.
+    """
+
+    started: int
+    ended: Mapping[Outcome, int]
+    kept: Mapping[State, int]
+    output_bytes: int
+    output_max_bytes: int
+
+
 class Worker:
     """Runs jobs until it is closed.
 
@@ -99,6 +118,8 @@ class Worker:
         self._none_starting = threading.Condition(self._lock)
         self._jobs: dict[str, Job] = {}  # in the order of their numbers
         self._numbers = itertools.count(1)
+        self._started = 0
+        self._ended = dict.fromkeys(Outcome, 0)
         # When each ended job expires: all live equally long, so they expire in the order of ends.
         self._expiring: deque[tuple[float, str]] = deque()
         self._starting = 0
@@ -218,6 +239,19 @@ class Worker:
             jobs = list(self._jobs.values())
         return sum(not job.wait_ended(0) for job in jobs)
 
+    def counts(self) -> WorkerCounts:
+        """Return how many jobs started, ended and are known, and what their output takes."""
+        with self._lock:
+            started, ended, jobs = self._started, dict(self._ended), list(self._jobs.values())
+        kept = Counter(job.status().state for job in jobs)
+        return WorkerCounts(
+            started=started,
+            ended=ended,
+            kept={state: kept[state] for state in State},
+            output_bytes=self._memory.total_bytes(),
+            output_max_bytes=self._memory.limit_bytes,
+        )
+
     def close(self, grace_s: float | None = None) -> None:
         """Refuse new jobs, stop the running ones (see `stop`) and end the threads.
 
@@ -275,10 +309,14 @@ class Worker:
         if job is not None:
             self._reactor.call_soon(partial(self._memory.forget, job.log))
 
-    def _on_end(self, job_id: str) -> None:
+    def _on_end(self, job: Job) -> None:
+        status = job.status()
+        if job.number:  # otherwise the start failed
+            with self._lock:
+                self._ended[status.outcome] += 1
         ttl_s = self._settings.job_ttl_s
         if ttl_s:
-            self._expiring.append((time.monotonic() + ttl_s, job_id))
+            self._expiring.append((time.monotonic() + ttl_s, status.job_id))
             if len(self._expiring) == 1:
                 self._reactor.call_later(ttl_s, self._expire)
 
@@ -337,7 +375,7 @@ class Worker:
             log=OutputLog(self._settings.log_retention_bytes),
             memory=self._memory,
             scheduler=self._reactor,
-            on_end=partial(self._on_end, job_id),
+            on_end=self._on_end,
         )
         return job, status
 
@@ -350,6 +388,7 @@ class Worker:
             with self._lock:
                 job.number = next(self._numbers)
                 self._jobs[job.status().job_id] = job
+                self._started = job.number
 
         try:
             self._reactor.run(begin, BEGIN_MAX_S)

@@ -108,6 +108,17 @@ def test_listen_address_is_accepted(listen: str) -> None:
     assert Settings(listen=listen).listen == listen
 
 
+@pytest.mark.parametrize("metrics", ["127.0.0.1:0", "127.1.2.3:9464", "[::1]:9464"])
+def test_loopback_address_is_accepted_for_metrics(metrics: str) -> None:
+    assert Settings(metrics=metrics).metrics == metrics
+
+
+def test_delivered_settings_file_is_accepted() -> None:
+    file = Path(__file__).parents[2] / "impl" / "deploy" / "config.toml"
+    settings = read_settings({}, {}, file)
+    assert (settings.job_user, settings.metrics) == ("worker-jobs", "127.0.0.1:9464")
+
+
 def test_flag_overrides_variable_which_overrides_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text('max-streams = 1\nlimits = false\nlisten = "[::1]:0"\n')
@@ -133,6 +144,16 @@ REJECTED_TEXTS: Final = {
     Kind.FLAG: (*NO_NUMBERS, "2", "1.5"),
     Kind.LOG_LEVEL: (*NO_NUMBERS, "1.5", "INFO"),
     Kind.ADDRESS: (*NO_NUMBERS, "1.5", "127.0.0.1:80\u00b2"),
+    Kind.LOOPBACK: (
+        *NO_NUMBERS,
+        "1.5",
+        "0.0.0.0:9464",
+        "[::]:9464",
+        "localhost:9464",
+        "10.0.0.1:9464",
+        "127.0.0.1",
+        "[::1]:99999",
+    ),
     Kind.PATH: ("",),
     Kind.USER: ("", ":", "nobody:", ":nogroup", "a:b:c"),
 }

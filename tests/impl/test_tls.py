@@ -32,7 +32,6 @@ from worker_service.tls import (
     Reloader,
     channel_credentials,
     check_refuses_tls12,
-    server_credentials,
 )
 
 
@@ -64,10 +63,10 @@ def _remove_certificate(files: CertificateFiles) -> None:
 
 
 def test_server_credentials_accepts_a_matching_pair(files: CertificateFiles) -> None:
-    assert server_credentials(files) is not None
+    assert Reloader(files).credentials() is not None
 
 
-_LOADS = "from worker_service.tls import server_credentials; server_credentials(None)"
+_LOADS = "from worker_service.tls import Reloader; Reloader(None)"
 
 
 @pytest.mark.parametrize(
@@ -102,14 +101,14 @@ def test_server_credentials_rejects_unsafe_or_mismatched_files(
 ) -> None:
     damage(files)
     with pytest.raises(ConfigurationError, match=text):
-        server_credentials(files)
+        Reloader(files).credentials()
 
 
 def test_certificate_that_starts_soon_is_refused_with_the_seconds(tmp_path: Path) -> None:
     spec = replace(server_spec(), starts=dt.timedelta(seconds=30))
     written = Authority().write(tmp_path, "server", spec)
     with pytest.raises(ConfigurationError, match=r"not valid before .*Z, (29|30) s from now; wait"):
-        server_credentials(CertificateFiles(written.ca, written.cert, written.key))
+        Reloader(CertificateFiles(written.ca, written.cert, written.key)).credentials()
 
 
 def test_renewed_certificate_is_used_once_it_is_valid(
@@ -156,7 +155,7 @@ def test_handshake_uses_the_valid_authority_of_a_bundle(
     client = authority.write_pair(tmp_path, "client", CertificateSpec(roles=(ADMIN,)))
     written.ca.write_bytes(b"".join(_authority(authority, days) for days in ends))
     server = grpc.server(ThreadPoolExecutor(1))
-    credentials = server_credentials(CertificateFiles(written.ca, written.cert, written.key))
+    credentials = Reloader(CertificateFiles(written.ca, written.cert, written.key)).credentials()
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     ours = channel_credentials(CertificateFiles(client.ca, client.cert, client.key))
@@ -171,7 +170,7 @@ def test_bundle_without_a_valid_authority_is_refused(files: CertificateFiles) ->
     authority = Authority()
     files.ca.write_bytes(_authority(authority, -9) + _authority(authority, -1))
     with pytest.raises(ConfigurationError, match=r"ca\.crt expired at .*; renew it"):
-        server_credentials(files)
+        Reloader(files).credentials()
 
 
 def test_authority_that_expired_since_the_start_is_dropped(files: CertificateFiles) -> None:

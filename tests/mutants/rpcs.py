@@ -203,6 +203,7 @@ MUTANTS: Final = (
             with self._lock:
                 job.number = next(self._numbers)
                 self._jobs[job.status().job_id] = job
+                self._started = job.number
 """,
                 "",
             ),

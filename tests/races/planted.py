@@ -313,8 +313,10 @@ PLANTED = (
 -            with self._lock:
 -                job.number = next(self._numbers)
 -                self._jobs[job.status().job_id] = job
+-                self._started = job.number
 +            job.number = next(self._numbers)
 +            self._jobs[job.status().job_id] = job
++            self._started = job.number
 """,
         (DETECTOR,),
     ),

@@ -12,6 +12,7 @@ from harness.checks.lifecycle import (
     job_record,
     job_times,
     listing,
+    metrics,
     oom_score,
     server_surroundings,
     settings,
@@ -40,4 +41,5 @@ CHECKS: Final = (
     *settings.CHECKS,
     *standard_services.CHECKS,
     *busy.CHECKS,
+    *metrics.CHECKS,
 )

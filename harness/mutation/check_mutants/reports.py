@@ -79,4 +79,58 @@ MUTANTS: Final = (
         ),
         LIFECYCLE + "surroundings",
     ),
+    Mutation(
+        "metrics count no refusals",
+        (Edit("metrics.py", "            if reason:\n", "            if not reason:\n"),),
+        LIFECYCLE + "metrics",
+    ),
+    Mutation(
+        "metrics count only the calls that succeed",
+        (
+            Edit(
+                "gate.py",
+                "            self.counts.count(call)",
+                "            if call.code is grpc.StatusCode.OK:\n                self.counts.count(call)",
+            ),
+        ),
+        LIFECYCLE + "metrics",
+    ),
+    Mutation(
+        "metrics forget what ended streams were sent",
+        (
+            Edit(
+                "follow.py",
+                "                self._ended_bytes += reader.read_bytes\n",
+                "",
+            ),
+        ),
+        LIFECYCLE + "metrics",
+    ),
+    Mutation(
+        "metrics do not see a reader that is behind",
+        (
+            Edit(
+                "follow.py",
+                "[reader.pending_bytes()[0] for reader in readers]",
+                "[0 for reader in readers]",
+            ),
+        ),
+        LIFECYCLE + "metrics",
+    ),
+    Mutation(
+        "metrics take every end for a success",
+        (
+            Edit(
+                "worker.py",
+                "self._ended[status.outcome] += 1",
+                "self._ended[Outcome.SUCCEEDED] += 1",
+            ),
+        ),
+        LIFECYCLE + "metrics",
+    ),
+    Mutation(
+        "metrics report the authority's expiry as the server's",
+        (Edit("tls.py", '{"server": material.server_expires_at_s,', '{"server": ca_s,'),),
+        LIFECYCLE + "metrics",
+    ),
 )
