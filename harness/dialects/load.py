@@ -31,7 +31,7 @@ from harness.dialects.tables import (
     StreamTable,
     Table,
 )
-from harness.record.terms import ADDED, REPORTED, UNKNOWN_ID, Terms
+from harness.record.terms import ADDED, REPORTED, STOP_GRACE_S, UNKNOWN_ID, Terms
 from harness.record.verdict import BrokenError
 
 BUILTIN: Final = Path(__file__).parent / "builtin"
@@ -39,6 +39,7 @@ BUILTIN: Final = Path(__file__).parent / "builtin"
 _OFFSETS: Final = (
     "offset", "missed_bytes", "from_offset", "tail_bytes", "tail_lines", "no_follow",
 )  # fmt: skip
+_GRACE_MAX_S: Final = 60.0  # the checks' time limits allow no longer one
 _REQUIRED: Final = ("start", "stop", "query", "stream")
 # The words of msgspec's errors.
 _WORDS: Final = {
@@ -59,6 +60,7 @@ class DialectFile(Table, frozen=True, kw_only=True):
     description: str = ""
     ids: Literal["uuid4", "text"] = "text"
     unknown_id: str = UNKNOWN_ID
+    stop_grace_s: float = STOP_GRACE_S
     promises: tuple[str, ...] = ()
     status: StatusTable = StatusTable()
     identities: Scheme = WITHOUT_ROLES
@@ -167,6 +169,8 @@ def _struct(kind: object) -> type[msgspec.Struct]:
 
 
 def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
+    if not 0 <= file.stop_grace_s <= _GRACE_MAX_S:
+        raise BrokenError(f"stop_grace_s = {file.stop_grace_s:g}; it must be 0 to {_GRACE_MAX_S:g}")
     if not file.unknown_id:
         raise BrokenError("unknown_id = '': give a well-formed id of a job that no server has")
     transport, reports = _transport(file, directory)
@@ -179,6 +183,7 @@ def _dialect(file: DialectFile, source: str, directory: Path) -> Dialect:
         unknown_job=file.status.unknown_job,
         bad_id=file.status.bad_id,
         bad_command=file.status.bad_command,
+        stop_grace_s=file.stop_grace_s,
         promises=file.promises,
         lacks=_lacks(file),
         one_output=file.stream is None or isinstance(file.stream.output, str),

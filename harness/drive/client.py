@@ -19,7 +19,7 @@ from harness.host.cert_files import CertFiles
 from harness.host.clock import seconds_until
 from harness.record.foundations import ENDS, STARTS, STOPS
 from harness.record.history import Call, CallByHand, Json, Outcome, Recorder, Stream
-from harness.record.terms import OVER
+from harness.record.terms import OVER, STOP_GRACE_S
 from harness.record.verdict import BrokenError, Duration, Finding, UnmetError, Verdict
 from jobworker.v1 import jobworker_pb2 as pb
 
@@ -95,6 +95,7 @@ class Client:
         self._command_of = functools.partial(_by_hand, dialect, address, files)
         self.unknown_id = dialect.terms.unknown_id
         self._stops_wait = dialect.terms.own
+        self._stop_grace_s = dialect.terms.stop_grace_s
         self._stub = self._connection.stub
         self._end_watch = EndWatch(self._job_has_ended, QUIET_S * self.patience)
 
@@ -153,7 +154,8 @@ class Client:
         request = pb.StopJobRequest(
             job_id=job_id, grace_period_ms=None if grace_s is None else round(grace_s * 1000)
         )
-        timeout_s = timeout_s or (grace_s or 0.0) + STOP_MARGIN_S + self.timeout_s
+        grace_s = grace_s or max(0.0, self._stop_grace_s - STOP_GRACE_S)
+        timeout_s = timeout_s or grace_s + STOP_MARGIN_S + self.timeout_s
         reply = self.call(label, "StopJob", self._stub.StopJob, request, timeout_s)
         if reply.ok and not self._stops_wait:
             seconds_until(lambda: self._job_has_ended(job_id), SETTLE_S * self.patience)

@@ -51,6 +51,11 @@ def at_least(promise: str, got: float, limit: float, why: str = "") -> Finding:
     return holds(promise, kept=got >= limit, got=got, want=f">= {limit:g}", tolerance=why)
 
 
+def repeating(finding: Finding, promise: str) -> Finding:
+    """Return a finding of what is another check's promise; see `foundations`."""
+    return dataclasses.replace(finding, repeats=promise)
+
+
 def timed(finding: Finding, took_s: float, bound_s: float) -> Finding:
     """Return a finding whose FAIL is inconclusive where a busy machine explains the time it took.
 

@@ -6,6 +6,10 @@ their own promises only: what they found by relying on the broken one is left ou
 has nothing else to report could not be judged. If the owner passes or was not run, every
 FAIL is reported where it was found.
 
+Two kinds of promise are narrower. What repeats another check's promise, as an independent probe
+does, is left out while that check FAILs for it. And a field of a query that is reported wrongly is
+compared by its owner alone.
+
 What it leaves out: a second fault that shows only in a check that relied on a broken promise is
 seen once the first is mended.
 """
@@ -24,6 +28,9 @@ EXACT: Final = "every byte is the one that the job wrote"
 COMPLETE: Final = "a stream that ends has all of the output"
 ENDS: Final = "a stream ends with its job"
 STOPS: Final = "a running job stops"
+WHOLE: Final = "a stream has all and ends when its job has ended"
+EXIT_CODE: Final = "an exit code is reported exactly, as status exited and without a signal"
+OLD_VERSIONS: Final = ("TLSv1", "TLSv1.1", "TLSv1.2")
 # No broken promise explains that a server ended: it is reported where it is seen.
 SURVIVES: Final = "the server survives the check"
 _LITTLE_BYTES: Final = 64 * 1024
@@ -44,11 +51,18 @@ class Foundation:
         promise: of the owner's finding.
         owner: the name of the check that reports it.
         relied_on: whether what a check recorded depends on it.
+        field: of a query that no other check compares while the promise is broken.
     """
 
     promise: str
     owner: str
     relied_on: Callable[[History], bool]
+    field: str = ""
+
+
+def version_refused(version: str) -> str:
+    """Return the promise that a server refuses an old version of TLS."""
+    return f"{version} is refused"
 
 
 def _calls(history: History, rpc: str) -> list[Call]:
@@ -93,6 +107,11 @@ def _stopped(history: History) -> bool:
     return any(call.code not in _REFUSALS for call in _calls(history, "StopJob"))
 
 
+def _by_no_check(_: History) -> bool:
+    """Findings name the promise that they repeat; a field is not compared."""
+    return False
+
+
 # The most fundamental first.
 FOUNDATIONS: Final = (
     Foundation(STARTS, "lifecycle.ids", _start_failed),
@@ -101,6 +120,12 @@ FOUNDATIONS: Final = (
     Foundation(ENDS, "streams.end", _waited_for_an_end),
     Foundation(ANSWERS, "lifecycle.stop-twice", _queried),
     Foundation(STOPS, "lifecycle.stop-twice", _stopped),
+    Foundation(WHOLE, "streams.end", _by_no_check),
+    Foundation(EXIT_CODE, "lifecycle.exit-codes", _by_no_check, field="exit_code"),
+    *(
+        Foundation(version_refused(version), "identity.versions", _by_no_check)
+        for version in OLD_VERSIONS
+    ),
 )
 OWNERS: Final = tuple(dict.fromkeys(each.owner for each in FOUNDATIONS))
 
@@ -128,6 +153,11 @@ def attributed(
         broken: the foundations that are broken, of all owners of the same target.
     """
     own = {SURVIVES, *(each.promise for each in FOUNDATIONS if each.owner == name)}
+    elsewhere = {each.promise: each.owner for each in broken if each.owner != name}
+    repeated = [each for each in findings if each.repeats in elsewhere]
+    if repeated and len(repeated) == len(findings):
+        return (_unjudged(elsewhere[repeated[0].repeats]),)
+    findings = [each for each in findings if each not in repeated]
     causes = [each for each in broken if each.owner != name and each.relied_on(history)]
     bad = [each for each in findings if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
     bad = [each for each in bad if each.promise not in own]
@@ -137,8 +167,8 @@ def attributed(
     promises = {each.promise for each in causes}
     if judged and all(each.promise in promises for each in bad):
         return tuple(judged)  # its own promises are kept, and the owner reports the others
-    owner = causes[0].owner
-    return (
-        *judged,
-        Finding(Verdict.SKIPPED, f"could not be judged because of {owner}", because=owner),
-    )
+    return (*judged, _unjudged(causes[0].owner))
+
+
+def _unjudged(owner: str) -> Finding:
+    return Finding(Verdict.SKIPPED, f"could not be judged because of {owner}", because=owner)

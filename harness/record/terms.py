@@ -4,6 +4,8 @@ Each check records the terms of its target's dialect, so that its judge holds a 
 what a server of its kind has promised. Without a record they are this project's own.
 """
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
@@ -12,6 +14,8 @@ from harness.record.history import History, Observation
 
 # A well-formed id of a job that no server has.
 UNKNOWN_ID: Final = "761db04c-0150-4f0b-a6fd-5cab9b9a48bf"
+# The longest grace period of a stop that is still useful, where none is requested or documented.
+STOP_GRACE_S: Final = 35.0
 # Where a call's details begin so, the dialect cannot express the call, and no server refused it.
 NOT_SENT: Final = "not sent: "
 # What a query may report of a job: the fields of QueryJobResponse that judges rely on.
@@ -42,6 +46,7 @@ class Terms(Observation):
         unknown_job: the statuses that a call for a job that does not exist may get.
         bad_id: the same of an id that cannot be one.
         bad_command: the same of a start that cannot succeed.
+        stop_grace_s: the longest grace period of a stop that requests none.
         promises: checks (glob) that are of this project's own promises, which the server makes too.
         one_output: whether standard output and standard error come in one order.
         lacks: what the dialect does not name, of `ADDED`: it is not probed by calls.
@@ -55,7 +60,7 @@ class Terms(Observation):
     unknown_job: tuple[str, ...] = ("NOT_FOUND",)
     bad_id: tuple[str, ...] = ("INVALID_ARGUMENT",)
     bad_command: tuple[str, ...] = ("NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
-
+    stop_grace_s: float = STOP_GRACE_S
     promises: tuple[str, ...] = ()
     one_output: bool = True
     lacks: tuple[str, ...] = ()
@@ -98,3 +103,13 @@ OWN_TERMS: Final = Terms()
 def terms_of(history: History) -> Terms:
     """Return the terms that a check recorded; this project's own if it recorded none."""
     return next(iter(history.all(Terms)), OWN_TERMS)
+
+
+def without_fields(history: History, fields: Collection[str]) -> History:
+    """Return a check's records as of a server whose queries do not report these fields."""
+    if not fields:
+        return history
+    terms = terms_of(history)
+    reports = tuple(each for each in terms.reports if each not in fields)
+    others = (each for each in history.records if not isinstance(each, Terms))
+    return History([dataclasses.replace(terms, reports=reports), *others])

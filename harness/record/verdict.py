@@ -55,6 +55,7 @@ class Finding:
     """One judged promise: its verdict, and the observed and the expected value.
 
     `because` names the check whose FAIL is the reason for a promise that could not be judged.
+    `repeats` is the promise of another check that this one repeats; see `foundations`.
     `duration` is given where the machine's speed may be to blame; see `machine_load`.
     """
 
@@ -64,6 +65,7 @@ class Finding:
     want: str = ""
     tolerance: str = ""
     because: str = ""
+    repeats: str = ""
     duration: Duration | None = None
 
     def sentence(self) -> str:

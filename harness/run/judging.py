@@ -21,6 +21,7 @@ from harness.record.history import Cause, History, Interruption, load
 from harness.record.machine_load import MachineLoad
 from harness.record.results import CheckResult, RunReport
 from harness.record.scopes import distrusted, inconclusive
+from harness.record.terms import without_fields
 from harness.record.verdict import BrokenError, Duration, Finding, Verdict, merge
 
 _TRACEBACK_CHARACTERS: Final = 3000
@@ -135,7 +136,9 @@ class Judge:
 
     def __call__(self, check: Check, history: History) -> tuple[Finding, ...]:
         """Return a check's findings, without those that a broken foundation explains."""
-        return attributed(check.name, judge_check(check, history), history, self._broken)
+        fields = {each.field for each in self._broken if each.field and each.owner != check.name}
+        findings = judge_check(check, without_fields(history, fields))
+        return attributed(check.name, findings, history, self._broken)
 
 
 def _judge_result(

@@ -10,7 +10,10 @@ import pytest
 from harness.checks import ALL
 from harness.checks.check import Check, Stage
 from harness.checks.common import total_bytes
+from harness.checks.lifecycle.ending import ReportedEnd
+from harness.checks.lifecycle.job_end import JobEnd, ends_as
 from harness.checks.streams.delivery import WRITE_PLANS, judge_writes
+from harness.judge.promises import repeating
 from harness.record.foundations import (
     ANSWERS,
     COMPLETE,
@@ -23,13 +26,15 @@ from harness.record.foundations import (
     SURVIVES,
     attributed,
     broken_by,
+    version_refused,
 )
 from harness.record.history import Call, Cause, History, Interruption, Outcome, Record, Stream
 from harness.record.results import CheckResult, RunReport, load_report, save_report
+from harness.record.terms import Terms, terms_of
 from harness.record.verdict import Finding, Verdict, merge
 from harness.run import check_runner
 from harness.run.check_runner import Options, Silent, run_checks
-from harness.run.judging import judge_again, judge_check
+from harness.run.judging import Judge, judge_again, judge_check
 from tests.harness.test_check_runner import EVERYTHING, StandIn
 
 PASS, FAIL, BROKEN = Verdict.PASS, Verdict.FAIL, Verdict.BROKEN
@@ -100,6 +105,33 @@ def test_owner_reports_its_own_promise_whatever_else_is_broken() -> None:
     records = History([*RELIES[ENDS], *RELIES[EXACT]])
     findings = attributed("streams.end", [own], records, FOUNDATIONS)
     assert findings == (own,)
+
+
+def test_probe_that_repeats_a_promise_is_left_out_while_its_owner_fails_for_it() -> None:
+    own = Finding(FAIL, "no compression")
+    promise = version_refused("TLSv1.2")
+    again = repeating(Finding(FAIL, "accepted suites of TLS 1.2"), promise)
+    assert judged(promise, [], own, again) == (own,)
+    [finding] = judged(promise, [], again)
+    assert (finding.verdict, finding.because) == (Verdict.SKIPPED, "identity.versions")
+    for other in (EXACT, version_refused("TLSv1.1")):
+        assert judged(other, [], own, again) == (own, again)
+
+
+def test_exit_code_that_is_reported_wrongly_is_compared_by_its_owner_alone() -> None:
+    def judge(history: History) -> Sequence[Finding]:
+        got, want = (JobEnd("exited", code) for code in (1, 6))
+        return [ends_as("its end is its own", got, want, terms_of(history))]
+
+    other = dataclasses.replace(check_of("area.other"), judge=judge)
+    owner = next(each for each in ALL if each.name == "lifecycle.exit-codes")
+    ends = [ReportedEnd(JobEnd("exited", code), JobEnd("exited", 1)) for code in range(1, 20)]
+    for terms in ([], [Terms(own=False, reports=("status", "exit_code"))]):
+        judges = Judge()
+        assert merge(judges(other, History(terms))) is FAIL
+        judges.learn(owner, History([*terms, *ends]))
+        assert merge(judges(other, History(terms))) is PASS
+        assert merge(judges(owner, History([*terms, *ends]))) is FAIL
 
 
 def test_death_of_the_server_is_explained_by_nothing() -> None:

@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final, cast
 
-os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-PSK-CHACHA20-POLY1305"
+# It must be set before gRPC is imported. Both are of TLS 1.2, and no client has a PSK.
+os.environ["GRPC_SSL_CIPHER_SUITES"] = (
+    "ECDHE-RSA-AES128-GCM-SHA256" if "old-tls" in sys.argv else "ECDHE-PSK-CHACHA20-POLY1305"
+)
 
 import grpc
 from cryptography import x509
@@ -34,7 +38,7 @@ _WORD: Final = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 _QUOTES: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
 FAULTS: Final = (
     "corrupt", "tail-lost", "children-left", "missing-program", "unknown-job", "never-running",
-    "workflow-command",
+    "workflow-command", "exit-codes", "old-tls",
 )  # fmt: skip
 
 
@@ -226,6 +230,8 @@ class Service:
         code = 127 if job is None else job.process.returncode if job.ended else None
         if code is None and self.fault == "never-running":
             code = 0
+        if code and code > 0 and self.fault == "exit-codes":
+            code = 1
         return self.api.state(self.api.id_of(request), job, code)
 
     def stream(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:

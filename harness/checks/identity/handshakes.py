@@ -22,6 +22,7 @@ from harness.drive.net.tls_client import HandshakeResult, client_context, handsh
 from harness.drive.receiver import outcome_of
 from harness.host.cert_files import CertFiles
 from harness.judge.promises import assumed, equal, holds, one_of
+from harness.record.foundations import version_refused
 from harness.record.history import History, Observation
 from harness.record.terms import REFUSING, terms_of
 from harness.record.verdict import Finding, Verdict
@@ -202,7 +203,7 @@ def judge_versions(history: History) -> Iterator[Finding]:
             yield equal("TLS 1.3 is accepted", str(probe.server), name)
         else:
             yield holds(
-                f"{name} is refused", kept=bool(probe.server.error), got=str(probe.server),
+                version_refused(name), kept=bool(probe.server.error), got=str(probe.server),
                 want=REFUSED,
             )  # fmt: skip
 

@@ -21,7 +21,8 @@ from harness.host.cert_files import CertFiles
 from harness.host.clock import poll_until, seconds_until
 from harness.host.ports import free_port
 from harness.host.processes import run
-from harness.judge.promises import assumed, equal, floor, holds, one_of
+from harness.judge.promises import assumed, equal, floor, holds, one_of, repeating
+from harness.record.foundations import version_refused
 from harness.record.history import History, Observation
 from harness.record.scopes import separately
 from harness.record.verdict import BrokenError, Finding, Verdict
@@ -237,7 +238,8 @@ def judge_openssl(history: History) -> Iterator[Finding]:
         if probe.control.refused:
             yield Finding(Verdict.SKIPPED, f"this machine's openssl cannot speak {version}")
             continue
-        yield equal(f"{version} is refused", str(probe.server), REFUSED)
+        promise = version_refused(version)
+        yield repeating(equal(promise, str(probe.server), REFUSED), promise)
     yield equal("ALPN chooses HTTP/2, whatever else is offered", seen.alpn, "h2")
     suites = (_judge_suite(suite, seen.suites[suite]) for suite in SUITES)
     yield from separately((*suites, _judge_old_ciphers(seen), _judge_early_data(seen)))
@@ -258,7 +260,8 @@ def _judge_old_ciphers(seen: OpensslProbes) -> Iterator[Finding]:
     tried = len(seen.old_ciphers)
     yield floor("TLS 1.2 ciphers that the control accepts", tried, OLD_CIPHERS_LEAST)
     accepted_ciphers = [name for name, got in seen.old_ciphers.items() if not got.refused]
-    yield equal(f"accepted ciphers of TLS 1.2, of {tried}", accepted_ciphers, [])
+    finding = equal(f"accepted ciphers of TLS 1.2, of {tried}", accepted_ciphers, [])
+    yield repeating(finding, version_refused("TLSv1.2"))
 
 
 def _judge_early_data(seen: OpensslProbes) -> Iterator[Finding]:

@@ -8,11 +8,14 @@ from harness.checks.check import Check, Need, Stage
 from harness.checks.identity.openssl import MANDATORY, STRONG
 from harness.drive.net.permissive_tls_server import permissive_tls_server
 from harness.drive.sslyze.scan import VERSIONS, WEAKNESSES, Scan, scan
-from harness.judge.promises import assumed, equal, holds
+from harness.judge.promises import assumed, equal, holds, repeating
+from harness.record.foundations import version_refused
 from harness.record.history import History, Observation
 from harness.record.scopes import separately
 from harness.record.verdict import Finding
 
+# What `identity.versions` calls the old versions that it probes.
+PROBED: Final = {"TLS 1.0": "TLSv1", "TLS 1.1": "TLSv1.1", "TLS 1.2": "TLSv1.2"}
 CONTROL_OPTIONS: Final = ("--tlsv1_2", "--tlsv1_3")
 
 
@@ -58,7 +61,8 @@ def _judge_version(version: str, server: Scan) -> Iterator[Finding]:
             got=", ".join(sorted(suites)), want=f"{MANDATORY}, and of {', '.join(STRONG)}",
         )  # fmt: skip
     else:
-        yield equal(f"accepted cipher suites of {version}, {by}", list(suites), [])
+        finding = equal(f"accepted cipher suites of {version}, {by}", list(suites), [])
+        yield repeating(finding, version_refused(PROBED.get(version, "")))
 
 
 def _judge_weakness(weakness: str, server: Scan) -> Iterator[Finding]:

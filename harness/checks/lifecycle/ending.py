@@ -13,6 +13,7 @@ from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, at_most, at_most_s, equal, floor, holds, unseen
 from harness.judge.streams import identical
+from harness.record.foundations import EXIT_CODE
 from harness.record.history import History, Observation
 from harness.record.terms import Terms, terms_of
 from harness.record.verdict import Finding
@@ -59,8 +60,7 @@ def judge_exit_codes(history: History) -> Iterator[Finding]:
     """Promise that each is reported exactly."""
     ends = history.all(ReportedEnd)
     yield assumed("every exit code was tried", true=len(ends) >= 10, got=len(ends))  # noqa: PLR2004
-    promise = "an exit code is reported exactly, as status exited and without a signal"
-    yield equal(promise, _wrong(ends, terms_of(history))[:5], [])
+    yield equal(EXIT_CODE, _wrong(ends, terms_of(history))[:5], [])
 
 
 EXIT_CODES: Final = Check(

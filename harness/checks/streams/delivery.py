@@ -10,9 +10,18 @@ from harness.checks.common import KIB, MIB, WriterJob, WriterStep, start_writer,
 from harness.checks.lifecycle.job_end import JobEnd, end_of, ends_as, is_end
 from harness.checks.streams.plans import BURSTS, PYTHON
 from harness.drive.receiver import StreamPlan
-from harness.judge.promises import answered, at_most_s, equal, floor, holds, one_of, timed
+from harness.judge.promises import (
+    answered,
+    at_most_s,
+    equal,
+    floor,
+    holds,
+    one_of,
+    repeating,
+    timed,
+)
 from harness.judge.streams import all_exact, fault_of
-from harness.record.foundations import COMPLETE, EXACT
+from harness.record.foundations import COMPLETE, EXACT, WHOLE
 from harness.record.history import History, Observation
 from harness.record.terms import terms_of
 from harness.record.verdict import Finding
@@ -193,8 +202,7 @@ def judge_end(history: History) -> Iterator[Finding]:
         end = end_of(call)
         if not is_end(end, JobEnd("exited", 3), terms_of(history)):
             early.append(f"{call.label}: {end.status}")
-    promise = "a stream has all and ends when its job has ended"
-    yield equal(promise, [fault for fault in faults if fault][:3], [])
+    yield equal(WHOLE, [fault for fault in faults if fault][:3], [])
     yield equal("the status is final when the stream has ended", early[:3], [])
 
 
@@ -275,7 +283,8 @@ def judge_survivor(history: History) -> Iterator[Finding]:
         finding = one_of(promise, stream.text, allowed)
         # It wrote on: it was killed, or its reader gave up, later than it slept.
         wrote_on = stream.text.startswith(kept)
-        yield timed(finding, SOON_S, KILLED_S) if wrote_on else finding
+        finding = timed(finding, SOON_S, KILLED_S) if wrote_on else finding
+        yield repeating(finding, WHOLE)
         call = history.call(label)
         yield answered("the job can be queried", call)
         promise = f"the end of a job with a {label} is that of its main process"
