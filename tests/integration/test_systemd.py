@@ -1,4 +1,4 @@
-"""What the service manager is sent, sd_notify(3): readiness once clients are served, and the end."""
+"""What the service manager is sent, sd_notify(3): that clients are served, and the end."""
 
 import logging
 import os
