@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from harness.checks.check import ITS_OWN, Check, Extent, Need, Scale, Stage
+from harness.checks.check import Check, Need, Scale, Stage
 from harness.drive.reachability import require_job_worker
 from harness.host.machine_watch import MachineWatch
 from harness.record.foundations import ENDS, OWNERS, rank, timed_out
@@ -82,7 +82,6 @@ class Options:
         rerun: the command that repeats one check, with `{name}` for its name.
         parallel: the number of checks that run at the same time.
         own_server: launch a server for each check (the target must be able to).
-        extent: of the checks that work in rounds.
     """
 
     seed: str
@@ -90,7 +89,6 @@ class Options:
     rerun: str = ""
     parallel: int = PARALLEL
     own_server: bool = False
-    extent: Extent = ITS_OWN
 
 
 # A skip's reason: what the check promises is this project's own, see `Check.ours`.
@@ -268,10 +266,7 @@ class _Runner:
         """Return the records of a check's run, or the reason why it was not run."""
         recorder = Recorder()
         terms = self.target.dialect.terms
-        needs = check.needs
-        if self.options.extent.lasting_s:  # then a slow processor only does less
-            needs -= {Need.NATIVE}
-        lacking = [reason for need in sorted(needs) if (reason := self.capabilities[need])]
+        lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
         if check.ours and not terms.has_promised(check.name):
             lacking.append(NOT_PROMISED)
         if name := self.shared.lost_since():
@@ -294,8 +289,6 @@ class _Runner:
                 scale=self.scale,
                 seed=f"{self.options.seed}:{check.name}",
                 has=functools.partial(self._has, check),
-                extent=self.options.extent,
-                note=self.progress.note,
             )
             self._run_within_limit(check, stage)
             _record_death(server, recorder)
@@ -318,7 +311,7 @@ class _Runner:
         Where streams do not end, a check that has waited for one is given up soon.
         """
         slow = SMALL_TIME_FACTOR if stage.scale is Scale.SMALL else 1.0
-        limit_s = check.limit_s(stage.extent) * slow
+        limit_s = check.time_limit_s * slow
         started_s = time.monotonic()
         thread = threading.Thread(target=_run, args=(check, stage), name="check", daemon=True)
         thread.start()
