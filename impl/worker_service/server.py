@@ -19,6 +19,7 @@ from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError
 from worker_service.follow import Admission, Batching, ByteBudget
 from worker_service.gate import Doorkeeper, Gate, audit
+from worker_service.grpc_internals import request_calls
 from worker_service.hierarchy import Hierarchy
 from worker_service.job_user import JobUser
 from worker_service.pool import Pool
@@ -42,6 +43,9 @@ _CALLS_END_MAX_S: Final = 10.0
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 # Threads that only refuse calls, while all others are busy.
 _REFUSING_THREADS: Final = 16
+# Of each method, accepted at a time: of a thousand that arrive beside as many streams, the last
+# waits 16 rounds of gRPC's queue.
+_CALLS_AT_A_TIME: Final = 64
 _EVERY_ADDRESS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 # The signals that stop the server: SIGTERM always; the others unless the server inherits them as
 # ignored, which `nohup` does with SIGHUP, and a shell without job control with SIGINT and SIGQUIT
@@ -151,6 +155,7 @@ class Server:
     def start(self) -> None:
         """Start serving. Return once connections are accepted and TLS 1.2 was refused."""
         self._server.start()
+        request_calls(self._server, _CALLS_AT_A_TIME)
         logger.info("testing that TLS 1.2 is refused; gRPC logs that as a failed handshake")
         check_refuses_tls12(f"{reachable_host(self._host)}:{self.port}")
         for name in ("", _SERVICE_NAME):

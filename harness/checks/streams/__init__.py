@@ -14,11 +14,13 @@ from harness.checks.streams import (
     retention,
     slots,
     soak,
+    stampede,
     tail_scans,
 )
 
 CHECKS: Final = (
     *concurrent_readers.CHECKS,
+    *stampede.CHECKS,
     *replay.CHECKS,
     *delivery.CHECKS,
     *pauses.CHECKS,

@@ -296,6 +296,24 @@ MUTANTS: Final = (
         STREAMS + "thousand",
     ),
     Mutation(
+        "accepts calls one by one, each after a message of every other stream",
+        (Edit("server.py", "        request_calls(self._server, _CALLS_AT_A_TIME)\n", ""),),
+        STREAMS + "stampede",
+    ),
+    Mutation(
+        "lets one stream of fifty wait half a second before each message",
+        (
+            Edit(
+                "follow.py",
+                "            granted_bytes = budget.reserve(",
+                '            number = reader.__dict__.setdefault("number", budget._streams)\n'
+                "            time.sleep(0.5 * (number % 50 == 49))\n"
+                "            granted_bytes = budget.reserve(",
+            ),
+        ),
+        STREAMS + "stampede",
+    ),
+    Mutation(
         "cancels all streams of a job when one client disconnects",
         (
             Edit(
