@@ -8,9 +8,13 @@ SHELL := /bin/sh
 BIN := .venv/bin
 # Fails if the program leaves a process behind. Broken servers do: what they leave is only ended.
 GUARD = $(BIN)/python -m harness.host.leftovers
+# Two for each of two processors, since half of the time tests wait; who is idle takes others' tests.
+WORKERS = -n 4 --dist worksteal
 
 # They would run another checkout's code, or lead `cd proto` to another folder.
 unexport CDPATH PYTHONHOME PYTHONPATH
+# Without compiled files each program that the tests start would compile hundreds of modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +26,7 @@ demo: setup certs ## Run a real job on a real server and stream it twice, start 
 	@.ci/demo
 
 test: setup ## Unit and integration tests: real processes, real TLS, real sockets
-	@$(GUARD) $(BIN)/python -m pytest -n 2 -m "not vm and not vagrant and not mutants" $(ARGS)
+	@$(GUARD) $(BIN)/python -m pytest $(WORKERS) -m "not vm and not vagrant and not mutants" $(ARGS)
 
 verify: setup ## Judge the server: lint, tests, every check, in Vagrant's machine or a guest (ARGS=--full)
 	@$(BIN)/python -m harness verify $(ARGS)

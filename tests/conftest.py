@@ -40,6 +40,36 @@ _SETTLE_S = 5.0
 _LASTING_THREADS = ("pytest_timeout", "execnet", "MainThread", "rpc_", "launcher")
 
 
+# The files whose tests take longest, most of it waiting: they begin first, so that none is left to
+# run alone at the end.
+SLOWEST_FIRST = (
+    "loadtests/test_locust.py",
+    "loadtests/test_loads.py",
+    "harness/test_judging_servers.py",
+    "harness/test_dialect_servers.py",
+    "test_packaging.py",
+    "test_setup.py",
+    "certs/test_make_certs.py",
+    "harness/test_leftovers.py",
+    "harness/test_targets.py",
+    "integration/test_cli.py",
+    "integration/test_checks.py",
+    "loadtests/test_plain_server.py",
+    "test_contributing.py",
+    "harness/test_mutation_score.py",
+    "harness/test_wire_relay.py",
+    "integration/test_resume.py",
+    "harness/vulncheck/test_vulncheck.py",
+)
+_TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first; within a file, and of the others, the order stays."""
+    places = {_TESTS / name: place for place, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run prove a part of the mutants, as `selftest` does."""
     text = "split the mutants into N shares, and run share K (with -m mutants)"

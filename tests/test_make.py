@@ -5,7 +5,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+from tests.conftest import SLOWEST_FIRST
+
 ROOT = Path(__file__).parents[1]
+
+
+def test_files_that_begin_first_exist() -> None:
+    assert [name for name in SLOWEST_FIRST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_make_without_a_target_lists_the_targets() -> None:
