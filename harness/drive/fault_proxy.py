@@ -45,11 +45,17 @@ class NetworkFault:
 
 
 class FaultProxy:
-    """Forwards connections to a server, with a fault; a context manager."""
+    """Forwards connections to a server, with a fault; a context manager.
 
-    def __init__(self, server: str, fault: NetworkFault) -> None:
-        host, _, port = server.rpartition(":")
-        self._server = (host.strip("[]"), int(port))
+    Args:
+        server: HOST:PORT.
+        fault: see `NetworkFault`.
+        port: to listen on, such as that of a proxy that has ended; 0 picks one.
+    """
+
+    def __init__(self, server: str, fault: NetworkFault, port: int = 0) -> None:
+        host, _, server_port = server.rpartition(":")
+        self._server = (host.strip("[]"), int(server_port))
         self._fault = fault
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
@@ -59,7 +65,7 @@ class FaultProxy:
         self._cut = threading.Event()
         # The connection to the server whose client has been half-closed.
         self._silenced: socket.socket | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._listener.settimeout(_ACCEPT_STEP_S)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -82,6 +88,11 @@ class FaultProxy:
             thread.join(_END_TIMEOUT_S)
         for each in (*sockets, self._listener):
             each.close()
+
+    @property
+    def injected(self) -> bool:
+        """Whether the fault that is due after a number of bytes has happened."""
+        return self._cut.is_set()
 
     def blackhole(self) -> None:
         """From now on pass nothing in either direction, without closing any connection."""

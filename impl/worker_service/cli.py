@@ -19,15 +19,17 @@ import click
 
 from worker_service import arguments
 from worker_service.cgroup import IoMax, Limits
-from worker_service.client import CallError, Client, ClientOptions, Output, Start
+from worker_service.client import CallError, Client, ClientOptions, Start
 from worker_service.config import Settings
 from worker_service.options import with_settings
+from worker_service.resume import ONCE, Patience, ResumedStream
 from worker_service.terminal import (
     EXIT_INTERRUPTED,
     JOB_ROW_HEADER,
     NoReaderError,
     OutputError,
     as_dict,
+    copy_output,
     details,
     errors_as_one_line,
     fail,
@@ -36,7 +38,7 @@ from worker_service.terminal import (
     print_json,
     print_line,
     warn,
-    write_some,
+    warn_of_break,
 )
 from worker_service.tls import CertificateFiles
 
@@ -252,7 +254,7 @@ def start(
         if limits != Limits():
             _warn_of_ignored_limits(client, job_id)
         if then_stream:
-            _copy_to_stdout(client.stream(job_id))
+            copy_output(client.stream(job_id))
 
 
 def _warn_of_ignored_limits(client: Client, job_id: str) -> None:
@@ -372,6 +374,18 @@ def delete(job_id: str, as_json: bool, **connection: Any) -> None:
 @click.option("--tail-bytes", type=arguments.OFFSET, help="Start with the last N bytes.")
 @click.option("--no-follow", is_flag=True, help="Stop at the current end of the output.")
 @click.option("--exit-status", is_flag=True, help="Exit with the job's code (128+N: signal N).")
+@click.option(
+    "--reconnect",
+    is_flag=True,
+    help="If the connection breaks, or is silent and dead, resume on another one, without a loss.",
+)
+@click.option(
+    "--give-up-after",
+    type=arguments.TIMEOUT,
+    default="1min",
+    show_default=True,
+    help="With --reconnect: time without any progress after which the stream fails.",
+)
 @_connected
 def stream(
     job_id: str,
@@ -380,11 +394,15 @@ def stream(
     tail_bytes: int | None,
     no_follow: bool,
     exit_status: bool,
+    reconnect: bool,
+    give_up_after: float,
     **connection: Any,
 ) -> None:
     """Write a job's output to standard output, byte for byte, until the job has ended.
 
-    If the connection breaks, the error names the offset to resume at with --from-offset.
+    If the connection breaks, the error names the offset to resume at with --from-offset, and
+    --reconnect resumes there by itself. If the job is gone, since the server was started anew, it
+    exits with 3 at once. Output that the server no longer keeps is reported on standard error.
     """
     given = [value for value in (from_offset, tail, tail_bytes) if value is not None]
     if len(given) > 1:
@@ -393,32 +411,17 @@ def stream(
         raise click.UsageError("--exit-status waits for the job to end; leave out --no-follow")
     wanted = Start(from_offset=from_offset, tail_bytes=tail_bytes, tail_lines=tail)
     with _client(**connection) as client:
-        _copy_to_stdout(client.stream(job_id, wanted, follow=not no_follow))
+        resumed = ResumedStream(
+            client.options,
+            job_id,
+            wanted,
+            follow=not no_follow,
+            patience=Patience(give_up_after_s=give_up_after) if reconnect else ONCE,
+            on_break=warn_of_break,
+        )
+        copy_output(resumed)
         if exit_status:
-            sys.exit(client.query(job_id).shell_exit_code)
-
-
-def _copy_to_stdout(outputs: Iterator[Output]) -> None:
-    """Write output as it arrives; if that breaks, report where to resume."""
-    next_offset = None
-    descriptor = sys.stdout.fileno()
-    try:
-        for output in outputs:
-            if output.missed_bytes:
-                warn(
-                    f"{output.missed_bytes} bytes before offset {output.offset} are no longer kept "
-                    "by the server"
-                )
-            next_offset = output.offset
-            view = memoryview(output.data)
-            while view:
-                written = write_some(descriptor, view)
-                view = view[written:]
-                next_offset += written
-    except (CallError, OutputError) as error:
-        if next_offset is not None:
-            error.args = (f"{error}; resume with --from-offset {next_offset}",)
-        raise
+            sys.exit(resumed.query().shell_exit_code)
 
 
 @main.command()

@@ -128,9 +128,13 @@ class ClientOptions:
     stream_window_bytes: int = 0
 
 
-class _StreamCall(Protocol):
+class StreamCall(Protocol):
+    """A stream's call, which any thread may cancel."""
+
     def __iter__(self) -> Iterator[pb.StreamLogsResponse]: ...
-    def cancel(self) -> bool: ...
+    def cancel(self) -> bool:
+        """End the call with the status CANCELLED."""
+        ...
 
 
 class Client:
@@ -154,6 +158,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def options(self) -> ClientOptions:
+        """How it talks to its server."""
+        return self._options
 
     def close(self) -> None:
         """Close the connection, which ends open streams."""
@@ -259,12 +268,12 @@ class Client:
         *,
         follow: bool = True,
         timeout_s: float | None = None,
-        on_call: Callable[[_StreamCall], None] | None = None,
+        on_call: Callable[[StreamCall], None] | None = None,
     ) -> Iterator[Output]:
         """Yield a job's output until the job has ended or, without follow, to its current end.
 
-        Closing the iterator cancels the call. To resume after a `CallError`, start at the offset
-        after the last output received.
+        Closing the iterator cancels the call. It uses one connection, and ends with that:
+        `resume.ResumedStream` goes on over another.
 
         Args:
             job_id: the job.
@@ -285,7 +294,7 @@ class Client:
             tail_lines=start.tail_lines,
             no_follow=not follow,
         )
-        call: _StreamCall = self._stub.StreamLogs(request, timeout=timeout_s)
+        call: StreamCall = self._stub.StreamLogs(request, timeout=timeout_s)
         if on_call is not None:
             on_call(call)
         try:
@@ -309,7 +318,7 @@ class Client:
             raise _call_error(error, self._options.server) from None
 
 
-def _outputs(call: _StreamCall, start: Start, *, follow: bool) -> Iterator[Output]:
+def _outputs(call: StreamCall, start: Start, *, follow: bool) -> Iterator[Output]:
     """Convert messages to outputs, counting offsets where the server does not send them."""
     next_offset = 0
     skip_bytes = 0

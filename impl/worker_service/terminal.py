@@ -17,15 +17,16 @@ import os
 import select
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from signal import SIGINT, SIGPIPE
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 import grpc
 
-from worker_service.client import CallError, Job
+from worker_service.client import CallError, Job, Output
 from worker_service.errors import JobWorkerError
+from worker_service.resume import JobGoneError, StreamBrokenError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -165,6 +166,35 @@ def fail(text: str, exit_code: int) -> NoReturn:
 def warn(text: str) -> None:
     """Write one line about the command itself to standard error."""
     print_line(f"worker-service: {text}", to_stderr=True)
+
+
+def copy_output(outputs: Iterable[Output]) -> None:
+    """Write output as it arrives; if that breaks, report where to resume."""
+    next_offset = None
+    descriptor = sys.stdout.fileno()
+    try:
+        for output in outputs:
+            if output.missed_bytes:
+                warn(
+                    f"{output.missed_bytes} bytes before offset {output.offset} are no longer kept "
+                    "by the server"
+                )
+            next_offset = output.offset
+            view = memoryview(output.data)
+            while view:
+                written = write_some(descriptor, view)
+                view = view[written:]
+                next_offset += written
+    except (CallError, OutputError) as error:
+        if next_offset is not None and not isinstance(error, JobGoneError):
+            error.args = (f"{error}; resume with --from-offset {next_offset}",)
+        raise
+
+
+def warn_of_break(broken: StreamBrokenError) -> None:
+    """Report an interruption once, however many attempts it takes to resume."""
+    if broken.attempts == 1:
+        warn(f"interrupted after {broken.received_bytes} bytes, reconnecting: {broken}")
 
 
 JOB_ROW_HEADER: Final = (

@@ -23,6 +23,7 @@ class StandIn(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[misc]
     Attributes:
         error: with it, a query is NOT_FOUND with this detail.
         stopping: a stop does not return before it is set.
+        refusals: the statuses of the next streams, each instead of the output.
     """
 
     job: pb.QueryJobResponse = field(default_factory=pb.QueryJobResponse)
@@ -30,6 +31,7 @@ class StandIn(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[misc]
     output: bytes = b""
     error: str = ""
     stopping: threading.Event | None = None
+    refusals: list[grpc.StatusCode] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
     def StartJob(self, _request: Any, _context: grpc.ServicerContext) -> pb.StartJobResponse:  # noqa: N802
@@ -52,8 +54,10 @@ class StandIn(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[misc]
         self.calls.append("ListJobs")
         return pb.ListJobsResponse(jobs=self.listed)
 
-    def StreamLogs(self, _request: Any, _context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+    def StreamLogs(self, _request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         self.calls.append("StreamLogs")
+        if self.refusals:
+            context.abort(self.refusals.pop(0), "refused")
         yield pb.StreamLogsResponse(message=self.output, offset=0)
 
 
