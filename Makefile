@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test verify selftest mutation-score vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock load clean
+.PHONY: help setup demo test verify selftest mutation-score vulncheck mutants race vm-test box vagrant-test lint certs serve proto proto-check lock load soak clean
 
 BIN := .venv/bin
 # Fails if the program leaves a process behind. Broken servers do: what they leave is only ended.
@@ -70,6 +70,9 @@ certs: ## Make or renew the certificates in certs/out, and say when each expires
 
 serve: setup certs ## Serve on localhost:50051 until Ctrl-C (cgroup v2 and root, or SERVE=--no-limits)
 	@$(BIN)/worker-service serve $(SERVE)
+
+soak: setup ## Work a server for hours, and judge that it does not grow (ARGS="--hours 1")
+	@$(GUARD) $(BIN)/python -m harness soak $(ARGS)
 
 load: setup ## Measure streaming under ten loads, with a report (a minute and a half)
 	@$(BIN)/python -m loadtests run $(ARGS)

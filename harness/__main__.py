@@ -12,6 +12,7 @@ from harness.cli.mutation_score import mutation_score
 from harness.cli.races import races
 from harness.cli.security import security
 from harness.cli.selftest import selftest
+from harness.cli.soak import soak
 from harness.cli.verify import verify
 from harness.cli.vm import vm
 from harness.cli.vulncheck import vulncheck
@@ -20,7 +21,7 @@ from harness.program.entry import run_program
 
 COMMANDS: Final = (
     check, recheck, identities, dialect, races, selftest, wire, mutation_score, verify, vulncheck,
-    security, vm,
+    security, vm, soak,
 )  # fmt: skip
 
 

@@ -68,6 +68,22 @@ class Scale(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How long the checks that work in rounds go on.
+
+    Attributes:
+        rounds: how many rounds they work; 0: as many as they do by themselves.
+        lasting_s: for how long they work instead; 0: for their rounds.
+    """
+
+    rounds: int = 0
+    lasting_s: float = 0.0
+
+
+ITS_OWN: Final = Extent()
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """One guarantee, how to test it, and how to judge the records of the test.
 
@@ -79,6 +95,7 @@ class Check:
         needs: what the target must have; if it lacks one, the check is SKIPPED.
         cites: the case numbers and requirement ids that it covers.
         time_limit_s: for the run; beyond it the check is BROKEN.
+        round_limit_s: what each round of `Extent` adds to that; 0: it does not work in rounds.
         alone: whether no other check may run at the same time, since it measures time or memory.
         ours: whether the promise is this project's own, beyond what each job worker promises. With
             a dialect the check is SKIPPED, unless the key `promises` names it.
@@ -91,6 +108,7 @@ class Check:
     needs: frozenset[Need] = frozenset()
     cites: tuple[str, ...] = ()
     time_limit_s: float = 120.0
+    round_limit_s: float = 0.0
     alone: bool = False
     ours: bool = False
 
@@ -99,11 +117,18 @@ class Check:
         """The folder of checks that it belongs to."""
         return self.name.partition(".")[0]
 
+    def limit_s(self, extent: Extent) -> float:
+        """Return the time limit of a run of this extent."""
+        if not self.round_limit_s:
+            return self.time_limit_s
+        return self.time_limit_s + self.round_limit_s * extent.rounds + extent.lasting_s
+
 
 class Stage:
     """What a check's run works with: the target, its server, clients, and the recorder.
 
-    `target_has` returns whether the target has something that the check does not strictly need.
+    `target_has` returns whether the target has something that the check does not strictly need;
+    `note` shows the user a line.
     """
 
     def __init__(
@@ -115,7 +140,11 @@ class Stage:
         scale: Scale,
         seed: str,
         has: Callable[[Need], bool],
+        extent: Extent = ITS_OWN,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.extent = extent
+        self.note = note
         self.target = target
         self.server = server
         self.recorder = recorder

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from harness.checks import ALL
+from harness.checks.check import Extent
 from harness.cli.selection import KNOWN_FAILING, WRITE_KNOWN_FAILING, complete, selection
 from harness.dialects.dialect import CANONICAL
 from harness.program import arguments
@@ -22,6 +23,7 @@ from harness.run.judging import judge_again
 from harness.run.session import run_session
 from harness.targets.target import OUR_FLAGS
 
+ROUNDS_MAX: Final = 100_000
 _NOT_IN_RUN: Final = "the run does not include this check; remove the entry"
 
 
@@ -83,12 +85,21 @@ def _parse_flags(words: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     is_flag=True,
     help="List the checks and their guarantees without running them.",
 )
+@click.option(
+    "--rounds",
+    type=arguments.whole(1, ROUNDS_MAX),
+    default=0,
+    show_default="their own",
+    metavar="N",
+    help="Number of rounds of the checks that work in rounds (limits.crashes, streams.soak).",
+)
 @KNOWN_FAILING
 @WRITE_KNOWN_FAILING
 @selection
 def check(
     *,
     listing: bool,
+    rounds: int,
     launch_flags: tuple[str, ...],
     known_failing_file: Path | None,
     **chosen: object,
@@ -100,6 +111,7 @@ def check(
     was not allowed.
     """
     choice = Choice(**chosen, launch_flags=_parse_flags(launch_flags))  # type: ignore[arg-type]
+    choice = dataclasses.replace(choice, extent=Extent(rounds=rounds))
     if listing:
         render_list(choice.checks())
         return

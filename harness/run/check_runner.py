@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from harness.checks.check import Check, Need, Scale, Stage
+from harness.checks.check import ITS_OWN, Check, Extent, Need, Scale, Stage
 from harness.drive.reachability import require_job_worker
 from harness.host.machine_watch import MachineWatch
 from harness.record.foundations import ENDS, OWNERS, rank, timed_out
@@ -82,6 +82,7 @@ class Options:
         rerun: the command that repeats one check, with `{name}` for its name.
         parallel: the number of checks that run at the same time.
         own_server: launch a server for each check (the target must be able to).
+        extent: of the checks that work in rounds.
     """
 
     seed: str
@@ -89,6 +90,7 @@ class Options:
     rerun: str = ""
     parallel: int = PARALLEL
     own_server: bool = False
+    extent: Extent = ITS_OWN
 
 
 # A skip's reason: what the check promises is this project's own, see `Check.ours`.
@@ -266,7 +268,10 @@ class _Runner:
         """Return the records of a check's run, or the reason why it was not run."""
         recorder = Recorder()
         terms = self.target.dialect.terms
-        lacking = [reason for need in sorted(check.needs) if (reason := self.capabilities[need])]
+        needs = check.needs
+        if self.options.extent.lasting_s:  # then a slow processor only does less
+            needs -= {Need.NATIVE}
+        lacking = [reason for need in sorted(needs) if (reason := self.capabilities[need])]
         if check.ours and not terms.has_promised(check.name):
             lacking.append(NOT_PROMISED)
         if name := self.shared.lost_since():
@@ -289,6 +294,8 @@ class _Runner:
                 scale=self.scale,
                 seed=f"{self.options.seed}:{check.name}",
                 has=functools.partial(self._has, check),
+                extent=self.options.extent,
+                note=self.progress.note,
             )
             self._run_within_limit(check, stage)
             _record_death(server, recorder)
@@ -311,7 +318,7 @@ class _Runner:
         Where streams do not end, a check that has waited for one is given up soon.
         """
         slow = SMALL_TIME_FACTOR if stage.scale is Scale.SMALL else 1.0
-        limit_s = check.time_limit_s * slow
+        limit_s = check.limit_s(stage.extent) * slow
         started_s = time.monotonic()
         thread = threading.Thread(target=_run, args=(check, stage), name="check", daemon=True)
         thread.start()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.checks import ALL
-from harness.checks.check import Check
+from harness.checks.check import ITS_OWN, Check, Extent
 from harness.dialects.dialect import CANONICAL
 from harness.host.repository import program
 from harness.record.known_failing import KnownFailure
@@ -35,6 +35,7 @@ class Choice:
         write_known_failing: a new file for the run's failures; None writes none.
         parallel: the number of checks that run at the same time.
         left_out: chosen checks that a target is not judged by, as TARGET:CHECK.
+        extent: of the checks that work in rounds.
     """
 
     targets: tuple[str, ...] = (LOCAL,)
@@ -51,6 +52,7 @@ class Choice:
     write_known_failing: Path | None = None
     parallel: int = 4
     left_out: frozenset[str] = frozenset()
+    extent: Extent = ITS_OWN
 
     def checks(self) -> list[Check]:
         """Return the chosen checks.
@@ -71,6 +73,9 @@ class Choice:
         ]
         if not chosen:
             raise BrokenError(f"no check matches -k {self.keyword!r}; --list shows all checks")
+        if self.extent != ITS_OWN and not any(check.round_limit_s for check in chosen):
+            names = ", ".join(check.name for check in ALL if check.round_limit_s)
+            raise BrokenError(f"no chosen check works in rounds; those that do: {names}")
         return chosen
 
     def checks_for(self, target: str) -> list[Check]:
@@ -113,6 +118,12 @@ class Choice:
     def rerun(self, target: str) -> str:
         """Return the command that repeats one check, with `{name}` for its name."""
         words = [*program(), "check", "--target", target, "--seed", self.seed]
+        if self.extent.rounds:
+            words += ["--rounds", str(self.extent.rounds)]
+        if self.extent.lasting_s:
+            minutes = f"{self.extent.lasting_s / 60:g}"
+            words = [*program(), "soak", "--minutes", minutes, *words[words.index("--target") :]]
+            return shlex.join(words)
         if self.dialect != CANONICAL.name:
             words += ["--dialect", self.dialect]
         if self.launch:

@@ -122,6 +122,7 @@ class Run:
             self.directory,
             rerun=self.choice.rerun(target),
             parallel=self.choice.parallel,
+            extent=self.choice.extent,
         )
 
     def report(self) -> RunReport:

@@ -59,16 +59,16 @@ def run_rotation(stage: Stage) -> None:
         receiver = client.receiver(job_id, StreamPlan(keep_bytes=100, timeout_s=90), label="old")
         streaming = pool.submit(receiver.run)
         joined = receiver.first_byte.wait(stage.join_timeout_s)
-        shown_first = _shown_serial(server.address)
+        shown_first = shown_serial(server.address)
         renewed = identities.sign("renewed", server_spec())
         files.put_pair(renewed)
-        shown_renewed = _shown_serial(server.address)
+        shown_renewed = shown_serial(server.address)
         # The key of another certificate, as after a renewal that failed halfway.
         files.put("server.key", identities.files("admin").key.read_text())
-        shown_mismatched = _shown_serial(server.address)
+        shown_mismatched = shown_serial(server.address)
         exposed = identities.sign("exposed", server_spec())
         files.put_pair(exposed, key_mode="644")
-        shown_exposed = _shown_serial(server.address)
+        shown_exposed = shown_serial(server.address)
         files.chmod("server.key", "600")
         stage.record(
             CertificateRenewal(
@@ -80,7 +80,7 @@ def run_rotation(stage: Stage) -> None:
                 shown_mismatched=shown_mismatched,
                 exposed_file=serial_number(exposed),
                 shown_exposed=shown_exposed,
-                shown_corrected=_shown_serial(server.address),
+                shown_corrected=shown_serial(server.address),
             )
         )
         with stage.client(server=server) as another:
@@ -89,7 +89,7 @@ def run_rotation(stage: Stage) -> None:
         streaming.result()
 
 
-def _shown_serial(address: str) -> str:
+def shown_serial(address: str) -> str:
     """Return the serial number of the certificate that a server shows in a new handshake."""
     pem = ssl.get_server_certificate(host_and_port(address), timeout=CALL_TIMEOUT_S)
     return serial_number(pem)
