@@ -239,7 +239,7 @@ def shares(results: Sequence[LoadResult], limits: Mapping[str, float]) -> Drawin
     """Draw the rates of unpaced loads beside the limits of the machine."""
     bars = [(name, rate, FAINT) for name, rate in limits.items()]
     bars += [
-        (each.name, rate, SERIES[0])
+        (each.title, rate, FAINT if each.is_plain else SERIES[0])
         for each in results
         if (rate := each.unpaced_mb_per_s) is not None
     ]

@@ -20,9 +20,17 @@ from loadtests.charts import write_png
 from loadtests.figures import LIMITS, figure_named
 from loadtests.judge import Strictness
 from loadtests.limits import MachineLimits
-from loadtests.profiles import Profile, accept_limit, load_profiles, named
+from loadtests.profile_file import load_profiles
+from loadtests.profiles import MORE, PROFILES, Profile, accept_limit, named
 from loadtests.report import print_report, print_result, write_all
-from loadtests.results import FOLDER, Comparison, LoadReport, about, load_report
+from loadtests.results import (
+    FOLDER,
+    Comparison,
+    LoadReport,
+    about,
+    beside_plain,
+    load_report,
+)
 from loadtests.session import LOCAL, Point, ServerChoice, Session, fold_and_judge
 from loadtests.statistics import PAIRS_MAX, PAIRS_MIN
 
@@ -132,11 +140,13 @@ def _server(chosen: dict[str, Any]) -> ServerChoice:
 @_with(_COMMON)
 def run(names: tuple[str, ...], *, listing: bool, client: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401 - click's own types
     """Run loads. Exit code 0: reached and kept, 1: a promise or limit was broken, 2: BROKEN."""
-    profiles = named(names, _own(chosen["profiles"]))
+    own = _own(chosen["profiles"])
     if listing:
-        for profile in profiles:
-            click.echo(f"{profile.name:16} {profile.about}")
+        for profile in named(names, own) if names or own else (*PROFILES, *MORE):
+            by_name = " (by name only)" if profile in MORE else ""
+            click.echo(f"{profile.name:16} {profile.about}{by_name}")
         return
+    profiles = named(names, own)
     server = _server(chosen)
     server.require()
     strictness = _strictness(chosen["limits"], noisy=chosen["noisy"])
@@ -294,7 +304,7 @@ def report(directory: Path, *, png: Path | None, limits: tuple[str, ...], noisy:
             )
         )
         print_result(results[-1])
-    again = dataclasses.replace(saved, results=tuple(results), strictness=strictness)
+    again = dataclasses.replace(saved, results=beside_plain(results), strictness=strictness)
     if again.comparison is not None:
         again = _compare_again(again, again.comparison)
     if png is not None:

@@ -54,8 +54,10 @@ def prometheus(report: LoadReport) -> str:
         lines += _gauge(
             name, figure.about, [(labels, figure.of(each.figures)) for each, labels in loads]
         )
+    lines += _shares(loads)
     lines += _gauge(
-        SHARE, "rate, as a share of plain grpcio's in the same run",
+        SHARE,
+        "rate, as a share of plain grpcio's under the same load, or to one reader if not measured",
         [(labels, each.share(report.limits)) for each, labels in loads],
     )  # fmt: skip
     if report.limits:
@@ -78,6 +80,20 @@ def _gauge(name: str, about: str, samples: Sequence[tuple[str, float | None]]) -
         return []
     head = [f"# HELP jobworker_load_{name} {about}", f"# TYPE jobworker_load_{name} gauge"]
     return [*head, *(f"jobworker_load_{name}{labels} {value:g}" for labels, value in known)]
+
+
+def _shares(loads: Sequence[tuple[LoadResult, str]]) -> list[str]:
+    """Return each figure of a load as a share of plain grpcio's under the same load."""
+    found = [
+        f'jobworker_load_share{{{labels[1:-1]},figure="{name}"}} {share:g}'
+        for each, labels in loads
+        for name, share in each.shares().items()
+    ]
+    head = [
+        "# HELP jobworker_load_share a figure, as a share of plain grpcio's under the same load",
+        "# TYPE jobworker_load_share gauge",
+    ]
+    return [*head, *found] if found else []
 
 
 def _series(results: Sequence[LoadResult]) -> list[str]:

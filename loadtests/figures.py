@@ -38,6 +38,7 @@ class Figure:
         limit: which side a limit bounds; None: the figure cannot be limited.
         absent: why a load may lack the figure, and what to change.
         of_process: whether it needs access to the server's process.
+        is_comparable: whether it is the server's, so that it has a share of another server's.
         place: the group and the attribute in `Figures`.
     """
 
@@ -47,6 +48,7 @@ class Figure:
     limit: Limit | None = None
     absent: str = "the load does not measure it"
     of_process: bool = False
+    is_comparable: bool = True
     place: tuple[str, str] = ("", "")
 
     def of(self, figures: "Figures") -> float | None:
@@ -122,8 +124,21 @@ class StreamFigures:
         "first byte of a late joiner, from its planned join, 99th percentile",
         limit=Limit.AT_MOST, absent=_LATE,
     )  # fmt: skip
+    first_byte_max_ms: float | None = _figure(
+        "first_byte_max_ms", "ms", "first byte of a late joiner, from its planned join, last",
+        limit=Limit.AT_MOST, absent=_LATE,
+    )  # fmt: skip
+    completed: int | None = _figure(
+        "streams_completed", "", "streams that ended with all of the job's bytes",
+        limit=Limit.AT_LEAST, absent="it needs streamers",
+    )  # fmt: skip
     fairness: float | None = _figure(
         "fairness", "", "Jain's index of the streamers' rates: 1: equal, 1/n: one receives all",
+        limit=Limit.AT_LEAST,
+        absent="it needs at least two streamers that have the same bytes to receive",
+    )  # fmt: skip
+    slowest_share: float | None = _figure(
+        "slowest_share", "", "rate of the slowest streamer, as a share of the fastest one's",
         limit=Limit.AT_LEAST,
         absent="it needs at least two streamers that have the same bytes to receive",
     )  # fmt: skip
@@ -143,14 +158,20 @@ class StormFigures:
         "starts_asked_per_s", "1/s", "starts of jobs per second that the profile requests"
     )
     achieved_per_s: float | None = _figure(
-        "starts_achieved_per_s", "1/s", "starts of jobs per second that were made"
-    )
+        "starts_achieved_per_s", "1/s", "starts of jobs per second that were made",
+        limit=Limit.AT_LEAST, absent=_STORM,
+    )  # fmt: skip
     start_p50_ms: float | None = _figure(
-        "start_p50_ms", "ms", "start of a job, from its planned instant, median"
-    )
+        "start_p50_ms", "ms", "start of a job, from its planned instant, median",
+        limit=Limit.AT_MOST, absent=_STORM,
+    )  # fmt: skip
     start_p99_ms: float | None = _figure(
         "start_p99_ms", "ms", "start of a job, from its planned instant, 99th percentile",
         limit=Limit.AT_MOST, absent=_STORM,
+    )  # fmt: skip
+    start_growth: float | None = _figure(
+        "start_growth", "", "median start of the load's last fifth, relative to its first fifth's",
+        limit=Limit.AT_MOST, absent="it needs a storm of at least 100 starts",
     )  # fmt: skip
     stop_p50_ms: float | None = _figure(
         "stop_p50_ms", "ms", "stop of a job, until its process tree has ended, median"
@@ -173,6 +194,20 @@ class ServerFigures:
         "server_cpu_s_per_gb", "s/GB", "processor time of the server, per 10^9 bytes received",
         limit=Limit.AT_MOST, of_process=True,
         absent="it needs more than 10 MB of output, and the server's process",
+    )  # fmt: skip
+    cpu_us_per_message: float | None = _figure(
+        "server_cpu_us_per_message", "us/message",
+        "processor time of the server, per message that a streamer received",
+        limit=Limit.AT_MOST, of_process=True, absent=_PLANNED,
+    )  # fmt: skip
+    cpu_ms_per_start: float | None = _figure(
+        "server_cpu_ms_per_start", "ms/start", "processor time of the server, per start of a job",
+        limit=Limit.AT_MOST, of_process=True, absent="it needs a storm without streams beside it",
+    )  # fmt: skip
+    cpu_median_share: float | None = _figure(
+        "server_cpu_median_share", "cores",
+        "processor time of the server, per second, median of the load's fifths of a second",
+        limit=Limit.AT_MOST, of_process=True, absent="it needs a load of a second",
     )  # fmt: skip
     rss_peak_bytes: int | None = _figure(
         "server_rss_peak_bytes", "bytes", "largest resident memory of the server"
@@ -238,6 +273,7 @@ _WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "latency": {"of": "latency", "since": "its planned instant"},
     "observed": {"of": "observed", "since": "its write"},
 }
+_NOT_THE_SERVERS: Final = ("generator", "writer", "machine")
 # A latency from the write hides a blocked writer: nothing to judge a server by.
 _NEVER_LIMITED: Final = "observed"
 
@@ -299,6 +335,7 @@ def _described() -> Iterator[Figure]:
             words = _WORDS.get(group.name, {})
             yield dataclasses.replace(
                 figure,
+                is_comparable=group.name not in _NOT_THE_SERVERS,
                 name=figure.name.format(**words),
                 about=figure.about.format(**words),
                 limit=None if group.name == _NEVER_LIMITED else figure.limit,

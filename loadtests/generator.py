@@ -243,7 +243,7 @@ class Generator:
         storm = self._profile.storm
         if storm is None:
             return []
-        pace = steady(storm.starts_per_s, storm.duration_s)
+        pace = None if storm.is_closed else steady(storm.starts_per_s, storm.duration_s)
         order = StormOrder(
             self._setting.server.address,
             self._files(),
@@ -251,6 +251,7 @@ class Generator:
             clock,
             str(self._setting.directory / "storm.npz"),
             pace,
+            storm.duration_s,
             storm.callers,
         )
         return [GeneratorWorker("loadtests.storm_process", order)]
@@ -261,6 +262,8 @@ class Generator:
 
     def _timeout_s(self) -> float:
         """Return the timeout of a stream, from its first connection to its end."""
+        if self._profile.give_up_s:
+            return self._profile.give_up_s
         join_s = _JOIN_TIMEOUT_S + _JOIN_TIMEOUT_PER_STREAMER_S * self._profile.streamers
         size_bytes = self._profile.size_bytes * self._profile.streamers
         return join_s + self._profile.duration_s + size_bytes / _FLOOD_BYTES_PER_S + _END_MARGIN_S

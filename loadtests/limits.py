@@ -162,15 +162,21 @@ def serve_grpc(files: CertFiles) -> None:
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(PLAIN_SERVICE, handlers),)
     )
+    port = listen(server, "127.0.0.1:0", files)
+    server.start()
+    _announce(port)
+    server.wait_for_termination()
+
+
+def listen(server: grpc.Server, address: str, files: CertFiles) -> int:
+    """Let a server accept clients with a certificate; return its port."""
     credentials = grpc.ssl_server_credentials(
         [(files.key.read_bytes(), files.cert.read_bytes())],
         files.ca.read_bytes(),
         require_client_auth=True,
     )
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    server.start()
-    _announce(port)
-    server.wait_for_termination()
+    port: int = server.add_secure_port(address, credentials)
+    return port
 
 
 def _announce(port: int) -> None:

@@ -67,7 +67,8 @@ from loadtests.emitter import MONOTONIC, WritePlan  # noqa: E402
 from loadtests.jobs import clock_of, new_gate, open_gate, writer_command  # noqa: E402
 from loadtests.metrics import BEGUN, NUMBER, PLANNED, RECEIVED  # noqa: E402
 from loadtests.pacer import steady  # noqa: E402
-from loadtests.profiles import Profile, accept_number, load_profiles, named  # noqa: E402
+from loadtests.profile_file import load_profiles  # noqa: E402
+from loadtests.profiles import Profile, accept_number, named  # noqa: E402
 from loadtests.record import MESSAGE_COLUMNS  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def profile_of(environment: Mapping[str, str]) -> Profile:
     for what, has in (
         ("replays an ended job", profile.replay), ("has slow readers", profile.slow),
         ("reconnects", profile.cut_every_bytes), ("starts and stops jobs", profile.storm),
+        ("begins before its readers join", profile.late == profile.streamers),
     ):  # fmt: skip
         if has:
             raise BrokenError(

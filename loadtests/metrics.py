@@ -6,7 +6,10 @@ counts from the write and so hides what a blocked writer would have sent; both a
 the difference is visible.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +29,17 @@ from loadtests.figures import (
     StreamFigures,
     WriterFigures,
 )
-from loadtests.record import CALL_COLUMNS, LATE, MESSAGE_COLUMNS, SLOW, Load, load_record
+from loadtests.profiles import Storm
+from loadtests.record import (
+    CALL_COLUMNS,
+    LATE,
+    MESSAGE_COLUMNS,
+    SLOW,
+    Load,
+    Sample,
+    StreamEnd,
+    load_record,
+)
 
 type Numbers = npt.NDArray[np.int64]
 
@@ -34,6 +47,8 @@ NUMBER, PLANNED, BEGUN, READY, RECEIVED = range(5)
 BUCKETS: Final = 60
 # Of less output the costs that no byte causes are the larger part.
 _CPU_PER_GB_MIN_BYTES: Final = 10_000_000
+_FIFTH_MIN: Final = 20
+_PARTS_MIN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,26 +201,31 @@ def _rates(recorded: Recorded) -> RateFigures:
 
 def _streams(recorded: Recorded) -> StreamFigures:
     load = recorded.load
+    late = [end for end in load.streams if end.kind == LATE]
     # Waiting counts from the planned join. Older records lack it; for them it counts from the join.
     waits_ns = np.array(
-        [
-            end.first_ns - (end.due_ns or end.began_ns)
-            for end in load.streams
-            if end.kind == LATE and end.first_ns
-        ],
+        [end.first_ns - (end.due_ns or end.began_ns) for end in late if end.first_ns]
+        # Of a stream that got nothing it is only known that it waited until it gave up.
+        + [round(load.profile.give_up_s * 1e9) for end in late if not end.first_ns],
         np.int64,
     )
     returns = [end.connections - 1 for end in load.streams if end.kind != SLOW]
     rates = _mean_rates(load)
+    comparable = len(rates) > 1 and rates.max() > 0
     return StreamFigures(
         first_byte_p50_ms=_percentile_ms(waits_ns, 50),
         first_byte_p99_ms=_percentile_ms(waits_ns, 99),
-        fairness=float(rates.sum() ** 2 / (len(rates) * (rates**2).sum()))
-        if len(rates) > 1
-        else None,
+        first_byte_max_ms=_percentile_ms(waits_ns, 100),
+        completed=sum(map(partial(_is_whole, load), load.streams)) if load.streams else None,
+        fairness=float(rates.sum() ** 2 / (len(rates) * (rates**2).sum())) if comparable else None,
+        slowest_share=float(rates.min() / rates.max()) if comparable else None,
         worst_p99_ms=max((p99_ms for _, p99_ms in stream_p99_ms(recorded)), default=None),
         reconnections_least=min(returns, default=None) if load.profile.cut_every_bytes else None,
     )
+
+
+def _is_whole(load: Load, end: StreamEnd) -> bool:
+    return end.code == "OK" and end.checked_bytes + end.missed_bytes == load.profile.size_bytes
 
 
 def stream_p99_ms(recorded: Recorded) -> list[tuple[int, float]]:
@@ -223,9 +243,9 @@ def stream_p99_ms(recorded: Recorded) -> list[tuple[int, float]]:
 
 def _mean_rates(load: Load) -> npt.NDArray[np.float64]:
     """Return the mean rates of the streamers that had the same bytes to receive meanwhile."""
-    alike = [end for end in load.streams if end.kind != SLOW and end.last_ns > load.go_ns]
-    if not load.profile.replay:
-        alike = [end for end in alike if end.kind == "early"]
+    alike = [end for end in load.streams if end.kind != SLOW]
+    if not load.profile.is_alike:
+        alike = [end for end in alike if end.kind == "early" and end.last_ns > load.go_ns]
     return np.array(
         [end.checked_bytes / max(1, end.last_ns - load.go_ns) for end in alike], np.float64
     )
@@ -261,21 +281,43 @@ def _storm(recorded: Recorded) -> StormFigures:
     started = calls[calls[:, 2] > 0]
     stopped = calls[calls[:, 3] > 0]
     starts_ns, stops_ns = started[:, 2] - started[:, 0], stopped[:, 3] - stopped[:, 2]
+    if storm is None:
+        return StormFigures()
     return StormFigures(
-        asked_per_s=None if storm is None else storm.starts_per_s,
-        achieved_per_s=None if storm is None else _starts_per_s(calls, 1e9 / storm.starts_per_s),
+        asked_per_s=None if storm.is_closed else storm.starts_per_s,
+        achieved_per_s=_starts_per_s(calls, storm),
         start_p50_ms=_percentile_ms(starts_ns, 50),
         start_p99_ms=_percentile_ms(starts_ns, 99),
+        start_growth=_growth(starts_ns[np.argsort(started[:, 0], kind="stable")]),
         stop_p50_ms=_percentile_ms(stops_ns, 50),
         stop_p99_ms=_percentile_ms(stops_ns, 99),
     )
 
 
-def _starts_per_s(calls: Numbers, interval_ns: float) -> float:
-    """Return the rate of calls from the first planned one to the end of the last one's interval."""
+def _starts_per_s(calls: Numbers, storm: Storm) -> float:
+    """Return the rate of calls, to the end of the last planned one's interval, or to its answer."""
     if not len(calls):
         return 0.0
-    return float(len(calls) * 1e9 / (calls[:, 1].max() - calls[:, 0].min() + interval_ns))
+    begin_ns = int(calls[:, 0].min())
+    if storm.is_closed:
+        return len(calls) * 1e9 / max(1, int(calls[:, 2].max()) - begin_ns)
+    return len(calls) * 1e9 / (int(calls[:, 1].max()) - begin_ns + 1e9 / storm.starts_per_s)
+
+
+def _growth(starts_ns: Numbers) -> float | None:
+    """Return the median of the last fifth, relative to that of the first; None for few values."""
+    fifth = len(starts_ns) // 5
+    if fifth < _FIFTH_MIN:
+        return None
+    return percentile(starts_ns[-fifth:], 50) / percentile(starts_ns[:fifth], 50)
+
+
+def _cpu_median_share(samples: Sequence[Sample]) -> float | None:
+    shares = sorted(
+        (after.cpu_s - before.cpu_s) / max(1e-9, (after.at_ns - before.at_ns) / 1e9)
+        for before, after in pairwise(samples)
+    )
+    return shares[len(shares) // 2] if len(shares) >= _PARTS_MIN else None
 
 
 def _generator(recorded: Recorded) -> GeneratorFigures:
@@ -315,13 +357,18 @@ def _server(recorded: Recorded) -> ServerFigures:
     rss_bytes = max(sample.rss_bytes for sample in load.samples)
     grown_bytes = max(0, rss_bytes - load.before.rss_bytes)
     has_output = received_bytes > _CPU_PER_GB_MIN_BYTES
+    messages = int((recorded.rows[:, NUMBER] > 0).sum())
+    starts = int((recorded.calls[:, 2] > 0).sum())
     return ServerFigures(
         cpu_s=cpu_s,
         cpu_share=cpu_s / max(1e-9, (last.at_ns - first.at_ns) / 1e9),
         cpu_s_per_gb=cpu_s / received_bytes * 1e9 if has_output else None,
+        cpu_us_per_message=cpu_s / messages * 1e6 if messages and load.profile.is_timed else None,
+        cpu_ms_per_start=cpu_s / starts * 1e3 if starts and load.profile.pace is None else None,
+        cpu_median_share=_cpu_median_share(load.samples),
         rss_peak_bytes=rss_bytes,
         log_memory_peak_bytes=max(sample.memfd_bytes for sample in load.samples),
-        memory_per_streamer_bytes=grown_bytes / load.profile.streamers,
+        memory_per_streamer_bytes=grown_bytes / load.profile.streamers if load.streams else None,
         threads_peak=max(sample.threads for sample in load.samples),
         fds_peak=max(sample.fds for sample in load.samples),
     )

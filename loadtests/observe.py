@@ -84,7 +84,6 @@ class Sampler:
         self.samples: list[Sample] = []
         self._now_ns = now_ns
         self._server = None if pid is None else psutil.Process(pid)
-        self._children: dict[int, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler")
 
@@ -118,7 +117,7 @@ class Sampler:
             memfd_bytes, fds = memfds(server.pid)
             return (
                 times.user + times.system,
-                self._jobs_cpu_s(server),
+                times.children_user + times.children_system + _children_cpu_s(server),
                 server.memory_info().rss,
                 memfd_bytes,
                 server.num_threads(),
@@ -127,14 +126,17 @@ class Sampler:
         except psutil.NoSuchProcess:
             return 0.0, 0.0, 0, 0, 0, 0
 
-    def _jobs_cpu_s(self, server: psutil.Process) -> float:
-        for child in server.children():
-            try:
-                times = child.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            self._children[child.pid] = times.user + times.system
-        return sum(self._children.values())
+
+def _children_cpu_s(server: psutil.Process) -> float:
+    """Return the processor time of the children that the server has not waited for."""
+    total_s = 0.0
+    for child in server.children():
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total_s += times.user + times.system
+    return total_s
 
 
 def memfds(pid: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from loadtests.results import Comparison, LoadReport, LoadResult
 
 AXIS: Final = "axis"
 VALUE: Final = "value"
+ROUND: Final = "round"
 BY_RATE: Final = "rate_per_s"
 
 # The suffixes of an axis's values: factor and kind, as our server's flags have them.

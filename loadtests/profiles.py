@@ -1,8 +1,9 @@
-"""The loads: each is one frozen value in one table, or one table in a TOML file of the user's.
+"""The loads: each is one frozen value in a table, or one table in a TOML file of the user's.
 
 A profile has the requested load (`pace`, `streamers`, ...), the conditions for trusting the run
 (`floor`: else it is BROKEN), and what a server must keep (`limits`: else it FAILs).
-A new profile is one entry in `PROFILES`, or one table in a file:
+A new profile is one entry in `PROFILES`, which run by default, in `MORE`, which run by name, or one
+table in a file, which `profile_file` reads:
 
     [my-lines]
     about = "a thousand short lines a second"
@@ -13,12 +14,9 @@ A new profile is one entry in `PROFILES`, or one table in a file:
     limits = { latency_p99_ms = 50 }
 """
 
-import dataclasses
 import re
-import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from harness.record.number import Number
@@ -28,7 +26,7 @@ from loadtests.figures import LIMITS, figure_named
 from loadtests.pacer import Pace, bursts, flood, steady
 
 MESSAGE_MIN_BYTES: Final = HEAD_BYTES + 2
-STREAMERS_MAX: Final = 4000
+STREAMERS_MAX: Final = 6000
 MESSAGES_MAX: Final = 2_000_000
 DURATION_MAX_S: Final = 3600.0
 KIB: Final = 1024
@@ -37,6 +35,7 @@ MIB: Final = 1024 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RATE_MAX_PER_S: Final = 1e6
 _DURATION_S: Final = Number(0.001, DURATION_MAX_S)
+_GIVE_UP_S: Final = Number(0, DURATION_MAX_S)
 _LAG_MS: Final = Number(0, 1e10)
 _CORES: Final = Number(0, 4096)
 _SHOWN_CHARACTERS_MAX: Final = 80
@@ -49,6 +48,7 @@ NUMBERS: Final[Mapping[str, Number]] = {
     "slow": Number(0, STREAMERS_MAX, whole=True),
     "slow_bytes_per_s": Number(0, 1e12),
     "cut_every_bytes": Number(0, 2**53, whole=True),
+    "give_up_s": _GIVE_UP_S,
     "rate_per_s": Number(0.001, _RATE_MAX_PER_S),
     "duration_s": _DURATION_S,
     "burst": Number(1, MESSAGES_MAX, whole=True),
@@ -61,10 +61,13 @@ NUMBERS: Final[Mapping[str, Number]] = {
     "floor.busy_share": Number(0, 1),
     "floor.steal_cores": _CORES,
     "floor.lag_share": Number(0, 1e6),
-    "storm.starts_per_s": Number(0.001, _RATE_MAX_PER_S),
+    "storm.starts_per_s": Number(0, _RATE_MAX_PER_S),
     "storm.duration_s": _DURATION_S,
     "storm.callers": Number(1, 1000, whole=True),
 }
+_OWN_NUMBERS: Final = (
+    "message_bytes", "streamers", "late", "slow", "cut_every_bytes", "give_up_s"
+)  # fmt: skip
 # A limit may be any number that figures can have; with another one it would never be exceeded.
 LIMIT: Final = Number(0, 1e15)
 
@@ -91,10 +94,11 @@ def _accepted(name: str, rule: Number, value: object) -> float:
     try:
         return rule.accept(value)
     except ValueError as error:
-        raise BrokenError(f"{name} is {_shown(value)}; it must be {error}") from None
+        raise BrokenError(f"{name} is {shown(value)}; it must be {error}") from None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a user's value for a message: one line, bounded."""
     try:
         text = repr(value)
     except ValueError:  # TOML's hexadecimal integers have no bound, decimal texts of them have
@@ -132,11 +136,20 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """Jobs that are started and stopped at planned instants, with or without streams beside."""
+    """Jobs that are started and stopped at planned instants, with or without streams beside.
+
+    Without a rate (`starts_per_s` is 0) each caller starts `true`, which ends by itself, again as
+    soon as its last start has returned: that measures the highest rate of starts.
+    """
 
     starts_per_s: float
     duration_s: float
     callers: int = 32
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the answers set the pace."""
+        return self.starts_per_s == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,9 @@ class Profile:
         slow: number of them that read at most `slow_bytes_per_s`, and leave at the load's end.
         slow_bytes_per_s: see `slow`.
         cut_every_bytes: each one disconnects after this many bytes and resumes there; 0: never.
+        give_up_s: the deadline of each stream; 0: one that a slow server keeps, too.
+        beside_plain: whether the same load is also run on plain grpcio (`plain_server`), so that
+            its figures are also shares of that.
         storm: see `Storm`.
         floor: see `Floor`.
         limits: bounds of figures, by their names in `figures.LIMITS`.
@@ -169,6 +185,8 @@ class Profile:
     slow: int = 0
     slow_bytes_per_s: float = 0.0
     cut_every_bytes: int = 0
+    give_up_s: float = 0.0
+    beside_plain: bool = False
     storm: Storm | None = None
     floor: Floor = Floor()
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -181,9 +199,9 @@ class Profile:
         """
         for what, wrong in self._faults():
             if wrong:
-                raise BrokenError(f"profile {_shown(self.name)}: {what}")
+                raise BrokenError(f"profile {shown(self.name)}: {what}")
         try:
-            for name in ("message_bytes", "streamers", "late", "slow", "cut_every_bytes"):
+            for name in _OWN_NUMBERS:
                 accept_number(name, getattr(self, name))
         except BrokenError as error:
             raise BrokenError(f"profile {self.name!r}: {error}") from error
@@ -226,13 +244,23 @@ class Profile:
     @property
     def is_planned(self) -> bool:
         """Whether messages, or starts and stops, have planned instants."""
-        return self.is_timed or self.storm is not None
+        return self.is_timed or (self.storm is not None and not self.storm.is_closed)
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether all streamers have the same bytes to receive from the load's begin on."""
+        return self.replay or (self.pace is not None and self.pace.is_flood)
 
     @property
     def size_bytes(self) -> int:
         """The bytes that the job writes, its first message included."""
         return (self.pace.count + 1) * self.message_bytes if self.pace else 0
 
+
+# The machine cannot carry the rate that is requested: the rate that it carries is the figure.
+_ANY_RATE: Final = Floor(
+    rate_share=0.0, generator_lag_p99_ms=1000, writer_lag_p99_ms=1000, busy_share=1.0, lag_share=1e6
+)
 
 PROFILES: Final = (
     Profile(
@@ -246,17 +274,17 @@ PROFILES: Final = (
     ),
     Profile(
         "flood", "384 MiB as fast as the server takes it, to 1 follower",
-        message_bytes=64 * KIB, pace=flood(6144), limits={"rate_mb_per_s": 20},
+        message_bytes=64 * KIB, pace=flood(6144), beside_plain=True, limits={"rate_mb_per_s": 20},
     ),
     Profile(
         # A single reader of the generator's is the bottleneck as often as the server is.
         "replay", "an ended job's 192 MiB, to 2 readers at once",
-        message_bytes=64 * KIB, pace=flood(3072), streamers=2, replay=True,
+        message_bytes=64 * KIB, pace=flood(3072), streamers=2, replay=True, beside_plain=True,
         limits={"rate_mb_per_s": 20},
     ),
     Profile(
         "crowd-replay", "an ended job's 16 MiB, to 50 readers at once",
-        message_bytes=64 * KIB, pace=flood(256), streamers=50, replay=True,
+        message_bytes=64 * KIB, pace=flood(256), streamers=50, replay=True, beside_plain=True,
         limits={"rate_mb_per_s": 20, "fairness": 0.5},
     ),
     Profile(
@@ -287,109 +315,72 @@ PROFILES: Final = (
 )  # fmt: skip
 
 
+# Run by name only: they take long, or want the whole machine.
+MORE: Final = (
+    Profile(
+        "lines", "a line every 10 ms, to 100 followers: latency, and the cost of a message",
+        pace=steady(100, 6), streamers=100, beside_plain=True, floor=Floor(busy_share=1.0),
+        limits={"latency_p50_ms": 50, "latency_p99_ms": 200},
+    ),
+    Profile(
+        "live", "1 GiB as fast as the server takes it, in writes of 64 KiB, to 1 follower",
+        message_bytes=64 * KIB, pace=flood(16_384), beside_plain=True,
+        limits={"rate_mb_per_s": 20},
+    ),
+    Profile(
+        "live-small", "1 GiB as fast as the server takes it, in writes of 8 KiB as of `yes`, to 1",
+        message_bytes=8 * KIB, pace=flood(131_072), beside_plain=True,
+        limits={"rate_mb_per_s": 20},
+    ),
+    Profile(
+        "replay-large", "an ended job's 1 GiB, to 1 reader",
+        message_bytes=64 * KIB, pace=flood(16_384), replay=True, beside_plain=True,
+        limits={"rate_mb_per_s": 20},
+    ),
+    Profile(
+        "gusts", "1 MiB at once every 10 ms, 64 MiB in all, to 10 followers",
+        message_bytes=64 * KIB, pace=bursts(16, 0.01, 0.64), streamers=10, beside_plain=True,
+        floor=_ANY_RATE, limits={"rate_mb_per_s": 20},
+    ),
+    Profile(
+        "crowd", "64 MiB as fast as the server takes it, to 100 followers",
+        message_bytes=64 * KIB, pace=flood(1024), streamers=100, beside_plain=True,
+        limits={"rate_mb_per_s": 20, "slowest_share": 0.5},
+    ),
+    Profile(
+        "stampede", "1000 readers of 8 MiB connect at once while the job floods",
+        message_bytes=64 * KIB, pace=flood(128), streamers=1000, late=1000, give_up_s=60,
+        limits={"first_byte_max_ms": 5000, "slowest_share": 0.1},
+    ),
+    Profile(
+        "starts", "`true` is started again and again, by 1 caller",
+        storm=Storm(0, 4, 1), beside_plain=True, limits={"start_p50_ms": 20},
+    ),
+    Profile(
+        "starts-8", "`true` is started again and again, by 8 callers at once",
+        storm=Storm(0, 4, 8), beside_plain=True, limits={"starts_achieved_per_s": 50},
+    ),
+    Profile(
+        "starts-long", "as starts-8, for 20 s: what thousands of ended jobs cost a start",
+        storm=Storm(0, 20, 8), limits={"start_growth": 1.5},
+    ),
+    Profile(
+        "idle-crowd", "a line every 5 s, to 1000 followers: until all have it, what waiting costs",
+        pace=steady(0.2, 15), streamers=1000,
+        limits={"latency_max_ms": 2000, "server_cpu_median_share": 0.1},
+    ),
+)  # fmt: skip
+
+
 def named(names: tuple[str, ...], own: tuple[Profile, ...] = ()) -> tuple[Profile, ...]:
-    """Return the profiles of these names, or all; `own` ones take precedence over ours.
+    """Return the profiles of these names, or the default ones; `own` ones come before ours.
 
     Raises:
         BrokenError: a profile does not exist; lists those that do.
     """
-    known = {profile.name: profile for profile in (*PROFILES, *own)}
+    known = {profile.name: profile for profile in (*PROFILES, *MORE, *own)}
     chosen = names or tuple(profile.name for profile in (own or PROFILES))
     for name in chosen:
         if name not in known:
             raise BrokenError(f"unknown profile {name!r}; known are {', '.join(known)}")
     return tuple(known[name] for name in chosen)
-
-
-_PLAIN: Final[Mapping[str, type]] = {
-    "about": str, "message_bytes": int, "streamers": int, "replay": bool, "late": int, "slow": int,
-    "slow_bytes_per_s": float, "cut_every_bytes": int,
-}  # fmt: skip
-_PACING: Final[tuple[str, ...]] = ("rate_per_s", "duration_s", "burst", "every_s", "flood_messages")
-_TABLES: Final = ("floor", "limits", "storm")
-
-
-def load_profiles(path: Path) -> tuple[Profile, ...]:
-    """Read profiles from a TOML file, one table each.
-
-    Raises:
-        BrokenError: it cannot be read, or is not valid; names the place and the fault.
-    """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BrokenError(f"profiles in {path}: {error.strerror}") from error
-    # Not only its own error: it lets through those of integers with thousands of digits.
-    except (ValueError, RecursionError) as error:
-        raise BrokenError(f"profiles in {path}: {error}") from error
-    if not tables:
-        raise BrokenError(f"profiles in {path}: the file has no table [NAME]")
-    try:
-        return tuple(_profile(name, table) for name, table in tables.items())
-    except BrokenError as error:
-        raise BrokenError(f"profiles in {path}: {error}") from error
-
-
-def _profile(name: str, values: object) -> Profile:
-    place = f"[{name}]"
-    table = _table(place, values, (*_PLAIN, *_PACING, *_TABLES))
-    try:
-        plain = {key: _value(key, value) for key, value in table.items() if key in _PLAIN}
-        pacing = {key: accept_number(key, table[key]) for key in _PACING if key in table}
-        limits = _table("limits", table.get("limits", {}), LIMITS)
-        storm = _made("storm", Storm, table["storm"]) if "storm" in table else None
-        return Profile(
-            name,
-            plain.pop("about", "a profile of your own"),
-            pace=_pace(pacing),
-            floor=_made("floor", Floor, table.get("floor", {})),
-            storm=storm,
-            limits={key: accept_limit(key, value) for key, value in limits.items()},
-            **plain,
-        )
-    except BrokenError as error:
-        raise BrokenError(f"{place}: {error}") from error
-
-
-def _table(place: str, values: object, known: Collection[str]) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise BrokenError(f"{place} is {_shown(values)}; it must be a table")
-    for key in values:
-        if key not in known:
-            raise BrokenError(f"{place} has {_shown(key)}; known are {', '.join(known)}")
-    return values
-
-
-def _value(key: str, value: object) -> Any:  # noqa: ANN401 - as it is in the file
-    if key in NUMBERS:
-        return accept_number(key, value)
-    kind = _PLAIN[key]
-    if not isinstance(value, kind):
-        raise BrokenError(f"{key} is {_shown(value)}; it must be of type {kind.__name__}")
-    return value
-
-
-def _made[Made](key: str, kind: type[Made], values: object) -> Made:
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    table = _table(key, values, [each.name for each in fields])
-    for each in fields:
-        if each.default is dataclasses.MISSING and each.name not in table:
-            raise BrokenError(f"{key} has no {each.name}")
-    return kind(**{name: accept_number(f"{key}.{name}", value) for name, value in table.items()})
-
-
-def _pace(pacing: Mapping[str, Any]) -> Pace | None:
-    match sorted(pacing):
-        case []:
-            return None
-        case ["flood_messages"]:
-            return flood(pacing["flood_messages"])
-        case ["duration_s", "rate_per_s"]:
-            return steady(pacing["rate_per_s"], pacing["duration_s"])
-        case ["burst", "duration_s", "every_s"]:
-            return bursts(pacing["burst"], pacing["every_s"], pacing["duration_s"])
-        case other:
-            raise BrokenError(
-                f"it has {', '.join(other)}; a pace is rate_per_s and duration_s, or burst, "
-                "every_s and duration_s, or flood_messages"
-            )

@@ -2,8 +2,8 @@
 
 import datetime as dt
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +13,15 @@ from harness.record.results import EXIT_CODES, RESULTS_FILE
 from harness.record.verdict import BrokenError, Finding, Verdict, merge
 from harness.record.whole_file import write_whole
 from harness.run.run_directory import RESULTS_FOLDER, environment
-from loadtests.figures import Figures, grouped
+from loadtests.figures import FIGURES, Figures, grouped
 from loadtests.judge import Strictness
 
 FOLDER: Final = RESULTS_FOLDER / "load"
 # The machine's limit that a server written with grpcio is compared with; the name of the share.
 PLAIN: Final = "plain grpcio"
 SHARE: Final = "share_of_plain_grpcio"
+# The label of a load that was run on plain grpcio, after the same load on the server.
+SERVER: Final = "server"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class LoadResult:
         findings: everything that was judged.
         seconds: how long it took, preparations included.
         histogram: its latencies as an encoded HdrHistogram; empty if it has none.
+        plain: figures of the same load on plain grpcio; empty if it was not run there.
     """
 
     name: str
@@ -43,6 +46,12 @@ class LoadResult:
     findings: tuple[Finding, ...]
     seconds: float
     histogram: str = ""
+    plain: Figures = field(default_factory=Figures)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it was run on plain grpcio."""
+        return is_plain(self.labels)
 
     @property
     def verdict(self) -> Verdict:
@@ -63,9 +72,24 @@ class LoadResult:
         return rates.mb_per_s if rates.asked_per_s is None else None
 
     def share(self, limits: Mapping[str, float]) -> float | None:
-        """Return its rate as a share of plain grpcio's; None if a pace set its rate."""
+        """Return its rate as a share of plain grpcio's; None if that was not measured.
+
+        Compared is the same load, or the rate of one stream if it was not run and no pace set the
+        rate.
+        """
+        if self.plain.rates.mb_per_s:
+            return (self.figures.rates.mb_per_s or 0.0) / self.plain.rates.mb_per_s
         plain, rate = limits.get(PLAIN, 0.0), self.unpaced_mb_per_s
-        return rate / plain if plain > 0 and rate is not None else None
+        return rate / plain if plain > 0 and rate is not None and not self.is_plain else None
+
+    def shares(self) -> dict[str, float]:
+        """Return its figures as shares of plain grpcio's under the same load, by name."""
+        plain = self.plain.by_name()
+        return {
+            name: value / plain[name]
+            for name, value in self.figures.by_name().items()
+            if plain.get(name, 0.0) > 0 and FIGURES[name].is_comparable
+        }
 
     @property
     def title(self) -> str:
@@ -74,6 +98,22 @@ class LoadResult:
         if "axis" in labels:
             labels[labels.pop("axis")] = labels.pop("value")
         return " ".join([self.name, *(f"{key}={value}" for key, value in labels.items())])
+
+
+def is_plain(labels: Mapping[str, str]) -> bool:
+    """Return whether a load with these labels was run on plain grpcio."""
+    return labels.get(SERVER) == PLAIN
+
+
+def beside_plain(results: Sequence[LoadResult]) -> tuple[LoadResult, ...]:
+    """Return results, each with the figures of plain grpcio that follow it."""
+    after = [*results[1:], None]
+    return tuple(
+        replace(result, plain=next_.figures)
+        if next_ is not None and next_.is_plain and not result.is_plain
+        else result
+        for result, next_ in zip(results, after, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +219,8 @@ def save_report(report: LoadReport, directory: Path) -> None:
     values: dict[str, Any] = {"verdict": report.verdict, **msgspec.to_builtins(report)}
     for result, saved in zip(report.results, values["results"], strict=True):
         saved["figures"] = result.figures.by_name()
+        saved["plain"] = result.plain.by_name()
+        saved["shares"] = result.shares()
         saved[SHARE] = result.share(report.limits)
     write_whole(directory / RESULTS_FILE, json.dumps(values, indent=1) + "\n")
 
@@ -194,6 +236,7 @@ def load_report(directory: Path) -> LoadReport:
         # In the file figures have their names, and an older run without a comparison has {}.
         for result in values["results"]:
             result["figures"] = grouped(result["figures"])
+            result["plain"] = grouped(result.get("plain", {}))
         values["comparison"] = values.get("comparison") or None
         return msgspec.convert(values, type=LoadReport)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,9 +1,10 @@
-"""A process of the generator that starts and stops jobs at planned instants.
+"""A process of the generator that starts jobs: stops them, too, at planned instants, or does not.
 
 Its stdin: a `StormOrder` in JSON, then `go INSTANT`, when its plan begins; the end of input ends it
 at once. It writes `WorkerMessage`s: ready, and its report at the end. The instants go into a file.
 Each start is due by the plan alone; a stop is due when its start has returned. If all callers wait
 for answers, the next start is late; its latency counts from the plan and so includes the delay.
+Without a plan each caller starts a job that ends by itself as soon as its last start has returned.
 
 Threads: the callers, one for orders, one that measures how late this process is. Shared state: the
 next call's number and the rows, under `_lock`.
@@ -35,18 +36,23 @@ from loadtests.worker_message import WorkerMessage, WorkerReport, say
 
 _CALL_TIMEOUT_S: Final = 30.0
 _JOB: Final = ("sleep", "300")
+_JOB_THAT_ENDS: Final = ("/bin/true",)
 
 
 @dataclass(frozen=True, slots=True)
 class StormOrder:
-    """The starts and stops of a process: one of each per due instant of `pace`."""
+    """The starts and stops of a process: one of each per due instant of `pace`.
+
+    Without a pace, starts for so many seconds.
+    """
 
     address: str
     files: tuple[str, str, str]
     dialect: str
     clock: str
     file: str
-    pace: Pace
+    pace: Pace | None
+    duration_s: float
     callers: int
 
 
@@ -55,7 +61,6 @@ class StormProcess:
 
     def __init__(self, order: StormOrder) -> None:
         self._order = order
-        self._pace = order.pace
         self._now_ns = time.monotonic_ns if order.clock == MONOTONIC else time.time_ns
         self._lock = threading.Lock()
         self._next = 0
@@ -93,29 +98,38 @@ class StormProcess:
         return WorkerReport(self._order.file, cpu_s, wall_s, failures=dict(self._failures))
 
     def _call(self, stub: Stub) -> None:
+        if (pace := self._order.pace) is not None:
+            self._call_when_due(stub, pace)
+            return
+        end_ns = self._zero_ns + round(self._order.duration_s * 1e9)
+        while (now_ns := self._now_ns()) < end_ns:
+            self._start(stub, now_ns, _JOB_THAT_ENDS, stop=False)
+
+    def _call_when_due(self, stub: Stub, pace: Pace) -> None:
         while True:
             with self._lock:
                 number = self._next
                 self._next += 1
-            if number >= self._pace.count:
+            if number >= pace.count:
                 return
-            wait_ns = self._pace.wait_ns(number, self._now_ns() - self._zero_ns)
+            wait_ns = pace.wait_ns(number, self._now_ns() - self._zero_ns)
             if wait_ns:
                 threading.Event().wait(wait_ns / 1e9)
-            self._start_and_stop(stub, self._zero_ns + self._pace.due_ns(number))
+            self._start(stub, self._zero_ns + pace.due_ns(number), _JOB, stop=True)
 
-    def _start_and_stop(self, stub: Stub, planned_ns: int) -> None:
-        command, argument = _JOB
+    def _start(self, stub: Stub, planned_ns: int, job: tuple[str, ...], *, stop: bool) -> None:
+        command, *arguments = job
         begun_ns = self._now_ns()
         started_ns = stopped_ns = 0
         failure = "start"
         try:
-            request = pb.StartJobRequest(command_name=command, command_args=[argument])
+            request = pb.StartJobRequest(command_name=command, command_args=arguments)
             job_id = stub.StartJob(request, timeout=_CALL_TIMEOUT_S).job_id
             started_ns = self._now_ns()
             failure = "stop"
-            stub.StopJob(pb.StopJobRequest(job_id=job_id), timeout=_CALL_TIMEOUT_S)
-            stopped_ns = self._now_ns()
+            if stop:
+                stub.StopJob(pb.StopJobRequest(job_id=job_id), timeout=_CALL_TIMEOUT_S)
+                stopped_ns = self._now_ns()
             failure = ""
         except grpc.RpcError as error:
             failure += f" {error.code().name}"

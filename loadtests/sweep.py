@@ -16,7 +16,7 @@ from typing import Final
 
 from harness.record.number import Number
 from harness.record.verdict import BrokenError
-from loadtests.overview import AXIS, VALUE
+from loadtests.overview import AXIS, ROUND, VALUE
 from loadtests.pacer import Pace, bursts, flood, steady
 from loadtests.profiles import KIB, MIB, Floor, Profile, accept_number
 from loadtests.session import Point
@@ -28,7 +28,6 @@ _SATURATING: Final = Floor(
     rate_share=0.0, generator_lag_p99_ms=1000, writer_lag_p99_ms=1000, busy_share=1.0
 )
 
-ROUND: Final = "round"
 SERVER: Final = "server:"
 CLIENT: Final = "client:"
 _AXIS_NAME: Final = re.compile(f"({SERVER}|{CLIENT})[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -26,7 +26,7 @@ from harness.run.selftest import (
     local_target,
     unbroken_capabilities,
 )
-from loadtests.profiles import load_profiles
+from loadtests.profile_file import load_profiles
 from tests.test_tidy import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()

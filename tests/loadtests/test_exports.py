@@ -11,10 +11,19 @@ from harness.record.verdict import Finding, Verdict
 from loadtests.charts import charts
 from loadtests.exports import CSV_FILE, prometheus, write_csv
 from loadtests.figures import Figures
-from loadtests.overview import drawings, in_order, quantity
+from loadtests.overview import ROUND, drawings, in_order, quantity
 from loadtests.profiles import PROFILES
-from loadtests.results import LoadReport, LoadResult, load_report, save_report
-from loadtests.sweep import ROUND, Axis, Sweep, points
+from loadtests.report import render, table
+from loadtests.results import (
+    PLAIN,
+    SERVER,
+    LoadReport,
+    LoadResult,
+    beside_plain,
+    load_report,
+    save_report,
+)
+from loadtests.sweep import Axis, Sweep, points
 
 LIMITS = {"raw TCP": 4000.0, "plain grpcio": 2000.0}
 PASSED = (Finding(Verdict.PASS, "a made up load"),)
@@ -73,6 +82,35 @@ def test_share_of_plain_grpcio_is_in_every_export(tmp_path: Path) -> None:
         assert [row["share_of_plain_grpcio"] for row in csv.DictReader(file)] == ["0.25", ""]
     assert 'jobworker_load_share_of_plain_grpcio{profile="flood"} 0.25' in prometheus(report)
     assert 'share_of_plain_grpcio{profile="lines"}' not in prometheus(report)
+
+
+def test_every_figure_is_also_a_share_of_plain_grpcios_under_the_same_load(
+    tmp_path: Path,
+) -> None:
+    def results(mb_per_s: float, p50_ms: float, plain_mb_per_s: float) -> list[LoadResult]:
+        named = {SERVER: PLAIN}
+        ours = rated(mb_per_s, asked_per_s=5.0, latency_p50_ms=p50_ms, generator_lag_p99_ms=1.0)
+        plain = rated(plain_mb_per_s, asked_per_s=5.0, latency_p50_ms=2.0, generator_lag_p99_ms=2.0)
+        return [
+            LoadResult("lines", {}, "000", ours, PASSED, 1.0),
+            LoadResult("lines", named, "001", plain, PASSED, 1.0),
+        ]
+
+    found = beside_plain([*results(50.0, 5.0, 100.0), *results(70.0, 3.0, 100.0)])
+    report = LoadReport("run", {}, LIMITS, found)
+    assert found[0].shares() == {
+        "latency_p50_ms": 2.5, "rate_mb_per_s": 0.5, "asked_per_s": 1.0
+    }  # fmt: skip
+    assert [each.share(LIMITS) for each in found] == [0.5, None, 0.7, None]
+    save_report(report, tmp_path)
+    assert load_report(tmp_path) == report
+    saved = json.loads((tmp_path / RESULTS_FILE).read_text())["results"]
+    assert saved[0]["shares"]["latency_p50_ms"] == 2.5
+    share = 'jobworker_load_share{profile="lines",repeat="1",figure="latency_p50_ms"} 2.5'
+    assert share in prometheus(report)
+    assert len(series(report)) == len(set(series(report)))
+    assert "| lines | p50 ms | 4.00 | 3.00 to 5.00 | 2.00 | 2.00 |" in table(report)
+    assert "<td>5.00 (2.50)</td>" in render(report, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def test_every_field_is_a_figure_with_a_unique_name_and_a_meaning() -> None:
 def test_unit_of_a_figure_is_the_end_of_its_name(name: str) -> None:
     ends = {
         "ms": "_ms", "s": "_s", "bytes": "_bytes", "MB/s": "_mb_per_s", "1/s": "_per_s",
-        "s/GB": "_s_per_gb", "cores": "_share",
+        "s/GB": "_s_per_gb", "cores": "_share", "us/message": "_us_per_message",
+        "ms/start": "_ms_per_start",
     }  # fmt: skip
     unit = FIGURES[name].unit
     assert name.endswith(ends[unit]) if unit else not name.endswith(("_ms", "_s", "_bytes"))

@@ -157,6 +157,54 @@ def test_unequal_streamers_have_low_fairness() -> None:
     assert figures.streams.fairness == pytest.approx(0.5, abs=0.01)
 
 
+def test_slowest_share_counts_a_stream_without_a_byte() -> None:
+    crowd = dataclasses.replace(PROFILE, pace=flood(COUNT), late=2)
+    came = end(0, kind="late", first_ns=2000 * MS)
+    for other, share in (
+        (dataclasses.replace(came, number=1, last_ns=20_000 * MS), 0.5),
+        (end(1, kind="late", code="DEADLINE_EXCEEDED", checked_bytes=0, first_ns=0, last_ns=0), 0),
+    ):
+        of = load(profile=crowd, streams=(came, other))
+        figures = fold(recorded(of, rows(lambda _: 1.0, lambda _: 0.0)))
+        assert figures.streams.slowest_share == pytest.approx(share)
+        assert figures.streams.completed == (2 if share else 1)
+
+
+def test_stream_without_a_byte_waited_until_it_gave_up() -> None:
+    impatient = dataclasses.replace(PROFILE, late=2, give_up_s=60)
+    came = end(0, kind="late", due_ns=1000 * MS, began_ns=1001 * MS, first_ns=3000 * MS)
+    starved = end(1, kind="late", due_ns=1000 * MS, began_ns=1001 * MS, first_ns=0, last_ns=0)
+    of = load(profile=impatient, streams=(came, starved))
+    streams = fold(recorded(of, rows(lambda _: 1.0, lambda _: 0.0))).streams
+    assert (streams.first_byte_p50_ms, streams.first_byte_max_ms) == (2000, 60_000)
+
+
+def test_starts_as_fast_as_they_are_answered() -> None:
+    closed = dataclasses.replace(PROFILE, pace=None, storm=Storm(0, 10, 2))
+    begun = np.repeat(np.arange(500) * 20 * MS, 2)
+    took = np.where(np.arange(1000) < 500, 10 * MS, 15 * MS)
+    calls = np.stack([begun, begun, begun + took, np.zeros_like(begun)], axis=1)
+    nothing = rows(lambda _: 1.0, lambda _: 0.0)[:0]
+    made = recorded(load(profile=closed, streams=()), nothing)
+    figures = fold(dataclasses.replace(made, calls=calls))
+    assert figures.storm.asked_per_s is None
+    assert figures.storm.achieved_per_s == pytest.approx(100, rel=0.01)
+    assert (figures.storm.start_p50_ms, figures.storm.start_growth) == (10, 1.5)
+    assert figures.storm.stop_p99_ms is None
+    assert figures.server.cpu_ms_per_start == 1.0
+    assert figures.server.memory_per_streamer_bytes is None
+    busy = {"machine_busy_share": 1.0, "starts_achieved_per_s": 100.0, "generator_lag_p99_ms": 90.0}
+    assert verdicts(load(profile=dataclasses.replace(closed, limits={}), streams=()), busy) == {}
+
+
+def test_processor_time_of_a_message_and_of_a_quiet_moment() -> None:
+    bursts_of_work = (1.0, 1.0, 1.0, 1.9, 2.0)
+    samples = tuple(sample(n * 2500 * MS, cpu_s, 1000) for n, cpu_s in enumerate(bursts_of_work))
+    server = fold(recorded(load(samples=samples), rows(lambda _: 1.0, lambda _: 0.0))).server
+    assert server.cpu_us_per_message == pytest.approx(1e6 / (2 * COUNT))
+    assert server.cpu_median_share == pytest.approx(0.04)
+
+
 def test_histograms_merge_and_are_written_as_hgrm() -> None:
     values_ns = np.arange(1, 10_001) * 1000
     halves = [encoded(values_ns[:5000]), encoded(values_ns[5000:])]

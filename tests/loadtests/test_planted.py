@@ -12,7 +12,8 @@ from harness.targets.local import LocalTarget
 from loadtests.generator import Generator, Setting
 from loadtests.metrics import read_load
 from loadtests.pacer import flood
-from loadtests.profiles import Profile, load_profiles
+from loadtests.profile_file import load_profiles
+from loadtests.profiles import Profile
 from tests.loadtests.planted_server import slower
 
 ROOT = Path(__file__).parents[2]

@@ -11,15 +11,18 @@ import pytest
 from harness.record.verdict import BrokenError
 from loadtests.figures import LIMITS
 from loadtests.pacer import Pace, bursts, steady
-from loadtests.profiles import NUMBERS, PROFILES, Floor, Profile, Storm, load_profiles, named
+from loadtests.profile_file import load_profiles
+from loadtests.profiles import MORE, NUMBERS, PROFILES, Floor, Profile, Storm, named
 from loadtests.sweep import SWEEPS, Sweep, channel_option, parse_axis, points
 from loadtests.sweep import named as named_sweep
 
 
 def test_profiles_have_unique_names_and_limits() -> None:
-    assert len({profile.name for profile in PROFILES}) == len(PROFILES)
-    for profile in PROFILES:
+    every = (*PROFILES, *MORE)
+    assert len({profile.name for profile in every}) == len(every)
+    for profile in every:
         assert profile.limits, f"{profile.name} limits nothing"
+    for profile in PROFILES:
         assert profile.floor.rate_share >= 0.9
 
 
