@@ -65,6 +65,10 @@ CLOCK_LOOK_S: Final = 60.0
 # which could take all. While a thousand streams open on two busy cores, ten wait, for 0.2 s.
 REQUEST_MAX_S: Final = 10.0
 REQUEST_CROWDED_MAX_S: Final = 1.0
+# Streams and stops hold a thread for as long as they take. If the host allows no more threads, so
+# many must stay idle: some for stops, which may free others, and the last for calls that end soon.
+IDLE_MIN_STREAMS: Final = 8
+IDLE_MIN_STOPS: Final = 4
 _STOP: Final = "/jobworker.v1.JobWorker/StopJob"
 # gRPC percent-encodes a status's text, which may triple it, and rejects headers of 8 KiB or more.
 _DETAIL_MAX_BYTES: Final = 1024
@@ -104,8 +108,15 @@ class Doorkeeper:
 class Gate(grpc.ServerInterceptor):
     """The checks and bookkeeping around the handler of every call."""
 
-    def __init__(self, streams: Admission, doorkeeper: Doorkeeper, unary_threads: int) -> None:
+    def __init__(
+        self,
+        streams: Admission,
+        doorkeeper: Doorkeeper,
+        unary_threads: int,
+        idle_threads: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._streams = streams
+        self._idle_threads = idle_threads
         self._doorkeeper = doorkeeper
         self._stops = Admission(unary_threads, "stops wait for jobs to end (--unary-threads)")
         self._others = Admission(unary_threads, "other calls run (--unary-threads)")
@@ -247,7 +258,7 @@ class Gate(grpc.ServerInterceptor):
         slot = None
         try:
             call.identity = self._doorkeeper.identify(context)
-            slot = _admit(call.identity, method, kind)
+            slot = self._admit(call.identity, method, kind)
             if kind is self._streams:
                 context.add_callback(slot.release)
             yield call
@@ -271,12 +282,18 @@ class Gate(grpc.ServerInterceptor):
             audit.info("%s", call.line())
             self.counts.count(call)
 
-
-def _admit(identity: Identity, method: str, kind: Admission | None) -> Slot:
-    if kind is None:
-        raise errors.UnknownRpcError(f"rpc {shown(method)} does not exist")
-    authorize(identity, method)
-    return kind.admit()
+    def _admit(self, identity: Identity, method: str, kind: Admission | None) -> Slot:
+        if kind is None:
+            raise errors.UnknownRpcError(f"rpc {shown(method)} does not exist")
+        authorize(identity, method)
+        needed = {self._streams: IDLE_MIN_STREAMS, self._stops: IDLE_MIN_STOPS}.get(kind, 0)
+        idle = self._idle_threads()
+        if idle is not None and idle < needed:
+            raise errors.HostExhaustedError(
+                f"only {max(0, idle)} threads for calls are idle, and the host allows no more "
+                "(ulimit -u, pids.max, TasksMax=); try again later"
+            )
+        return kind.admit()
 
 
 def _abort(

@@ -41,8 +41,8 @@ _CALLS_GRACE_S: Final = 5.0
 _CALLS_END_MAX_S: Final = 10.0
 # A running job with limits uses five, an ended one none.
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
-# Threads that only refuse calls, while all others are busy.
-_REFUSING_THREADS: Final = 16
+# Threads that only refuse calls while all others are busy, or if the host allows no more.
+_SPARE_THREADS: Final = 16
 # Of each method, accepted at a time: of a thousand that arrive beside as many streams, the last
 # waits 16 rounds of gRPC's queue.
 _CALLS_AT_A_TIME: Final = 64
@@ -129,9 +129,11 @@ class Server:
             self._close_hierarchy()
             raise
         self.admission = Admission(settings.max_streams)
-        self._gate = Gate(self.admission, self._doorkeeper, settings.unary_threads)
-        self._calls_max = settings.max_streams + 2 * settings.unary_threads + _REFUSING_THREADS
-        self._pool = Pool(self._calls_max)
+        self._calls_max = settings.max_streams + 2 * settings.unary_threads + _SPARE_THREADS
+        self._pool = Pool(self._calls_max, _SPARE_THREADS)
+        self._gate = Gate(
+            self.admission, self._doorkeeper, settings.unary_threads, self._pool.idle_threads
+        )
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._budget = ByteBudget(settings.in_flight)
         self._service = JobWorkerService(
@@ -169,17 +171,25 @@ class Server:
         """
         self._health.enter_graceful_shutdown()
         jobs_ended = self._close_worker(grace_s)
-        ended = self._server.stop(_CALLS_GRACE_S).wait(_CALLS_GRACE_S + _CALLS_END_MAX_S)
-        # `shutdown` has no timeout: a thread waits for it, and may be left behind.
-        emptied = threading.Thread(
-            target=lambda: self._pool.shutdown(wait=True, cancel_futures=True), daemon=True
-        )
-        emptied.start()
-        emptied.join(_CALLS_END_MAX_S)
+        ended = self._end_calls()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        emptied = self._pool.join(_CALLS_END_MAX_S)
         self._close_metrics()
         self._gate.close()
         self._close_hierarchy()
-        return jobs_ended and ended and not emptied.is_alive()
+        return jobs_ended and ended and emptied
+
+    def _end_calls(self) -> bool:
+        """Refuse calls, and cancel after a grace those that have not returned."""
+        try:
+            return self._server.stop(_CALLS_GRACE_S).wait(_CALLS_GRACE_S + _CALLS_END_MAX_S)
+        except RuntimeError:
+            logger.exception("the host allows no thread that waits for calls; they are cancelled")
+        try:
+            self._pool.submit(self._server.stop, None).result(_CALLS_END_MAX_S)
+        except TimeoutError:
+            return False
+        return True
 
     def _listen(self) -> int:
         listen = self._settings.listen

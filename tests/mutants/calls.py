@@ -17,12 +17,13 @@ from tests.mutants.nodes import (
     SPAWN,
     STALLED,
     STREAMS,
+    THREADS,
     TIMERS,
     WIRE,
 )
 
 ADMITTED: Final = """\
-            slot = _admit(call.identity, method, kind)
+            slot = self._admit(call.identity, method, kind)
             if kind is self._streams:
                 context.add_callback(slot.release)
 """
@@ -258,8 +259,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "pool.py",
-                "            if len(self._threads) < min(self._unfinished, self._threads_max):",
-                "            if len(self._threads) < min(self._unfinished - 1, self._threads_max):",
+                "max(1, self._unfinished + self._spare_threads)",
+                "max(1, self._unfinished - 1 + self._spare_threads)",
             ),
         ),
         POOL + "test_every_call_below_the_maximum_gets_a_thread_at_once",
@@ -269,11 +270,43 @@ MUTANTS: Final = (
         (
             Edit(
                 "pool.py",
-                "            if len(self._threads) < min(self._unfinished, self._threads_max):",
-                "            if len(self._threads) < self._threads_max:",
+                "min(max(1, self._unfinished + self._spare_threads), self._threads_max)",
+                "self._threads_max",
             ),
         ),
         POOL + "test_free_thread_is_reused_before_another_is_started",
+    ),
+    Mutation(
+        "streams take the last threads that the host allows",
+        (
+            Edit(
+                "gate.py",
+                "if idle is not None and idle < needed:",
+                "if idle is None and needed < 0:",
+            ),
+        ),
+        THREADS + "test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered",
+    ),
+    Mutation(
+        "no thread is spare",
+        (Edit("server.py", "Pool(self._calls_max, _SPARE_THREADS)", "Pool(self._calls_max)"),),
+        THREADS + "test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered",
+    ),
+    Mutation(
+        "a shortage of threads lasts for ever",
+        (Edit("pool.py", "        self._short = False\n        while", "        while"),),
+        THREADS + "test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered",
+    ),
+    Mutation(
+        "a server without a free thread does not stop",
+        (
+            Edit(
+                "server.py",
+                '            logger.exception("the host allows no thread that waits',
+                '            raise\n            logger.exception("the host allows no thread that waits',
+            ),
+        ),
+        THREADS + "test_server_stops_orderly_without_a_thread",
     ),
     Mutation(
         "an error of a call ends its thread",
@@ -298,7 +331,13 @@ MUTANTS: Final = (
     ),
     Mutation(
         "jobs that do not end keep the calls running",
-        (Edit("server.py", "        except TimeoutError:\n", "        except KeyError:\n"),),
+        (
+            Edit(
+                "server.py",
+                "        except TimeoutError:\n            logger.exception(",
+                "        except KeyError:\n            logger.exception(",
+            ),
+        ),
         SHUTDOWN + "test_stop_ends_the_calls_although_jobs_do_not_end",
     ),
     Mutation(
