@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from harness.cli.selftest import SHARE
 from harness.program import arguments
 from harness.races.exploration import TECHNIQUES, Exploration, find_technique, replay
 from harness.races.failure_report import failure_text, load_failure, save_failure
@@ -30,6 +31,10 @@ from harness.record.verdict import BrokenError
 PARALLEL: Final = 2
 SEED: Final = arguments.whole(0, 2**63 - 1)
 _FILES = click.Path(path_type=Path, exists=True)
+_SHARE: Final = click.option(
+    "--share", type=SHARE, default="1/1", show_default=True, metavar="K/N",
+    help="Split the scenarios, and the planted races, into N shares, and run share K.",
+)  # fmt: skip
 _SCENARIOS: Final = click.option(
     "--scenarios", type=_FILES, multiple=True, default=("tests/races/scenarios",),
     show_default=True, help="Scenario file, or directory of scenario files; repeatable.",
@@ -100,10 +105,12 @@ def _end(code: int) -> None:
     "--out", type=click.Path(path_type=Path), default="results/races", show_default=True,
     help="Directory for failures to replay.",
 )  # fmt: skip
+@_SHARE
 def explore(
     *,
     scenarios: tuple[Path, ...],
     keyword: str,
+    share: tuple[int, int],
     techniques: tuple[str, ...],
     seed: int,
     schedules: int | None,
@@ -111,6 +118,7 @@ def explore(
 ) -> int:
     """Explore the schedules of small models."""
     chosen = [each for each in load_scenarios(scenarios) if keyword in each.name]
+    chosen = chosen[share[0] :: share[1]]
     if not chosen:
         raise BrokenError(f"no scenario's name contains {keyword!r}")
 
@@ -186,8 +194,10 @@ def replay_command(*, file: Path) -> int:
     help="Run every technique with every seed (slow); default: only the techniques that must find "
     "the race, and dfs with the first seed only.",
 )  # fmt: skip
+@_SHARE
 def prove_command(
     *,
+    share: tuple[int, int],
     scenarios: tuple[Path, ...],
     planted_file: Path,
     source: Path,
@@ -200,6 +210,7 @@ def prove_command(
     Prints a Markdown table: schedules and seconds that each technique took for each race.
     """
     races = [race for race in load_planted(planted_file) if keyword in race.name]
+    races = races[share[0] :: share[1]]
     if not races:
         raise BrokenError(f"no planted race's name contains {keyword!r}")
     numbers = range(1, seeds + 1)
@@ -348,17 +359,17 @@ def canary_command(
     is_flag=True,
     help="Leave out the long searches: dfs, and all planted races but the canary.",
 )
+@_SHARE
 @click.pass_context
-def all_command(context: click.Context, *, quick: bool) -> int:
+def all_command(context: click.Context, *, quick: bool, share: tuple[int, int]) -> int:
     """Run explore, prove, server and canary (`make race`)."""
     if quick:
         click.echo(f"left out: {QUICK_LEAVES_OUT}")
-    sampled = [each.name for each in TECHNIQUES if not (quick and each.exhaustive)]
-    codes: list[int] = [context.invoke(explore, techniques=tuple(sampled))]
-    parts = (server_command, canary_command) if quick else (
-        prove_command, server_command, canary_command
-    )  # fmt: skip
-    codes += [context.invoke(part) for part in parts]
+    techniques = tuple(each.name for each in TECHNIQUES if not (quick and each.exhaustive))
+    codes: list[int] = [context.invoke(explore, techniques=techniques, share=share)]
+    if not quick:
+        codes.append(context.invoke(prove_command, share=share))
+    codes += [context.invoke(part) for part in (server_command, canary_command)]
     return max(codes)
 
 

@@ -1,5 +1,6 @@
 """The commands: the table of proofs, and the canary."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from click.testing import CliRunner
 
 from harness.cli import races as commands
 from harness.cli.races import CANARY_RACE, CANARY_VARIABLE, races
-from harness.races.exploration import TECHNIQUES
+from harness.races.exploration import TECHNIQUES, Exploration
+from harness.races.planting import PlantedProof, PlantedRace
 from harness.races.server import WatchedRun
+from harness.races.subprocess_explorer import PlannedExploration
 from tests.races.planted import PLANTED
 
 PLANTED_FILE = """\
@@ -144,3 +147,27 @@ def test_quick_leaves_out_the_exhaustive_search_and_the_proof(
     assert CliRunner().invoke(races, ["all"]).output == ""
     assert set(ran) == {"explore", "prove", "server", "canary"}
     assert ran["explore"]["techniques"] == tuple(each.name for each in TECHNIQUES)
+
+
+def test_shares_are_all_scenarios_and_planted_races_and_no_one_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    def explored(_files: object, plan: list[PlannedExploration]) -> list[Exploration]:
+        seen.append(plan[0].scenario)
+        return []
+
+    def proved(race: PlantedRace, *_: object) -> PlantedProof:
+        seen.append(race.name)
+        return PlantedProof(dataclasses.replace(race, found_by=()), ())
+
+    monkeypatch.setattr(commands, "explore_in_subprocess", explored)
+    monkeypatch.setattr(commands, "prove", proved)
+    for name in ("server", "canary"):
+        monkeypatch.setattr(races.commands[name], "callback", lambda **_: 0)
+    for share in ("1/3", "2/3", "3/3"):
+        run = CliRunner().invoke(races, ["all", "--share", share])
+        assert run.exit_code == 0, run.output
+    names = [race.name for race in PLANTED]
+    assert sorted(seen) == sorted([*names, *{race.scenario for race in PLANTED}])
