@@ -4,6 +4,7 @@ from typing import Final
 
 from harness.checks.lifecycle import (
     busy,
+    clock_steps,
     ended_jobs,
     ending,
     forgetting,
@@ -41,5 +42,6 @@ CHECKS: Final = (
     *settings.CHECKS,
     *standard_services.CHECKS,
     *busy.CHECKS,
+    *clock_steps.CHECKS,
     *metrics.CHECKS,
 )

@@ -5,6 +5,7 @@ from typing import Final
 from harness.checks.limits import (
     cgroup_lifecycle,
     cpu_and_processes,
+    crashes,
     disk,
     limit_validation,
     memory,
@@ -20,6 +21,7 @@ CHECKS: Final = (
     *limit_validation.CHECKS,
     *cgroup_lifecycle.CHECKS,
     *restarts.CHECKS,
+    *crashes.CHECKS,
     *tree_stops.CHECKS,
     *reports.CHECKS,
 )

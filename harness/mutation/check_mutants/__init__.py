@@ -6,6 +6,7 @@ from harness.mutation.check_mutants import (
     abuse,
     bounds,
     cgroups,
+    faults,
     identity,
     lifecycle,
     limits,
@@ -27,5 +28,6 @@ GUEST: Final[tuple[Mutation, ...]] = (
     *limits.MUTANTS,
     *cgroups.MUTANTS,
     *bounds.GUEST_MUTANTS,
+    *faults.GUEST_MUTANTS,
 )
 ALL: Final[tuple[Mutation, ...]] = (*LOCAL, *GUEST)
