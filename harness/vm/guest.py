@@ -19,7 +19,7 @@ from harness.host.repository import ROOT
 from harness.record.verdict import BrokenError
 from harness.vm.backlog import widen_backlog
 from harness.vm.image import Image, ensure_image
-from harness.vm.machine import Machine, run_machine
+from harness.vm.machine import SYSTEMD, Machine, run_machine
 from harness.vm.qmp import execute, monitor_command
 from harness.vm.state import is_running, save_state, saved_state_path
 
@@ -229,6 +229,21 @@ def boot_guest(name: str = "guest", *, fresh: bool = False) -> Iterator[Guest]:
         yield guest
 
 
+@contextmanager
+def boot_systemd_guest(name: str) -> Iterator[Guest]:
+    """Boot a guest whose init is systemd, cold, with one processor; end it with the context.
+
+    Raises:
+        BrokenError: the guest did not boot; has the end of its console.
+    """
+    with ExitStack() as stack:
+        image = ensure_image()
+        guest = _boot_cold(stack, image, f"{name}-{secrets.token_hex(3)}", SYSTEMD)
+        stack.callback(guest.close)
+        guest.set_clock()
+        yield guest
+
+
 def _boot_with_retry(stack: ExitStack, image: Image, name: str) -> Guest:
     """Boot cold, and once more if that fails: a fault of the emulator is not the server's."""
     with ExitStack() as attempt:
@@ -242,9 +257,9 @@ def _boot_with_retry(stack: ExitStack, image: Image, name: str) -> Guest:
     return _boot_cold(stack, image, name)
 
 
-def _boot_cold(stack: ExitStack, image: Image, name: str) -> Guest:
+def _boot_cold(stack: ExitStack, image: Image, name: str, kernel_arguments: str = "") -> Guest:
     started_s = time.monotonic()
-    machine = stack.enter_context(run_machine(image, name))
+    machine = stack.enter_context(run_machine(image, name, kernel_arguments=kernel_arguments))
 
     def ready() -> bool | None:
         machine.require_alive()

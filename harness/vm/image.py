@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,14 +30,16 @@ from harness.vm import debian
 
 logger = logging.getLogger(__name__)
 
-# The kernel, and ssh for people and the harness.
-_PACKAGES: Final = (debian.KERNEL_PACKAGE, "openssh-server")
+# The kernel, ssh for people and the harness, and systemd for guests that boot it: machine.SYSTEMD.
+_PACKAGES: Final = (debian.KERNEL_PACKAGE, "openssh-server", "systemd")
 # Modules of the cloud kernel that the root needs, in the order to load them.
 MODULES: Final = ("virtio_blk", "overlay", "failover", "net_failover", "virtio_net")
 ROOT_BYTES: Final = 900 * 1024 * 1024
 SITE_BYTES: Final = 160 * 1024 * 1024
 _EXT4_FEATURES: Final = "^has_journal"
-_RECIPE_FILES: Final = ("debian.py", "guest-init", "initrd-init", debian.PROVISION)
+_RECIPE_FILES: Final = (
+    "debian.py", "guest-init", "guest.service", "initrd-init", debian.PROVISION
+)  # fmt: skip
 
 # Program -> Debian package that has it.
 HOST_PROGRAMS: Final = {
@@ -180,7 +183,7 @@ def _say(text: str) -> None:
 
 
 def _make_guest(root: Path, image: Image) -> None:
-    """Turn an unpacked Debian into a guest's root: busybox as init, and the ssh key."""
+    """Turn an unpacked Debian into a guest's root: busybox or systemd as init, and the ssh key."""
     busybox = shutil.which("busybox") or ""
     for path in ("usr/sbin/init", "usr/bin/busybox"):
         shutil.copy(busybox, root / path)
@@ -189,6 +192,14 @@ def _make_guest(root: Path, image: Image) -> None:
     (root / "etc/inittab").write_text(
         "::sysinit:/etc/guest-init\n::ctrlaltdel:/usr/bin/busybox poweroff -f\n"
     )
+    units = root / "etc/systemd/system"
+    shutil.rmtree(units)  # what Debian enables; guest-init starts sshd
+    (units / "multi-user.target.wants").mkdir(parents=True)
+    (units / "guest.service").write_text(debian.script("guest.service"))
+    (units / "multi-user.target.wants/guest.service").symlink_to("../guest.service")
+    (units / "default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
+    # Without one, systemd takes each boot for the first, and enables what its presets say.
+    (root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
     keys = root / "root/.ssh"
     keys.mkdir(mode=0o700, exist_ok=True)
     (keys / "authorized_keys").write_text(image.ssh_key.with_suffix(".pub").read_text())
@@ -196,14 +207,15 @@ def _make_guest(root: Path, image: Image) -> None:
 
 
 def _runtime_names() -> set[str]:
-    """Return the names of the service's dependencies, direct and indirect."""
+    """Return the names of the service's dependencies, direct and indirect, metrics included."""
     names: set[str] = set()
     wanted = ["jobworker"]
     while wanted:
+        extra = "" if names else "metrics"
         for text in metadata.requires(wanted.pop()) or []:
             requirement = Requirement(text)
             name = requirement.name.lower().replace("_", "-")
-            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
             if applies and name not in names:
                 names.add(name)
                 wanted.append(name)

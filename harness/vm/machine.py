@@ -29,6 +29,8 @@ _PROBE_TIMEOUT_S: Final = 10.0
 KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable rdinit=/init maxcpus=1"
 )
+# For a guest with systemd as its init, see initrd-init; only the first processor is used.
+SYSTEMD: Final = "guest_init=/usr/lib/systemd/systemd net.ifnames=0"
 # Without KVM: QEMU 7.2 emulates cmpxchg16b wrongly, which kills 6.12 kernels under load.
 TCG: Final = ("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-m", "1024")
 # As much memory as the Vagrant machine has: with KVM the checks run at full scale.
@@ -111,7 +113,9 @@ def can_run_processor(flags: Sequence[str]) -> bool:
 
 
 @contextmanager
-def run_machine(image: Image, name: str, restore_from: Path | None = None) -> Iterator[Machine]:
+def run_machine(
+    image: Image, name: str, restore_from: Path | None = None, kernel_arguments: str = ""
+) -> Iterator[Machine]:
     """Run QEMU for a guest, cold or from a saved state; it is killed when the context ends."""
     directory = Path(tempfile.mkdtemp(prefix=f"jobworker-{name}-"))
     process = None
@@ -124,7 +128,7 @@ def run_machine(image: Image, name: str, restore_from: Path | None = None) -> It
         # its own limit.
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         command = ["prlimit", f"--nofile={most}:{most}"]
-        command += _command(image, name, directory, port)
+        command += _command(image, name, directory, port, kernel_arguments)
         if restore_from is not None:
             command += ["-incoming", f"exec:cat {shlex.quote(str(restore_from))}"]
         with (directory / "qemu.log").open("wb") as log:
@@ -138,14 +142,16 @@ def run_machine(image: Image, name: str, restore_from: Path | None = None) -> It
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _command(image: Image, name: str, directory: Path, ssh_port: int) -> list[str]:
+def _command(
+    image: Image, name: str, directory: Path, ssh_port: int, kernel_arguments: str
+) -> list[str]:
     network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-10.0.2.15:22"
     command = ["qemu-system-x86_64", "-name", name, "-M", "q35", *acceleration()]
     command += ["-smp", str(CPUS), "-nodefaults", "-no-reboot"]
     command += ["-display", "none", "-serial", f"file:{directory / 'serial'}"]
     command += ["-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"]
     command += ["-kernel", str(image.kernel), "-initrd", str(image.initrd)]
-    command += ["-append", KERNEL_ARGUMENTS]
+    command += ["-append", f"{KERNEL_ARGUMENTS} {kernel_arguments}".rstrip()]
     for disk in (image.root, image.site):
         command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on,cache=unsafe"]
     command += ["-drive", f"file={directory / 'data'},format=raw,if=virtio,cache=none"]

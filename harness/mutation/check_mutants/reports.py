@@ -129,8 +129,14 @@ MUTANTS: Final = (
         LIFECYCLE + "metrics",
     ),
     Mutation(
-        "metrics report the authority's expiry as the server's",
-        (Edit("tls.py", '{"server": material.server_expires_at_s,', '{"server": ca_s,'),),
+        "metrics report when the server's certificate began to be valid",
+        (
+            Edit(
+                "tls.py",
+                "expires_at_s = chain[0].not_valid_after_utc",
+                "expires_at_s = chain[0].not_valid_before_utc",
+            ),
+        ),
         LIFECYCLE + "metrics",
     ),
 )
