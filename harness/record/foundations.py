@@ -154,13 +154,13 @@ def attributed(
     """
     own = {SURVIVES, *(each.promise for each in FOUNDATIONS if each.owner == name)}
     elsewhere = {each.promise: each.owner for each in broken if each.owner != name}
-    repeated = [each for each in findings if each.repeats in elsewhere]
+    bad = [each for each in findings if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
+    repeated = [each for each in bad if each.repeats in elsewhere]
     if repeated and len(repeated) == len(findings):
         return (_unjudged(elsewhere[repeated[0].repeats]),)
     findings = [each for each in findings if each not in repeated]
     causes = [each for each in broken if each.owner != name and each.relied_on(history)]
-    bad = [each for each in findings if each.verdict in {Verdict.FAIL, Verdict.BROKEN}]
-    bad = [each for each in bad if each.promise not in own]
+    bad = [each for each in bad if each.promise not in own and each not in repeated]
     if not causes or not bad:
         return tuple(findings)
     judged = [each for each in findings if each not in bad]

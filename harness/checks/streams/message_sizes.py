@@ -5,9 +5,10 @@ from typing import Final
 
 from harness.checks.check import Check, Stage
 from harness.checks.common import KIB, MIB
-from harness.judge.promises import at_most, equal
+from harness.judge.promises import at_most, equal, repeating
+from harness.record.foundations import COMPLETE
 from harness.record.history import History
-from harness.record.verdict import Finding
+from harness.record.verdict import Finding, Verdict
 
 OUTPUT_BYTES: Final = 12 * MIB
 # gRPC's default for received messages; what is in one besides output is a few bytes.
@@ -27,9 +28,14 @@ def judge_messages(history: History) -> Iterator[Finding]:
     """All of it arrives, in messages that every client can receive."""
     for label in ("live", "replay"):
         stream = history.stream(label)
-        yield equal(f"bytes of a large output ({label})", stream.received_bytes, OUTPUT_BYTES)
+        got_bytes = stream.received_bytes
+        finding = equal(f"bytes of a large output ({label})", got_bytes, OUTPUT_BYTES)
+        yield repeating(finding, COMPLETE)
         promise = f"bytes of output in the largest message ({label})"
-        yield at_most(promise, stream.largest_message_bytes, ACCEPTED_BYTES, ACCEPTED_WHY)
+        largest = at_most(promise, stream.largest_message_bytes, ACCEPTED_BYTES, ACCEPTED_WHY)
+        # What did not arrive had no message.
+        if got_bytes == OUTPUT_BYTES or largest.verdict is Verdict.FAIL:
+            yield largest
 
 
 MESSAGES: Final = Check(
