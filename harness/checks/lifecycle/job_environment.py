@@ -143,14 +143,20 @@ GIVEN: Final = {
     # These replace what a job has without them.
     "PATH": "/given:/usr/local/bin:/usr/bin:/bin", "HOME": "/given",
 }  # fmt: skip
+# A refusal must not repeat what is in the place of a value: the log has the refusal's text.
+PASSWORD: Final = "hunter2"  # noqa: S105 - the word that must not occur
 # What no program can be given, and where no program can be started.
-BAD_ENVIRONMENTS: Final = {
+BAD_ENVIRONMENTS: Final[dict[str, dict[str, str]]] = {
     "an empty key": {"": "x"},
     "a key with =": {"A=B": "x"},
     "a NUL in a value": {"A": "x\0y"},
     "a NUL in a key": {"A\0B": "x"},
+    "a key with a value in it": {f"PASSWORD={PASSWORD}": ""},
+    "a NUL beside a secret": {"PASSWORD": f"{PASSWORD}\0"},
+    "a value of 131,075 bytes": {"PASSWORD": PASSWORD * 18_725},
 }
 ARGUMENT: Final = ("INVALID_ARGUMENT",)
+MISSING: Final = ("NOT_FOUND", "FAILED_PRECONDITION", *ARGUMENT)
 # Directory, the statuses that refuse it, and the reason that the refusal gives.
 BAD_DIRECTORIES: Final = {
     "a missing directory": (
@@ -165,6 +171,12 @@ BAD_DIRECTORIES: Final = {
     ),
     "a relative directory": ("tmp", ARGUMENT, "absolute"),
 }
+# A program that only a requested PATH finds, in a new directory; its own words need no PATH.
+HIDDEN: Final = "jobworker-hidden"
+HIDE: Final = (
+    f"d=$(mktemp -d) && printf '#!/bin/sh\necho hidden\n' > $d/{HIDDEN} && "
+    f"chmod +x $d/{HIDDEN} && echo $d"
+)
 
 
 def run_surroundings(stage: Stage) -> None:
@@ -176,10 +188,16 @@ def run_surroundings(stage: Stage) -> None:
             client.must_start("./printenv", ["PATH"], working_directory="/usr/bin"),
             label="relative",
         )
+        directory = client.output(client.must_start("sh", ["-c", HIDE])).strip()
+        path = {"PATH": directory}
+        client.start(HIDDEN, environment=path, label="found in its PATH")
+        client.start("printenv", environment=path, label="not in its PATH")
+        client.start(HIDDEN, label="not in the server's PATH")
+        client.output(client.must_start("rm", ["-r", directory]))
         for label, environment in BAD_ENVIRONMENTS.items():
             client.start("true", environment=environment, label=f"environment with {label}")
-        for label, (directory, _, _) in BAD_DIRECTORIES.items():
-            client.start("true", working_directory=directory, label=f"start in {label}")
+        for label, (bad, _, _) in BAD_DIRECTORIES.items():
+            client.start("true", working_directory=bad, label=f"start in {label}")
 
 
 def judge_surroundings(history: History) -> Iterator[Finding]:
@@ -196,9 +214,15 @@ def judge_surroundings(history: History) -> Iterator[Finding]:
         got=history.stream("relative").text,
         want="the PATH that ./printenv prints",
     )
+    promise = "a program is looked up in the PATH that its job gets"
+    yield answered(promise, history.call("found in its PATH"))
+    for which in ("its", "the server's"):
+        yield answered(f"{promise}: not in {which}", history.call(f"not in {which} PATH"), *MISSING)
     for label in BAD_ENVIRONMENTS:
         call = history.call(f"environment with {label}")
         yield answered(f"an environment with {label} is refused", call, *ARGUMENT)
+        shown = PASSWORD in call.detail
+        yield equal(f"its refusal repeats no value: {label}", shown, want=False)
     for label, (directory, codes, reason) in BAD_DIRECTORIES.items():
         call = history.call(f"start in {label}")
         yield answered(f"a start in {label} is refused", call, *codes)

@@ -18,6 +18,8 @@ from harness.record.verdict import Finding
 from jobworker.v1 import jobworker_pb2 as pb
 
 JOBS: Final = 5
+# How they end after that, in turn.
+ENDINGS: Final = ("exit 0", "exit 3", "kill -9 $$")
 PAUSE_S: Final = 1  # of one job, so that not all run within the same second
 # A server may read its clock for the start of a process that already runs; a busy machine.
 NOTED_LATE_NS: Final = 500_000_000
@@ -60,7 +62,9 @@ def run_times(stage: Stage) -> None:
     with stage.client() as client:
         for number in range(JOBS):
             pause_s = PAUSE_S if number == JOBS // 2 else 0
-            job_id = client.must_start("sh", ["-c", f"sleep {pause_s}; date +%s%N"])
+            ending = ENDINGS[number % len(ENDINGS)]
+            script = f"sleep {pause_s}; date +%s%N; {ending}"
+            job_id = client.must_start("sh", ["-c", script])
             text = client.output(job_id).strip()
             printed[job_id] = int(text) if text.isdecimal() else 0
         listed = newest_jobs(client) if stage.target_has(Need.LISTING) else {}

@@ -214,6 +214,8 @@ def judge_pages(history: History) -> Iterator[Finding]:
         got = tuple(numbers.get(job_id, -1) for job_id in lists[label].ids)
         yield equal(f"jobs listed, by the order of their starts ({label})", got, want)
         yield equal(f"the last page has no token ({label})", lists[label].complete, True)
+    empty = [f"{each.label}: {each.pages}" for each in lists.values() if () in each.pages]
+    yield equal("a page has a token only if a job follows it", empty, [])
     for label in ("oldest", "newest"):
         largest = max(map(len, lists[label].pages), default=0)
         yield at_most(f"jobs on a page of {PAGE_SIZE} ({label})", largest, PAGE_SIZE)

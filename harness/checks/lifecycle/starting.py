@@ -1,7 +1,7 @@
 """Starts: what cannot be started, literal arguments, and the ids of jobs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -13,13 +13,17 @@ from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
 from harness.judge.promises import answered, at_most, equal, floor, holds, one_of, unseen
 from harness.record.history import History, Observation
-from harness.record.terms import NOT_SENT, terms_of
+from harness.record.terms import NOT_SENT, Terms, terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
 
 REFUSED: Final = ("NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT")
 CANNOT_RUN: Final = ("FAILED_PRECONDITION", "INVALID_ARGUMENT")
 ARGUMENT: Final = ("INVALID_ARGUMENT",)
+# A refusal may repeat a name, but must not grow beyond what a status can carry, in any script. gRPC
+# drops some statuses of more than 8 KiB, and all of 16 KiB: hence several.
+LONG_NAMES: Final = ("n" * 3000, "\N{EURO SIGN}" * 1000, "\n\t " * 500)
+FACES: Final = tuple(chr(ord("\N{GRINNING FACE}") + number) * 1000 for number in range(6))
 # What cannot be started: command, arguments, and the statuses that say so.
 UNSTARTABLE: Final[dict[str, tuple[str, list[str], tuple[str, ...]]]] = {
     "a missing program": ("/nonexistent/program", [], REFUSED),
@@ -31,6 +35,7 @@ UNSTARTABLE: Final[dict[str, tuple[str, list[str], tuple[str, ...]]]] = {
     "a NUL in an argument": ("echo", ["a\0b"], ARGUMENT),
     "an argument of 131,072 bytes": ("true", ["x" * 131_072], ARGUMENT),
     "3 MB of arguments": ("true", ["x" * 100_000] * 30, ARGUMENT),
+    **{f"a name that begins {each[:3]!r}": (each, [], REFUSED) for each in (*LONG_NAMES, *FACES)},
 }
 SCRIPT: Final = "a script without #!"
 # The reasons that a refusal may give, in lower case: the kernel's words, a shell's, or the errno.
@@ -167,6 +172,13 @@ class AssignedIds(Observation):
 
 UUID4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 MALFORMED_IDS: Final = {"malformed": "not-an-id", "empty": ""}
+# Other spellings of a UUID. A server may refuse one; if a query accepts it, so does each other rpc.
+SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
+    "upper case": str.upper,
+    "no hyphens": lambda job_id: job_id.replace("-", ""),
+    "braces": lambda job_id: f"{{{job_id}}}",
+    "urn": lambda job_id: f"urn:uuid:{job_id}",
+}
 
 
 def run_ids(stage: Stage) -> None:
@@ -174,10 +186,24 @@ def run_ids(stage: Stage) -> None:
     with stage.client() as client:
         ids = tuple(client.must_start("true") for _ in range(20))
         stage.record(AssignedIds(ids, stage.target_has(Need.OFFSETS)))
+        if stage.target_has(Need.DELETION):
+            _use_spellings(client)
         for label, job_id in {"unknown": stage.dialect.terms.unknown_id, **MALFORMED_IDS}.items():
             client.query(job_id, label=f"query {label}")
             client.stop(job_id, label=f"stop {label}")
             client.stream(job_id, StreamPlan(timeout_s=10), label=f"stream {label}")
+
+
+def _use_spellings(client: Client) -> None:
+    """Query, stream, stop and delete ended jobs by other spellings of their ids."""
+    for label, spell in SPELLINGS.items():
+        job_id = client.must_start("true")
+        client.output(job_id)
+        client.query(spell(job_id), label=f"query {label}")
+        client.stream(spell(job_id), label=f"stream {label}")
+        client.stop(spell(job_id), label=f"stop {label}")
+        client.delete(spell(job_id), label=f"delete {label}")
+        client.query(job_id, label=f"after {label}")
 
 
 def judge_ids(history: History) -> Iterator[Finding]:
@@ -188,6 +214,8 @@ def judge_ids(history: History) -> Iterator[Finding]:
         odd = [job_id for job_id in assigned.ids if not UUID4.fullmatch(job_id)]
         yield equal("a job's id is a UUID of version 4", odd, [])
     yield equal("no id is assigned twice", len(set(assigned.ids)), len(assigned.ids))
+    if history.calls("delete "):
+        yield from _judge_spellings(history, terms)
     # The original API has one status for both; the one with added fields distinguishes them.
     malformed: tuple[str, ...] = ARGUMENT if assigned.has_added_fields else (*ARGUMENT, "NOT_FOUND")
     if not terms.own:
@@ -209,6 +237,17 @@ def judge_ids(history: History) -> Iterator[Finding]:
         stream = history.stream(f"stream {label}")
         if not stream.detail.startswith(NOT_SENT):
             yield one_of(f"a stream of an id that is {label} is refused", stream.code, malformed)
+
+
+def _judge_spellings(history: History, terms: Terms) -> Iterator[Finding]:
+    for label in SPELLINGS:
+        codes = [history.call(f"{rpc} {label}").code for rpc in ("query", "stop", "delete")]
+        codes.append(history.stream(f"stream {label}").code)
+        promise = f"every rpc takes a job's id in {label}, or each refuses it"
+        yield equal(promise, codes, codes[:1] * len(codes))
+        after = history.call(f"after {label}")
+        promise = f"a job is gone if its delete succeeded, and only then ({label})"
+        yield answered(promise, after, *(terms.unknown_job if codes[2] == "OK" else ("OK",)))
 
 
 IDS: Final = Check(

@@ -1,12 +1,13 @@
 """Where a stream starts: late joiners, replays after the job's end, offsets and tails."""
 
+import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import WriterJob, open_gate, start_writer
+from harness.checks.common import WriterJob, new_gate, open_gate, open_gate_at, start_writer
 from harness.checks.streams.plans import BURSTS, PYTHON, WITH_OFFSETS
 from harness.drive.client import message_of
 from harness.drive.receiver import StreamPlan
@@ -136,43 +137,99 @@ RESUME: Final = Check(
     cites=("66", "R-STREAM-10"),
 )
 
-LINES: Final = "".join(f"line {number}\n" for number in range(1, 6))
+# Output that grows: after each piece, and after the job's end, it is streamed from many starts. The
+# first piece ends within a line.
+PIECES: Final = ("line 1\nline 2\nli", "ne 3\n\nline 5\n")
 AT_ONCE_S: Final = 4.0
 AT_ONCE_WHY: Final = "the quickest of several, on a machine that may be busy"
-# Each tail, and what it must contain.
-TAIL_PLANS: Final = {
-    "all": (StreamPlan(no_follow=True, keep_bytes=100), LINES),
-    "2 lines": (StreamPlan(tail_lines=2, no_follow=True, keep_bytes=100), "line 4\nline 5\n"),
-    "4 bytes": (StreamPlan(tail_bytes=4, no_follow=True, keep_bytes=100), "e 5\n"),
-    "0 lines": (StreamPlan(tail_lines=0, no_follow=True, keep_bytes=100), ""),
-    "9 lines": (StreamPlan(tail_lines=9, no_follow=True, keep_bytes=100), LINES),
-}
+ENDED: Final = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a stream is to start: the request's field, and its value."""
+
+    field: str
+    value: int
+
+    def of(self, text: str) -> str:
+        """Return what a stream of a text has from here on."""
+        if self.field == "from_offset":
+            return text[self.value :]
+        parts = text.splitlines(keepends=True) if self.field == "tail_lines" else text
+        return "".join(parts[max(0, len(parts) - self.value) :])
+
+
+def _starts(text: str) -> tuple[Start, ...]:
+    """Return starts in a text: nothing, little, all but a little, all, and more than there is."""
+    size, lines = len(text), len(text.splitlines())
+    values = {
+        "tail_lines": (0, 1, 2, lines - 1, lines, lines + 1, size + 1),
+        "tail_bytes": (0, 1, 4, size - 1, size, size + 1),
+        "from_offset": (0, 1, size // 2, size - 1, size),
+    }
+    return tuple(Start(field, value) for field in values for value in sorted(set(values[field])))
+
+
+def _looks() -> Iterator[tuple[str, str, Start]]:
+    """Yield the label, the output so far, and the start of each stream."""
+    text = ""
+    for number, piece in enumerate(PIECES, 1):
+        text += piece
+        for start in _starts(text):
+            yield f"{number}: {start.field}={start.value}", text, start
+    for start in _starts(text):
+        yield f"{ENDED}: {start.field}={start.value}", text, start
 
 
 def run_tails(stage: Stage) -> None:
-    """Stream tails of a running job, without following it."""
+    """Stream a job from many starts without following it, as it writes more; then once more."""
+    gate, (first, second) = new_gate(), PIECES
+    script = (
+        f"printf %s '{first}'; mkfifo {gate}; read _ < {gate}; rm {gate}; "
+        f"printf %s '{second}'; exec sleep 100"
+    )
     with stage.client() as client:
-        job_id = client.must_start("sh", ["-c", f"printf '{LINES}'; exec sleep 100"])
-        client.stream(job_id, StreamPlan(stop_after_bytes=len(LINES)), label="written")
-        for label, (plan, _) in TAIL_PLANS.items():
-            client.stream(job_id, plan, label=label)
-        client.stop(job_id)
+        job_id, written_bytes = client.must_start("sh", ["-c", script]), 0
+        stopped = False
+        for label, text, start in _looks():
+            ended = label.startswith(ENDED)
+            if len(text) > written_bytes:
+                if written_bytes:
+                    open_gate_at(client, gate)
+                written_bytes = len(text)
+                client.stream(job_id, StreamPlan(stop_after_bytes=written_bytes), label="written")
+            if ended and not stopped:
+                client.stop(job_id)
+                stopped = True
+            plan = StreamPlan(keep_bytes=100, no_follow=not ended)
+            value = {start.field: start.value}
+            client.stream(job_id, dataclasses.replace(plan, **value), label=label)  # type: ignore[arg-type]
 
 
 def judge_tails(history: History) -> Iterator[Finding]:
-    """Each tail has exactly the last lines or bytes."""
-    for label, (_, text) in TAIL_PLANS.items():
-        stream = history.stream(label)
-        yield equal(f"a stream of {label} without following has just that", stream.text, text)
-        yield equal(f"a stream of {label} ends although the job is running", stream.code, "OK")
-    streams = [history.stream(label) for label in TAIL_PLANS]
-    quickest_s = min(stream.ended_s - stream.started_s for stream in streams)
+    """Each stream has exactly what follows its start, its offset, and an end."""
+    streams = {label: (history.stream(label), start.of(text)) for label, text, start in _looks()}
+    wrong = [f"{k}: {s.text!r}, not {want!r}" for k, (s, want) in streams.items() if s.text != want]
+    yield equal("a stream has just the output from its start on", wrong[:5], [])
+    starts = {label: len(text) - len(start.of(text)) for label, text, start in _looks()}
+    moved = [
+        f"{label}: {stream.start_offset}" if stream.offsets_reported else f"{label}: no offset"
+        for label, (stream, want) in streams.items()
+        if want and (stream.start_offset, stream.offsets_reported) != (starts[label], True)
+    ]
+    yield equal("its output has its offset, from the first message on", moved[:5], [])
+    gaps = [label for label, (stream, _) in streams.items() if stream.missed_bytes or stream.gap]
+    yield equal("and misses nothing", gaps, [])
+    codes = {label: stream.code for label, (stream, _) in streams.items() if stream.code != "OK"}
+    yield equal("a stream that does not follow ends although the job is running", codes, {})
+    quickest_s = min(stream.ended_s - stream.started_s for stream, _ in streams.values())
     yield at_most_s("seconds until logged output has arrived", quickest_s, AT_ONCE_S, AT_ONCE_WHY)
 
 
 TAILS: Final = Check(
     "streams.tails",
-    "A stream can start with the last lines or bytes, and end without following.",
+    "A stream can start at any offset or with the last lines or bytes, and end without following.",
     run_tails,
     judge_tails,
     needs=frozenset({Need.OFFSETS}),

@@ -6,6 +6,7 @@ from harness.mutation.check_mutants import (
     abuse,
     bounds,
     cgroups,
+    corners,
     faults,
     identity,
     lifecycle,
@@ -22,6 +23,7 @@ LOCAL: Final[tuple[Mutation, ...]] = (
     *streams.MUTANTS,
     *abuse.MUTANTS,
     *bounds.MUTANTS,
+    *corners.MUTANTS,
 )
 # Their checks need a cgroup v2, so they are run in a guest.
 GUEST: Final[tuple[Mutation, ...]] = (
