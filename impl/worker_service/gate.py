@@ -286,9 +286,9 @@ class Gate(grpc.ServerInterceptor):
         if kind is None:
             raise errors.UnknownRpcError(f"rpc {shown(method)} does not exist")
         authorize(identity, method)
-        needed = {self._streams: IDLE_MIN_STREAMS, self._stops: IDLE_MIN_STOPS}.get(kind, 0)
+        needed = {self._streams: IDLE_MIN_STREAMS, self._stops: IDLE_MIN_STOPS}.get(kind)
         idle = self._idle_threads()
-        if idle is not None and idle < needed:
+        if needed is not None and idle is not None and idle < needed:
             raise errors.HostExhaustedError(
                 f"only {max(0, idle)} threads for calls are idle, and the host allows no more "
                 "(ulimit -u, pids.max, TasksMax=); try again later"

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
 from worker_service.config import Settings
 from worker_service.deny import DenyList
-from worker_service.errors import ConfigurationError
+from worker_service.errors import ConfigurationError, HostExhaustedError
 from worker_service.follow import Admission, Batching, ByteBudget
 from worker_service.gate import Doorkeeper, Gate, audit
 from worker_service.grpc_internals import request_calls
@@ -43,6 +43,8 @@ _CALLS_END_MAX_S: Final = 10.0
 _DESCRIPTORS_BESIDE_STREAMS: Final = 8192
 # Threads that only refuse calls while all others are busy, or if the host allows no more.
 _SPARE_THREADS: Final = 16
+# These, gRPC's own (it aborts without them; by the number of processors up to 24) and the others.
+_THREADS_MIN: Final = _SPARE_THREADS + 32
 # Of each method, accepted at a time: of a thousand that arrive beside as many streams, the last
 # waits 16 rounds of gRPC's queue.
 _CALLS_AT_A_TIME: Final = 64
@@ -276,9 +278,10 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         announce: called once with the address, when connections are accepted.
 
     Raises:
-        ConfigurationError, LimitsUnavailableError: it cannot start.
+        ConfigurationError, HostExhaustedError, LimitsUnavailableError: it cannot start.
     """
     stop_signals = _prepare_signals()  # before the first thread, which inherits what is blocked
+    _require_threads(_THREADS_MIN)
     stderr = StderrHandler()
     try:
         logging.basicConfig(
@@ -320,6 +323,30 @@ def _serve(
         ended = server.stop()
         logger.info("stopped")
     return ended
+
+
+def _require_threads(count: int) -> None:
+    """Check that the host allows so many threads now: what starts them later may not report it.
+
+    Raises:
+        HostExhaustedError: it allows fewer.
+    """
+    end = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, name="room")
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise HostExhaustedError(
+            f"the host allows only {len(started)} threads more ({error}), and the server needs "
+            f"{count} to start: raise the limit of processes (ulimit -u, pids.max, TasksMax=)"
+        ) from error
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
 
 
 def _prepare_signals() -> set[signal.Signals]:

@@ -12,7 +12,10 @@ import grpc
 import pytest
 
 from tests.support.service import Certificates, client_for, running_server, wait_until
+from worker_service import server as server_module
 from worker_service.client import CallError, Output
+from worker_service.config import Settings
+from worker_service.errors import HostExhaustedError
 from worker_service.gate import IDLE_MIN_STREAMS
 from worker_service.server import _SPARE_THREADS
 
@@ -74,6 +77,27 @@ def test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered(
         assert admin.stop(job_id, grace_s=0)
         assert list(first) == []
         wait_until(lambda: not admin.query(second).running, "the other job's end")
+
+
+def test_server_does_not_start_without_room_for_its_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    started = 0
+
+    def start_some(thread: threading.Thread) -> None:
+        nonlocal started
+        if started == _SPARE_THREADS:
+            raise RuntimeError("can't start new thread")
+        started += 1
+        start(thread)
+
+    # Signals and standard error are the process's own: neither may be changed here.
+    monkeypatch.setattr(server_module, "_prepare_signals", set)
+    monkeypatch.setattr(server_module, "StderrHandler", lambda: pytest.fail("it starts"))
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with pytest.raises(HostExhaustedError, match=f"only {_SPARE_THREADS} threads more"):
+        server_module.serve(Settings(), announce=lambda _: None)
 
 
 def test_server_stops_orderly_without_a_thread(

@@ -281,8 +281,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "gate.py",
-                "if idle is not None and idle < needed:",
-                "if idle is None and needed < 0:",
+                "idle is not None and idle < needed:",
+                "idle is None:",
             ),
         ),
         THREADS + "test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered",
@@ -296,6 +296,11 @@ MUTANTS: Final = (
         "a shortage of threads lasts for ever",
         (Edit("pool.py", "        self._short = False\n        while", "        while"),),
         THREADS + "test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered",
+    ),
+    Mutation(
+        "a server starts although the host allows no threads",
+        (Edit("server.py", "    _require_threads(_THREADS_MIN)\n", ""),),
+        THREADS + "test_server_does_not_start_without_room_for_its_threads",
     ),
     Mutation(
         "a server without a free thread does not stop",
