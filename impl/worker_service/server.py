@@ -326,7 +326,7 @@ def _serve(
 
 
 def _require_threads(count: int) -> None:
-    """Check that the host allows so many threads now: what starts them later may not report it.
+    """Check that the host allows so many threads: gRPC aborts if it cannot start its own.
 
     Raises:
         HostExhaustedError: it allows fewer.
