@@ -82,6 +82,7 @@ class CertificateSpec:
         subject: further attributes of the subject: their OIDs and texts.
         names: the host names and addresses among the alternative names.
         alternatives: further alternative names.
+        serial: the serial number; None: a random one.
     """
 
     roles: Sequence[Role] = ()
@@ -95,6 +96,7 @@ class CertificateSpec:
     alternatives: Sequence[x509.GeneralName] = ()
     self_signed: bool = False
     padding_bytes: int = 0
+    serial: int | None = None
 
 
 def write_key(path: Path, key: PrivateKey) -> None:
@@ -175,7 +177,7 @@ class Authority:
             .subject_name(subject)
             .issuer_name(subject if spec.self_signed else self.name)
             .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
+            .serial_number(spec.serial or x509.random_serial_number())
             .not_valid_before(now + spec.starts)
             .not_valid_after(now + spec.ends)
         )

@@ -64,6 +64,10 @@ _ALTERNATIVES: Final = {
 }
 
 
+# Two certificates of one authority have it, against RFC 5280: a role belongs to one of them.
+SHARED_SERIAL: Final = 0x5EED5EED
+
+
 @dataclass(frozen=True)
 class Case:
     """A client certificate, and the status that a call with it must get.
@@ -153,6 +157,10 @@ def _cases(scheme: Scheme) -> Iterator[Case]:
         yield Case(0, "user", "OK", client_spec(scheme, "user"))
     curve = admin(key=lambda: ec.generate_private_key(ec.SECP256R1()))
     yield Case(0, "elliptic curve", "OK", curve)
+    larger = admin(key=lambda: ec.generate_private_key(ec.SECP384R1()))
+    yield Case(0, "elliptic curve P-384", "OK", larger)
+    long_key = admin(key=lambda: rsa_key(3072), serial=SHARED_SERIAL)
+    yield Case(0, "RSA of 3072 bits", "OK", long_key)
     # RFC 5280, 4.1.2.5: a certificate without an expiry date is valid until the year 9999.
     yield Case(0, "no expiry date", "OK", admin(ends=FOREVER))
     yield Case(2, "expired", "UNAVAILABLE", admin(starts=-2 * DAY, ends=-DAY))
@@ -171,6 +179,8 @@ def _cases(scheme: Scheme) -> Iterator[Case]:
     yield Case(17, RSA_1024, "UNAUTHENTICATED", admin(key=lambda: rsa_key(1024)))
     if scheme.has_roles:
         yield Case(18, "no role", "PERMISSION_DENIED", client_spec(scheme))
+        twin = client_spec(scheme, serial=SHARED_SERIAL)
+        yield Case(18, "no role, and an admin's serial number", "PERMISSION_DENIED", twin)
     if scheme.has_two_roles:
         yield Case(19, BOTH_ROLES, "PERMISSION_DENIED", client_spec(scheme, "admin", "user"))
     yield from _malformed_roles(scheme)
@@ -188,6 +198,7 @@ def _malformed_roles(scheme: Scheme) -> Iterator[Case]:
         ("empty role text", b"\x0c\x00"),
         ("role of the wrong type", b"\x02\x01\x01"),
         ("truncated role", _utf8_string(text + b"????")[:-4]),
+        ("role with a byte after its text", _utf8_string(text) + b"!"),
     ):
         spec = client_spec(scheme, roles=(Role(scheme.admin.oid, der),))
         yield Case(20, name, "PERMISSION_DENIED", spec)

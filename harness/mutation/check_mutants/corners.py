@@ -24,6 +24,45 @@ _FOUND: Final = '_find_program(command.name, environment[b"PATH"],'
 
 MUTANTS: Final = (
     Mutation(
+        "accepts a role with bytes after its text",
+        (Edit("identity.py", "der[1] != len(der) - header_bytes", "der[1] > len(der)"),),
+        IDENTITY + "certificates",
+    ),
+    Mutation(
+        "accepts RSA keys of two sizes only",
+        (
+            Edit(
+                "identity.py",
+                "key.key_size >= RSA_MIN_BITS:",
+                "key.key_size in {RSA_MIN_BITS, 2 * RSA_MIN_BITS}:",
+            ),
+        ),
+        IDENTITY + "certificates",
+    ),
+    Mutation(
+        "accepts of all curves only P-256",
+        (Edit("identity.py", "key.key_size >= EC_MIN_BITS:", "key.key_size == EC_MIN_BITS:"),),
+        IDENTITY + "certificates",
+    ),
+    Mutation(
+        "knows a role by the serial number",
+        (
+            Edit(
+                "gate.py",
+                "        self._deny_list = deny_list\n",
+                "        self._deny_list = deny_list\n"
+                "        self._known: dict[int, Identity] = {}\n",
+            ),
+            Edit(
+                "gate.py",
+                'identify(cast("AuthContext", context.auth_context()))\n',
+                'identify(cast("AuthContext", context.auth_context()))\n'
+                "        identity = self._known.setdefault(identity.serial_number, identity)\n",
+            ),
+        ),
+        IDENTITY + "certificates",
+    ),
+    Mutation(
         "sends the whole log for a tail of 0 bytes",
         (Edit("service.py", 'case "tail_bytes":', 'case "tail_bytes" if request.tail_bytes:'),),
         STREAMS + "tails",
