@@ -144,9 +144,11 @@ def test_quick_leaves_out_the_exhaustive_search_and_the_proof(
     assert run.output == f"left out: {commands.QUICK_LEAVES_OUT}\n"
     assert set(ran) == {"explore", "server", "canary"}
     assert ran["explore"]["techniques"] == ("detector", "random", "pct", "linearizability")
+    assert ran["explore"]["schedules"] == commands.QUICK_SCHEDULES
     assert CliRunner().invoke(races, ["all"]).output == ""
     assert set(ran) == {"explore", "prove", "server", "canary"}
     assert ran["explore"]["techniques"] == tuple(each.name for each in TECHNIQUES)
+    assert ran["explore"]["schedules"] is None
 
 
 def test_shares_are_all_scenarios_and_planted_races_and_no_one_twice(
