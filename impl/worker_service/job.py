@@ -12,8 +12,9 @@ the final status.
        any state --a callback fails, or nothing can be watched--> abandoned ----> ended
 
 Shared state and its guard: `_status` is written by the reactor's thread only, as one reference to a
-frozen object; any thread reads it. `_final` is under `_woken`. All else belongs to the reactor's
-thread.
+frozen object; any thread reads it. `_final` is under `_woken`. `_begun` is written by the starting
+thread, then `_early_failure` read; by the reactor's the other way round, so one of them abandons a
+job of which an event failed meanwhile. All else belongs to the reactor's thread.
 """
 
 import errno
@@ -98,7 +99,8 @@ class JobStatus:
 class Job:
     """One process tree.
 
-    `status`, `status_with_usage`, `wait_ended` and `wake`: any thread; the rest: the scheduler's.
+    `status`, `status_with_usage`, `wait_ended` and `wake`: any thread; `begin`: the starting one;
+    the rest: the scheduler's.
 
     Args:
         on_end: called once with the job, when the status is final and the log closed; it must not
@@ -131,6 +133,8 @@ class Job:
         self._output_failure: str | None = None
         self._memory = memory
         self._scheduler = Guarded(scheduler, self.abandon)
+        self._begun = False
+        self._early_failure: Exception | None = None
         self._abandoned = False
         self._exit: ExitStatus | None = None
         self._exited_at_s = 0.0
@@ -169,14 +173,21 @@ class Job:
         with self._woken:
             self._woken.notify_all()
 
-    def begin(self) -> None:
-        """Start watching the process and its output.
+    def begin(self) -> Exception | None:
+        """Start watching the process and its output; on the starting thread.
+
+        Events may be handled before it returns. If that fails, the error is returned, with which
+        the job must be abandoned: not earlier, since that closes the descriptors.
 
         Raises:
             OSError: one cannot be watched; the job must be abandoned.
         """
-        self._scheduler.watch(self._output_fd, READABLE, self._on_output)
-        self._scheduler.watch(self._process.pidfd, READABLE, self._on_exit)
+        try:
+            self._scheduler.watch(self._output_fd, READABLE, self._on_output)
+            self._scheduler.watch(self._process.pidfd, READABLE, self._on_exit)
+        finally:
+            self._begun = True
+        return self._early_failure
 
     def abandon(self, error: Exception) -> None:
         """Kill and release the job after an error of the server; otherwise it might never end.
@@ -185,6 +196,9 @@ class Job:
         end. Its readers get the error. A lost exit status counts as SIGKILL.
         """
         logger.error("job %s fails in the server", self._status.job_id, exc_info=error)
+        self._early_failure = error
+        if not self._begun:
+            return  # `begin` finds the error
         if self._abandoned or self._status.ended_at_s is not None:
             return
         self._abandoned = self._killed = True

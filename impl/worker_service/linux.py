@@ -11,6 +11,9 @@ import signal
 from typing import Final
 
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
+# For functions that only fill in memory: releasing the interpreter lock would cost more than they,
+# and with other threads that want it a wait.
+LIBC_AT_ONCE: Final = ctypes.PyDLL(None)
 
 _SYS_PIDFD_SEND_SIGNAL: Final = 424  # the same number on every architecture
 _PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2  # since Linux 6.9

@@ -4,8 +4,9 @@ No callback can stop the thread or keep it busy: one that raises is logged, and 
 longer watched, since its event would return at once. `Guarded` also reports it to its owner, which
 no event may reach any more.
 
-Shared state and its guard: other threads submit work through `call_soon` only, by a thread-safe
-deque and an eventfd. Everything else is used by the reactor's thread only.
+Shared state and its guard: other threads submit work through `call_soon`, by a thread-safe deque
+and an eventfd, and `watch` descriptors: one of them writes an entry of `_callbacks`, as a whole and
+before an event of it can be reported. Everything else is used by the reactor's thread only.
 """
 
 import heapq
@@ -100,7 +101,7 @@ class Guarded:
 
 
 class Reactor:
-    """An epoll loop on a thread of its own. `watch`, `unwatch`, `call_later`: that thread only."""
+    """An epoll loop on a thread of its own. `unwatch` and `call_later`: that thread only."""
 
     def __init__(self, name: str = "reactor") -> None:
         self._epoll = select.epoll()
@@ -150,8 +151,12 @@ class Reactor:
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """See `Scheduler.watch`."""
-        self._epoll.register(fd, events)
-        self._callbacks[fd] = callback
+        self._callbacks[fd] = callback  # first: an event without its callback would return at once
+        try:
+            self._epoll.register(fd, events)
+        except BaseException:
+            del self._callbacks[fd]
+            raise
 
     def unwatch(self, fd: int) -> None:
         """See `Scheduler.unwatch`."""

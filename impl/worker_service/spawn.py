@@ -34,7 +34,7 @@ from worker_service.errors import (
     LimitsUnavailableError,
 )
 from worker_service.job_user import JobUser
-from worker_service.linux import LIBC, has_function, signal_process_group
+from worker_service.linux import LIBC, LIBC_AT_ONCE, has_function, signal_process_group
 from worker_service.oom_score import make_killable
 
 # Sizes of glibc's opaque types (x86_64 and aarch64), rounded up.
@@ -286,42 +286,42 @@ def _file_actions(
     working_directory: str | None, output_fd: int
 ) -> Iterator[ctypes.Array[ctypes.c_char]]:
     actions = ctypes.create_string_buffer(_FILE_ACTIONS_BYTES)
-    _must(LIBC.posix_spawn_file_actions_init(actions), "posix_spawn_file_actions_init")
+    _must(LIBC_AT_ONCE.posix_spawn_file_actions_init(actions), "posix_spawn_file_actions_init")
     try:
         results = [
-            LIBC.posix_spawn_file_actions_addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0),
-            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 1),
-            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 2),
-            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),
+            LIBC_AT_ONCE.posix_spawn_file_actions_addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0),
+            LIBC_AT_ONCE.posix_spawn_file_actions_adddup2(actions, output_fd, 1),
+            LIBC_AT_ONCE.posix_spawn_file_actions_adddup2(actions, output_fd, 2),
+            LIBC_AT_ONCE.posix_spawn_file_actions_addclosefrom_np(actions, 3),
         ]
         if working_directory is not None:
             directory = _encoded(working_directory)
-            results.append(LIBC.posix_spawn_file_actions_addchdir_np(actions, directory))
+            results.append(LIBC_AT_ONCE.posix_spawn_file_actions_addchdir_np(actions, directory))
         for result in results:
             _must(result, "posix_spawn_file_actions")
         yield actions
     finally:
-        LIBC.posix_spawn_file_actions_destroy(actions)
+        LIBC_AT_ONCE.posix_spawn_file_actions_destroy(actions)
 
 
 @contextmanager
 def _attributes(cgroup: Cgroup | None) -> Iterator[ctypes.Array[ctypes.c_char]]:
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
-    _must(LIBC.posix_spawnattr_init(attributes), "posix_spawnattr_init")
+    _must(LIBC_AT_ONCE.posix_spawnattr_init(attributes), "posix_spawnattr_init")
     cgroup_fd = -1
     try:
         flags = _POSIX_SPAWN_SETSIGDEF | _POSIX_SPAWN_SETSIGMASK | _POSIX_SPAWN_SETSID
         if cgroup is not None:
             cgroup_fd = cgroup.open_directory()
-            _must(LIBC.posix_spawnattr_setcgroup_np(attributes, cgroup_fd), "setcgroup_np")
+            _must(LIBC_AT_ONCE.posix_spawnattr_setcgroup_np(attributes, cgroup_fd), "setcgroup_np")
             flags |= _POSIX_SPAWN_SETCGROUP
         no_signals = bytes(_SIGSET_BYTES)
-        _must(LIBC.posix_spawnattr_setsigdefault(attributes, _ALL_SIGNALS), "setsigdefault")
-        _must(LIBC.posix_spawnattr_setsigmask(attributes, no_signals), "setsigmask")
-        _must(LIBC.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)), "setflags")
+        _must(LIBC_AT_ONCE.posix_spawnattr_setsigdefault(attributes, _ALL_SIGNALS), "setsigdefault")
+        _must(LIBC_AT_ONCE.posix_spawnattr_setsigmask(attributes, no_signals), "setsigmask")
+        _must(LIBC_AT_ONCE.posix_spawnattr_setflags(attributes, ctypes.c_short(flags)), "setflags")
         yield attributes
     finally:
-        LIBC.posix_spawnattr_destroy(attributes)
+        LIBC_AT_ONCE.posix_spawnattr_destroy(attributes)
         if cgroup_fd >= 0:
             os.close(cgroup_fd)
 
@@ -358,21 +358,24 @@ def _find_program(command_name: str, path: bytes, working_directory: str | None)
     missing = f"command {command_name!r}: {os.strerror(errno.ENOENT)} (errno {errno.ENOENT})"
     if b"/" in name:
         location = os.path.join(start, name)
-        if not os.path.lexists(location):
-            raise CommandNotFoundError(missing)
-        _check_executable(name, location)
+        if not _is_executable(location):
+            if not os.path.lexists(location):
+                raise CommandNotFoundError(missing)
+            _check_executable(name, location)
         return name
-    refused = b""
-    for directory in path.split(b":"):
-        candidate = os.path.join(directory or b".", name)
+    candidates = [os.path.join(directory or b".", name) for directory in path.split(b":")]
+    for candidate in candidates:
+        if _is_executable(os.path.join(start, candidate)):
+            return candidate
+    for candidate in candidates:
         location = os.path.join(start, candidate)
         if os.path.isfile(location):
-            if os.access(location, os.X_OK):
-                return candidate
-            refused = refused or location
-    if refused:
-        _check_executable(refused, refused)
+            _check_executable(location, location)
     raise CommandNotFoundError(f"{missing} in PATH={_readable(path)}")
+
+
+def _is_executable(location: bytes) -> bool:
+    return os.access(location, os.X_OK) and os.path.isfile(location)  # the first never raises
 
 
 def _check_executable(name: bytes, location: bytes) -> None:

@@ -47,8 +47,6 @@ PIPE_BYTES: Final = 1024 * 1024
 # How long a killed process may take to end: one with a very low CPU limit takes seconds.
 KILL_MAX_S: Final = 15.0
 GRACE_MAX_S: Final = 3600.0
-# How long the jobs' thread may take to watch a new job; only a defect takes longer than a moment.
-BEGIN_MAX_S: Final = 15.0
 _RECLAIM_MAX_S: Final = 10.0
 
 
@@ -380,26 +378,30 @@ class Worker:
         return job, status
 
     def _begin(self, job: Job) -> None:
-        """Let the reactor watch a job; on failure, end it and release all that it holds."""
+        """Make a job known and watch it; on failure, end it and release all that it holds.
 
-        def begin() -> None:
-            job.begin()
-            # On the reactor's thread: the job is known before it can end and expire.
-            with self._lock:
-                job.number = next(self._numbers)
-                self._jobs[job.status().job_id] = job
-                self._started = job.number
-
+        On the starting thread: to wait for the reactor's would take two changes of threads.
+        """
+        job_id = job.status().job_id
+        with self._lock:  # before it can end and expire
+            job.number = next(self._numbers)
+            self._jobs[job_id] = job
+            self._started += 1
         try:
-            self._reactor.run(begin, BEGIN_MAX_S)
+            failure = job.begin()
         except OSError as error:
+            with self._lock:
+                job.number = 0
+                self._jobs.pop(job_id, None)
+                self._started -= 1
             self._reactor.call_soon(partial(job.abandon, error))
             job.wait_ended(KILL_MAX_S + DRAIN_MAX_S)
             self._reactor.call_soon(partial(self._memory.forget, job.log))
             raise HostExhaustedError(
-                f"watching the job's end and output: {error.strerror or 'no answer'}; the job was "
-                "killed"
+                f"watching the job's end and output: {error.strerror}; the job was killed"
             ) from error
+        if failure is not None:
+            self._reactor.call_soon(partial(job.abandon, failure))
 
     def _create_cgroup(self, job_id: str, limits: Limits | None) -> Cgroup | None:
         if self._hierarchy is None or limits is None:

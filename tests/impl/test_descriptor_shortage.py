@@ -15,7 +15,7 @@ from tests.support.job import JobRig
 from worker_service.cgroup import Cgroup
 from worker_service.errors import HostExhaustedError
 from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S
-from worker_service.linux import LIBC
+from worker_service.linux import LIBC, LIBC_AT_ONCE
 from worker_service.spawn import Command, spawn
 from worker_service.tree import CgroupTree
 
@@ -142,7 +142,7 @@ def test_start_whose_pid_cannot_be_read_is_refused_and_leaves_nothing(
 
     # glibc 2.39 has them; here, an older one may be used.
     for function in ("posix_spawnattr_setcgroup_np", "posix_spawnattr_setflags"):
-        monkeypatch.setattr(LIBC, function, lambda *_: 0, raising=False)
+        monkeypatch.setattr(LIBC_AT_ONCE, function, lambda *_: 0, raising=False)
     monkeypatch.setattr(LIBC, "pidfd_spawn", pidfd_spawn, raising=False)
     monkeypatch.setattr(LIBC, "pidfd_getpid", pidfd_getpid, raising=False)
     before = open_descriptors()

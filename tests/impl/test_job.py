@@ -269,6 +269,22 @@ def test_job_that_cannot_be_watched_fails_to_begin_and_can_be_abandoned(unwatcha
     rig.close_output()
 
 
+def test_event_that_fails_while_the_job_begins_abandons_it_afterwards() -> None:
+    rig = JobRig(begins=False)
+    planted = ValueError("planted")
+    rig.job.abandon(planted)  # on the scheduler's thread, while another one begins
+    assert (is_open(rig.read_fd), rig.process.reaped, rig.tree.kills) == (True, 0, 0)
+    assert rig.job.begin() is planted
+    assert rig.scheduler.watched
+    rig.tree.gone = True
+    rig.process.exit = ExitStatus(0, 9)
+    rig.job.abandon(planted)
+    assert rig.job.wait_ended(0)
+    assert not rig.scheduler.watched
+    assert not is_open(rig.read_fd)
+    rig.close_output()
+
+
 def test_step_that_fails_at_the_end_keeps_no_other_from_running(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

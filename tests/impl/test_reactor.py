@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -132,6 +133,16 @@ def test_guarded_callbacks_that_fail_are_reported_to_their_owner(reactor: Reacto
         assert isinstance(reported.get(timeout=10), KeyError)
         on_reactor(reactor, lambda: guarded.call_later(0.01, fail))
         assert isinstance(reported.get(timeout=10), KeyError)
+
+
+def test_descriptor_that_cannot_be_watched_is_not_watched(reactor: Reactor, tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)  # a directory is always ready: epoll_ctl(2) refuses it
+    try:
+        with pytest.raises(PermissionError):
+            reactor.watch(fd, READABLE, lambda: None)
+        reactor.unwatch(fd)  # nothing to do: the kernel would refuse that, too
+    finally:
+        os.close(fd)
 
 
 def test_run_waits_for_the_callback_and_raises_its_error(reactor: Reactor) -> None:

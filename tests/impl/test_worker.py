@@ -31,7 +31,7 @@ from worker_service.errors import (
     ShuttingDownError,
     StopTimedOutError,
 )
-from worker_service.job import JobStatus, State
+from worker_service.job import Job, JobStatus, State
 from worker_service.spawn import Child, Command
 from worker_service.worker import Worker, WorkerSettings
 
@@ -284,17 +284,14 @@ def test_start_that_cannot_be_watched_is_refused_and_leaves_nothing(
     with pytest.raises(HostExhaustedError, match="No space left on device; the job was killed"):
         worker.start(Command("sleep", ("100",)))
     assert not listed(worker)
-    worker._reactor.run(lambda: None, worker_module.BEGIN_MAX_S)
+    worker._reactor.run(lambda: None, 15.0)
     assert not worker._memory._ended, "the log of a job that nobody knows is kept"
     assert not Path(f"/proc/{children[0].pid}").exists(), "the process was not killed and reaped"
     assert open_descriptors() == before
     assert output(worker, worker.start(Command("echo", ("next",)))) == b"next\n"
 
 
-def test_start_without_an_answer_of_the_reactor_is_refused(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_module, "BEGIN_MAX_S", 0.01)
+def test_start_does_not_wait_for_the_jobs_thread(worker: Worker) -> None:
     busy, free = threading.Event(), threading.Event()
 
     def keep_busy() -> None:
@@ -303,10 +300,29 @@ def test_start_without_an_answer_of_the_reactor_is_refused(
 
     worker._reactor.call_soon(keep_busy)
     assert busy.wait(10)
-    threading.Timer(0.5, free.set).start()
-    with pytest.raises(HostExhaustedError, match="no answer; the job was killed"):
-        worker.start(Command("sleep", ("100",)))
-    assert not listed(worker)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            status = pool.submit(worker.start, Command("echo", ("on",))).result(5)
+        assert listed(worker) == [status.job_id]
+    finally:
+        free.set()
+    assert output(worker, status) == b"on\n"
+
+
+def test_job_whose_event_fails_while_it_begins_is_killed_and_ends(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Job.begin
+
+    def fail_meanwhile(job: Job) -> Exception | None:
+        job.abandon(ValueError("planted"))
+        return begin(job)
+
+    monkeypatch.setattr(Job, "begin", fail_meanwhile)
+    status = worker.start(Command("sleep", ("100",)))
+    assert worker.find(status.job_id).wait_ended(10)
+    ended = worker.query(status.job_id)
+    assert (ended.state, ended.signal) == (State.SIGNALED, 9)
 
 
 def test_job_ends_although_its_exit_status_is_lost(worker: Worker) -> None:

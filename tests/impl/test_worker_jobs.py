@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from worker_service.errors import (
     JobNotFoundError,
     JobRunningError,
 )
-from worker_service.job import State
+from worker_service.job import Job, State
 from worker_service.log import OutputLog
 from worker_service.spawn import Command
 from worker_service.tree import GroupTree
@@ -142,18 +141,19 @@ def test_job_that_expires_before_its_start_has_returned_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = Worker(WorkerSettings(job_ttl_s=1e-9), hierarchy=None)
-    run, expired = worker._reactor.run, threading.Event()
+    begin, expired = Job.begin, threading.Event()
     expire = worker._expire
 
-    def run_until_expired(*given: Any) -> None:
-        run(*given)
+    def begin_until_expired(job: Job) -> Exception | None:
+        failure = begin(job)
         assert expired.wait(END_MAX_S)
+        return failure
 
     def note_expiry() -> None:
         expire()
         expired.set()
 
-    monkeypatch.setattr(worker._reactor, "run", run_until_expired)
+    monkeypatch.setattr(Job, "begin", begin_until_expired)
     monkeypatch.setattr(worker, "_expire", note_expiry)
     try:
         worker.start(Command("true"))

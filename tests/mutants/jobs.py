@@ -3,7 +3,7 @@
 from typing import Final
 
 from harness.mutation.mutation import Edit, Mutation
-from tests.mutants.nodes import CGROUP, INHERITS, JOB, SHORTAGE, SPAWN, WORKER
+from tests.mutants.nodes import CGROUP, INHERITS, JOB, REACTOR, SHORTAGE, SPAWN, WORKER
 
 MUTANTS: Final = (
     # Jobs.
@@ -215,6 +215,38 @@ MUTANTS: Final = (
         WORKER + "test_start_that_cannot_be_watched_is_refused_and_leaves_nothing[0]",
     ),
     Mutation(
+        "a start waits for the jobs' thread",
+        (
+            Edit(
+                "worker.py",
+                "            failure = job.begin()\n",
+                "            self._reactor.run(job.begin, 15.0)\n            failure = None\n",
+            ),
+        ),
+        WORKER + "test_start_does_not_wait_for_the_jobs_thread",
+    ),
+    Mutation(
+        "an event that fails while a job begins closes what is still to be watched",
+        (Edit("job.py", "            return  # `begin` finds the error\n", "            pass\n"),),
+        JOB + "test_event_that_fails_while_the_job_begins_abandons_it_afterwards",
+    ),
+    Mutation(
+        "a job whose event failed while it began runs on",
+        (
+            Edit(
+                "worker.py",
+                "            self._reactor.call_soon(partial(job.abandon, failure))\n",
+                "            pass\n",
+            ),
+        ),
+        WORKER + "test_job_whose_event_fails_while_it_begins_is_killed_and_ends",
+    ),
+    Mutation(
+        "a descriptor that cannot be watched counts as watched",
+        (Edit("reactor.py", "            del self._callbacks[fd]\n", ""),),
+        REACTOR + "test_descriptor_that_cannot_be_watched_is_not_watched",
+    ),
+    Mutation(
         "only the leader is killed",
         (
             Edit(
@@ -236,7 +268,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n",
+                "            LIBC_AT_ONCE.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n",
                 "",
             ),
         ),
@@ -291,7 +323,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 2),\n",
+                "            LIBC_AT_ONCE.posix_spawn_file_actions_adddup2(actions, output_fd, 2),\n",
                 "",
             ),
         ),

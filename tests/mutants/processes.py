@@ -13,7 +13,11 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a relative path starts at the server's working directory",
-        (Edit("spawn.py", "os.path.join(start, candidate)", "candidate"),),
+        (
+            Edit(
+                "spawn.py", "_executable(os.path.join(start, candidate))", "_executable(candidate)"
+            ),
+        ),
         "tests/impl/test_spawn.py::test_relative_path_starts_at_the_jobs_working_directory[tools]",
     ),
     Mutation(

@@ -199,12 +199,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "worker.py",
-                """\
-            with self._lock:
-                job.number = next(self._numbers)
-                self._jobs[job.status().job_id] = job
-                self._started = job.number
-""",
+                "            job.number = next(self._numbers)\n"
+                "            self._jobs[job_id] = job\n",
                 "",
             ),
             Edit(

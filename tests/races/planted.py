@@ -310,13 +310,13 @@ PLANTED = (
     ),
     planted_race(
         "the job table is written without its lock", "worker.list", WORKER, """\
--            with self._lock:
--                job.number = next(self._numbers)
--                self._jobs[job.status().job_id] = job
--                self._started = job.number
-+            job.number = next(self._numbers)
-+            self._jobs[job.status().job_id] = job
-+            self._started = job.number
+-        with self._lock:  # before it can end and expire
+-            job.number = next(self._numbers)
+-            self._jobs[job_id] = job
+-            self._started += 1
++        job.number = next(self._numbers)
++        self._jobs[job_id] = job
++        self._started += 1
 """,
         (DETECTOR,),
     ),

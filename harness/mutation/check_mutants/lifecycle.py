@@ -184,7 +184,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "            LIBC.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n",
+                "            LIBC_AT_ONCE.posix_spawn_file_actions_addclosefrom_np(actions, 3),\n",
                 "",
             ),
         ),

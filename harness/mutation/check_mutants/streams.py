@@ -126,7 +126,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "spawn.py",
-                "            LIBC.posix_spawn_file_actions_adddup2(actions, output_fd, 2),\n",
+                "            LIBC_AT_ONCE.posix_spawn_file_actions_adddup2(actions, output_fd, 2),\n",
                 "",
             ),
         ),
