@@ -14,6 +14,7 @@ from harness.checks.abuse.connections import IdleConnections, judge_idle
 from harness.checks.abuse.half_sent_calls import AdminWork, HalfSentCalls, judge_half_sent
 from harness.checks.common import ServerCounts
 from harness.record.history import Call, History, Outcome, Record, Stream
+from harness.record.terms import Terms
 from harness.record.verdict import Finding, Verdict
 
 NEWCOMER = Call("newcomer", "QueryJob", Outcome.OK, "OK", "", 1.0, 1.1)
@@ -52,6 +53,23 @@ def test_half_sent_calls_below_floor_are_broken(sent: int, verdict: Verdict) -> 
     seen = HalfSentCalls("user", 2000, sent, AdminWork(1.0), AdminWork(1.0))
     judged = verdicts(judge_half_sent(History([seen, *UNHARMED])))
     assert judged["load floor: calls half-sent by a user"] is verdict
+
+
+@pytest.mark.parametrize(
+    ("terms", "took_s", "verdict"),
+    [
+        ([], 12.0, Verdict.FAIL),
+        ([Terms(own=False, stop_grace_s=10)], 12.0, Verdict.PASS),
+        ([Terms(own=False, stop_grace_s=10)], 21.0, Verdict.FAIL),
+    ],
+)
+def test_a_stop_of_another_kind_of_server_may_take_its_grace_period(
+    terms: Sequence[Record], took_s: float, verdict: Verdict
+) -> None:
+    seen = HalfSentCalls("user", 2000, 2000, AdminWork(1.0), AdminWork(took_s))
+    judged = judge_half_sent(History([*terms, seen, *UNHARMED]))
+    after = next(finding for finding in judged if " after " in finding.promise)
+    assert after.verdict is verdict
 
 
 def test_admin_that_was_never_answered_fails_with_last_answer() -> None:

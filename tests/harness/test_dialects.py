@@ -51,6 +51,7 @@ WRONG = {
     'name = "units"': ('name = "units', "no TOML: "),
     "name = ": ('unknown_id = ""\nname = ', "unknown_id = '': give a well-formed id of a job that"),
     'ids = "uuid4"': ('ids = "uuid5"', "uuid5"),
+    "promises = ": ("stop_grace_s = 61\npromises = ", "stop_grace_s = 61; it must be 0 to 60"),
     "[protocol]": ('[command]\nstart = ["x"]\n[protocol]', "command: no key 'query', which is r"),
     'roles = "OU"': ('roles = "tokens"', "unsupported"),
 }  # fmt: skip

@@ -10,9 +10,15 @@ import pytest
 from harness.checks import ALL
 from harness.checks.check import Check, Stage
 from harness.checks.common import total_bytes
+from harness.checks.identity.client_certificates import (
+    CertificateAnswer,
+    CertificateAnswers,
+    judge_certificates,
+)
 from harness.checks.lifecycle.ending import ReportedEnd
 from harness.checks.lifecycle.job_end import JobEnd, ends_as
 from harness.checks.streams.delivery import WRITE_PLANS, judge_writes
+from harness.checks.streams.message_sizes import ACCEPTED_BYTES, OUTPUT_BYTES, judge_messages
 from harness.judge.promises import repeating
 from harness.record.foundations import (
     ANSWERS,
@@ -24,6 +30,7 @@ from harness.record.foundations import (
     STARTS,
     STOPS,
     SURVIVES,
+    WHOLE,
     attributed,
     broken_by,
     version_refused,
@@ -116,6 +123,43 @@ def test_probe_that_repeats_a_promise_is_left_out_while_its_owner_fails_for_it()
     assert (finding.verdict, finding.because) == (Verdict.SKIPPED, "identity.versions")
     for other in (EXACT, version_refused("TLSv1.1")):
         assert judged(other, [], own, again) == (own, again)
+
+
+MESSAGES = ("live", "replay")
+
+
+@pytest.mark.parametrize(
+    ("received_bytes", "largest_bytes", "verdict"),
+    [
+        (0, 0, Verdict.SKIPPED),
+        (OUTPUT_BYTES, ACCEPTED_BYTES, PASS),
+        (OUTPUT_BYTES - 1, ACCEPTED_BYTES + 1, FAIL),
+    ],
+)
+def test_large_output_that_is_lost_has_no_message_to_judge(
+    received_bytes: int, largest_bytes: int, verdict: Verdict
+) -> None:
+    streams = [
+        stream(label=label, received_bytes=received_bytes, largest_message_bytes=largest_bytes)
+        for label in MESSAGES
+    ]
+    findings = tuple(judge_messages(History(streams)))
+    assert merge(findings) is (FAIL if verdict is Verdict.SKIPPED else verdict)
+    assert merge(judged(COMPLETE, [], *findings)) is verdict
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "verdict"), [("OK", "", PASS), ("PERMISSION_DENIED", "", FAIL)]
+)
+def test_admitted_client_may_lose_output_that_streams_lose(
+    code: str, text: str, verdict: Verdict
+) -> None:
+    answer = CertificateAnswer(1, "admin", "OK", "NOT_FOUND")
+    follows = stream(label="stream admin", code=code, text=text)
+    records = [CertificateAnswers((answer,)), follows]
+    findings = tuple(judge_certificates(History(records)))
+    assert merge(findings) is FAIL
+    assert merge(judged(WHOLE, [], *findings)) is verdict
 
 
 def test_exit_code_that_is_reported_wrongly_is_compared_by_its_owner_alone() -> None:

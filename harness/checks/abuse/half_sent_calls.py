@@ -17,6 +17,7 @@ from harness.drive.identities import CASES
 from harness.host.clock import seconds_until
 from harness.judge.promises import floor, in_time
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding
 from harness.targets.target import RunningServer
 
@@ -153,11 +154,13 @@ def _half_send(
 
 def judge_half_sent(history: History) -> Iterator[Finding]:
     """Other clients are answered soon, beside the calls and after them."""
-    crowds = history.all(HalfSentCalls)
+    crowds, terms = history.all(HalfSentCalls), terms_of(history)
+    # Of another kind, a job's first moments may be deaf to SIGTERM.
+    grace_s = 0.0 if terms.own else terms.stop_grace_s
     for crowd in crowds:
         bound_s, why = ANSWERED_S[crowd.caller], ANSWERED_WHY[crowd.caller]
-        yield _in_time(crowd, "beside", crowd.beside, bound_s, why)
-        yield _in_time(crowd, "after", crowd.after, RECOVERED_S, RECOVERED_WHY)
+        yield _in_time(crowd, "beside", crowd.beside, bound_s + grace_s, why)
+        yield _in_time(crowd, "after", crowd.after, RECOVERED_S + grace_s, RECOVERED_WHY)
     yield from judge_victim(history)
     yield floor("clients that left calls half-sent", len(crowds), 1)
     for crowd in crowds:
