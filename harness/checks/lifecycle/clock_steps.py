@@ -181,6 +181,8 @@ def _step(scene: _Scene, name: str, seconds: float) -> None:
     stage, admin, now_s = scene.stage, scene.admin, scene.stage.recorder.now_s
     admin.output(admin.must_start("echo", ["ended"]), label=f"{name}: first")  # warms up
     stubborn = [admin.must_start("sh", ["-c", _STUBBORN]) for _ in range(2)]
+    for job_id in stubborn:  # SIGTERM must not come before its trap
+        admin.stream(job_id, StreamPlan(stop_after_bytes=1), label=f"{name}: ready")
     with ThreadPoolExecutor(2) as pool:
         stop = pool.submit(
             admin.stop, stubborn[0], label=f"{name}: stop", grace_s=scene.span_s, timeout_s=100
