@@ -36,6 +36,7 @@ from harness.checks.lifecycle.starting import (
 )
 from harness.checks.lifecycle.stopping import count_left_over
 from harness.checks.raw_calls import queried_id
+from harness.checks.streams.pauses import STALLED_READERS, ReadBesideStalled, judge_stalled
 from harness.dialects.command_table import CommandTable
 from harness.dialects.load import load_dialect
 from harness.dialects.stub import DialectError
@@ -317,6 +318,28 @@ def test_calls_of_unknown_jobs_get_the_statuses_of_the_dialect() -> None:
     assert verdicts(iter(findings), "not found") == {Verdict.PASS}
     assert verdicts(iter(findings), "malformed") == {Verdict.PASS}
     assert not [each for each in findings if "names it" in each.promise]
+
+
+@pytest.mark.parametrize(
+    ("times", "own", "others"),
+    [
+        (1, Verdict.PASS, Verdict.PASS),
+        (4, Verdict.FAIL, Verdict.PASS),
+        (STALLED_READERS, Verdict.FAIL, Verdict.FAIL),
+    ],
+)
+def test_output_of_other_kinds_may_grow_by_copying_and_not_with_its_readers(
+    times: int, own: Verdict, others: Verdict
+) -> None:
+    total_bytes = 100_000_000
+    for terms, verdict in ((OWN_TERMS, own), (Terms(own=False), others)):
+        recorder = Recorder()
+        recorder.add(terms)
+        recorder.add(WriterJob("job", "seed", total_bytes))
+        recorder.add(ReadBesideStalled(20, 1.0, 2.0, times * total_bytes))
+        recorder.add(call("meanwhile", "OK"))
+        recorder.add(call("start meanwhile", "OK"))
+        assert verdicts(judge_stalled(recorder.history()), "memory") == {verdict}
 
 
 @pytest.mark.parametrize("promise", ["lifecycle.lastwords", "limit.*", ""])
