@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from tests.support.log import append
 from tests.support.readers import waiting_event
 from worker_service.errors import CapacityReachedError, NotAuthenticatedError, OutputLostError
-from worker_service.follow import MESSAGE_MIN_BYTES, Admission, Batching, ByteBudget, follow
+from worker_service.follow import (
+    MESSAGE_MIN_BYTES,
+    Admission,
+    Batching,
+    ByteBudget,
+    ReaderCounts,
+    Readers,
+    follow,
+)
 from worker_service.log import SEGMENT_MIN_BYTES, Chunk, LogReader, OutputLog
 
 LONG_S = 60.0
@@ -267,3 +275,24 @@ def test_concurrent_admissions_do_not_exceed_the_maximum() -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(admit, range(200))) == 10
+
+
+def test_readers_counts_what_streams_were_given_and_how_far_the_open_ones_are_behind() -> None:
+    log, readers = OutputLog(), Readers()
+    append(log, b"x" * 100)
+    reader, chunks = following(log)
+    fast = readers.counting(reader, chunks)
+    late = log.reader_at(30)
+    slow = readers.counting(late, iter([1, 2]))
+    assert readers.counts() == ReaderCounts(0, 0, 0)  # neither has begun
+    next(fast)
+    next(slow)
+    assert readers.counts() == ReaderCounts(100, 70, 70)
+    append(log, b"y" * 5)
+    assert readers.counts() == ReaderCounts(100, 80, 75)
+    late.read(50)
+    assert list(slow) == [2]
+    assert readers.counts() == ReaderCounts(150, 5, 5)
+    log.close()
+    assert [bytes(chunk.data) for chunk in fast] == [b"yyyyy"]
+    assert readers.counts() == ReaderCounts(155, 0, 0)

@@ -11,11 +11,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
+import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.service import Certificates, client_for
+from tests.support.service import Certificates, channel_for, client_for
 from tests.test_tidy import ROOT
 from worker_service import metrics
 from worker_service.client import CallError
@@ -95,6 +97,20 @@ def test_each_expression_of_the_dashboard_uses_a_metric_and_labels_that_exist(sc
     everything = " ".join(expressions)
     own = {name for name in known if name.startswith("jobworker_")}
     assert own == {name for name in own if re.search(rf"\b{name}\b", everything)}
+
+
+def test_rpcs_that_a_client_makes_up_are_counted_as_one(certificates: Certificates) -> None:
+    with (
+        serving(certificates) as (server, url),
+        channel_for(server.address, certificates.admin) as channel,
+    ):
+        for number in range(3):
+            call: Any = channel.unary_unary(f"/jobworker.v1.JobWorker/Made{number}")
+            with pytest.raises(grpc.RpcError):
+                call(b"", timeout=20)
+        scraped = scrape(url)
+    assert 'jobworker_calls_total{code="UNIMPLEMENTED",rpc="other"} 3.0\n' in scraped
+    assert "Made" not in scraped
 
 
 def test_stalled_and_dripping_clients_are_cut_off_and_the_next_is_served(

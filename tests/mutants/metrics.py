@@ -30,6 +30,22 @@ MUTANTS: Final[tuple[Mutation, ...]] = (
         METRICS + "test_stop_does_not_wait_for_a_client_that_stalls",
     ),
     Mutation(
+        "each rpc that a client makes up is counted for itself",
+        (
+            Edit(
+                "audit.py",
+                'rpc_name(call.method) if call.method in PERMISSIONS else "other"',
+                "rpc_name(call.method)",
+            ),
+        ),
+        METRICS + "test_rpcs_that_a_client_makes_up_are_counted_as_one",
+    ),
+    Mutation(
+        "readers of ended streams still count as open",
+        (Edit("follow.py", "                self._open.remove(reader)\n", ""),),
+        "tests/impl/test_follow.py::test_readers_counts_what_streams_were_given_and_how_far_the_open_ones_are_behind",
+    ),
+    Mutation(
         "a missing extra is a traceback",
         (Edit("server.py", "except ModuleNotFoundError as error:", "except KeyError as error:"),),
         METRICS + "test_missing_extra_is_named_at_the_start",
