@@ -33,8 +33,9 @@ MIB: Final = 1024 * 1024
 SIZE_BYTES: Final = 64 * MIB
 # `seq` numbers its lines, so each part differs from every other.
 SCRIPT: Final = f"seq 1 9000000 | head -c {SIZE_BYTES}"
-# Two short ones, so that a test takes seconds: silence, and a query without an answer.
-TIMEOUT_S: Final = 1.0
+# Short, since a stall is noticed after the silence and a query without an answer. On a busy machine
+# an answer may be late, which costs a further attempt.
+STALL_TIMEOUT_S: Final = 1.5
 PATIENCE: Final = Patience(give_up_after_s=20, first_pause_s=0.05, silence_s=0.5)
 FAULTS: Final[dict[str, Callable[[int], NetworkFault]]] = {
     "reset": lambda offset: NetworkFault(reset_after_bytes=offset),
@@ -61,15 +62,15 @@ def large_job(server: Server, certificates: Certificates) -> Iterator[str]:
         client.delete(job_id)
 
 
-Connect = Callable[[str], ClientOptions]
+Connect = Callable[..., ClientOptions]
 
 
 @pytest.fixture
 def options(certificates: Certificates) -> Connect:
     """How a user connects to an address."""
     files = certificates.user
-    return lambda address: ClientOptions(
-        address, CertificateFiles(files.ca, files.cert, files.key), timeout_s=TIMEOUT_S
+    return lambda address, timeout_s=10.0: ClientOptions(
+        address, CertificateFiles(files.ca, files.cert, files.key), timeout_s=timeout_s
     )
 
 
@@ -97,11 +98,16 @@ def test_stream_through_one_fault_is_exact(
     received = Received()
     with FaultProxy(server.address, FAULTS[fault](offset)) as proxy:
         stream = ResumedStream(
-            options(proxy.address), large_job, patience=PATIENCE, on_break=breaks.append
+            options(proxy.address, STALL_TIMEOUT_S),
+            large_job,
+            patience=PATIENCE,
+            on_break=breaks.append,
         )
         for output in stream:
             received.add(output)
-    assert len(breaks) == 1
+    assert breaks
+    # gRPC itself would notice that its last ping has no answer, 20 s later.
+    assert fault != "stall" or "no answer to a query" in str(breaks[0])
     assert (received.missed_bytes, stream.received_bytes) == (0, SIZE_BYTES)
     assert received.digest.hexdigest() == written
 
@@ -131,7 +137,7 @@ def test_stream_through_all_faults_and_restarts_of_a_proxy_is_exact(
                 port = int(first.address.rpartition(":")[2])
                 if stream is None:
                     stream = ResumedStream(
-                        options(first.address),
+                        options(first.address, STALL_TIMEOUT_S),
                         large_job,
                         patience=PATIENCE,
                         on_break=breaks.append,
@@ -309,7 +315,7 @@ def test_stream_gives_up_in_time_and_says_what_it_received(
         Interruption(server.address) as network,
     ):
         job_id = admin.start("sh", ["-c", "echo 12345; exec sleep 100"])
-        patience = Patience(give_up_after_s=0.5, first_pause_s=0.05, longest_pause_s=0.1)
+        patience = Patience(give_up_after_s=1, first_pause_s=0.05, longest_pause_s=0.1)
         stream = ResumedStream(
             options(network.address), job_id, patience=patience, on_break=network.on_break
         )
@@ -320,11 +326,11 @@ def test_stream_gives_up_in_time_and_says_what_it_received(
         with pytest.raises(StreamBrokenError) as raised:
             next(outputs)
         error = raised.value
-        assert time.monotonic() - started_s < 10
+        assert time.monotonic() - started_s < 20
         assert error.code is grpc.StatusCode.UNAVAILABLE
         assert (error.received_bytes, error.next_offset) == (6, 6)
         assert error.attempts == len(network.breaks) + 1 > 2
-        assert error.without_progress_s >= 0.5
+        assert error.without_progress_s >= 1
         assert f"received 6 bytes, then failed attempts: {error.attempts}, in " in str(error)
         admin.stop(job_id, grace_s=0)
 
@@ -338,7 +344,7 @@ def test_refusal_that_will_not_change_is_not_tried_again(
 ) -> None:
     answers = StandIn(refusals=[grpc.StatusCode[code]] * 5)
     with stand_in_server(certificates, answers) as address:
-        stream = ResumedStream(options(address), JOB_ID, patience=PATIENCE)
+        stream = ResumedStream(options(address), JOB_ID, patience=Patience())
         with pytest.raises(StreamBrokenError) as raised:
             list(stream)
     assert raised.value.code.name == code
@@ -350,7 +356,7 @@ def test_refusal_that_will_not_change_is_not_tried_again(
 def test_stream_waits_for_a_free_stream(certificates: Certificates, options: Connect) -> None:
     answers = StandIn(output=b"output", refusals=[grpc.StatusCode.RESOURCE_EXHAUSTED] * 3)
     with stand_in_server(certificates, answers) as address:
-        stream = ResumedStream(options(address), JOB_ID, patience=PATIENCE)
+        stream = ResumedStream(options(address), JOB_ID, patience=Patience(first_pause_s=0.05))
         assert list(stream) == [Output(0, b"output")]
     assert answers.calls == ["StreamLogs"] * 4
 

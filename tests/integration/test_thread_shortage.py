@@ -4,6 +4,7 @@ The server's threads fail to start as they do beyond RLIMIT_NPROC or pids.max; t
 in the same process, keeps its own.
 """
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from worker_service.client import CallError, Output
 from worker_service.config import Settings
 from worker_service.errors import HostExhaustedError
 from worker_service.gate import IDLE_MIN_STREAMS
+from worker_service.linux import LIBC
 from worker_service.server import _SPARE_THREADS
 
 ADMITTED = _SPARE_THREADS - IDLE_MIN_STREAMS
@@ -77,6 +79,22 @@ def test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered(
         assert admin.stop(job_id, grace_s=0)
         assert list(first) == []
         wait_until(lambda: not admin.query(second).running, "the other job's end")
+
+
+def test_start_without_a_free_process_is_refused_and_leaves_nothing(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running_server(certificates) as server,
+        client_for(server.address, certificates.admin) as admin,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(LIBC, "posix_spawn", lambda *_: errno.EAGAIN, raising=False)
+            with pytest.raises(CallError, match="no room for another process") as refused:
+                admin.start("true")
+        assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert list(admin.list_jobs()) == []
+        assert next(admin.stream(admin.start("echo", ["on"]))).data == b"on\n"
 
 
 def test_server_does_not_start_without_room_for_its_threads(

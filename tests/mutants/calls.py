@@ -298,6 +298,11 @@ MUTANTS: Final = (
         THREADS + "test_streams_beyond_the_threads_are_refused_and_other_calls_are_answered",
     ),
     Mutation(
+        "a host without a free process is taken for a program that cannot run",
+        (Edit("spawn.py", "if number in {errno.EAGAIN, ", "if number in {"),),
+        THREADS + "test_start_without_a_free_process_is_refused_and_leaves_nothing",
+    ),
+    Mutation(
         "a server starts although the host allows no threads",
         (Edit("server.py", "    _require_threads(_THREADS_MIN)\n", ""),),
         THREADS + "test_server_does_not_start_without_room_for_its_threads",

@@ -27,17 +27,6 @@ MUTANTS: Final = (
         ONE_FAULT + "[reset]",
     ),
     Mutation(
-        "a stream is resumed at its start",
-        (
-            Edit(
-                "resume.py",
-                "            start = self._start\n            if self.next_offset is not None:\n",
-                "            start = self._start\n            if not self.retried:\n",
-            ),
-        ),
-        ONE_FAULT + "[reset]",
-    ),
-    Mutation(
         "a repeated byte is yielded twice",
         (Edit("resume.py", "output.data[repeated_bytes:]", "output.data"),),
         ADDS,
