@@ -1,22 +1,27 @@
 """Files that a running server reloads: renewed certificates, and the deny list."""
 
+import dataclasses
 import ssl
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.identity.host_files import OWN_FILES, make_host_files
+from harness.checks.identity.expiry import REFUSED
+from harness.checks.identity.host_files import OWN_FILES, HostFiles, make_host_files
 from harness.checks.raw_calls import CALL_TIMEOUT_S
-from harness.drive.certificates import serial_number, server_spec
+from harness.drive.certificates import Authority, serial_number, server_spec
+from harness.drive.identities import client_spec
 from harness.drive.net.tls_client import host_and_port
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import answered, assumed, at_most_s, equal
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
-from harness.targets.target import Variant
+from harness.targets.target import RunningServer, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,26 @@ def run_rotation(stage: Stage) -> None:
                 shown_corrected=shown_serial(server.address),
             )
         )
+        _change_authorities(stage, files, server, job_id)
         with stage.client(server=server) as another:
             another.query(job_id, label="new connection")
             another.stop(job_id, label="stop")
         streaming.result()
+
+
+def _change_authorities(stage: Stage, files: HostFiles, server: RunningServer, job_id: str) -> None:
+    """Trust another authority beside the first, then no longer; connect as its client each time."""
+    ours = stage.target.identities.files("admin").ca
+    other = Authority("another authority", number=1)
+    with tempfile.TemporaryDirectory() as directory:
+        spec = client_spec(stage.target.identities.scheme, "admin")
+        pair = other.write(Path(directory), "newcomer", spec)
+        both = ours.read_text() + pair.ca.read_text()
+        newcomer = dataclasses.replace(pair, ca=ours)  # the server's certificate is not renewed
+        for when, text in (("added", both), ("removed", ours.read_text())):
+            files.put("ca.crt", text)
+            with stage.client_of(newcomer, server) as client:
+                client.query(job_id, label=f"authority {when}")
 
 
 def shown_serial(address: str) -> str:
@@ -118,6 +139,9 @@ def judge_rotation(history: History) -> Iterator[Finding]:
         ),
     ):
         yield equal(promise, names.get(shown, shown), want)
+    added, removed = (history.call(f"authority {when}") for when in ("added", "removed"))
+    yield answered("an authority that is added to the file is trusted", added)
+    yield answered("one that is removed from it no longer is", removed, *REFUSED)
     yield answered("new connections are accepted", history.call("new connection"))
     stream = history.stream("old")
     got = f"{stream.code} {stream.text!r}"

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
+from harness.checks.common import WAITS
 from harness.drive.client import Client, Reply
-from harness.judge.promises import at_most_s, equal, holds
+from harness.drive.receiver import StreamPlan
+from harness.judge.promises import answered, at_most_s, equal, floor, holds
 from harness.record.history import History
 from harness.record.terms import Terms, terms_of
 from harness.record.verdict import Finding
@@ -15,6 +17,7 @@ from harness.targets.target import Variant
 REFUSED: Final = "RESOURCE_EXHAUSTED"
 CALLERS: Final = 16  # of a server that has one thread for them
 ROUNDS_MAX: Final = 50
+WAITING_S: Final = 4.0  # of a stop: longer than the calls beside it take
 AT_ONCE_S: Final = 5.0  # connected and refused, on a busy machine
 # Each rpc but the stream: a call with little work; the others' job is unknown.
 CALLS: Final[dict[str, Callable[[Client, str], Reply]]] = {
@@ -24,6 +27,7 @@ CALLS: Final[dict[str, Callable[[Client, str], Reply]]] = {
     "ListJobs": lambda client, label: client.list_page(page_size=1, label=label),
     "DeleteJob": lambda client, label: client.delete(client.unknown_id, label=label),
 }
+OTHERS: Final = tuple(rpc for rpc in CALLS if rpc != "StopJob")
 SUCCEEDING: Final = frozenset({"StartJob", "ListJobs"})
 
 
@@ -76,4 +80,49 @@ BUSY: Final = Check(
     ours=True,
 )
 
-CHECKS: Final = (BUSY,)
+
+def run_waiting_stop(stage: Stage) -> None:
+    """Make other calls, and another stop, while a stop has the only thread for stops."""
+    with (
+        stage.fresh_server(Variant(unary_threads=1)) as server,
+        stage.client(server=server) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        job_id = client.must_start("sh", ["-c", f"trap 'echo stop' TERM; echo ready; {WAITS}"])
+        client.stream(job_id, StreamPlan(stop_after_bytes=1), label="ready")
+        waiting = pool.submit(client.stop, job_id, label="waiting stop", grace_s=WAITING_S)
+        # The job gets its SIGTERM once the stop was admitted.
+        plan = StreamPlan(stop_after_bytes=len("ready\nstop\n"))
+        client.stream(job_id, plan, label="admitted")
+        client.stop(client.unknown_id, label="second stop")
+        for rpc in OTHERS:
+            CALLS[rpc](client, rpc)
+        waiting.result()
+
+
+def judge_waiting_stop(history: History) -> Iterator[Finding]:
+    """The stop waits; another one is refused, and all other calls are admitted."""
+    waiting = history.call("waiting stop")
+    yield answered("a stop that waits for its job succeeds", waiting)
+    others = [history.call(rpc) for rpc in OTHERS]
+    yield floor("seconds of the stop", waiting.ended_s - waiting.started_s, WAITING_S)
+    early = [call.label for call in others if call.ended_s < waiting.ended_s]
+    yield floor("calls that ended before the stop", len(early), len(OTHERS))
+    refused = history.call("second stop")
+    yield answered("a stop beyond the maximum that wait is refused", refused, REFUSED)
+    for rpc, call in zip(OTHERS, others, strict=True):
+        promise = f"a call of {rpc} is admitted while a stop waits"
+        yield answered(promise, call, *_admitted(rpc, terms_of(history)))
+
+
+WAITING_STOP: Final = Check(
+    "lifecycle.waiting-stop",
+    "Stops that wait have a maximum of their own: all other calls are admitted meanwhile.",
+    run_waiting_stop,
+    judge_waiting_stop,
+    needs=BUSY.needs | {Need.GRACE},
+    cites=("105",),
+    ours=True,
+)
+
+CHECKS: Final = (BUSY, WAITING_STOP)

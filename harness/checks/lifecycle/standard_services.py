@@ -14,6 +14,7 @@ from harness.dialects.channel import open_channel
 from harness.drive.receiver import outcome_of
 from harness.judge.promises import equal, unseen
 from harness.record.history import History, Observation
+from harness.record.terms import terms_of
 from harness.record.verdict import Finding, UnsupportedError
 
 CALLERS: Final = ("admin", "user")
@@ -36,11 +37,12 @@ def _expected(service: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ReflectedServices(Observation):
-    """The names of the services that an admin sees by reflection, or the status of the call.
+    """The names of the services that a caller sees by reflection, or the status of the call.
 
     `api` is the job worker's own.
     """
 
+    caller: str
     api: str
     names: tuple[str, ...]
     status: str
@@ -58,8 +60,9 @@ def run_standard_services(stage: Stage) -> None:
         raise UnsupportedError("the standard health service")
     for answer in found:
         stage.record(answer)
-    with open_channel(stage.server.address, store.files("admin")) as channel:
-        stage.record(_reflected(channel, api))
+    for caller in CALLERS:
+        with open_channel(stage.server.address, store.files(caller)) as channel:
+            stage.record(_reflected(channel, api, caller))
 
 
 def _health(channel: grpc.Channel, service: str) -> str:
@@ -76,7 +79,7 @@ def _health(channel: grpc.Channel, service: str) -> str:
     return name
 
 
-def _reflected(channel: grpc.Channel, api: str) -> ReflectedServices:
+def _reflected(channel: grpc.Channel, api: str, caller: str) -> ReflectedServices:
     reflect: Any = channel.stream_stream(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         reflection_pb2.ServerReflectionRequest.SerializeToString,
@@ -86,14 +89,15 @@ def _reflected(channel: grpc.Channel, api: str) -> ReflectedServices:
     try:
         answers = list(reflect(iter([request]), timeout=CALL_TIMEOUT_S))
     except grpc.RpcError as error:
-        return ReflectedServices(api, (), outcome_of(error)[1])
+        return ReflectedServices(caller, api, (), outcome_of(error)[1])
     services = [each.name for answer in answers for each in answer.list_services_response.service]
-    return ReflectedServices(api, tuple(services), "OK")
+    return ReflectedServices(caller, api, tuple(services), "OK")
 
 
 def judge_standard_services(history: History) -> Iterator[Finding]:
     """A server that serves says so to each role, of itself and of the API, and lists the API."""
-    answers, reflected = history.all(HealthAnswer), history.the(ReflectedServices)
+    answers, seen = history.all(HealthAnswer), history.all(ReflectedServices)
+    reflected, by_user = (next(each for each in seen if each.caller == who) for who in CALLERS)
     got = {
         caller: {a.service: a.answer for a in answers if a.caller == caller} for caller in CALLERS
     }
@@ -109,6 +113,9 @@ def judge_standard_services(history: History) -> Iterator[Finding]:
     yield equal(
         promise, [name for name in reflected.names if name == reflected.api], [reflected.api]
     )
+    if terms_of(history).own:
+        promise = "reflection is refused to a user"
+        yield equal(promise, (by_user.status, by_user.names), ("PERMISSION_DENIED", ()))
 
 
 STANDARD_SERVICES: Final = Check(

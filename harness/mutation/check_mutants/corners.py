@@ -24,6 +24,55 @@ _FOUND: Final = '_find_program(command.name, environment[b"PATH"],'
 
 MUTANTS: Final = (
     Mutation(
+        "reloads its authorities only with its own certificate",
+        (
+            Edit(
+                "tls.py",
+                "if (material, trusted) == self._used:",
+                "if material.certificate == self._used[0].certificate:",
+            ),
+        ),
+        IDENTITY + "rotation",
+    ),
+    Mutation(
+        "goes on trusting an authority that was removed",
+        (
+            Edit(
+                "tls.py",
+                "        trusted = material.trusted()\n        if",
+                '        trusted = b"".join({material.trusted(), self._used[1]})\n        if',
+            ),
+        ),
+        IDENTITY + "rotation",
+    ),
+    Mutation(
+        "describes its API to users",
+        (
+            Edit(
+                "identity.py",
+                'v1alpha.ServerReflection/ServerReflectionInfo": _ADMINS',
+                'v1alpha.ServerReflection/ServerReflectionInfo": _EVERYBODY',
+            ),
+        ),
+        LIFECYCLE + "health",
+    ),
+    Mutation(
+        "counts stops that wait among the other calls",
+        (Edit("gate.py", "self._stops if method == _STOP else self._others", "self._others"),),
+        LIFECYCLE + "waiting-stop",
+    ),
+    Mutation(
+        "lets every stop wait that comes",
+        (
+            Edit(
+                "gate.py",
+                'Admission(unary_threads, "stops wait',
+                'Admission(unary_threads + 1, "stops wait',
+            ),
+        ),
+        LIFECYCLE + "waiting-stop",
+    ),
+    Mutation(
         "accepts a role with bytes after its text",
         (Edit("identity.py", "der[1] != len(der) - header_bytes", "der[1] > len(der)"),),
         IDENTITY + "certificates",
