@@ -149,3 +149,14 @@ def test_profile_that_locust_does_not_support_is_refused(
     with locust(server, store, log, "--headless", JOBWORKER_PROFILE="storm") as process:
         assert process.wait(END_TIMEOUT_S) == 2
     assert "BROKEN: JOBWORKER_PROFILE=storm starts and stops jobs" in log.read_text()
+
+
+@pytest.mark.parametrize("name", ["replay", "starts", "stampede"])
+def test_profile_that_locusts_users_do_not_support_is_refused(
+    server: LocalServer, store: IdentityStore, tmp_path: Path, name: str
+) -> None:
+    log = tmp_path / "log"
+    with locust(server, store, log, "--headless", JOBWORKER_PROFILE=name) as process:
+        code = process.wait(END_TIMEOUT_S)
+    assert code == 2, log.read_text()
+    assert f"use `python -m loadtests run {name}`" in log.read_text()
