@@ -295,6 +295,18 @@ def test_a_start_that_was_not_sent_is_not_judged() -> None:
     assert verdicts(iter(findings), "directory") == {Verdict.PASS}
 
 
+def test_refusal_that_is_too_long_for_our_client_is_one_of_another_kind_of_server() -> None:
+    detail = "Stream removed (received metadata size exceeds soft limit (12235 vs. 8192);  :status"
+    for terms, verdict in ((OWN_TERMS, Verdict.FAIL), (Terms(own=False), Verdict.PASS)):
+        recorder = Recorder()
+        recorder.add(terms)
+        for label in (*UNSTARTABLE, SCRIPT):
+            recorder.add(call(label, "RESOURCE_EXHAUSTED", detail))
+        recorder.add(call("a good command after all these", "OK"))
+        recorder.add(RefusedStarts("script", None, None))
+        assert verdicts(judge_bad_commands(recorder.history()), "directory") == {verdict}
+
+
 def test_calls_of_unknown_jobs_get_the_statuses_of_the_dialect() -> None:
     terms = Terms(own=False, unknown_job=("UNKNOWN",), bad_id=("OUT_OF_RANGE",))
     recorder = Recorder()
