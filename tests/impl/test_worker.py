@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tests.support.worker import listed, output, shell
 from worker_service import job as job_module
 from worker_service import spawn
 from worker_service import worker as worker_module
-from worker_service.cgroup import Limits
+from worker_service.cgroup import IoMax, Limits
 from worker_service.errors import (
     HostExhaustedError,
     InvalidRequestError,
@@ -240,9 +241,16 @@ def test_log_of_an_unknown_id_is_not_found(worker: Worker) -> None:
         worker.log(str(uuid.uuid4()))
 
 
-def test_start_rejects_limits_without_a_hierarchy(worker: Worker) -> None:
-    with pytest.raises(LimitsUnavailableError, match="--no-limits"):
-        worker.start(Command("true"), Limits(pids_max=5))
+@pytest.mark.parametrize("name", [each.name for each in fields(Limits)])
+def test_start_rejects_each_limit_without_a_hierarchy(worker: Worker, name: str) -> None:
+    io_max = IoMax("1:0", read_bytes_per_second=1)
+    values: list[Any] = [(io_max,)] if name == "io_max" else [0, 5]
+    for value in values:
+        with pytest.raises(LimitsUnavailableError, match="--no-limits"):
+            worker.start(Command("true"), replace(Limits(), **{name: value}))
+
+
+def test_start_accepts_no_limits_without_a_hierarchy(worker: Worker) -> None:
     assert worker.start(Command("true"), Limits()).limits is None
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from harness.checks.check import Check, Need, Stage
 from harness.checks.common import MIB
@@ -182,6 +182,17 @@ class RootOfUnlimitedServer(Observation):
     exists: bool
 
 
+def _single_limits() -> Iterator[tuple[str, pb.ResourceLimits]]:
+    """Yield each limit of the API alone, with a value and with 0."""
+    for field in pb.ResourceLimits.DESCRIPTOR.fields:
+        if field.message_type is not None:
+            yield f"only {field.name}", _io_limit("1:0")
+        else:
+            for value in (0, 50 * MIB):
+                alone: dict[str, Any] = {field.name: value}
+                yield f"only {field.name}={value}", pb.ResourceLimits(**alone)
+
+
 def _run_without_limits(stage: Stage) -> None:
     target = launching_target(stage)
     root = target.new_root()
@@ -189,18 +200,18 @@ def _run_without_limits(stage: Stage) -> None:
         target.launch(cgroup_root=root, flags=["--no-limits"]) as server,
         stage.client(server=server) as client,
     ):
-        limits = pb.ResourceLimits(memory_max_bytes=50 * MIB)
-        client.start("true", limits=limits, label="with limits")
+        for label, limits in _single_limits():
+            client.start("true", limits=limits, label=label)
         client.start("true", label="without")
         stage.record(RootOfUnlimitedServer(exists(stage, root)))
 
 
 def _judge_without_limits(history: History) -> Iterator[Finding]:
-    call = history.call("with limits")
-    yield answered(
-        "a server without limits refuses a job with limits", call,
-        "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED",
-    )  # fmt: skip
+    for label, _ in _single_limits():
+        yield answered(
+            f"a server without limits refuses a job with limits ({label})", history.call(label),
+            "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNIMPLEMENTED",
+        )  # fmt: skip
     yield answered("it runs a job without", history.call("without"))
     made = "a cgroup root" if history.the(RootOfUnlimitedServer).exists else "no cgroup"
     yield equal("it makes no cgroup", made, "no cgroup")

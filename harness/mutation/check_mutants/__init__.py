@@ -31,5 +31,6 @@ GUEST: Final[tuple[Mutation, ...]] = (
     *cgroups.MUTANTS,
     *bounds.GUEST_MUTANTS,
     *faults.GUEST_MUTANTS,
+    *corners.GUEST_MUTANTS,
 )
 ALL: Final[tuple[Mutation, ...]] = (*LOCAL, *GUEST)

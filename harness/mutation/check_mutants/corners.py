@@ -303,3 +303,28 @@ MUTANTS: Final = (
         LIFECYCLE + "ids",
     ),
 )
+_NOTHING: Final = "if given != Limits():"
+GUEST_MUTANTS: Final = (
+    Mutation(
+        "runs a job without the limits of disks that it requests, without limits",
+        (
+            Edit(
+                "worker.py",
+                _NOTHING,
+                'if any(getattr(given, n) is not None for n in Limits.__slots__ if n != "io_max"):',
+            ),
+        ),
+        "limits.without-limits",
+    ),
+    Mutation(
+        "takes a limit of 0 for none when it runs without limits",
+        (
+            Edit(
+                "worker.py",
+                _NOTHING,
+                "if any(getattr(given, name) for name in Limits.__slots__):",
+            ),
+        ),
+        "limits.without-limits",
+    ),
+)
