@@ -39,7 +39,8 @@ class ByteBudget:
 
     A stream may hold its fair share of the limit, as far as that is free, and `MESSAGE_MIN_BYTES`
     however much the others hold. So together they hold at most the limit plus `MESSAGE_MIN_BYTES`
-    for each stream. Shared state and its guard: both counters under `_lock`.
+    for each stream. What the courier sends is not counted: it is less than that, for streams that
+    hold nothing else. Shared state and its guard: both counters under `_lock`.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -212,7 +213,6 @@ def follow(
     Raises:
         OutputLostError: the log ended before it held everything.
     """
-    sent_at_s = float("-inf")
     due_offset = 0
     budget.join()
     try:
@@ -227,7 +227,7 @@ def follow(
             if pending_bytes == 0:
                 reader.wait(1, lease_s)
                 continue
-            hold_s = sent_at_s + batching.flush_interval_s - time.monotonic()
+            hold_s = reader.sent_at_s + batching.flush_interval_s - time.monotonic()
             if reader.offset < due_offset:
                 hold_s = 0  # the end of a segment has cut the last message
             live = not closed and until_offset is None
@@ -240,6 +240,6 @@ def follow(
                 yield reader.read(granted_bytes)
             finally:
                 budget.release(granted_bytes)
-            sent_at_s = time.monotonic()
+            reader.sent_at_s = time.monotonic()
     finally:
         budget.leave()

@@ -4,13 +4,17 @@ Without it the server works as well, but slower: where gRPC is not as expected, 
 in the log and returns False. A test fails then, so that a new version of gRPC is noticed.
 """
 
+import functools
 import logging
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import grpc
 
 logger = logging.getLogger(__name__)
 
+# What is awaited, in gRPC's books.
+_SENT: Final = "send_message of the courier"
 _UNEXPECTED: Final = (ImportError, AttributeError, TypeError, ValueError)
 
 
@@ -57,3 +61,51 @@ def request_calls(server: grpc.Server, count: int) -> bool:
         )  # fmt: skip
         return False
     return True
+
+
+def sender(context: grpc.ServicerContext) -> Callable[[bytes, Callable[[], None]], bool] | None:
+    """Return a function that begins to send a message of a call and does not wait for its end.
+
+    gRPC's own way blocks the call's thread until its only thread has handled the message's end. The
+    function's arguments are the serialized message, and what gRPC's thread then calls, also after
+    the call's end. It returns False if nothing can be sent: the call has ended, or its first
+    message was not sent yet, which is gRPC's to send. No other message must be on its way.
+
+    Returns:
+        The function, or None if gRPC is not as expected.
+    """
+    try:
+        from grpc import _server  # noqa: PLC0415 - private
+        from grpc._cython import cygrpc  # type: ignore[attr-defined] # noqa: PLC0415 - as above
+
+        state: Any = cast("Any", context)._state  # noqa: SLF001 - as above
+        call: Any = cast("Any", context)._rpc_event.call  # noqa: SLF001 - as above
+        finish, is_active = _server._possibly_finish_call, _server._is_rpc_state_active  # noqa: SLF001 - as above
+        operation, start_batch = cygrpc.SendMessageOperation, call.start_server_batch
+    except _UNEXPECTED as error:
+        _warn_once(str(error))
+        return None
+
+    def send(message: bytes, sent: Callable[[], None]) -> bool:
+        def on_sent(_event: object) -> object:
+            with state.condition:
+                outcome = finish(state, _SENT)
+            sent()
+            return outcome
+
+        with state.condition:
+            if state.initial_metadata_allowed or not is_active(state):
+                return False
+            start_batch((operation(message, 0),), on_sent)
+            state.due.add(_SENT)
+        return True
+
+    return send
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logger.warning(
+        "gRPC %s is not as expected (%s): small messages cost twice the processor time",
+        grpc.__version__, text,
+    )  # fmt: skip

@@ -305,6 +305,7 @@ class LogReader:
         self._cancelled = threading.Event()
         self.offset = offset
         self.read_bytes = 0  # in all
+        self.sent_at_s = float("-inf")  # when the last message was taken, for batching
         self.wake_at = 0
 
     @property

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from jobworker.v1 import jobworker_pb2, jobworker_pb2_grpc
 from worker_service.config import Settings
+from worker_service.courier import Courier
 from worker_service.deny import DenyList
 from worker_service.errors import ConfigurationError, HostExhaustedError
 from worker_service.follow import Admission, Batching, ByteBudget
@@ -28,6 +29,7 @@ from worker_service.service import JobWorkerService
 from worker_service.stderr import StderrHandler
 from worker_service.systemd import READY, STOPPING, notify
 from worker_service.tls import CertificateFiles, Reloader, check_refuses_tls12
+from worker_service.wire import encode_output
 from worker_service.worker import Worker, WorkerSettings
 
 if TYPE_CHECKING:  # needs the extra `metrics`
@@ -138,8 +140,10 @@ class Server:
         )
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._budget = ByteBudget(settings.in_flight)
+        when = batching(settings)
+        self._courier = Courier(encode_output, when.flush_interval_s, when.flush_bytes)
         self._service = JobWorkerService(
-            self.worker, batching(settings), self._budget, self._doorkeeper
+            self.worker, when, self._budget, self._doorkeeper, courier=self._courier
         )
         self._server = self._build()
         self.metrics: MetricsServer | None = None
@@ -149,6 +153,7 @@ class Server:
         except ConfigurationError:
             self._close_metrics()
             self._gate.close()
+            self._courier.close()
             self._pool.shutdown(wait=False)
             self.worker.close()
             self._close_hierarchy()
@@ -178,6 +183,7 @@ class Server:
         emptied = self._pool.join(_CALLS_END_MAX_S)
         self._close_metrics()
         self._gate.close()
+        self._courier.close()
         self._close_hierarchy()
         return jobs_ended and ended and emptied
 

@@ -9,9 +9,11 @@ import grpc
 
 from jobworker.v1 import jobworker_pb2 as pb
 from jobworker.v1 import jobworker_pb2_grpc
+from worker_service.courier import Courier
 from worker_service.errors import InvalidRequestError
 from worker_service.follow import Batching, ByteBudget, Readers, follow
 from worker_service.gate import Doorkeeper
+from worker_service.grpc_internals import sender
 from worker_service.job import JobStatus, State
 from worker_service.log import Extent, LogReader, OutputLog
 from worker_service.spawn import Command
@@ -35,12 +37,19 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
     """The JobWorker rpcs on top of a worker."""
 
     def __init__(
-        self, worker: Worker, batching: Batching, budget: ByteBudget, doorkeeper: Doorkeeper
+        self,
+        worker: Worker,
+        batching: Batching,
+        budget: ByteBudget,
+        doorkeeper: Doorkeeper,
+        *,
+        courier: Courier,
     ) -> None:
         self._worker = worker
         self._batching = batching
         self._budget = budget
         self._doorkeeper = doorkeeper
+        self._courier = courier
         self.readers = Readers()
         # Another server's token, or one of before a restart, is refused: its numbers mean others.
         self._page_prefix = f"{secrets.token_hex(4)}-"
@@ -105,6 +114,8 @@ class JobWorkerService(jobworker_pb2_grpc.JobWorkerServicer):  # type: ignore[mi
         identity = self._doorkeeper.identify(context)
         log = self._worker.log(request.job_id)
         reader = _reader(log, request)
+        if (send := sender(context)) is not None:
+            reader = self._courier.reader(log, reader.offset, send)
         # Before anything waits or searches: the end of the call ends that and frees the thread.
         if not context.add_callback(reader.cancel):
             return iter(())

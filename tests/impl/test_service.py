@@ -7,6 +7,7 @@ import grpc
 
 from jobworker.v1 import jobworker_pb2 as pb
 from worker_service.cgroup import IoMax, Limits, Usage
+from worker_service.courier import Courier
 from worker_service.follow import Batching, ByteBudget
 from worker_service.gate import Doorkeeper
 from worker_service.job import JobStatus, State
@@ -55,7 +56,8 @@ CONTEXT: Final[Any] = mock.create_autospec(grpc.ServicerContext)
 
 def _service(worker: mock.Mock) -> JobWorkerService:
     doorkeeper = mock.create_autospec(Doorkeeper, instance=True)
-    return JobWorkerService(worker, Batching(), ByteBudget(1 << 20), doorkeeper)
+    courier = mock.create_autospec(Courier, instance=True)
+    return JobWorkerService(worker, Batching(), ByteBudget(1 << 20), doorkeeper, courier=courier)
 
 
 def _worker() -> mock.Mock:

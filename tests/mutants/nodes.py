@@ -4,6 +4,8 @@ from typing import Final
 
 LOG: Final = "tests/impl/test_log.py::"
 FOLLOW: Final = "tests/impl/test_follow.py::"
+COURIER: Final = "tests/impl/test_courier.py::"
+INTERNALS: Final = "tests/impl/test_grpc_internals.py::"
 MEMORY: Final = "tests/impl/test_output_memory.py::"
 JOB: Final = "tests/impl/test_job.py::"
 SHORTAGE: Final = "tests/impl/test_descriptor_shortage.py::"

@@ -7,6 +7,7 @@ as a diff's lines: removed, added, and as much context as makes the place unique
 from typing import Final
 
 from harness.races.planting import planted_race
+from tests.races.planted_courier import COURIER_RACES
 
 FOLLOW: Final = "worker_service/follow.py"
 LOG: Final = "worker_service/log.py"
@@ -224,6 +225,7 @@ PLANTED = (
 """,
         (DFS, PCT),
     ),
+    *COURIER_RACES,
     # Jobs.
     planted_race(
         "a job's exit is checked only at the end of its output", "job.start-stop", JOB, """\

@@ -83,8 +83,14 @@ GUEST_MUTANTS: Final = (
             ),
             Edit(
                 "follow.py",
-                "            sent_at_s = time.monotonic()",
-                "            sent_at_s = time.time()",
+                "            reader.sent_at_s = time.monotonic()",
+                "            reader.sent_at_s = time.time()",
+            ),
+            Edit(
+                "courier.py",
+                "import time\n",
+                "from time import time as wall_s\nfrom types import SimpleNamespace\n\n"
+                "time = SimpleNamespace(monotonic=wall_s)\n",
             ),
         ),
         "lifecycle.clock-steps",

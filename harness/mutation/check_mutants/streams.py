@@ -62,9 +62,10 @@ MUTANTS: Final = (
         (
             Edit(
                 "follow.py",
-                "            hold_s = sent_at_s",
+                "            hold_s = reader.sent_at_s",
                 "            reader.offset += max(0, pending_bytes - 700_000)\n"
-                "            pending_bytes = min(pending_bytes, 700_000)\n            hold_s = sent_at_s",
+                "            pending_bytes = min(pending_bytes, 700_000)\n"
+                "            hold_s = reader.sent_at_s",
             ),
         ),
         STREAMS + "writes",
@@ -170,6 +171,7 @@ MUTANTS: Final = (
                 "                reader.offset or pending_bytes > 64\n            ):",
             ),
             Edit("follow.py", "min(hold_s, lease_s)", "lease_s"),
+            Edit("server.py", "(encode_output, when.flush_interval_s,", "(encode_output, 99,"),
         ),
         STREAMS + "live",
     ),
@@ -177,12 +179,11 @@ MUTANTS: Final = (
         "ends a stream that had no output for a second",
         (
             Edit(
-                "follow.py",
-                "                reader.wait(1, lease_s)\n",
-                "                waiting_since_s = time.monotonic()\n"
-                "                reader.wait(1, lease_s)\n"
-                "                if reader.offset > 64 and time.monotonic() > waiting_since_s + 1:\n"
-                "                    return\n",
+                "courier.py",
+                "            if self._owner is _Owner.LOG:\n                pending_bytes, closed",
+                "            if self.offset > 64 and time.monotonic() > self.sent_at_s + 1:\n"
+                "                self.cancel()\n"
+                "            if self._owner is _Owner.LOG:\n                pending_bytes, closed",
             ),
         ),
         STREAMS + "paused-server",
