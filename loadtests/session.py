@@ -179,9 +179,8 @@ class Session:
                 # As many streams as the load has: a server may allow fewer.
                 plain = ServerChoice(launch=plain_server.COMMAND)
                 flags = f"--streams {point.profile.streamers}"
-                unlimited = replace(point.profile, limits={})
                 labels = {**point.labels, SERVER: PLAIN}
-                self.run(Point(unlimited, labels, flags, point.options), plain)
+                self.run(Point(_unjudged(point.profile), labels, flags, point.options), plain)
                 self.results[:] = beside_plain(self.results)
 
     def run(self, point: Point, server: ServerChoice | None = None) -> LoadResult:
@@ -212,6 +211,11 @@ class Session:
         self.results.append(result)
         self._show(result)
         return result
+
+
+def _unjudged(profile: Profile) -> Profile:
+    """Return the same load without what a server must reach and keep."""
+    return replace(profile, limits={}, floor=replace(profile.floor, rate_share=0.0))
 
 
 def fold_and_judge(directory: Path, strictness: Strictness) -> tuple[Figures, list[Finding], str]:

@@ -80,7 +80,10 @@ def test_load_is_run_on_plain_grpcio_right_after_the_server(
     assert ours.plain == plain.figures
     assert ours.shares()["starts_achieved_per_s"] > 0
     assert (plain.shares(), beside.shares()) == ({}, {})
-    # A profile's limits are for the server.
+    # A profile's limits, and the rate to reach, are for the server.
+    yardstick = read_load(tmp_path / plain.directory).load.profile
+    assert (yardstick.limits, yardstick.floor.rate_share) == ({}, 0.0)
+    assert yardstick.storm == profile.storm
     assert ours.verdict in {Verdict.FAIL, Verdict.SKIPPED}
     assert plain.verdict in {Verdict.PASS, Verdict.SKIPPED}
 
