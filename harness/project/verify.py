@@ -57,13 +57,15 @@ def _needing(target: str, *needs: Need) -> tuple[str, ...]:
 SCANNER: Final = "local:identity.scanner"
 
 PLANS: Final = {
-    # The host may lack cgroup v2 and the right to protect a process from the OOM killer, which the
-    # guest has; the guest's processor may be emulated, which the host's is not.
+    # The host may lack cgroup v2 and the right to protect a process from the OOM killer, and its
+    # clock is not to be set; the guest has all that. The guest's processor may be emulated, which
+    # the host's is not.
     Location.GUEST: LocationPlan(
         (LOCAL, VM),
         (
             "local:limits.*",
             "local:lifecycle.oom-score",
+            *_needing(LOCAL, Need.GUEST),
             SCANNER,
             "vm:streams.thousand",
             *_needing(VM, Need.NATIVE),

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from harness.checks import ALL
+from harness.checks.check import Need
 from harness.project import times, verify
 from harness.project.steps import STEPS, ProjectStep
 from harness.project.times import CHECK_BUDGETS_S, TOTAL, Estimate, estimate, remember
@@ -180,3 +181,13 @@ def test_progress_has_an_estimate(now_s: float, text: str) -> None:
 
 def test_estimate_of_nothing_is_unknown() -> None:
     assert Estimate().kind == ""
+
+
+def test_what_disturbs_a_machine_is_skipped_on_this_host_and_judged_in_the_guest() -> None:
+    disturbing = {check.name for check in ALL if Need.GUEST in check.needs}
+    assert "lifecycle.clock-steps" in disturbing
+    skips = set(GUEST.skips_allowed)
+    unmatched = {name for name in disturbing if not name.startswith("limits.")}
+    assert {f"local:{name}" for name in unmatched} <= skips
+    absent = verify.left_out(GUEST.targets, GUEST.skips_allowed)
+    assert not {f"vm:{name}" for name in disturbing} & absent
