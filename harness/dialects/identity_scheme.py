@@ -65,7 +65,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         roles: where a certificate has its role; `none`: every valid certificate may do everything.
         admin: the role that may call every rpc.
         user: one that may call fewer; without it, the user's certificate has the admin's role.
-        encoding: of the text in an extension: DER, or the bare bytes.
+        encoding: of the text in an extension: DER, the bare bytes, or any, since the OID decides.
         key: of every certificate, the authority's included.
         refuses: which of `OPTIONAL` the server refuses.
         accepts: which of them it accepts.
@@ -78,7 +78,7 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     roles: RolePlace = "none"
     admin: RoleForm = RoleForm()
     user: RoleForm | None = None
-    encoding: Literal["UTF8String", "raw"] = "UTF8String"
+    encoding: Literal["UTF8String", "raw", "any"] = "UTF8String"
     key: KeyKind = "RSA 2048"
     refuses: tuple[str, ...] = ()
     accepts: tuple[str, ...] = ()

@@ -116,6 +116,9 @@ def test_faulty_role_is_a_case_where_it_means_something() -> None:
     raw = RoleForm(text="op", oid="1.2.3.4")
     assert "truncated role" not in names(Scheme(roles="extension", admin=raw, encoding="raw"))
     assert "truncated role" in names(Scheme(roles="extension", admin=raw))
+    any_text = names(Scheme(roles="extension", admin=raw, encoding="any"))
+    assert "truncated role" not in any_text
+    assert "no role" in any_text
 
 
 @pytest.mark.parametrize("oid", ["0.39", "1.2.840.113549", "2.999.3", "2.25." + "9" * 17])
