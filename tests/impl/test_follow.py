@@ -150,6 +150,23 @@ def test_lease_is_renewed_when_due_and_its_error_ends_the_stream() -> None:
     assert renewals == 3
 
 
+def test_lease_is_looked_at_before_each_message_of_output_that_never_pauses() -> None:
+    log = OutputLog()
+    append(log, b"123")
+    answers = iter([LONG_S, LONG_S])
+
+    def lease() -> float:
+        for left_s in answers:
+            return left_s
+        raise NotAuthenticatedError("expired")
+
+    batching = Batching(flush_bytes=1, message_max_bytes=1)
+    chunks = follow(log.reader_at(0), batching, ByteBudget(2**20), lease=lease)
+    assert [next(chunks).data.tobytes() for _ in range(2)] == [b"1", b"2"]
+    with pytest.raises(NotAuthenticatedError):
+        next(chunks)
+
+
 def test_lost_output_is_an_error_after_the_stored_bytes() -> None:
     log = OutputLog()
     append(log, b"123")

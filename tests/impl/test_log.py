@@ -440,3 +440,11 @@ def test_failed_log_reports_the_offset_after_which_output_was_lost() -> None:
 def test_retention_of_zero_bytes_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         OutputLog(0)
+
+
+@pytest.mark.parametrize("count", [5, 6, 10, 11, 2**64 - 1])
+def test_tail_of_more_than_is_kept_starts_there_and_misses_nothing(count: int) -> None:
+    log = OutputLog(retention_bytes=5)
+    append(log, b"0123456789")
+    chunk = log.reader_at_tail_bytes(count).read(100)
+    assert (chunk.offset, chunk.data.tobytes(), chunk.missed_bytes) == (5, b"56789", 0)

@@ -34,6 +34,17 @@ MUTANTS: Final = (
         LOG + "test_cancel_before_the_wait_ends_it_at_once",
     ),
     Mutation(
+        "a tail of more than is kept starts at dropped output",
+        (
+            Edit(
+                "log.py",
+                "max(extent.first_offset, extent.end_offset - count)",
+                "max(0, extent.end_offset - count)",
+            ),
+        ),
+        LOG + "test_tail_of_more_than_is_kept_starts_there_and_misses_nothing[6]",
+    ),
+    Mutation(
         "missed bytes are not counted",
         (
             Edit(
