@@ -38,18 +38,6 @@ MUTANTS: Final = (
         FOLLOW + "test_lease_is_renewed_when_due_and_its_error_ends_the_stream",
     ),
     Mutation(
-        "a stream whose output never pauses does not look at its lease",
-        (
-            Edit(
-                "follow.py",
-                "            lease_s = lease()\n            pending_bytes, closed = reader.pending_bytes()\n",
-                "            pending_bytes, closed = reader.pending_bytes()\n"
-                "            lease_s = 1.0 if pending_bytes else lease()\n",
-            ),
-        ),
-        FOLLOW + "test_lease_is_looked_at_before_each_message_of_output_that_never_pauses",
-    ),
-    Mutation(
         "the budget is not released",
         (
             Edit(

@@ -34,6 +34,19 @@ MUTANTS: Final = (
         LOG + "test_cancel_before_the_wait_ends_it_at_once",
     ),
     Mutation(
+        "a stream whose output never pauses does not look at its lease",
+        (
+            Edit(
+                "follow.py",
+                "            lease_s = lease()\n"
+                "            pending_bytes, closed = reader.pending_bytes()\n",
+                "            pending_bytes, closed = reader.pending_bytes()\n"
+                "            lease_s = 1.0 if pending_bytes else lease()\n",
+            ),
+        ),
+        FOLLOW + "test_lease_is_looked_at_before_each_message_of_output_that_never_pauses",
+    ),
+    Mutation(
         "a tail of more than is kept starts at dropped output",
         (
             Edit(
