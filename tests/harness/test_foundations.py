@@ -170,7 +170,8 @@ def test_exit_code_that_is_reported_wrongly_is_compared_by_its_owner_alone() -> 
     other = dataclasses.replace(check_of("area.other"), judge=judge)
     owner = next(each for each in ALL if each.name == "lifecycle.exit-codes")
     ends = [ReportedEnd(JobEnd("exited", code), JobEnd("exited", 1)) for code in range(1, 20)]
-    for terms in ([], [Terms(own=False, reports=("status", "exit_code"))]):
+    kinds: list[list[Record]] = [[], [Terms(own=False, reports=("status", "exit_code"))]]
+    for terms in kinds:
         judges = Judge()
         assert merge(judges(other, History(terms))) is FAIL
         judges.learn(owner, History([*terms, *ends]))
