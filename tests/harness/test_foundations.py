@@ -156,7 +156,7 @@ def test_admitted_client_may_lose_output_that_streams_lose(
 ) -> None:
     answer = CertificateAnswer(1, "admin", "OK", "NOT_FOUND")
     follows = stream(label="stream admin", code=code, text=text)
-    records = [CertificateAnswers((answer,)), follows]
+    records: list[Record] = [CertificateAnswers((answer,)), follows]
     findings = tuple(judge_certificates(History(records)))
     assert merge(findings) is FAIL
     assert merge(judged(WHOLE, [], *findings)) is verdict
