@@ -19,7 +19,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
@@ -121,33 +120,6 @@ class Reactor:
         """Run a callback on the reactor's thread, unless it has ended; from any thread."""
         self._soon.append(callback)
         os.eventfd_write(self._wakeup_fd, 1)
-
-    def run(self, callback: Callback, timeout_s: float) -> None:
-        """Run a callback on the reactor's thread and wait for it; from any other thread.
-
-        Raises:
-            TimeoutError: it did not begin in time, and never will.
-            Exception: what the callback raised.
-        """
-        outcome: Future[None] = Future()
-
-        def call() -> None:
-            if not outcome.set_running_or_notify_cancel():
-                return
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - raised in the waiting thread
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(None)
-
-        self.call_soon(call)
-        try:
-            outcome.result(timeout_s)
-        except TimeoutError:
-            if outcome.cancel():
-                raise
-            outcome.result()  # it has begun
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """See `Scheduler.watch`."""

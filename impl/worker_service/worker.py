@@ -386,20 +386,20 @@ class Worker:
         with self._lock:  # before it can end and expire
             job.number = next(self._numbers)
             self._jobs[job_id] = job
-            self._started += 1
         try:
             failure = job.begin()
         except OSError as error:
             with self._lock:
                 job.number = 0
                 self._jobs.pop(job_id, None)
-                self._started -= 1
             self._reactor.call_soon(partial(job.abandon, error))
             job.wait_ended(KILL_MAX_S + DRAIN_MAX_S)
             self._reactor.call_soon(partial(self._memory.forget, job.log))
             raise HostExhaustedError(
                 f"watching the job's end and output: {error.strerror}; the job was killed"
             ) from error
+        with self._lock:  # now, since a counter of the metrics must not decrease
+            self._started += 1
         if failure is not None:
             self._reactor.call_soon(partial(job.abandon, failure))
 

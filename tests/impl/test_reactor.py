@@ -4,13 +4,14 @@ import os
 import queue
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.support.reactor import on_reactor
 from worker_service.reactor import READABLE, Guarded, Reactor
 
 
@@ -29,18 +30,6 @@ def eventfd(value: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def on_reactor(reactor: Reactor, call: Callable[[], object]) -> None:
-    """Run something on the reactor's thread and wait for it."""
-    done = threading.Event()
-
-    def run() -> None:
-        call()
-        done.set()
-
-    reactor.call_soon(run)
-    assert done.wait(10)
 
 
 def test_timer_fires_unless_cancelled(reactor: Reactor) -> None:
@@ -143,35 +132,6 @@ def test_descriptor_that_cannot_be_watched_is_not_watched(reactor: Reactor, tmp_
         reactor.unwatch(fd)  # nothing to do: the kernel would refuse that, too
     finally:
         os.close(fd)
-
-
-def test_run_waits_for_the_callback_and_raises_its_error(reactor: Reactor) -> None:
-    threads: list[threading.Thread] = []
-    reactor.run(lambda: threads.append(threading.current_thread()), 10)
-    assert [thread.name for thread in threads] == ["test"]
-
-    def fail() -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        reactor.run(fail, 10)
-
-
-def test_run_that_does_not_begin_in_time_never_runs(reactor: Reactor) -> None:
-    busy, free = threading.Event(), threading.Event()
-    ran: list[str] = []
-
-    def keep_busy() -> None:
-        busy.set()
-        free.wait(10)
-
-    reactor.call_soon(keep_busy)
-    assert busy.wait(10)
-    with pytest.raises(TimeoutError):
-        reactor.run(lambda: ran.append("late"), 0.01)
-    free.set()
-    on_reactor(reactor, lambda: None)
-    assert not ran
 
 
 def test_call_soon_after_stop_writes_to_no_other_descriptor() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.descriptors import open_descriptors
+from tests.support.reactor import on_reactor
 from tests.support.worker import listed, output, shell
 from worker_service import job as job_module
 from worker_service import spawn
@@ -292,7 +293,7 @@ def test_start_that_cannot_be_watched_is_refused_and_leaves_nothing(
     with pytest.raises(HostExhaustedError, match="No space left on device; the job was killed"):
         worker.start(Command("sleep", ("100",)))
     assert not listed(worker)
-    worker._reactor.run(lambda: None, 15.0)
+    on_reactor(worker._reactor, lambda: None)
     assert not worker._memory._ended, "the log of a job that nobody knows is kept"
     assert not Path(f"/proc/{children[0].pid}").exists(), "the process was not killed and reaped"
     assert open_descriptors() == before

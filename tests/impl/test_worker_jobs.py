@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.host.clock import poll_until
+from tests.support.reactor import on_reactor
 from tests.support.worker import listed, output, shell
 from worker_service.cgroup import Usage
 from worker_service.errors import (
@@ -76,7 +77,7 @@ def test_delete_forgets_an_ended_job_and_frees_its_output(worker: Worker) -> Non
         with pytest.raises(JobNotFoundError, match="forgotten when deleted"):
             call(status.job_id)
     assert not listed(worker)
-    worker._reactor.run(lambda: None, END_MAX_S)
+    on_reactor(worker._reactor, lambda: None)
     assert log.held_bytes() == 0
     chunk = reader.read(1)
     assert (chunk.offset, chunk.missed_bytes, len(chunk.data)) == (300_000, 200_000, 0)
@@ -103,7 +104,7 @@ def test_job_that_a_query_reports_as_ended_can_be_deleted(
         worker.delete(status.job_id)
     finally:
         close.set()
-    worker._reactor.run(lambda: None, END_MAX_S)
+    on_reactor(worker._reactor, lambda: None)
     assert not listed(worker)
     assert (log.held_bytes(), worker._memory.total_bytes()) == (0, 0)
 
@@ -129,7 +130,7 @@ def test_ended_jobs_are_forgotten_after_their_ttl() -> None:
             known = listed(worker)
             assert time.monotonic() - ended_s >= ttl_s or len(known) == 6
             poll_until(lambda: listed(worker) == [running.job_id] or None, END_MAX_S, "expiry")
-            worker._reactor.run(lambda: None, END_MAX_S)
+            on_reactor(worker._reactor, lambda: None)
             assert not any(log.held_bytes() for log in logs)
         with pytest.raises(JobNotFoundError, match=r"0.3 s after their end \(--job-ttl\)"):
             worker.query(ended[0].job_id)

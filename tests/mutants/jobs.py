@@ -220,7 +220,10 @@ MUTANTS: Final = (
             Edit(
                 "worker.py",
                 "            failure = job.begin()\n",
-                "            self._reactor.run(job.begin, 15.0)\n            failure = None\n",
+                "            begun = threading.Event()\n"
+                "            self._reactor.call_soon(begun.set)\n"
+                "            begun.wait(15.0)\n"
+                "            failure = job.begin()\n",
             ),
         ),
         WORKER + "test_start_does_not_wait_for_the_jobs_thread",

@@ -201,7 +201,7 @@ MUTANTS: Final = (
                 "worker.py",
                 "            job.number = next(self._numbers)\n"
                 "            self._jobs[job_id] = job\n",
-                "",
+                "            pass\n",
             ),
             Edit(
                 "worker.py",

@@ -315,10 +315,8 @@ PLANTED = (
 -        with self._lock:  # before it can end and expire
 -            job.number = next(self._numbers)
 -            self._jobs[job_id] = job
--            self._started += 1
 +        job.number = next(self._numbers)
 +        self._jobs[job_id] = job
-+        self._started += 1
 """,
         (DETECTOR,),
     ),

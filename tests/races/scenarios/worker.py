@@ -57,11 +57,6 @@ class DirectReactor:
         """See `Reactor.call_soon`."""
         callback()
 
-    def run(self, callback: Callable[[], None], timeout_s: float) -> None:
-        """See `Reactor.run`."""
-        del timeout_s
-        callback()
-
     def stop(self, timeout_s: float) -> None:
         """See `Reactor.stop`."""
 
