@@ -12,16 +12,16 @@ QUICK: Final = (
     "identity.denied",  # 1.8
     "identity.openssl",  # 1.1
     "identity.roles",  # 0.2
-    "identity.rotation",  # 1.4
+    "identity.rotation",  # 1.6
     "identity.strangers",  # 0.5
     "identity.versions",  # 0.3
     "lifecycle.background",  # 0.1
-    "lifecycle.bad-commands",  # 0.6
-    "lifecycle.concurrent-stops",  # 1.1
+    "lifecycle.bad-commands",  # 1.0
+    "lifecycle.concurrent-stops",  # 1.6
     "lifecycle.ended-descriptors",  # 1.4
-    "lifecycle.escalates",  # 1.0
+    "lifecycle.escalates",  # 1.5
     "lifecycle.exit-codes",  # 0.8
-    "lifecycle.ids",  # 0.1
+    "lifecycle.ids",  # 0.8
     "lifecycle.inheritance",  # 0.7
     "lifecycle.last-words",  # 0.3
     "lifecycle.literal",  # 0.0
