@@ -62,15 +62,20 @@ class Courier:
 
     Args:
         encode: a chunk as a message.
-        flush_interval_s, flush_bytes: see `follow.Batching`.
+        flush_interval_s, flush_bytes, message_max_bytes: see `follow.Batching`.
     """
 
     def __init__(
-        self, encode: Callable[[Chunk], bytes], flush_interval_s: float, flush_bytes: int
+        self,
+        encode: Callable[[Chunk], bytes],
+        flush_interval_s: float,
+        flush_bytes: int,
+        message_max_bytes: int = SMALL_BYTES,
     ) -> None:
         self._encode = encode
         self.flush_interval_s = flush_interval_s
         self.flush_bytes = flush_bytes
+        self.small_bytes = min(SMALL_BYTES, message_max_bytes)
         self._ready: queue.SimpleQueue[CourierReader | None] = queue.SimpleQueue()
         self._held: list[tuple[float, int, CourierReader]] = []  # until their interval is over
         self._numbers = itertools.count()
@@ -184,7 +189,7 @@ class CourierReader(LogReader):
         with self._turn:
             if self._owner is _Owner.LOG:
                 pending_bytes, closed = self.pending_bytes()
-                if closed or pending_bytes > SMALL_BYTES:
+                if closed or pending_bytes > self._courier.small_bytes:
                     self._give_back()
                 else:
                     self._owner = _Owner.COURIER
@@ -221,14 +226,14 @@ class CourierReader(LogReader):
             if self._is_recalled():
                 return None
             pending_bytes, closed = self.pending_bytes()
-            if closed or pending_bytes > SMALL_BYTES:
+            if closed or pending_bytes > self._courier.small_bytes:
                 self._give_back()
                 return None
             if pending_bytes == 0:
                 if not self._queue(1):
                     self._courier.put(self)
                 return None
-            return self._log._read(self.offset, SMALL_BYTES)  # noqa: SLF001 - as above
+            return self._log._read(self.offset, pending_bytes)  # noqa: SLF001 - as above
 
     def send(self, message: "_Message") -> None:
         """Send the message for this reader's offset. If that fails, the thread has to."""

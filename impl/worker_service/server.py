@@ -141,7 +141,9 @@ class Server:
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._budget = ByteBudget(settings.in_flight)
         when = batching(settings)
-        self._courier = Courier(encode_output, when.flush_interval_s, when.flush_bytes)
+        self._courier = Courier(
+            encode_output, when.flush_interval_s, when.flush_bytes, when.message_max_bytes
+        )
         self._service = JobWorkerService(
             self.worker, when, self._budget, self._doorkeeper, courier=self._courier
         )

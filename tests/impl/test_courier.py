@@ -156,6 +156,20 @@ def test_thread_gets_its_reader_back_after_its_time(courier: Courier) -> None:
         assert returned.wait(WAIT_S)
 
 
+def test_no_message_is_larger_than_the_setting_allows() -> None:
+    courier = Courier(encode, 0, 10, message_max_bytes=10)
+    log, client = OutputLog(), Client()
+    reader = courier.reader(log, 0, client.send)
+    with waiting(reader) as returned:
+        append(log, bytes(10))
+        assert client.arrived.acquire(timeout=WAIT_S)
+        assert not returned.is_set()
+        append(log, bytes(11))  # the stream's thread divides it
+        assert returned.wait(WAIT_S)
+    courier.close()
+    assert (client.received, reader.offset) == (bytes(10), 10)
+
+
 @pytest.mark.parametrize("event", [backlog, end, cancel])
 def test_thread_waits_for_the_message_that_is_on_its_way(
     event: Callable[[OutputLog, CourierReader], None], courier: Courier
