@@ -90,7 +90,11 @@ def sender(context: grpc.ServicerContext) -> Callable[[bytes, Callable[[], None]
         def on_sent(_event: object) -> object:
             with state.condition:
                 outcome = finish(state, _SENT)
-            sent()
+            try:
+                sent()
+            except Exception:
+                # It would end gRPC's only thread, and no call would ever be answered.
+                logger.exception("unexpected error at a message's end; the server goes on")
             return outcome
 
         with state.condition:

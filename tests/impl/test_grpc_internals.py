@@ -128,6 +128,24 @@ def test_a_stream_with_a_message_that_is_not_taken_ends_with_its_client(
     assert service.sends(b"too late", sent.set) is False
 
 
+def test_an_error_at_a_messages_end_does_not_end_grpcs_thread(
+    streaming: tuple[Service, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    service, call = streaming
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise MemoryError
+
+    assert service.sends(b"0", fail) is True
+    assert failed.wait(END_MAX_S)
+    service.end.set()
+    assert list(call) == [b"0"]
+    assert service.ended.wait(END_MAX_S)  # on gRPC's thread, after its message's end
+    assert "the server goes on" in caplog.text
+
+
 def test_another_grpc_sends_by_the_streams_own_thread(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert sender(object()) is None  # type: ignore[arg-type] # that is the point
