@@ -109,6 +109,7 @@ class Reactor:
         weakref.finalize(self, os.close, self._wakeup_fd)
         self._epoll.register(self._wakeup_fd, READABLE)
         self._callbacks: dict[int, Callback] = {}
+        self._unwatched: set[int] = set()  # since the last poll
         self._soon: deque[Callback] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_order = itertools.count()
@@ -133,6 +134,7 @@ class Reactor:
     def unwatch(self, fd: int) -> None:
         """See `Scheduler.unwatch`."""
         if self._callbacks.pop(fd, None) is not None:
+            self._unwatched.add(fd)
             self._epoll.unregister(fd)
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
@@ -159,12 +161,15 @@ class Reactor:
 
     def _run(self) -> None:
         while not self._stopping:
+            self._unwatched.clear()
             for fd, _ in self._epoll.poll(self._timeout_s(), _MAX_EVENTS):
                 if fd == self._wakeup_fd:
                     os.eventfd_read(fd)
                     continue
-                # None if an earlier callback of this round unwatched it. A reused number does no
-                # harm: every callback tolerates a call without an event.
+                # An earlier callback of this round unwatched it, and another thread may reuse its
+                # number and be about to watch that: an event of the new one comes again.
+                if fd in self._unwatched:
+                    continue
                 callback = self._callbacks.get(fd)
                 if callback is not None and not self._call(callback):
                     self._call(lambda fd=fd: self.unwatch(fd))  # type: ignore[misc]

@@ -73,6 +73,32 @@ def test_readable_descriptor_calls_back_until_unwatched(reactor: Reactor) -> Non
     os.close(write_fd)
 
 
+def test_event_of_an_unwatched_descriptor_is_not_taken_for_that_of_its_number_s_next_owner(
+    reactor: Reactor,
+) -> None:
+    calls: list[str] = []
+    with eventfd(1) as one, eventfd(1) as two, eventfd(0) as silent:
+
+        def first(own: int, other: int) -> None:
+            """Do as the end of a job and the start of the next; the other's event is there."""
+            calls.append("first")
+            reactor.unwatch(own)
+            reactor.unwatch(other)
+            os.dup2(silent, other)
+            reactor.watch(other, READABLE, lambda: calls.append("without an event"))
+
+        def watch_both() -> None:
+            reactor.watch(one, READABLE, lambda: first(one, two))
+            reactor.watch(two, READABLE, lambda: first(two, one))
+
+        on_reactor(reactor, watch_both)
+        for _ in range(2):  # the round of both events has ended then
+            on_reactor(reactor, lambda: None)
+        assert calls == ["first"]
+        for fd in (one, two):
+            on_reactor(reactor, partial(reactor.unwatch, fd))
+
+
 def test_failing_callback_is_logged_and_later_callbacks_run(
     reactor: Reactor, caplog: pytest.LogCaptureFixture
 ) -> None:
