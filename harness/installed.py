@@ -14,7 +14,7 @@ from harness.program.entry import run_program
 COMMANDS: Final = (check, recheck, identities, dialect)
 # They change, or run, what only a checkout has: the sources of a server, its tests, its guests.
 OF_A_CHECKOUT: Final = (
-    "races", "selftest", "wire", "mutation-score", "verify", "vulncheck", "security", "vm"
+    "races", "selftest", "wire", "mutation-score", "soak", "verify", "vulncheck", "security", "vm"
 )  # fmt: skip
 
 

@@ -231,7 +231,7 @@ def test_query_reports_lost_output(
     job_id = admin.start("sh", ["-c", "echo kept; sleep 100"])
     next(admin.stream(job_id))
     job = server.worker.find(job_id)
-    server.worker._reactor.run(lambda: job.abandon(OSError("no memory")), 10)
+    server.worker._reactor.call_soon(lambda: job.abandon(OSError("no memory")))
     wait_until(lambda: not admin.query(job_id).running, "the job to end")
     queried = admin.query(job_id)
     lost = "output after offset 5 was lost: no memory; the job was killed"
