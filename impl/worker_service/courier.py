@@ -22,6 +22,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, override
@@ -77,7 +78,8 @@ class Courier:
         self.flush_bytes = flush_bytes
         self.small_bytes = min(SMALL_BYTES, message_max_bytes)
         self._ready: queue.SimpleQueue[CourierReader | None] = queue.SimpleQueue()
-        self._held: list[tuple[float, int, CourierReader]] = []  # until their interval is over
+        # Until their interval is over, which may be longer than a stream: its thread keeps it.
+        self._held: list[tuple[float, int, weakref.ref[CourierReader]]] = []
         self._numbers = itertools.count()
         # Readers that keep up all have the same offset: their message is encoded once.
         self._last: _Message | None = None
@@ -117,10 +119,11 @@ class Courier:
                 with suppress(queue.Empty):
                     return self._ready.get(timeout=timeout_s)
                 continue
-            _, _, reader = heapq.heappop(self._held)
-            reader.held = False
-            if reader.take_from_log():
-                return reader
+            reader = heapq.heappop(self._held)[2]()
+            if reader is not None:
+                reader.held = False
+                if reader.take_from_log():
+                    return reader
             del reader
 
     def _deliver(self, reader: "CourierReader") -> None:
@@ -128,7 +131,7 @@ class Courier:
         if due_s > time.monotonic() and reader.queue_until_due():
             if not reader.held:
                 reader.held = True
-                heapq.heappush(self._held, (due_s, next(self._numbers), reader))
+                heapq.heappush(self._held, (due_s, next(self._numbers), weakref.ref(reader)))
             return
         last = self._last
         if last is None or last.log is not reader.log or last.offset != reader.offset:

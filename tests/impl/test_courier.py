@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from harness.host.clock import poll_until
 from tests.support.log import append
 from worker_service.courier import SMALL_BYTES, Courier, CourierReader
 from worker_service.log import Chunk, OutputLog
@@ -250,6 +251,23 @@ def test_second_message_is_sent_after_the_interval() -> None:
         assert client.arrived.acquire(timeout=WAIT_S)
     courier.close()
     assert client.received == b"onetwo"
+
+
+def test_courier_keeps_no_stream_that_has_ended_within_its_interval() -> None:
+    courier = Courier(encode, LONG_S, 1000)
+    log, client = OutputLog(), Client()
+    reader = courier.reader(log, 0, client.send)
+    kept = weakref.ref(reader)
+    with waiting(reader):
+        append(log, b"one")
+        assert client.arrived.acquire(timeout=WAIT_S)
+        append(log, b"two")
+        poll_until(lambda: courier._held or None, WAIT_S, "a reader that waits for its interval")
+    del reader
+    gc.collect()
+    assert kept() is None
+    courier.close()
+    assert client.received == b"one"
 
 
 def test_idle_courier_keeps_no_log(courier: Courier) -> None:
