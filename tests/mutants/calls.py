@@ -7,9 +7,7 @@ from tests.mutants.nodes import (
     ADMISSION,
     AUDIT,
     CLI,
-    COURIER,
     FOLLOW,
-    INTERNALS,
     INTEROP,
     MESSAGES,
     POOL,
@@ -103,60 +101,6 @@ MUTANTS: Final = (
             ),
         ),
         CLI + "test_stream_starts_at_tail_or_offset_and_ends_without_follow",
-    ),
-    # The courier.
-    Mutation(
-        "what the courier could not send is lost",
-        (Edit("courier.py", "                self.offset = message.offset\n", ""),),
-        COURIER + "test_what_cannot_be_sent_is_left_to_the_thread[refuse]",
-    ),
-    Mutation(
-        "one stream's error ends the courier",
-        (Edit("courier.py", "            except Exception:\n", "            except OSError:\n"),),
-        COURIER + "test_what_cannot_be_sent_is_left_to_the_thread[fail]",
-    ),
-    Mutation(
-        "a thread does not wait for the courier's message",
-        (
-            Edit(
-                "courier.py",
-                "        while not self._take_back():\n            self._wakeup.wait()\n",
-                "        self._take_back()\n",
-            ),
-        ),
-        COURIER + "test_thread_waits_for_the_message_that_is_on_its_way[cancel]",
-    ),
-    Mutation(
-        "the courier ignores the flush interval",
-        (Edit("courier.py", "if due_s > time.monotonic() and", "if due_s < 0 and"),),
-        COURIER + "test_second_message_waits_for_the_interval_or_for_enough_output",
-    ),
-    Mutation(
-        "each reader's message is encoded anew",
-        (Edit("courier.py", "if last is None or", "if last is not self or"),),
-        COURIER + "test_readers_at_one_offset_share_one_message",
-    ),
-    Mutation(
-        "an idle courier keeps a log",
-        (
-            Edit(
-                "courier.py",
-                "                self._last = None  # a log",
-                "                pass  # a log",
-            ),
-        ),
-        COURIER + "test_idle_courier_keeps_no_log",
-    ),
-    Mutation(
-        "gRPC's books know an operation only once",
-        (
-            Edit(
-                "grpc_internals.py",
-                "self[operation] = self.get(operation, 0) + 1",
-                "self[operation] = 1",
-            ),
-        ),
-        INTERNALS + "test_this_grpc_takes_several_calls_at_a_time_and_goes_on_to_after_each",
     ),
     # Auditing.
     Mutation(

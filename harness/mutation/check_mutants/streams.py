@@ -171,7 +171,7 @@ MUTANTS: Final = (
                 "                reader.offset or pending_bytes > 64\n            ):",
             ),
             Edit("follow.py", "min(hold_s, lease_s)", "lease_s"),
-            Edit("server.py", "(encode_output, when.flush_interval_s,", "(encode_output, 99,"),
+            Edit("server.py", "encode_output, when.flush_interval_s", "encode_output, 99"),
         ),
         STREAMS + "live",
     ),
