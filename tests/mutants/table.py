@@ -1,8 +1,8 @@
 """Servers broken on purpose, each with the test that must fail: proof that the tests can fail.
 
-A new mutant is one row, in `logs`, `jobs` or `processes` (below gRPC), `identity`, `calls`, `courier`,
-`rpcs`, `metrics` or `resumed`: the file below `impl/worker_service`, the text to replace (it occurs there
-exactly once), what to put in its place, and the test.
+A new mutant is one row, in `logs`, `jobs` or `processes` (below gRPC), `identity`, `calls`,
+`courier`, `rpcs`, `metrics` or `resumed`: the file below `impl/worker_service`, the text to replace
+(it occurs there exactly once), what to put in its place, and the test.
 """
 
 from typing import Final
