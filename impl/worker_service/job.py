@@ -12,9 +12,9 @@ the final status.
        any state --a callback fails, or nothing can be watched--> abandoned ----> ended
 
 Shared state and its guard: `_status` is written by the reactor's thread only, as one reference to a
-frozen object; any thread reads it. `_final` is under `_woken`. `_begun` is written by the starting
-thread, then `_early_failure` read; by the reactor's the other way round, so one of them abandons a
-job of which an event failed meanwhile. All else belongs to the reactor's thread.
+frozen object; any thread reads it. `_final` is under `_woken`, and so are `_begun`, written by the
+starting thread, and `_early_failure`: one of the two threads abandons a job of which an event
+failed meanwhile. All else belongs to the reactor's thread.
 """
 
 import errno
@@ -186,8 +186,10 @@ class Job:
             self._scheduler.watch(self._output_fd, READABLE, self._on_output)
             self._scheduler.watch(self._process.pidfd, READABLE, self._on_exit)
         finally:
-            self._begun = True
-        return self._early_failure
+            with self._woken:
+                self._begun = True
+                failure = self._early_failure
+        return failure
 
     def abandon(self, error: Exception) -> None:
         """Kill and release the job after an error of the server; otherwise it might never end.
@@ -196,9 +198,10 @@ class Job:
         end. Its readers get the error. A lost exit status counts as SIGKILL.
         """
         logger.error("job %s fails in the server", self._status.job_id, exc_info=error)
-        self._early_failure = error
-        if not self._begun:
-            return  # `begin` finds the error
+        with self._woken:
+            self._early_failure = error
+            if not self._begun:
+                return  # `begin` finds the error
         if self._abandoned or self._status.ended_at_s is not None:
             return
         self._abandoned = self._killed = True

@@ -5,8 +5,9 @@ longer watched, since its event would return at once. `Guarded` also reports it 
 no event may reach any more.
 
 Shared state and its guard: other threads submit work through `call_soon`, by a thread-safe deque
-and an eventfd, and `watch` descriptors: one of them writes an entry of `_callbacks`, as a whole and
-before an event of it can be reported. Everything else is used by the reactor's thread only.
+and an eventfd, and `watch` descriptors: `_callbacks` is guarded by `_lock`, which also orders what
+a thread did before it watched, and the first event. Everything else is used by the reactor's thread
+only.
 """
 
 import heapq
@@ -108,6 +109,7 @@ class Reactor:
         # Open as long as any thread may submit work: after `stop` its number could be reused.
         weakref.finalize(self, os.close, self._wakeup_fd)
         self._epoll.register(self._wakeup_fd, READABLE)
+        self._lock = threading.Lock()
         self._callbacks: dict[int, Callback] = {}
         self._unwatched: set[int] = set()  # since the last poll
         self._soon: deque[Callback] = deque()
@@ -124,18 +126,16 @@ class Reactor:
 
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """See `Scheduler.watch`."""
-        self._callbacks[fd] = callback  # first: an event without its callback would return at once
-        try:
+        with self._lock:  # an event waits for it: without its callback it would return at once
             self._epoll.register(fd, events)
-        except BaseException:
-            del self._callbacks[fd]
-            raise
+            self._callbacks[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         """See `Scheduler.unwatch`."""
-        if self._callbacks.pop(fd, None) is not None:
-            self._unwatched.add(fd)
-            self._epoll.unregister(fd)
+        with self._lock:
+            if self._callbacks.pop(fd, None) is not None:
+                self._unwatched.add(fd)
+                self._epoll.unregister(fd)
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """See `Scheduler.call_later`."""
@@ -170,7 +170,8 @@ class Reactor:
                 # number and be about to watch that: an event of the new one comes again.
                 if fd in self._unwatched:
                     continue
-                callback = self._callbacks.get(fd)
+                with self._lock:
+                    callback = self._callbacks.get(fd)
                 if callback is not None and not self._call(callback):
                     self._call(lambda fd=fd: self.unwatch(fd))  # type: ignore[misc]
             for _ in range(len(self._soon)):

@@ -230,7 +230,7 @@ MUTANTS: Final = (
     ),
     Mutation(
         "an event that fails while a job begins closes what is still to be watched",
-        (Edit("job.py", "            return  # `begin` finds the error\n", "            pass\n"),),
+        (Edit("job.py", "return  # `begin` finds the error\n", "pass\n"),),
         JOB + "test_event_that_fails_while_the_job_begins_abandons_it_afterwards",
     ),
     Mutation(
@@ -246,7 +246,15 @@ MUTANTS: Final = (
     ),
     Mutation(
         "a descriptor that cannot be watched counts as watched",
-        (Edit("reactor.py", "            del self._callbacks[fd]\n", ""),),
+        (
+            Edit(
+                "reactor.py",
+                "            self._epoll.register(fd, events)\n"
+                "            self._callbacks[fd] = callback\n",
+                "            self._callbacks[fd] = callback\n"
+                "            self._epoll.register(fd, events)\n",
+            ),
+        ),
         REACTOR + "test_descriptor_that_cannot_be_watched_is_not_watched",
     ),
     Mutation(
