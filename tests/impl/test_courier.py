@@ -79,12 +79,15 @@ def waiting(reader: CourierReader, timeout_s: float = LONG_S) -> Iterator[thread
         reader.wait(1, timeout_s)
         returned.set()
 
-    thread = threading.Thread(target=wait)
+    # A daemon: where the courier is broken it may wait for ever, and would keep the process.
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
-    assert begun.wait(WAIT_S)
-    yield returned
-    reader.cancel()
-    thread.join(WAIT_S)
+    try:
+        assert begun.wait(WAIT_S)
+        yield returned
+    finally:
+        reader.cancel()
+        thread.join(WAIT_S)
     assert not thread.is_alive()
 
 
