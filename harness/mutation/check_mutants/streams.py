@@ -302,13 +302,13 @@ MUTANTS: Final = (
         STREAMS + "stampede",
     ),
     Mutation(
-        "lets one stream of fifty wait half a second before each message",
+        "lets one stream of fifty wait two seconds before each message",
         (
             Edit(
                 "follow.py",
                 "            granted_bytes = budget.reserve(",
                 '            number = reader.__dict__.setdefault("number", budget._streams)\n'
-                "            time.sleep(0.5 * (number % 50 == 49))\n"
+                "            time.sleep(2.0 * (number % 50 == 49))\n"
                 "            granted_bytes = budget.reserve(",
             ),
         ),
