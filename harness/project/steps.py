@@ -59,7 +59,7 @@ STEPS: Final = (
     ),
     ProjectStep(
         "project.tests", "The unit and integration tests pass.", ("make", "test"), r"\d+ passed",
-        time_limit_s=1800.0, budget_s=180.0,
+        time_limit_s=1800.0, budget_s=240.0,
         quick=("ARGS=--deselect tests/integration/test_checks.py",),
         leaves_out="the quick checks, which are among the checks of this host (make test)",
     ),
@@ -71,7 +71,7 @@ STEPS: Final = (
     ProjectStep(
         "project.races", "Threads do not race, and a planted race would be found.",
         (sys.executable, "-m", "harness", "races", "all"), r"\b0 races in \d+ accesses",
-        broken_codes=frozenset({2}), budget_s=60.0, quick=("--quick",),
+        broken_codes=frozenset({2}), budget_s=90.0, quick=("--quick",),
         leaves_out="the exhaustive search, most random schedules and the planted races (make race)",
     ),
 )  # fmt: skip
