@@ -219,6 +219,7 @@ def _control_early_data_bytes(files: CertFiles) -> int | None:
             return _early_data_bytes(address, files, open_input.close)
         finally:
             open_input.close()
+            _connects(address)  # if our client failed, the server still waits for one
             serving.result()
 
 
