@@ -302,7 +302,7 @@ PLANTED = (
 -            self._none_starting.wait_for(lambda: self._starting == 0, timeout=KILL_MAX_S)
 +            self._starting and self._none_starting.wait(timeout=KILL_MAX_S)
 """,
-        (DETECTOR, DFS, PCT),
+        (DFS, PCT),
     ),
     planted_race(
         "the last start does not notify the close", "worker.close-start", WORKER, """\
