@@ -5,6 +5,7 @@ from typing import Final
 from harness.mutation.mutation import Edit, Mutation
 from tests.mutants.nodes import (
     AUDIT,
+    CERTIFICATE_RULES,
     CERTIFICATES,
     CHECK,
     DENY,
@@ -44,12 +45,12 @@ MUTANTS: Final = (
     Mutation(
         "a certificate with two roles gets the first",
         (Edit("identity.py", "if len(found) > 1:", "if len(found) > 9:"),),
-        CERTIFICATES,
+        CERTIFICATE_RULES,
     ),
     Mutation(
         "a weak key is accepted",
         (Edit("identity.py", "key.key_size >= RSA_MIN_BITS", "key.key_size >= RSA_MIN_BITS // 2"),),
-        CERTIFICATES,
+        CERTIFICATE_RULES,
     ),
     Mutation(
         "a certificate that is not for clients is accepted",
@@ -60,7 +61,7 @@ MUTANTS: Final = (
                 "if usages is None:",
             ),
         ),
-        CERTIFICATES,
+        CERTIFICATE_RULES,
     ),
     Mutation(
         "a role without a text is accepted",
