@@ -138,7 +138,10 @@ def test_request_that_is_too_large_is_refused(certificates: Certificates) -> Non
         assert "jobworker_jobs" in scrape(url)
 
 
-def test_stop_does_not_wait_for_a_client_that_stalls(certificates: Certificates) -> None:
+def test_stop_does_not_wait_for_a_client_that_stalls(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "ANSWER_MAX_S", 60.0)
     with (
         serving(certificates) as (server, _),
         connected(server) as slow,

@@ -272,24 +272,26 @@ def _none_left(
 
 
 def _judge_old_jobs(history: History) -> Iterator[Finding]:
-    records = [each for each in _labelled(history, " old: ") if each.code != "NOT_FOUND"]
+    records = [
+        each for each in _records(history) if " old: " in each.label and each.code != "NOT_FOUND"
+    ]
     got = ", ".join(f"{each.label}: {each.code}" for each in records[:5])
     promise = "a killed server's jobs are unknown to the next one"
     yield holds(promise, kept=not records, got=got or "NOT_FOUND", want="NOT_FOUND")
 
 
-def _labelled(history: History, part: str) -> list[Call | Stream]:
-    records: list[Call | Stream] = [*history.calls(), *history.streams()]
-    return [each for each in records if part in each.label]
+def _records(history: History) -> list[Call | Stream]:
+    return [*history.calls(), *history.streams()]
 
 
 def _cut_of(history: History, each: CrashRound) -> list[Call | Stream]:
     """Return the calls and streams that a round's kill cut."""
-    records = _labelled(history, f"{each.number} call: ") + _labelled(
-        history, f"{each.number} stream: "
-    )
-    own = [record for record in records if record.label.startswith(f"{each.number} ")]
-    return [record for record in own if record.outcome is not Outcome.OK]
+    own = (f"{each.number} call: ", f"{each.number} stream: ")
+    return [
+        record
+        for record in _records(history)
+        if record.label.startswith(own) and record.outcome is not Outcome.OK
+    ]
 
 
 def _judge_cut(history: History, rounds: Sequence[CrashRound]) -> Iterator[Finding]:
