@@ -62,6 +62,28 @@ MUTANTS: Final = (
         LIFECYCLE + "waiting-stop",
     ),
     Mutation(
+        "lets a query wait for a stop",
+        (
+            Edit(
+                "service.py",
+                "        self.readers = Readers()\n",
+                "        self.readers = Readers()\n"
+                "        self.guard = __import__('threading').Lock()\n",
+            ),
+            Edit(
+                "service.py",
+                "        status = self._worker.stop(",
+                "        with self.guard:\n            status = self._worker.stop(",
+            ),
+            Edit(
+                "service.py",
+                "        status = self._worker.query(",
+                "        with self.guard:\n            status = self._worker.query(",
+            ),
+        ),
+        LIFECYCLE + "waiting-stop",
+    ),
+    Mutation(
         "lets every stop wait that comes",
         (
             Edit(
