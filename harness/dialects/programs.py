@@ -9,10 +9,8 @@ Threads: one thread reads; `cancel` and `close` may come from any other, also wh
 
 import contextlib
 import errno
-import functools
 import os
 import select
-import shutil
 import signal
 import subprocess
 import threading
@@ -20,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
+from harness.host.processes import launch_bound
 from harness.record.verdict import BrokenError
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -204,22 +203,19 @@ def _start(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.
     if any("\0" in word for word in words):
         raise UnpassableError("a command line cannot pass a NUL")
     try:
-        return subprocess.Popen(
-            [*_dies_with_us(), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            start_new_session=True,
-            bufsize=0,
+        return launch_bound(
+            words,
+            lambda bound: subprocess.Popen(
+                bound,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                start_new_session=True,
+                bufsize=0,
+            ),
         )
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise UnpassableError("a command line cannot pass so long arguments") from None
         raise BrokenError(f"{words[0]}: {error.strerror}") from error
-
-
-@functools.cache
-def _dies_with_us() -> tuple[str, ...]:
-    setpriv = shutil.which("setpriv")
-    return (setpriv, "--pdeathsig", "KILL") if setpriv else ()

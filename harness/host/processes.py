@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from harness.record.verdict import BrokenError
 logger = logging.getLogger(__name__)
 
 _DRAIN_TIMEOUT_S: Final = 2.0
+# This process may be killed before the program has requested the signal, which then never comes.
+_UNLESS_ORPHANED: Final = '[ "$PPID" = "$0" ] && exec "$@"'
 # Its one thread lasts as long as this process; see `start_bound`.
 _LAUNCHER: Final = ThreadPoolExecutor(1, thread_name_prefix="launcher")
 
@@ -138,16 +140,31 @@ def start_bound(
     Raises:
         BrokenError: it, or setpriv, which sets the signal, is not installed.
     """
-    words = [str(word) for word in (program("setpriv"), "--pdeathsig", "KILL", *command)]
+    words = [str(word) for word in command]
     logger.debug("$ %s", shlex.join(words))
-    starting = _LAUNCHER.submit(
-        subprocess.Popen, words, stdin=stdin, stdout=log, stderr=log, env=environment,
-        cwd=directory, start_new_session=new_session,
-    )  # fmt: skip
     try:
-        return starting.result()
+        return launch_bound(
+            words,
+            lambda bound: subprocess.Popen(
+                bound, stdin=stdin, stdout=log, stderr=log, env=environment,
+                cwd=directory, start_new_session=new_session,
+            ),
+        )  # fmt: skip
     except OSError as error:
         raise BrokenError(f"{shlex.join(words)}: {error.strerror}") from error
+
+
+def launch_bound(
+    words: Sequence[str], launch: Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
+) -> "subprocess.Popen[bytes]":
+    """Start a program as `start_bound` does: `launch` is given the words of the whole command.
+
+    Raises:
+        BrokenError: setpriv is not installed.
+        OSError: `launch` raised it.
+    """
+    bound = (program("setpriv"), "--pdeathsig", "KILL", "/bin/sh", "-c", _UNLESS_ORPHANED)
+    return _LAUNCHER.submit(launch, (*bound, str(os.getpid()), *words)).result()
 
 
 def program(name: str) -> str:

@@ -1,6 +1,7 @@
 """`processes.run`: time limits, Ctrl-C, and no process left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,22 +80,41 @@ def test_one_thread_starts_all_bound_programs_also_if_several_are_the_first() ->
     assert run([sys.executable, "-c", script], 60).require("starting two") == "0\n0\n"
 
 
+STARTS_A_BOUND_PROGRAM = (
+    "import os, sys\n"
+    "from harness.host.processes import start_bound\n"
+    "with open(os.devnull, 'wb') as log:\n"
+    "    print(start_bound(['sh', '-c', sys.argv[1]], log).pid, flush=True)\n"
+    "sys.stdin.read()\n"
+)
+
+
 def test_a_bound_program_is_killed_with_the_process_that_started_it(tmp_path: Path) -> None:
-    script = (
-        "import os, sys\n"
-        "from harness.host.processes import start_bound\n"
-        "with open(os.devnull, 'wb') as log:\n"
-        "    print(start_bound(['sleep', '100'], log).pid, flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, cwd=tmp_path
-    ) as harness:
+    ready = tmp_path / "ready"
+    command = [sys.executable, "-c", STARTS_A_BOUND_PROGRAM, f"echo $$ >{ready}; exec sleep 100"]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE) as harness:
         assert harness.stdout
         pid = int(harness.stdout.readline())
-        assert not has_ended(pid)
+        assert poll_until(lambda: written_pid(ready), 20, "the bound program") == pid
         harness.kill()
     poll_until(lambda: has_ended(pid) or None, 20, "the end of the bound program")
+
+
+def test_a_bound_program_whose_starter_was_killed_first_does_not_run(tmp_path: Path) -> None:
+    """The kernel sends no signal for a parent that has ended before it was asked for."""
+    ran, held, slow = (tmp_path / name for name in ("ran", "held", "setpriv"))
+    os.mkfifo(held)
+    slow.write_text(f'#!/bin/sh\nread _ <{held}\nexec {shutil.which("setpriv")} "$@"\n')
+    slow.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", STARTS_A_BOUND_PROGRAM, f"echo >{ran}"]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, env=environment) as harness:
+        assert harness.stdout
+        pid = int(harness.stdout.readline())
+        harness.kill()
+    held.write_text("go\n")
+    poll_until(lambda: has_ended(pid) or None, 20, "the end of the bound program")
+    assert not ran.exists()
 
 
 def test_missing_program_is_broken() -> None:
