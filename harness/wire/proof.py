@@ -42,7 +42,7 @@ class Outcome(StrEnum):
         CAUGHT: a check failed.
         MISSED: every check passed, or was inconclusive.
         UNUSED: it changes nothing that a check exchanges with the server: missed, too.
-        LACKING: the same, since the target lacks what the field is about.
+        LACKING: no check sees it, since the target lacks what the field is about.
         UNPROVOKED: the rpc may end with this status, and no check makes it: missed, too.
         UNRETURNED: the rpc never ends with this status.
         EQUIVALENT: it is in the table of equivalents.
@@ -220,7 +220,10 @@ def prove(
     with open_target(target, server, MutantTap(mutant)) as relayed:
         failed, others = _judge(relayed, concerned, controls.capabilities)
     outcome = _outcome(mutant, caught=failed is not None, equivalent=bool(reason))
-    if failed is not None:
+    lack = _lack(mutant.name, controls.capabilities)
+    if outcome is Outcome.MISSED and lack:  # as of a request that is refused whatever it has
+        outcome, detail = Outcome.LACKING, lack
+    elif failed is not None:
         detail = f"{failed.name}: {_text(failed)}"
     elif reason:
         detail = reason

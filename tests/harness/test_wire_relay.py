@@ -158,6 +158,8 @@ def test_outcome_follows_from_the_checks(
     assert of(status, FAILS, concerned=False) is Outcome.UNRETURNED
     assert of(unprovoked, FAILS, concerned=False) is Outcome.UNPROVOKED
     assert of(limits, FAILS, concerned=False) is Outcome.LACKING
+    assert of(limits, PASSES) is Outcome.LACKING
+    assert of(limits, FAILS) is Outcome.CAUGHT
     assert of(equivalent, PASSES) is Outcome.EQUIVALENT
     assert of(equivalent, FAILS) is Outcome.STALE
     assert of(split, PASSES) is Outcome.HARMLESS
