@@ -17,6 +17,9 @@ StreamChange = Callable[[Iterator[Message], threading.Event], Iterator[Message]]
 
 DELAY_S: Final = 5.0
 NEVER_S: Final = 120.0  # longer than any client's deadline
+# A relay that reads ahead without a bound takes all of a flood that its client leaves unread.
+READ_AHEAD_MESSAGES: Final = 8
+MERGED_MAX_BYTES: Final = 1024 * 1024  # of a message; clients accept four times as much
 
 
 def _lose_first(messages: Iterator[Message], _: threading.Event) -> Iterator[Message]:
@@ -99,35 +102,68 @@ def _split(messages: Iterator[Any], _: threading.Event) -> Iterator[Message]:
         yield second
 
 
-def _merge(messages: Iterator[Any], _: threading.Event) -> Iterator[Message]:
-    """Join the messages that are waiting to be sent; none waits for another."""
-    ready: SimpleQueue[Any] = SimpleQueue()
+class _ReadAhead:
+    """A thread that reads a stream's messages, a few at most before they are taken."""
 
-    def read() -> None:
-        """Queue the messages, then None or the error; it ends with the call to the server."""
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._ready: SimpleQueue[Any] = SimpleQueue()
+        self._room = threading.Semaphore(READ_AHEAD_MESSAGES)
+        self._left = threading.Event()
+        threading.Thread(target=self._read, args=(messages,), name="merge", daemon=True).start()
+
+    def _read(self, messages: Iterator[Any]) -> None:
         try:
             for message in messages:
-                ready.put(message)
+                self._room.acquire()
+                if self._left.is_set():
+                    return
+                self._ready.put(message)
         except Exception as error:  # noqa: BLE001 - raised again by the reader of the queue
-            ready.put(error)
+            self._ready.put(error)
         else:
-            ready.put(None)
+            self._ready.put(None)
 
-    threading.Thread(target=read, name="merge", daemon=True).start()
-    held: Any = ready.get()
-    while isinstance(held, Message):
-        if ready.empty():
-            yield held
-            held = ready.get()
-            continue
-        following = ready.get()
-        if isinstance(following, Message) and not _has_gap(following):
-            _append(held, following)
-        else:
-            yield held
-            held = following
-    if held is not None:
-        raise held
+    def take(self) -> Any:  # noqa: ANN401 - a generated message
+        """Return the next message, then None or the error."""
+        taken = self._ready.get()
+        self._room.release()
+        return taken
+
+    def waits(self) -> bool:
+        """Return whether the next message is not there yet."""
+        return self._ready.empty()
+
+    def close(self) -> None:
+        """Take no more: the thread ends with its next message, or with the call."""
+        self._left.set()
+        self._room.release()
+
+
+def _merge(messages: Iterator[Any], _: threading.Event) -> Iterator[Message]:
+    """Join the messages that are waiting to be sent; none waits for another."""
+    ahead = _ReadAhead(messages)
+    try:
+        held = ahead.take()
+        while isinstance(held, Message):
+            if ahead.waits():
+                yield held
+                held = ahead.take()
+            elif _fits(held, following := ahead.take()):
+                _append(held, following)
+            else:
+                yield held
+                held = following
+        if held is not None:
+            raise held
+    finally:
+        ahead.close()
+
+
+def _fits(message: Any, following: Any) -> bool:  # noqa: ANN401 - generated messages
+    if not isinstance(following, Message) or _has_gap(following):
+        return False
+    size_bytes = len(message.message) + len(following.message)  # type: ignore[attr-defined]
+    return size_bytes <= MERGED_MAX_BYTES
 
 
 def _append(message: Any, following: Any) -> None:  # noqa: ANN401 - generated messages

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from harness.wire.equivalents import EQUIVALENTS, reason_for
 from harness.wire.mutants import FieldMutant, StatusMutant, StreamMutant, WireMutant, generate
 from harness.wire.proof import OUT_OF_REACH, SLOWER
 from harness.wire.statuses import RETURNED
-from harness.wire.streams import CHANGES, HARMLESS
+from harness.wire.streams import CHANGES, HARMLESS, MERGED_MAX_BYTES, READ_AHEAD_MESSAGES
 from harness.wire.tap import MutantTap, SurveyTap
 from harness.wire.target import SERVICE
 from jobworker.v1 import jobworker_pb2 as pb
@@ -219,6 +220,26 @@ def test_merged_stream_ends_with_its_error() -> None:
     merged = HARMLESS["merged"](broken(), threading.Event())
     with pytest.raises(OSError, match="cut"):
         list(merged)
+
+
+def test_merged_stream_reads_little_ahead_of_its_client_and_ends_with_it() -> None:
+    read, ended = [], threading.Event()
+
+    def flood() -> Iterator[Message]:
+        try:
+            for number in range(1000):
+                read.append(number)
+                yield pb.StreamLogsResponse(message=bytes(MERGED_MAX_BYTES // 4))
+        finally:
+            ended.set()
+
+    merged: Any = HARMLESS["merged"](flood(), threading.Event())
+    sizes = [len(message.message) for message in islice(merged, 5)]
+    read_for_five = READ_AHEAD_MESSAGES + 2 + 4 * len(sizes)
+    merged.close()
+    assert ended.wait(20)
+    assert len(read) <= read_for_five
+    assert max(sizes) <= MERGED_MAX_BYTES
 
 
 def test_status_becomes_its_neighbour() -> None:

@@ -17,6 +17,8 @@ from jobworker.v1 import jobworker_pb2 as pb
 SCRIPT: Final = 'echo $$; eval "$1"'
 ENDED: Final = {"that exits": "echo more; exit 3", "that is killed": "kill -9 $$"}
 RUNNING: Final = "that runs"
+LINE_BYTES: Final = 20  # of one length, since a message may end within it
+RUNS: Final = f"printf '%{LINE_BYTES - 1}d\\n' $$; exec sleep 100"
 ENDS: Final = {"that exits": ("exited", 3, 0), "that is killed": ("signaled", 0, 9)}
 
 
@@ -70,14 +72,14 @@ def run_record(stage: Stage) -> None:
         commands: dict[str, tuple[str, ...]] = {
             label: ("sh", "-c", SCRIPT, "sh", end) for label, end in ENDED.items()
         }
-        commands[RUNNING] = ("/bin/sh", "-c", "echo $$; exec sleep 100")
+        commands[RUNNING] = ("/bin/sh", "-c", RUNS)
         ids = {
             label: client.must_start(command, arguments)
             for label, (command, *arguments) in commands.items()
         }
         for label in ENDED:
             client.output(ids[label], label=label)
-        plan = StreamPlan(stop_after_bytes=2, keep_bytes=100)
+        plan = StreamPlan(stop_after_bytes=LINE_BYTES, keep_bytes=100)
         client.stream(ids[RUNNING], plan, label=RUNNING)
         listed = newest_jobs(client)
         for label, job_id in ids.items():
