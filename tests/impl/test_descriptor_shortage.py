@@ -73,6 +73,7 @@ def test_failed_kill_is_retried_until_it_succeeds(caplog: pytest.LogCaptureFixtu
         assert rig.tree.kills == tries
         assert rig.scheduler.timers[-1][1] == KILL_RETRY_S
     assert "job id cannot be killed, will retry" in caplog.text
+    assert rig.job.kill_failure == os.strerror(errno.EMFILE)  # which a stop reports
     rig.job.request_stop(0)
     rig.tree.refuses = False
     rig.scheduler.fire(0)

@@ -115,6 +115,16 @@ def test_unreadable_certificate_is_not_authenticated(
         identify({"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [make(authority)]})
 
 
+@pytest.mark.parametrize("version", [[b"TLSv1.2"], [b""], []])
+def test_connection_without_tls_1_3_is_not_authenticated(
+    version: list[bytes], authority: Authority, tmp_path: Path
+) -> None:
+    """gRPC refuses it first; this holds if gRPC does not."""
+    pem = authority.write(tmp_path, "client", CertificateSpec()).cert.read_bytes()
+    with pytest.raises(NotAuthenticatedError, match="TLS 1.3 is required"):
+        identify({"ssl_tls_version": version, "x509_pem_cert": [pem]})
+
+
 def test_method_without_permissions_is_refused_to_an_admin() -> None:
     now = dt.datetime.now(dt.UTC)
     admin = Identity(1, now, now, Role.ADMIN)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
 
 from jobworker.v1 import jobworker_pb2 as pb
@@ -91,6 +92,32 @@ def test_value_out_of_range_makes_no_call(
 ) -> None:
     assert failed(run_here(*words), 2)
     assert answers.calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--tail", "1", "--tail-bytes", "1"), "give only one of --from-offset, --tail and"),
+        (("--from-offset", "0", "--tail", "1"), "give only one of --from-offset, --tail and"),
+        (("--exit-status", "--no-follow"), "leave out --no-follow"),
+    ],
+)
+def test_contradicting_flags_of_a_stream_make_no_call(
+    words: tuple[str, ...], why: str, answers: StandIn, run_here: Run
+) -> None:
+    assert failed(run_here("stream", *words, JOB_ID), 2, why)
+    assert answers.calls == []
+
+
+def test_help_names_the_variable_of_every_option_that_has_one() -> None:
+    options = [
+        option
+        for command in cli.main.commands.values()
+        for option in command.params
+        if isinstance(option, click.Option) and option.envvar
+    ]
+    assert len(options) > 10
+    assert [option.name for option in options if not option.show_envvar] == []
 
 
 def test_variable_out_of_range_makes_no_call(answers: StandIn, run_here: Run) -> None:
