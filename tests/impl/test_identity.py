@@ -121,7 +121,7 @@ def test_connection_without_tls_1_3_is_not_authenticated(
 ) -> None:
     """gRPC refuses it first; this holds if gRPC does not."""
     pem = authority.write(tmp_path, "client", CertificateSpec()).cert.read_bytes()
-    with pytest.raises(NotAuthenticatedError, match="TLS 1.3 is required"):
+    with pytest.raises(NotAuthenticatedError, match=r"TLS 1\.3 is required"):
         identify({"ssl_tls_version": version, "x509_pem_cert": [pem]})
 
 
