@@ -5,17 +5,19 @@ import errno
 import logging
 import os
 import subprocess
-from fcntl import F_SETPIPE_SZ, fcntl
+from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl
 from pathlib import Path
 
 import pytest
 
 from tests.support.descriptors import no_descriptor_left, open_descriptors
-from tests.support.job import JobRig
+from tests.support.job import JobRig, require
 from worker_service.cgroup import Cgroup
 from worker_service.errors import HostExhaustedError
 from worker_service.job import DRAIN_MAX_S, KILL_RETRY_S
 from worker_service.linux import LIBC, LIBC_AT_ONCE
+from worker_service.log import OutputLog
+from worker_service.output_memory import OutputMemory
 from worker_service.spawn import Command, spawn
 from worker_service.tree import CgroupTree
 
@@ -46,6 +48,31 @@ def test_full_pipe_is_kept_at_the_end_of_the_drain() -> None:
     rig.scheduler.fire_after(DRAIN_MAX_S)
     assert rig.job.wait_ended(0)
     assert rig.log.extent().end_offset == 1024 * 1024
+    rig.close_output()
+
+
+class RefilledMemory(OutputMemory):
+    """Writes more to a pipe whenever output has been read from it."""
+
+    write_fd = -1
+
+    def written(self, log: OutputLog) -> None:
+        super().written(log)
+        refill = b"more" * 1024
+        require(log.held_bytes() < 8 * 1024 * 1024, "the end of a drain is a bounded read")
+        os.write(self.write_fd, refill)
+
+
+def test_end_of_the_drain_takes_no_more_than_the_pipe_holds() -> None:
+    """A process that left the tree may write without an end."""
+    memory = RefilledMemory(2**40)
+    rig = JobRig(memory=memory)
+    memory.write_fd = rig.write_fd
+    os.write(rig.write_fd, b"first")
+    rig.exit()
+    rig.scheduler.fire_after(DRAIN_MAX_S)
+    assert rig.job.wait_ended(0)
+    assert len(b"first") < rig.log.extent().end_offset <= fcntl(rig.write_fd, F_GETPIPE_SZ)
     rig.close_output()
 
 

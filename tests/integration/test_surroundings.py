@@ -97,3 +97,10 @@ def test_server_and_client_run_where_nothing_can_be_written(
     monkeypatch.chdir("/proc")  # not even by root
     with launched_server(certificates) as (_, address):
         assert echo_is_streamed(address, certificates, HOME="/proc", TMPDIR="/proc")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the user")
+def test_jobs_run_as_the_user_of_the_setting(certificates: Certificates) -> None:
+    with launched_server(certificates, "--job-user", "nobody") as (_, address):
+        run = runner(command_environment(address, certificates))
+        assert run("start", "--stream", "id", "-un").stdout == "nobody\n"
