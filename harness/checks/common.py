@@ -3,31 +3,79 @@
 import dataclasses
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from harness.checks.check import Stage
+from harness.checks.check import Need, Stage
 from harness.drive.client import Client
 from harness.payloads import payload
-from harness.payloads.burst_writer import Pattern
+from harness.payloads.burst_writer import LINE_BYTES, Pattern
 from harness.record.history import Observation
-from harness.targets.target import RunningServer
+from harness.targets.target import RunningServer, poll_script
 from jobworker.v1 import jobworker_pb2 as pb
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-# What a gated writer writes before its gate: enough for a reader to know that it has joined.
-HELLO_BYTES: Final = 64
+# What a gated writer writes before its gate: enough for a reader to know that it has joined, of a
+# server that delivers whole lines only, too.
+HELLO_BYTES: Final = LINE_BYTES
 
 # The end of a script that waits for its stop. After five minutes it ends by itself: a server that
 # left it behind has gone, and so has the harness.
 WAITS: Final = "t=0; while [ $((t+=1)) -lt 1500 ]; do sleep 0.2; done"
 
+# Of the lines of /proc/PID/stat: the processes of a script, but for zombies. proc_pid_stat(5) has
+# the number, name, state and parent.
+OF_A_SCRIPT: Final = '$2 ~ /^.(sleep|sh).$/ && $3 != "Z"'
+_LOOK_TIMEOUT_S: Final = 60.0
 
 # More than other checks start meanwhile.
 _NEWEST: Final = 500
+
+
+@contextmanager
+def mark_of_jobs(stage: Stage) -> Iterator[str]:
+    """Yield a word for the arguments of jobs; those that a server left behind are killed by it.
+
+    By their mark, never by ids that a server reported: they may be those of other programs. Without
+    access to the server's machine nothing is killed.
+    """
+    word = f"job-{secrets.token_hex(8)}"
+    try:
+        yield word
+    finally:
+        if stage.target_has(Need.HOST):
+            stage.host.run(f"pkill -KILL -f '{_pattern(word)}' || true")
+
+
+def _pattern(mark: str) -> str:
+    """Return a pattern for a mark that does not match the shell that has it as its argument."""
+    return f"[{mark[0]}]{mark[1:]}"
+
+
+def count_marked(stage: Stage, mark: str, wanted: str, timeout_s: float, *, state: str = "") -> int:
+    """Count the processes of scripts that have a mark, once the count is as wanted, or in the end.
+
+    For what jobs do where their output cannot be trusted. Needs access to the server's machine.
+
+    Args:
+        stage: the check's.
+        mark: a word of their arguments, see `mark_of_jobs`.
+        wanted: condition of the count, as test(1) has it: "-ge 10".
+        timeout_s: for how long to wait for it.
+        state: count those in this state alone, see proc_pid_stat(5).
+    """
+    alive = f"{OF_A_SCRIPT} && $3 ~ /{state or '.'}/"
+    count = (
+        f"cat $(pgrep -f '{_pattern(mark)}' | sed 's,.*,/proc/&/stat,') /dev/null 2>/dev/null | "
+        f"awk '{alive}' | wc -l"
+    )
+    wait = poll_script(f"[ $(count) {wanted} ]", timeout_s)
+    done = stage.host.run(f"count() {{ {count}; }}; {wait}; count", timeout_s + _LOOK_TIMEOUT_S)
+    return int(done.require("counting a job's processes"))
 
 
 def newest_jobs(client: Client) -> dict[str, pb.JobSummary]:
@@ -106,8 +154,17 @@ def start_writer(
 
 def new_gate() -> str:
     """Return an unused path for a FIFO on the server's machine."""
+    return new_path("gate")
+
+
+def new_path(kind: str) -> str:
+    """Return an unused path on the server's machine.
+
+    A job that removes a file must not get a path that another printed: a faulty server may have
+    cut it, or changed it.
+    """
     # Not derived from the seed: a run may be repeated on the same machine.
-    return f"/tmp/jobworker-gate-{secrets.token_hex(8)}"  # noqa: S108 - random, so unpredictable
+    return f"/tmp/jobworker-{kind}-{secrets.token_hex(8)}"  # noqa: S108 - random, so unpredictable
 
 
 def open_gate(client: Client, writer: WriterJob) -> None:

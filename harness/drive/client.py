@@ -238,19 +238,32 @@ class Client:
             raise UnmetError(Finding(Verdict.FAIL, ENDS, got, "OK"))
         return stream.text
 
+    def wait_ended(self, job_id: str) -> None:
+        """Wait until a query reports that a job has ended, for as long as a call may take.
+
+        For what does not depend on the output. Its stream, which shows the end soonest, is not
+        recorded: nothing is wrong if it is not exact, or does not end.
+        """
+        self._receiver(job_id, StreamPlan(), "", lambda _: None).run()
+        seconds_until(lambda: self._job_has_ended(job_id), self.timeout_s)
+
     def receiver(
         self, job_id: str, plan: StreamPlan | None = None, *, label: str = "stream"
     ) -> Receiver:
         """Return a receiver of a stream: its `run` receives, its `cancel` cancels."""
-        recorder = self._recorder
         plan = plan or StreamPlan()
         self._record_by_hand(label, plan.request(job_id))
+        return self._receiver(job_id, plan, label, self._recorder.add)
+
+    def _receiver(
+        self, job_id: str, plan: StreamPlan, label: str, record: Callable[[Stream], None]
+    ) -> Receiver:
         if not plan.may_time_out:
             plan = dataclasses.replace(plan, timeout_s=plan.timeout_s * self.patience)
         # A slow reader, and a deadline that the check expects, look like a missing end.
         watched = not plan.may_time_out and plan.bytes_per_s is None
         watch = self._end_watch if watched else None
-        return Receiver(self._stub, job_id, plan, label, recorder.now_s, recorder.add, watch=watch)
+        return Receiver(self._stub, job_id, plan, label, self._recorder.now_s, record, watch=watch)
 
     def _job_has_ended(self, job_id: str) -> bool:
         """Query without a record: a check records only its own calls."""

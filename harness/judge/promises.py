@@ -56,6 +56,14 @@ def repeating(finding: Finding, promise: str) -> Finding:
     return dataclasses.replace(finding, repeats=promise)
 
 
+def resting_on(finding: Finding, *promises: str) -> Finding:
+    """Return a finding that says nothing where one of these promises of other checks is broken.
+
+    The check's other findings are judged all the same; see `foundations`.
+    """
+    return dataclasses.replace(finding, rests_on=promises)
+
+
 def timed(finding: Finding, took_s: float, bound_s: float) -> Finding:
     """Return a finding whose FAIL is inconclusive where a busy machine explains the time it took.
 

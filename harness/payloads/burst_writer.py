@@ -20,15 +20,22 @@ import time
 # A prime: no write size and no buffer size divides it, so a shifted or repeated piece shows.
 BLOCK_BYTES = 1_000_003
 HEAD_BYTES = 16
+# The first line ends here at the latest: some servers deliver whole lines only.
+LINE_BYTES = 64
 GATE_TIMEOUT_S = 900
 
 
 class Pattern:
-    """An endless sequence of bytes: determined by the seed, different at every offset."""
+    """An endless sequence of bytes: determined by the seed, different at every offset.
+
+    The last of the first LINE_BYTES of each block is an end of line.
+    """
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
-        self._body = hashlib.shake_128(seed.encode()).digest(BLOCK_BYTES - HEAD_BYTES)
+        body = hashlib.shake_128(seed.encode()).digest(BLOCK_BYTES - HEAD_BYTES)
+        line = LINE_BYTES - HEAD_BYTES
+        self._body = body[: line - 1] + b"\n" + body[line:]
 
     def _block(self, number: int) -> bytes:
         # Never zero: a zero is what a broken server sends for a byte that it does not have.

@@ -10,6 +10,9 @@ Two kinds of promise are narrower. What repeats another check's promise, as an i
 does, is left out while that check FAILs for it. And a field of a query that is reported wrongly is
 compared by its owner alone.
 
+A check may say that only some of its findings rest on a promise: then the others are reported
+whether it is broken or not.
+
 What it leaves out: a second fault that shows only in a check that relied on a broken promise is
 seen once the first is mended.
 """
@@ -27,6 +30,7 @@ ANSWERS: Final = "a running job is reported as running"
 EXACT: Final = "every byte is the one that the job wrote"
 COMPLETE: Final = "a stream that ends has all of the output"
 ENDS: Final = "a stream ends with its job"
+OUTPUT: Final = (EXACT, COMPLETE, ENDS)
 STOPS: Final = "a running job stops"
 WHOLE: Final = "a stream has all and ends when its job has ended"
 EXIT_CODE: Final = "an exit code is reported exactly, as status exited and without a signal"
@@ -159,9 +163,17 @@ def attributed(
     if repeated and len(repeated) == len(findings):
         return (_unjudged(elsewhere[repeated[0].repeats]),)
     findings = [each for each in findings if each not in repeated]
-    causes = [each for each in broken if each.owner != name and each.relied_on(history)]
+    named = {promise for each in findings for promise in each.rests_on}
     bad = [each for each in bad if each.promise not in own and each not in repeated]
-    if not causes or not bad:
+
+    def explains(cause: Foundation, finding: Finding) -> bool:
+        promise = cause.promise
+        return promise not in named or promise in {finding.promise, *finding.rests_on}
+
+    causes = [each for each in broken if each.owner != name and each.relied_on(history)]
+    causes = [cause for cause in causes if any(explains(cause, each) for each in bad)]
+    bad = [each for each in bad if any(explains(cause, each) for cause in causes)]
+    if not bad:
         return tuple(findings)
     judged = [each for each in findings if each not in bad]
     promises = {each.promise for each in causes}

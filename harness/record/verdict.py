@@ -55,7 +55,8 @@ class Finding:
     """One judged promise: its verdict, and the observed and the expected value.
 
     `because` names the check whose FAIL is the reason for a promise that could not be judged.
-    `repeats` is the promise of another check that this one repeats; see `foundations`.
+    `repeats` is the promise of another check that this one repeats, `rests_on` are those without
+    which this finding, but not the rest of its check, says nothing; see `foundations`.
     `duration` is given where the machine's speed may be to blame; see `machine_load`.
     """
 
@@ -66,6 +67,7 @@ class Finding:
     tolerance: str = ""
     because: str = ""
     repeats: str = ""
+    rests_on: tuple[str, ...] = ()
     duration: Duration | None = None
 
     def sentence(self) -> str:

@@ -253,3 +253,29 @@ def test_stream_that_ends_is_not_marked(identities: IdentityStore) -> None:
         assert client.output(JOB_ID) == "all of it"
     [stream] = recorder.history().streams()
     assert not stream.unended
+
+
+@pytest.mark.parametrize(
+    ("stream", "statuses"),
+    [
+        (_silent_then_more, ["running", "running", "exited"]),
+        (_never_ending, ["running", "exited", "signaled", "exited"]),
+    ],
+)
+def test_end_of_a_job_is_awaited_without_a_record(
+    stream: Callable[[Any, Any], Iterator[Any]],
+    statuses: list[str],
+    identities: IdentityStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("harness.drive.client.QUIET_S", 0.05)
+    left = statuses.copy()
+    query = lambda _request, _context: pb.QueryJobResponse(status=left.pop(0))  # noqa: E731
+    recorder = Recorder()
+    with (
+        serving(identities, OddServer(StreamLogs=stream, QueryJob=query)) as address,
+        Client(address, identities.files("admin"), recorder) as client,
+    ):
+        client.wait_ended(JOB_ID)
+    assert left == []
+    assert recorder.history().records == ()

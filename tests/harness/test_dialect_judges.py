@@ -28,13 +28,13 @@ from harness.checks.lifecycle.ending import DEADLY, DUMPING, ReportedEnd, Signal
 from harness.checks.lifecycle.forgetting import CALLS, DeletedOutput, judge_delete
 from harness.checks.lifecycle.job_end import JobEnd
 from harness.checks.lifecycle.job_times import TimedJob, TimesOfRunningJob, judge_times
+from harness.checks.lifecycle.left_over import count_left_over
 from harness.checks.lifecycle.starting import (
     SCRIPT,
     UNSTARTABLE,
     RefusedStarts,
     judge_bad_commands,
 )
-from harness.checks.lifecycle.stopping import count_left_over
 from harness.checks.raw_calls import queried_id
 from harness.checks.streams.pauses import STALLED_READERS, ReadBesideStalled, judge_stalled
 from harness.dialects.command_table import CommandTable

@@ -5,7 +5,7 @@ the checks that own its promise, and no other.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 import pytest
 
 from harness.checks import ALL
-from harness.checks.check import Scale
+from harness.checks.check import Need, Scale
 from harness.dialects.load import load_dialect
+from harness.drive import client
 from harness.drive.identities import make_identities
 from harness.record.results import CheckResult
 from harness.record.verdict import Verdict
@@ -55,7 +56,7 @@ class Faulty(NamedTuple):
 
     Attributes:
         kind: of the server.
-        fault: of it.
+        fault: of it, or several, with spaces between.
         failing: the checks that FAIL.
         unjudged: those that could not be judged because of them.
         checks: that are run beside those that FAIL.
@@ -73,12 +74,40 @@ FAULTY: Final = (
     # A reader of a running job loses its tail only by chance; one that joins later, always.
     Faulty("nested", "tail-lost", frozenset({"streams.after-end"}), checks=FEWER[:3]),
     Faulty("units", "children-left", frozenset({"lifecycle.stop-tree"})),
+    # What it does to processes is judged although nothing that a job prints can be trusted.
+    Faulty(
+        "units", "corrupt endless children-left",
+        frozenset({"streams.writes", "streams.end", "lifecycle.stop-tree"}),
+        frozenset({"lifecycle.literal"}),
+    ),
+    Faulty(
+        "units", "corrupt says-stopped",
+        frozenset({
+            "streams.writes", "lifecycle.escalates", "lifecycle.stopped-job", "lifecycle.stop-tree",
+        }),
+        frozenset({"lifecycle.literal"}),
+    ),
+    Faulty(
+        "nested", "corrupt missing-program",
+        frozenset({"streams.writes", "lifecycle.bad-commands"}), frozenset({"lifecycle.literal"}),
+    ),
     Faulty("nested", "missing-program", frozenset({"lifecycle.bad-commands"})),
     Faulty("required", "unknown-job", frozenset({"lifecycle.ids"})),
     Faulty("units", "never-running", frozenset({"lifecycle.stop-twice"})),
     Faulty("units", "exit-codes", frozenset({"lifecycle.exit-codes"})),
     Faulty("nested", "old-tls", frozenset({"identity.versions"}), checks=("identity.openssl",)),
 )  # fmt: skip
+# Without access to the server's machine, the processes of a tree are those that it prints.
+BLIND: Final = {
+    "children-left": {"lifecycle.stop-tree": Verdict.FAIL},
+    "corrupt children-left": {
+        "lifecycle.stop-tree": Verdict.SKIPPED, "streams.writes": Verdict.FAIL
+    },
+    "": {
+        "lifecycle.escalates": Verdict.PASS, "lifecycle.stopped-job": Verdict.PASS,
+        "lifecycle.stop-tree": Verdict.PASS,
+    },
+}  # fmt: skip
 
 
 class Silent:
@@ -98,7 +127,7 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_target(kind: str, fault: str, identities: Path) -> Iterator[LocalTarget]:
     dialect = load_dialect(str(DIALECTS / f"{kind}.toml"))
     store = make_identities(identities / kind, scheme=dialect.identities)
-    flag = f"--fault {fault}" if fault else ""
+    flag = " ".join(f"--fault {each}" for each in fault.split())
     target = LocalTarget(store, COMMAND.replace("KIND", kind).replace("FAULT", flag), {})
     target.dialect = dialect
     yield target
@@ -111,14 +140,19 @@ def capabilities(kind: str, identities: Path) -> Capabilities:
 
 
 def verdicts(
-    kind: str, fault: str, names: Iterable[str], identities: Path, tmp_path: Path
+    kind: str,
+    fault: str,
+    names: Iterable[str],
+    identities: Path,
+    tmp_path: Path,
+    *,
+    lacking: Mapping[Need, str] = {},
 ) -> tuple[dict[str, Verdict], str]:
     """Return the verdict of each check, and all findings as a text."""
     checks = [BY_NAME[name] for name in names]
     with open_target(kind, fault, identities) as target:
-        results = run_checks(
-            target, checks, Options("tests", tmp_path), Silent(), capabilities(kind, identities)
-        )
+        found = {**capabilities(kind, identities), **lacking}
+        results = run_checks(target, checks, Options("tests", tmp_path), Silent(), found)
     findings = [
         f"{result.verdict} {result.name}: {finding.sentence()}"
         for result in results
@@ -147,10 +181,20 @@ def test_a_server_without_a_fault_passes_all_that_its_dialect_names(
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("server", FAULTY, ids=lambda each: f"{each.kind}-{each.fault}")
 def test_a_fault_fails_the_checks_that_own_its_promise_and_no_other(
-    server: Faulty, identities: Path, tmp_path: Path
+    server: Faulty, identities: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client, "QUIET_S", 0.5)  # each stream that does not end takes so long
     names = dict.fromkeys([*server.checks, *server.failing])
     found, findings = verdicts(server.kind, server.fault, names, identities, tmp_path)
     assert named(found, Verdict.FAIL) == server.failing, findings
     assert named(found, Verdict.SKIPPED) == server.unjudged, findings
     assert not named(found, Verdict.BROKEN), findings
+
+
+@pytest.mark.parametrize("fault", BLIND)
+def test_trees_are_judged_by_what_they_print_where_the_machine_cannot_be_seen(
+    fault: str, identities: Path, tmp_path: Path
+) -> None:
+    lacking = {Need.HOST: "the target lacks access to the server's machine"}
+    found, findings = verdicts("units", fault, BLIND[fault], identities, tmp_path, lacking=lacking)
+    assert found == BLIND[fault], findings

@@ -19,7 +19,7 @@ from harness.checks.lifecycle.ending import ReportedEnd
 from harness.checks.lifecycle.job_end import JobEnd, ends_as
 from harness.checks.streams.delivery import WRITE_PLANS, judge_writes
 from harness.checks.streams.message_sizes import ACCEPTED_BYTES, OUTPUT_BYTES, judge_messages
-from harness.judge.promises import repeating
+from harness.judge.promises import repeating, resting_on
 from harness.record.foundations import (
     ANSWERS,
     COMPLETE,
@@ -123,6 +123,33 @@ def test_probe_that_repeats_a_promise_is_left_out_while_its_owner_fails_for_it()
     assert (finding.verdict, finding.because) == (Verdict.SKIPPED, "identity.versions")
     for other in (EXACT, version_refused("TLSv1.1")):
         assert judged(other, [], own, again) == (own, again)
+
+
+def test_finding_that_rests_on_a_broken_promise_excuses_no_other_of_its_check() -> None:
+    own, kept = Finding(FAIL, "threads afterwards"), Finding(PASS, "a new client is answered")
+    victim = resting_on(Finding(FAIL, "the stream lost nothing"), EXACT, ENDS)
+    unjudged = Finding(
+        Verdict.SKIPPED, "could not be judged because of streams.writes", because="streams.writes"
+    )
+    assert judged(EXACT, RELIES[EXACT], own, kept, victim) == (own, kept, unjudged)
+    assert judged(EXACT, RELIES[EXACT], kept, victim) == (kept, unjudged)
+    # Of a check that did not rely on it, and of one whose owner keeps it, it is reported.
+    assert judged(EXACT, DOES_NOT[EXACT], own, victim) == (own, victim)
+    assert judged(STOPS, RELIES[EXACT], own, victim) == (own, victim)
+    # Another promise that it relied on explains all, and the owner reports its own.
+    assert judged(STOPS, RELIES[STOPS], own, victim)[0].because == "lifecycle.stop-twice"
+    ends = Finding(FAIL, ENDS, "no end of 1 streams")
+    assert judged(ENDS, RELIES[ENDS], own, kept, victim, ends)[:2] == (own, kept)
+    assert ends not in judged(ENDS, RELIES[ENDS], own, kept, victim, ends)
+
+
+def test_unjudged_finding_names_the_check_whose_promise_it_rests_on() -> None:
+    records = [*RELIES[EXACT], *RELIES[ENDS]]
+    broken = [each for each in FOUNDATIONS if each.promise in {EXACT, ENDS}]
+    late = resting_on(Finding(FAIL, "its streams end"), ENDS)
+    never = resting_on(Finding(PASS, "its text"), EXACT)
+    [_, finding] = attributed("area.other", [late, never], History(records), broken)
+    assert finding.because == "streams.end"
 
 
 MESSAGES = ("live", "replay")

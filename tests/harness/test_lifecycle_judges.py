@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import pytest
 
+from harness.checks.common import WAITS
 from harness.checks.lifecycle.busy import CALLS, REFUSED, judge_busy, run_busy
 from harness.checks.lifecycle.shutdown import LATE, ServerShutdown, judge_shutdown
-from harness.checks.lifecycle.stopping import (
+from harness.checks.lifecycle.stopped_trees import (
     TREE,
     TREE_BYTES,
     TREE_PROCESSES,
@@ -110,7 +111,8 @@ def test_refusal_that_is_not_at_once_fails(took_s: float, broken: list[str]) -> 
 
 
 def test_reader_of_the_tree_has_all_numbers_with_ends_of_lines_and_without() -> None:
-    tree = subprocess.Popen(["sh", "-c", TREE], stdout=subprocess.PIPE, start_new_session=True)
+    words = ["sh", "-c", TREE, "mark", WAITS]
+    tree = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
     with tree:
         assert tree.stdout is not None
         lines = [tree.stdout.readline().decode() for _ in range(4)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.checks.common import WriterStep, plan_text
+from harness.checks.common import HELLO_BYTES, WriterStep, plan_text
 from harness.payloads import payload
 from harness.payloads.burst_writer import BLOCK_BYTES, Pattern
 
@@ -82,3 +82,8 @@ def test_a_writer_waits_at_its_gate_and_removes_it(tmp_path: Path) -> None:
             rest, _ = process.communicate(timeout=30)
     assert rest == PATTERN.read(3, 3)
     assert list(tmp_path.iterdir()) == []
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_what_a_gated_writer_writes_first_ends_a_line(seed: str) -> None:
+    assert Pattern(seed).read(0, HELLO_BYTES)[-1:] == b"\n"

@@ -2,7 +2,8 @@
 
 They represent other people's servers: no code of ours. `KINDS` are their APIs, described in
 `tests/dialects`; `FAULTS` are those that public job workers were seen to have.
-`python -m tests.support.foreign_server KIND [--fault FAULT] --listen HOST:PORT --ca --cert --key`.
+`python -m tests.support.foreign_server KIND [--fault FAULT]... --listen HOST:PORT --ca --cert
+--key`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ _WORD: Final = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 _QUOTES: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
 FAULTS: Final = (
     "corrupt", "tail-lost", "children-left", "missing-program", "unknown-job", "never-running",
-    "workflow-command", "exit-codes", "old-tls",
+    "workflow-command", "exit-codes", "old-tls", "endless", "says-stopped",
 )  # fmt: skip
 
 
@@ -184,20 +185,21 @@ class LeavesChildren(Job):
 
 
 class Service:
-    """The four rpcs of an API, with a fault."""
+    """The four rpcs of an API, with faults."""
 
-    def __init__(self, api: Api, fault: str) -> None:
+    def __init__(self, api: Api, faults: Collection[str]) -> None:
         self.api = api
-        self.fault = fault
+        self.faults = faults
         self.jobs: dict[str, Job | None] = {}
+        self.said_stopped: set[str] = set()
 
     def start(self, request: Any, context: grpc.ServicerContext) -> Any:
         job = None
         try:
-            kind = LeavesChildren if self.fault == "children-left" else Job
+            kind = LeavesChildren if "children-left" in self.faults else Job
             job = kind(self.api.words(request))
         except (OSError, ValueError) as error:
-            if self.fault != "missing-program":
+            if "missing-program" not in self.faults:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         job_id = self.api.new_id()
         self.jobs[job_id] = job
@@ -206,9 +208,9 @@ class Service:
     def _job(self, request: Any, context: grpc.ServicerContext) -> Job | None:
         job_id = self.api.id_of(request)
         if job_id not in self.jobs:
-            if self.fault == "workflow-command":
+            if "workflow-command" in self.faults:
                 context.abort(grpc.StatusCode.UNKNOWN, "no job\n::error title=x::y")
-            code = "UNKNOWN" if self.fault == "unknown-job" else "NOT_FOUND"
+            code = "UNKNOWN" if "unknown-job" in self.faults else "NOT_FOUND"
             context.abort(grpc.StatusCode[code], f"no job {job_id}")
         return self.jobs[job_id]
 
@@ -216,9 +218,12 @@ class Service:
         job = self._job(request, context)
         if job is not None and not job.ended:
             send: Callable[[int], None] = job.signal
-            if self.fault == "children-left":
+            if "children-left" in self.faults:
                 send = job.process.send_signal
             send(signal.SIGTERM)
+            if "says-stopped" in self.faults:
+                self.said_stopped.add(self.api.id_of(request))
+                return self.api.response(self.api.rpcs[1])
             send(signal.SIGCONT)
             if not job.wait_ended(GRACE_S):
                 send(signal.SIGKILL)
@@ -228,9 +233,11 @@ class Service:
     def query(self, request: Any, context: grpc.ServicerContext) -> Any:
         job = self._job(request, context)
         code = 127 if job is None else job.process.returncode if job.ended else None
-        if code is None and self.fault == "never-running":
+        if code is None and "never-running" in self.faults:
             code = 0
-        if code and code > 0 and self.fault == "exit-codes":
+        if code is None and self.api.id_of(request) in self.said_stopped:
+            code = -signal.SIGTERM
+        if code and code > 0 and "exit-codes" in self.faults:
             code = 1
         return self.api.state(self.api.id_of(request), job, code)
 
@@ -239,9 +246,13 @@ class Service:
         if self.api.service == Required.service:
             yield self.api.response("Tail", banner="here it comes")
         for data in job.follow(context) if job else ():
-            yield self.api.chunk(b"?" + data[1:] if self.fault == "corrupt" else data)
-            if self.fault == "tail-lost" and job is not None and job.ended:
+            yield self.api.chunk(b"?" + data[1:] if "corrupt" in self.faults else data)
+            if "tail-lost" in self.faults and job is not None and job.ended:
                 return  # one chunk after the end was seen, whatever is left
+        if "endless" in self.faults:
+            cancelled = threading.Event()
+            if context.add_callback(cancelled.set):
+                cancelled.wait()
 
     def close(self) -> None:
         """End all that is left."""
@@ -288,7 +299,7 @@ def handlers(service: Service) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--fault", choices=FAULTS, default="")
+    parser.add_argument("--fault", choices=FAULTS, action="append", default=[])
     for name in ("listen", "ca", "cert", "key"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()

@@ -22,8 +22,9 @@ from harness.checks.common import (
 )
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
-from harness.judge.promises import answered, assumed, at_most, at_most_s
+from harness.judge.promises import answered, assumed, at_most, at_most_s, resting_on
 from harness.judge.streams import all_exact
+from harness.record.foundations import OUTPUT
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
 from harness.targets.target import DEFAULT, RunningServer, Variant
@@ -157,7 +158,8 @@ def judge_victim(history: History) -> Iterator[Finding]:
     took_s = newcomer.ended_s - newcomer.started_s
     yield at_most_s("seconds until the new client is answered", took_s, ANSWER_BOUND_S, ANSWER_WHY)
     victim = history.stream("victim")
-    yield all_exact("the stream beside the abuse lost nothing", [victim], seen.written_bytes)
+    exact = all_exact("the stream beside the abuse lost nothing", [victim], seen.written_bytes)
+    yield resting_on(exact, *OUTPUT)
     if seen.counts is not None:
         before, after, spare = seen.counts.before, seen.counts.after, seen.counts.spare
         for what, was, now, more in (

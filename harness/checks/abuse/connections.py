@@ -24,8 +24,9 @@ from harness.drive.net.tls_client import (
 )
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
-from harness.judge.promises import answered, assumed, equal, floor, in_time, one_of
+from harness.judge.promises import answered, assumed, equal, floor, in_time, one_of, resting_on
 from harness.judge.streams import all_exact
+from harness.record.foundations import OUTPUT
 from harness.record.history import History, Observation
 from harness.record.verdict import BrokenError, Finding
 from harness.targets.target import RunningServer, Variant
@@ -230,7 +231,7 @@ def _raise_descriptor_limit(descriptors: int) -> None:
 def judge_idle(history: History) -> Iterator[Finding]:
     """The connections stay open, and other clients are served meanwhile."""
     seen = history.the(IdleConnections)
-    yield equal("a job runs meanwhile", seen.job_output, "meanwhile\n")
+    yield resting_on(equal("a job runs meanwhile", seen.job_output, "meanwhile\n"), *OUTPUT)
     yield answered("a new client is answered meanwhile", history.call("newcomer meanwhile"))
     yield from judge_victim(history)
     yield assumed("no connection was refused", true=not seen.refusal, got=seen.refusal or "none")

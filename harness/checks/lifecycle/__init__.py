@@ -20,6 +20,7 @@ from harness.checks.lifecycle import (
     shutdown,
     standard_services,
     starting,
+    stopped_trees,
     stopping,
     tree_grace,
 )
@@ -34,6 +35,7 @@ CHECKS: Final = (
     *listing.CHECKS,
     *forgetting.CHECKS,
     *stopping.CHECKS,
+    *stopped_trees.CHECKS,
     *tree_grace.CHECKS,
     *shutdown.CHECKS,
     *inherited_signals.CHECKS,

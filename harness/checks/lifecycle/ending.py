@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
-from harness.checks.common import ServerCounts, server_counts
+from harness.checks.common import ServerCounts, new_path, server_counts
 from harness.checks.lifecycle.job_end import JobEnd, end_of, is_end
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
@@ -38,7 +38,7 @@ def _record_ends(
 
         def run(actual: JobEnd) -> None:
             job_id = client.must_start("sh", ["-c", scripts[actual]])
-            client.output(job_id)
+            client.wait_ended(job_id)
             reported = end_of(client.query(job_id).call)
             stage.record(ReportedEnd(actual, reported, may_dump_core))
 
@@ -113,7 +113,8 @@ def run_signals(stage: Stage) -> None:
     scripts = {_signaled(number): f"ulimit -c 0; kill -{number} $$" for number in numbers}
     _record_ends(stage, scripts)
     with stage.client() as client:
-        scratch = client.output(client.must_start("mktemp", ["-d"])).strip()
+        scratch = new_path("cores")
+        client.wait_ended(client.must_start("mkdir", ["-m", "700", scratch]))
         # A directory for each, since the cores may have one name. The hard limit and no higher: a
         # shell whose ulimit fails would end by that.
         dump = "mkdir {0}/{1} && cd {0}/{1} && ulimit -c $(ulimit -H -c); kill -{1} $$"
@@ -125,7 +126,7 @@ def run_signals(stage: Stage) -> None:
             cores = int(count) if count.strip().isdecimal() else None
             stage.record(SignalRun(len(numbers), pattern, cores))
         finally:
-            client.output(client.must_start("rm", ["-rf", scratch]))
+            client.wait_ended(client.must_start("rm", ["-rf", scratch]))
 
 
 def _signaled(number: int) -> JobEnd:

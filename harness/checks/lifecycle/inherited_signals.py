@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import WAITS
+from harness.checks.common import WAITS, mark_of_jobs
 from harness.checks.lifecycle.job_end import JobEnd, end_of
-from harness.checks.lifecycle.shutdown import EXIT_BOUND_S, STREAM_ENDS, mark_of_jobs
+from harness.checks.lifecycle.shutdown import EXIT_BOUND_S, STREAM_ENDS
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.judge.promises import assumed, equal, holds, one_of

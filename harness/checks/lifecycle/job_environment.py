@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
+from harness.checks.common import new_path
 from harness.judge.promises import answered, assumed, equal, holds, unseen
 from harness.record.history import History, Observation
 from harness.record.verdict import Finding
@@ -173,10 +174,7 @@ BAD_DIRECTORIES: Final = {
 }
 # A program that only a requested PATH finds, in a new directory; its own words need no PATH.
 HIDDEN: Final = "jobworker-hidden"
-HIDE: Final = (
-    f"d=$(mktemp -d) && printf '#!/bin/sh\necho hidden\n' > $d/{HIDDEN} && "
-    f"chmod +x $d/{HIDDEN} && echo $d"
-)
+HIDE: Final = f"mkdir $0 && printf '#!/bin/sh\necho hidden\n' > $0/{HIDDEN} && chmod +x $0/{HIDDEN}"
 
 
 def run_surroundings(stage: Stage) -> None:
@@ -188,12 +186,13 @@ def run_surroundings(stage: Stage) -> None:
             client.must_start("./printenv", ["PATH"], working_directory="/usr/bin"),
             label="relative",
         )
-        directory = client.output(client.must_start("sh", ["-c", HIDE])).strip()
+        directory = new_path("hidden")
+        client.wait_ended(client.must_start("sh", ["-c", HIDE, directory]))
         path = {"PATH": directory}
         client.start(HIDDEN, environment=path, label="found in its PATH")
         client.start("printenv", environment=path, label="not in its PATH")
         client.start(HIDDEN, label="not in the server's PATH")
-        client.output(client.must_start("rm", ["-r", directory]))
+        client.wait_ended(client.must_start("rm", ["-r", directory]))
         for label, environment in BAD_ENVIRONMENTS.items():
             client.start("true", environment=environment, label=f"environment with {label}")
         for label, (bad, _, _) in BAD_DIRECTORIES.items():

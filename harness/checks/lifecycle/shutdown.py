@@ -1,15 +1,13 @@
 """The end of a server that gets SIGTERM: its jobs, its streams, its exit code."""
 
-import secrets
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Stage
-from harness.checks.common import WAITS
+from harness.checks.common import WAITS, mark_of_jobs
 from harness.checks.lifecycle.stopping import IGNORES_TERM
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
@@ -39,20 +37,6 @@ class ServerShutdown(Observation):
     seconds: float
     job_pids: tuple[int, ...]
     jobs_left: int
-
-
-@contextmanager
-def mark_of_jobs(stage: Stage) -> Iterator[str]:
-    """Yield a word for the arguments of jobs; those that a server left behind are killed by it.
-
-    By their mark, never by ids that a server reported: they may be those of other programs.
-    """
-    word = f"job-{secrets.token_hex(8)}"
-    try:
-        yield word
-    finally:
-        # In brackets, so that the pattern does not match the shell that has it as its argument.
-        stage.host.run(f"pkill -KILL -f '[j]{word[1:]}' || true")
 
 
 def run_shutdown(stage: Stage) -> None:

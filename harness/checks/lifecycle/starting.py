@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import PROCESS_UNSEEN, Check, Need, Stage
-from harness.checks.common import server_counts
+from harness.checks.common import new_path, server_counts
 from harness.drive.client import Client
 from harness.drive.receiver import StreamPlan
 from harness.host.clock import seconds_until
@@ -92,10 +92,10 @@ def run_bad_commands(stage: Stage) -> None:
 
 def _start_script(client: Client) -> str:
     """Start a script without #!, and return its path."""
-    write = "printf 'echo hi' > /tmp/jw-$$; chmod +x /tmp/jw-$$; echo /tmp/jw-$$"
-    path = client.output(client.must_start("sh", ["-c", write])).strip()
+    path = new_path("script")
+    client.wait_ended(client.must_start("sh", ["-c", f"echo 'echo hi' > {path}; chmod +x {path}"]))
     client.start(path, label=SCRIPT)
-    client.output(client.must_start("rm", ["-f", path]))
+    client.wait_ended(client.must_start("rm", ["-f", path]))
     return path
 
 
@@ -110,7 +110,7 @@ def _count_descriptors(stage: Stage, server: RunningServer, client: Client) -> D
     """Repeat refused starts; return the server's descriptors before and after."""
 
     def descriptors() -> int:
-        client.output(client.must_start("true"))
+        client.wait_ended(client.must_start("true"))
         return server_counts(stage, server).descriptors
 
     before = descriptors()
