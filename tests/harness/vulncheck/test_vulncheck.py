@@ -5,6 +5,7 @@ import datetime as dt
 import http.client
 import json
 import os
+import re
 import urllib.parse
 import zipfile
 from pathlib import Path
@@ -217,33 +218,36 @@ def test_own_lock_file_and_environment_are_audited_together(tmp_path: Path) -> N
     assert count > 40
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        "-r other.txt\n",
-        "-r {directory}/other.txt\n",
-        "--requirement=other.txt\n",
-        f"Planted == 01.5 {HASH}\n",
-        f"planted[more]==1.5 {HASH}\n",
-        f"planted===1.5.0 {HASH}\n",
-        f"planted==1.5 ; python_version > '3' {HASH}\n",
-        f"\ufeff  planted==1.5 \\\n  {HASH}\n",
-    ],
+# Each names a package of its own, so that one audit shows which forms are read.
+FORMS = (
+    f"\ufeff  with-mark==1.5 \\\n  {HASH}\n",  # a mark stands at the beginning of a file
+    "-r other-1.txt\n",
+    "-r {directory}/other-2.txt\n",
+    "--requirement=other-3.txt\n",
+    f"Capital == 01.5 {HASH}\n",
+    f"with-extra[more]==1.5 {HASH}\n",
+    f"identical===1.5.0 {HASH}\n",
+    f"with-marker==1.5 ; python_version > '3' {HASH}\n",
 )
-def test_vulnerable_pin_is_found_in_every_form(lines: str, tmp_path: Path) -> None:
-    (tmp_path / "other.txt").write_text(f"planted==1.5 {HASH}\n")
+NAMED = {"with-mark", "other-1", "other-2", "other-3", "capital", "with-extra", "identical",
+         "with-marker"}  # fmt: skip
+
+
+def test_vulnerable_pin_is_found_in_every_form(tmp_path: Path) -> None:
+    for name in ("other-1", "other-2", "other-3"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}==1.5 {HASH}\n")
     lock = tmp_path / "lock.txt"
-    lock.write_text(lines.replace("{directory}", str(tmp_path)))
-    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS, PLANTED)))
+    lock.write_text("".join(FORMS).replace("{directory}", str(tmp_path)))
+    planted = [record(name, {"introduced": "1.0"}, {"fixed": "1.6"}) for name in NAMED]
+    done = vulncheck(lock, "--offline", str(dump(tmp_path / "all.zip", *CANARY_RECORDS, *planted)))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "FOUND planted 1.5" in done.stdout
+    assert len(NAMED) == len(FORMS)
+    assert set(re.findall(r"^FOUND (\S+) 1\.5", done.stdout, re.MULTILINE)) == NAMED
 
 
-@pytest.mark.parametrize("proxy", ["http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"])
-def test_own_endpoint_is_never_queried_through_proxy(
-    proxy: str, lock: Path, tmp_path: Path
-) -> None:
-    unreachable = {proxy: f"http://127.0.0.1:{free_port()}"}
+def test_own_endpoint_is_never_queried_through_proxy(lock: Path, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    unreachable = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"), url)
     path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS))
     done = vulncheck(lock, "--offline", path, environment=unreachable)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -305,16 +309,19 @@ def test_endpoint_refuses_invalid_queries(body: bytes) -> None:
         assert endpoint.queried() == {("x", Version("1"))}
 
 
-@pytest.mark.parametrize(
-    "changed", [{"schema_version": "2.0.0"}, {"withdrawn": ""}, {"withdrawn": None}]
-)
-def test_record_that_pip_audit_would_drop_is_found(
-    changed: dict[str, str | None], lock: Path, tmp_path: Path
-) -> None:
-    path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS, {**PLANTED, **changed}))
+def test_record_that_pip_audit_would_drop_is_found(tmp_path: Path) -> None:
+    changes: dict[str, dict[str, str | None]] = {
+        "of-another-schema": {"schema_version": "2.0.0"},
+        "withdrawn-by-nobody": {"withdrawn": ""},
+        "withdrawn-never": {"withdrawn": None},
+    }
+    lock = tmp_path / "lock.txt"
+    lock.write_text("".join(f"{name}==1.5 {HASH}\n" for name in changes))
+    records = [{**record(name, {"introduced": "1.0"}), **changes[name]} for name in changes]
+    path = str(dump(tmp_path / "all.zip", *CANARY_RECORDS, *records))
     done = vulncheck(lock, "--offline", path)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "FOUND planted 1.5" in done.stdout
+    assert set(re.findall(r"^FOUND (\S+) 1\.5", done.stdout, re.MULTILINE)) == set(changes)
 
 
 def test_local_version_is_audited_as_its_public_version_too(tmp_path: Path) -> None:
