@@ -162,13 +162,33 @@ def create_checkout(directory: Path, wheel: Path, interpreters: Path) -> Checkou
     )
 
 
+def checkout_with_stand_in(directory: Path, wheel: Path) -> Checkout:
+    pip_directory = Path(pip.__file__).parent
+    interpreters = directory / "interpreters"
+    write_program(interpreters / "python3.13", STANDIN.format(base=BASE, pip=pip_directory))
+    return create_checkout(directory / "checkout", wheel, interpreters)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path, wheel: Path) -> Checkout:
-    pip_directory = Path(pip.__file__).parent
-    write_program(
-        tmp_path / "interpreters/python3.13", STANDIN.format(base=BASE, pip=pip_directory)
-    )
-    return create_checkout(tmp_path / "checkout", wheel, tmp_path / "interpreters")
+    return checkout_with_stand_in(tmp_path, wheel)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Checkout:
+    """Set a checkout up once, and keep a copy of it beside it."""
+    checkout = checkout_with_stand_in(tmp_path_factory.mktemp("ready"), wheel)
+    assert "setting up .venv" in checkout.set_up()
+    shutil.copytree(checkout.directory, checkout.directory.with_name("kept"), symlinks=True)
+    return checkout
+
+
+@pytest.fixture
+def ready(kept: Checkout) -> Checkout:
+    """A checkout that is set up. Its files name its path, so each test's copy is at that path."""
+    shutil.rmtree(kept.directory, ignore_errors=True)  # a test may have moved it
+    shutil.copytree(kept.directory.with_name("kept"), kept.directory, symlinks=True)
+    return kept
 
 
 # Where it goes
@@ -270,31 +290,28 @@ def test_failure_of_venv_is_shown_in_its_own_words(checkout: Checkout, tmp_path:
 # Whether .venv is current
 
 
-def test_copied_checkout_runs_its_own_code(checkout: Checkout, tmp_path: Path) -> None:
-    checkout.set_up()
-    copy = Checkout(tmp_path / "copy", checkout.environment)
-    shutil.copytree(checkout.directory, copy.directory, symlinks=True)
+def test_copied_checkout_runs_its_own_code(ready: Checkout, tmp_path: Path) -> None:
+    copy = Checkout(tmp_path / "copy", ready.environment)
+    shutil.copytree(ready.directory, copy.directory, symlinks=True)
     assert "setting up .venv" in copy.set_up()
-    assert checkout.set_up() == ""
+    assert ready.set_up() == ""
 
 
-def test_moved_checkout_has_a_command_again(checkout: Checkout, tmp_path: Path) -> None:
-    checkout.set_up()
-    moved = Checkout(checkout.directory.rename(tmp_path / "moved"), checkout.environment)
+def test_moved_checkout_has_a_command_again(ready: Checkout, tmp_path: Path) -> None:
+    moved = Checkout(ready.directory.rename(tmp_path / "moved"), ready.environment)
     assert "setting up .venv" in moved.set_up()
 
 
 def test_venv_is_rebuilt_for_another_interpreter_and_when_its_own_is_gone(
-    checkout: Checkout, tmp_path: Path
+    ready: Checkout,
 ) -> None:
-    checkout.set_up()
-    assert checkout.set_up(PYTHON=str(BASE)) == ""
-    other = str(tmp_path / "interpreters/python3.13")
-    assert f"({other})" in checkout.set_up(PYTHON=other)
-    for link in (checkout.directory / ".venv/bin").glob("python*"):
+    assert ready.set_up(PYTHON=str(BASE)) == ""
+    other = str(ready.directory.with_name("interpreters") / "python3.13")
+    assert f"({other})" in ready.set_up(PYTHON=other)
+    for link in (ready.directory / ".venv/bin").glob("python*"):
         link.unlink()
         link.symlink_to("/nonexistent/python")
-    assert "setting up .venv" in checkout.set_up()
+    assert "setting up .venv" in ready.set_up()
 
 
 # What happens in between
@@ -340,36 +357,34 @@ def test_wait_for_another_set_up_is_bounded(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_set_up_leaves_the_old_venv_usable(
-    checkout: Checkout, number: signal.Signals
+    ready: Checkout, number: signal.Signals
 ) -> None:
-    checkout.set_up()
-    checkout.change_lock()
-    with hold(checkout) as process:
+    ready.change_lock()
+    with hold(ready) as process:
         os.killpg(process.pid, number)
         process.communicate(timeout=60)
     assert process.returncode in {128 + number, -number}
-    assert checkout.code_of_command().is_relative_to(checkout.directory)
-    assert checkout.leftovers() == ([".venv-new"] if number == signal.SIGKILL else [])
+    assert ready.code_of_command().is_relative_to(ready.directory)
+    assert ready.leftovers() == ([".venv-new"] if number == signal.SIGKILL else [])
     for name in ("building", "hold"):
-        (checkout.directory / name).unlink()
-    assert "setting up .venv" in checkout.set_up()
+        (ready.directory / name).unlink()
+    assert "setting up .venv" in ready.set_up()
 
 
 @pytest.mark.parametrize("killed_between_renames", [False, True])
 def test_failed_set_up_leaves_the_old_venv_usable(
-    checkout: Checkout, killed_between_renames: bool
+    ready: Checkout, killed_between_renames: bool
 ) -> None:
-    checkout.set_up()
-    checkout.change_lock()
+    ready.change_lock()
     if killed_between_renames:
-        (checkout.directory / ".venv").rename(checkout.directory / ".venv-old")
-    (checkout.directory / "broken").touch()
-    done = checkout.run()
+        (ready.directory / ".venv").rename(ready.directory / ".venv-old")
+    (ready.directory / "broken").touch()
+    done = ready.run()
     assert done.returncode == 1
     assert "the backend is broken" in done.stderr
     assert "pip failed, see its message above. Nothing was changed." in done.stderr
-    assert checkout.code_of_command().is_relative_to(checkout.directory)
-    assert checkout.leftovers() == []
+    assert ready.code_of_command().is_relative_to(ready.directory)
+    assert ready.leftovers() == []
 
 
 # Every other target
