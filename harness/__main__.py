@@ -5,27 +5,29 @@ from typing import Final
 
 import click
 
-from harness.cli.check import check, recheck
-from harness.cli.dialect import dialect
-from harness.cli.identities import identities
-from harness.cli.mutation_score import mutation_score
-from harness.cli.races import races
-from harness.cli.security import security
-from harness.cli.selftest import selftest
-from harness.cli.soak import soak
-from harness.cli.verify import verify
-from harness.cli.vm import vm
-from harness.cli.vulncheck import vulncheck
-from harness.cli.wire import wire
+from harness.program.commands import Commands
 from harness.program.entry import run_program
 
-COMMANDS: Final = (
-    check, recheck, identities, dialect, races, selftest, wire, mutation_score, verify, vulncheck,
-    security, vm, soak,
-)  # fmt: skip
+COMMANDS: Final = Commands(
+    {
+        "check": "harness.cli.check",
+        "recheck": "harness.cli.check",
+        "identities": "harness.cli.identities",
+        "dialect": "harness.cli.dialect",
+        "races": "harness.cli.races",
+        "selftest": "harness.cli.selftest",
+        "wire": "harness.cli.wire",
+        "mutation-score": "harness.cli.mutation_score",
+        "verify": "harness.cli.verify",
+        "vulncheck": "harness.cli.vulncheck",
+        "security": "harness.cli.security",
+        "vm": "harness.cli.vm",
+        "soak": "harness.cli.soak",
+    }
+)
 
 
-@click.group(commands=list(COMMANDS))
+@click.group(commands=COMMANDS)
 @click.option("-v", "--verbose", is_flag=True, help="Log every program that the harness runs.")
 def main(*, verbose: bool) -> None:
     """Test a job worker through its API, and run the VMs that this needs."""

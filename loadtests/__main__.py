@@ -5,14 +5,19 @@ broken, 2 inconclusive: a load was not reached, or the machine or the generator 
 """
 
 import logging
+from typing import Final
 
 import click
 
+from harness.program.commands import Commands
 from harness.program.entry import run_program
-from loadtests.commands import COMMANDS
+
+COMMANDS: Final = Commands(
+    dict.fromkeys(("run", "sweep", "compare", "report"), "loadtests.commands")
+)
 
 
-@click.group(commands=list(COMMANDS))
+@click.group(commands=COMMANDS)
 @click.option("-v", "--verbose", is_flag=True, help="Show every program that is run.")
 def main(*, verbose: bool) -> None:
     """Measure how job workers stream under load, and compare them."""

@@ -334,6 +334,3 @@ def _print_about(facts: Mapping[str, str]) -> None:
     for name, value in facts.items():
         click.echo(click.style(f"{name:12}", dim=True) + value)
     click.echo()
-
-
-COMMANDS: Final = (run, sweep, compare, report)

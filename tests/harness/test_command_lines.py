@@ -147,6 +147,26 @@ def test_every_option_refuses_the_bad_values_of_its_kind(
         assert "\n" not in refused.value.message
 
 
+@pytest.mark.parametrize("program", [harness, loadtests])
+def test_every_command_has_the_name_that_it_is_listed_by(program: click.Group) -> None:
+    assert [command.name for command in program.commands.values()] == list(program.commands)
+
+
+def test_usage_error_imports_no_command() -> None:
+    text = (
+        "import sys, {0}.__main__ as program\n"
+        "try: program.main(['nonsense'], standalone_mode=False)\n"
+        "except Exception as error: print(error)\n"
+        "print(*(name for name in sys.modules if 'grpc' in name or 'numpy' in name))\n"
+    )
+    for program in PROGRAMS:
+        done = subprocess.run(
+            [sys.executable, "-c", text.format(program)], cwd=ROOT, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert done.stdout == "No such command 'nonsense'.\n\n"
+
+
 def test_the_rows_are_of_all_options_and_kinds() -> None:
     kinds = {parameter.type.name for _, _, parameter in EVERY}
     assert set(BAD) <= kinds
