@@ -104,3 +104,12 @@ def test_jobs_run_as_the_user_of_the_setting(certificates: Certificates) -> None
     with launched_server(certificates, "--job-user", "nobody") as (_, address):
         run = runner(command_environment(address, certificates))
         assert run("start", "--stream", "id", "-un").stdout == "nobody\n"
+
+
+def test_no_job_gets_a_descriptor_that_the_server_was_given(certificates: Certificates) -> None:
+    given = ("sh", "-c", 'exec "$0" "$@" 3</dev/null 4</dev/null', COMMAND)
+    finds = "for n in 3 4 5; do test -e /proc/$$/fd/$n && echo $n; done; echo none else"
+    with launched_server(certificates, program=given) as (process, address):
+        assert os.path.realpath(f"/proc/{process.pid}/fd/3") == "/dev/null"
+        run = runner(command_environment(address, certificates))
+        assert run("start", "--stream", "sh", "-c", f"'{finds}'").stdout == "none else\n"
