@@ -308,12 +308,3 @@ def test_action_generates_certificates_and_refuses_another_command(
     text, outputs, summary = run_action("judge", programs, tmp_path, 2, JUDGE_COMMAND="chekc")
     assert "it must be check or identities" in text
     assert (outputs, summary) == ({}, "")
-
-
-def test_container_copies_what_the_wheel_is_built_from() -> None:
-    folder = ROOT / ".github" / "container"
-    copied = set(re.findall(r"^COPY (\w+) ", (folder / "Containerfile").read_text(), re.MULTILINE))
-    sent = (folder / "Containerfile.dockerignore").read_text().splitlines()
-    assert {f"!{name}" for name in copied} | {"*", "**/__pycache__"} == set(sent)
-    text = (ROOT / "harness" / "pyproject.toml").read_text()
-    assert set(re.findall(r'^"\.\./(\w+)', text, re.MULTILINE)) <= copied

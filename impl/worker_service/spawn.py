@@ -395,16 +395,16 @@ def _spawn_error(
     if number in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}:
         cause = " inside the job's limits" if cgroup is not None else ""
         return HostExhaustedError(f"{text}; the host has no room for another process{cause}")
-    if number == errno.ENOEXEC:
-        return CannotExecuteError(f"{text}; not a program for this machine; a script needs '#!'")
     if number == errno.ENOENT:
         if cgroup is not None and not cgroup.exists():
-            return HostExhaustedError(
-                f"{text}; the job's cgroup {cgroup.path} was removed externally"
-            )
+            return HostExhaustedError(f"{text}; the job's cgroup {cgroup.path} was removed")
         _check_working_directory(command.working_directory)
         return CannotExecuteError(f"{text}; the file exists, its interpreter or loader does not")
-    return CannotExecuteError(text)
+    note = {
+        errno.ENOEXEC: "; not a program for this machine; a script needs '#!'",
+        errno.EOPNOTSUPP: "; clone3, which limits need, is refused by seccomp",
+    }.get(number, "")
+    return CannotExecuteError(text + note)
 
 
 def require_job_user(user: JobUser) -> None:

@@ -1,5 +1,6 @@
 """Real children: what they inherit, how they end, and why some cannot start."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.descriptors import open_descriptors
+from worker_service import spawn as spawn_module
 from worker_service.errors import (
     CannotExecuteError,
     CommandNotFoundError,
@@ -201,6 +203,13 @@ BAD_COMMANDS: list[tuple[Callable[[Path], Command], type[JobWorkerError], str]] 
     (lambda _: Command("true", environment={"a=b": "x"}), InvalidRequestError, "environment key"),
     (lambda _: Command("true", environment={"a": "x\0"}), InvalidRequestError, "NUL"),
 ]
+
+
+def test_error_of_a_seccomp_filter_as_container_engines_have_it_names_the_filter() -> None:
+    # glibc's, for clone3 with a cgroup that ends with ENOSYS.
+    error = spawn_module._spawn_error(errno.EOPNOTSUPP, b"/bin/true", Command("true"), None)
+    assert isinstance(error, CannotExecuteError)
+    assert "clone3, which limits need, is refused by seccomp" in str(error)
 
 
 @pytest.mark.parametrize(("make", "error", "text"), BAD_COMMANDS)
