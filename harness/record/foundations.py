@@ -170,7 +170,11 @@ def attributed(
         promise = cause.promise
         return promise not in named or promise in {finding.promise, *finding.rests_on}
 
-    causes = [each for each in broken if each.owner != name and each.relied_on(history)]
+    causes = [
+        each
+        for each in broken
+        if each.owner != name and (each.promise in named or each.relied_on(history))
+    ]
     causes = [cause for cause in causes if any(explains(cause, each) for each in bad)]
     bad = [each for each in bad if any(explains(cause, each) for cause in causes)]
     if not bad:

@@ -307,14 +307,16 @@ def judge_windows(history: History) -> Iterator[Finding]:
     """Each holds one slot, harms no other reader, and frees the slot."""
     seen = history.the(StalledReaders)
     reader = history.stream("reader beside them")
-    yield all_exact("a reader beside them receives everything", [reader], seen.log_bytes)
+    exact = all_exact("a reader beside them receives everything", [reader], seen.log_bytes)
+    yield resting_on(exact, *OUTPUT)
     if seen.filled:
         code = history.stream("one too many").code
         yield equal("each stalled stream holds a slot", code, "RESOURCE_EXHAUSTED")
-    yield in_time(
+    freed = in_time(
         "their slots are free after they disconnected", seen.freed_after_s,
         FREED_S + LAST_LOOK_S, LAST_LOOK_WHY,
     )  # fmt: skip
+    yield resting_on(freed, *OUTPUT)
     yield from judge_victim(history)
     # The server decides these, so they are last: no fault before them is excused by them.
     yield assumed("the stalled streams had started", true=seen.started, got=seen.started)
