@@ -20,7 +20,8 @@ MIB = 1024 * 1024
 CGROUP = "/sys/fs/cgroup/container"
 PORT = 50099
 PROGRAM = "/usr/local/bin/container-start"
-# What an engine does: a cgroup for the container, as the root of its namespace, mounted writable.
+# What an engine and the image's init do: a cgroup for the container, as the root of its namespace,
+# mounted writable; an init that waits for the program.
 START = f"""\
 set -e
 mkdir {CGROUP}
@@ -28,7 +29,9 @@ echo $$ > {CGROUP}/cgroup.procs
 echo $$ > /run/container.pid
 exec unshare --cgroup --mount sh -ec '
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    exec {PROGRAM} --listen 10.0.2.15:{PORT} --ca ca.crt --cert server.crt --key server.key'
+    {PROGRAM} --listen 10.0.2.15:{PORT} --ca ca.crt --cert server.crt --key server.key &
+    echo $! > /run/server.pid
+    wait $!'
 """
 LOG = "/run/container.log"
 START_TIMEOUT_S = 120.0
@@ -47,7 +50,9 @@ def test_server_leaves_the_containers_cgroup_to_its_jobs_whose_limits_bite(
         "the server to listen",
         lambda: guest.require(f"cat {LOG}"),
     )
-    pid = int(guest.require("cat /run/container.pid"))
+    init, server = (
+        guest.require(f"cat /run/{name}.pid").strip() for name in ("container", "server")
+    )
     port = guest.forward(PORT)
     try:
         with Client(
@@ -60,13 +65,14 @@ def test_server_leaves_the_containers_cgroup_to_its_jobs_whose_limits_bite(
             job = client.must_query(job_id)
             waiting = client.must_start("sleep", ["100"])
             assert (job.status, job.signal, job.oom_killed) == ("signaled", 9, True)
-            assert guest.require(f"cat /proc/{pid}/cgroup").strip() == "0::/container/server"
+            groups = guest.require(f"cat /proc/{init}/cgroup /proc/{server}/cgroup").split()
+            assert groups == ["0::/container/server"] * 2
             assert guest.require(f"cat {CGROUP}/jobs/{waiting}/pids.current").strip() == "1"
     finally:
         guest.end_forward(port)
-        guest.require(f"kill -TERM {pid}")
+        guest.require(f"kill -TERM {server}")
         poll_until(
-            lambda: guest.run(f"test -e /proc/{pid}").exit_code or None, 60, "the server's end"
+            lambda: guest.run(f"test -e /proc/{init}").exit_code or None, 60, "the server's end"
         )
     assert guest.run(f"ls -d {CGROUP}/jobs").stdout == ""
     guest.require(f"rmdir {CGROUP}/server {CGROUP}")
