@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> IdentityStore:
     return make_identities(tmp_path_factory.mktemp("identities"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(store: IdentityStore) -> Iterator[LocalServer]:
     with LocalTarget(store, f"{OUR_COMMAND} --no-limits").launch() as running:
         yield running
