@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import open_descriptors
 from tests.support.reactor import on_reactor
 from worker_service.reactor import READABLE, Guarded, Reactor
 
@@ -171,3 +172,10 @@ def test_call_soon_after_stop_writes_to_no_other_descriptor() -> None:
     finally:
         for fd in others:
             os.close(fd)
+
+
+def test_stopped_reactors_leave_no_descriptor() -> None:
+    before = open_descriptors()
+    for _ in range(5):
+        Reactor("test").stop(10)
+    assert open_descriptors() == before
