@@ -1,6 +1,6 @@
 """Pictures of loads: SVG inside the report, PNG for other pages.
 
-They share the theme of the harness's report (`harness.report.theme`). Each axis has its unit; an
+They share the theme of the harness's report (`harness.report.drawing`). Each axis has its unit; an
 axis whose values span a decade is logarithmic, with its ticks labelled.
 """
 
@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from harness.report.charts import Chart
-from harness.report.theme import FAINT, SERIES, SIZE_INCHES, blank, drawing_style, svg
+from harness.report.drawing import FAINT, SERIES, SIZE_INCHES, blank, drawing_style, svg
+from harness.report.theme import Chart
 from loadtests.metrics import BEGUN, BUCKETS, PLANNED, Numbers, Recorded, percentile
 from loadtests.results import LoadResult
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from statistics import median
 from typing import Any, Final, NamedTuple
 
-from harness.report.charts import Chart
+from harness.report.theme import Chart
 from loadtests.charts import Drawing, Points, bars, charts, curves, shares
 from loadtests.figures import Read
 from loadtests.results import Comparison, LoadReport, LoadResult

@@ -41,7 +41,7 @@ def write_all(report: RunReport, directory: Path) -> None:
 
 
 def _write_all(report: RunReport, directory: Path) -> None:
-    # Only this draws, and matplotlib takes almost half of the time to import a command.
+    # Needed at the end of a run only: a command begins without the modules of templates.
     from harness.report.html import Charts, render  # noqa: PLC0415
 
     save_report(report, directory)

@@ -1,6 +1,6 @@
 """Charts of a check's records, as SVG inside an HTML page. A new chart is one entry in `MAKERS`.
 
-Pure and reproducible: the same history gives the same bytes. `theme` has the colours.
+Pure and reproducible: the same history gives the same bytes. `drawing` has the colours.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.record.history import History, UsageCurve
+from harness.report.drawing import SERIES, blank, drawing_style, svg
 from harness.report.series import Lag, Track, lags, throughput, tracks, usage_curves
 from harness.report.summary import counted
 from harness.report.text import one_line
-from harness.report.theme import SERIES, blank, drawing_style, svg
+from harness.report.theme import Chart
 
 _ALERT: Final = SERIES[1]
 _TIME: Final = "time, s"
@@ -30,20 +31,6 @@ _DECIMAL: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 _BINARY: Final = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "bytes"))
 
 type Scale = tuple[float, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart.
-
-    Attributes:
-        title, caption: plain text, not escaped.
-        svg: an `<svg>` element without declaration, metadata, style sheet or fixed size.
-    """
-
-    title: str
-    caption: str
-    svg: str
 
 
 @dataclass(frozen=True, slots=True)

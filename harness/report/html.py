@@ -19,10 +19,9 @@ from harness.record.results import CheckResult, RunReport
 from harness.record.verdict import BrokenError, Finding
 from harness.report import summary
 from harness.report.by_hand import script_of
-from harness.report.charts import Chart, draw
 from harness.report.documented import Documented, documented
 from harness.report.text import bounded
-from harness.report.theme import page_template
+from harness.report.theme import Chart, page_template
 
 FINDINGS_MAX: Final = 200
 DECISIVE_MAX: Final = 5
@@ -60,6 +59,9 @@ class Charts:
             return DrawnCharts(note=f"The records cannot be read: {error}")
         script = script_of(history)
         try:
+            # A report without records draws nothing, and matplotlib takes half a second to import.
+            from harness.report.charts import draw  # noqa: PLC0415
+
             return DrawnCharts(tuple(draw(history, id_prefix)), script=script)
         except Exception as error:  # noqa: BLE001 - see the docstring
             kind = "" if isinstance(error, BrokenError) else f"{type(error).__name__}: "

@@ -6,7 +6,8 @@ import re
 from xml.etree import ElementTree as ET
 
 from harness.record.history import Cause, History, Interruption, Outcome, Stream, UsageCurve
-from harness.report.charts import LINES_MAX, Chart, draw
+from harness.report.charts import LINES_MAX, draw
+from harness.report.theme import Chart
 from tests.harness.report.sample import reader
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -3,6 +3,8 @@
 import dataclasses
 import html
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -10,11 +12,12 @@ import pytest
 from harness.checks import ALL
 from harness.record.known_failing import KnownFailure
 from harness.record.verdict import Finding, Verdict
-from harness.report.charts import Chart
 from harness.report.documented import documented
 from harness.report.html import FINDINGS_MAX, DrawnCharts, render
+from harness.report.theme import Chart
 from tests.harness.report.cases import report_of, result_of
 from tests.harness.report.sample import NASTY
+from tests.test_tidy import ROOT
 
 VOID = {"meta", "input"}
 APART = {"dt", "dd", "th", "td"}
@@ -226,3 +229,8 @@ def test_page_without_scripts_hides_only_the_filter() -> None:
     elements = Page(render(report_of(result_of("a.one", Verdict.PASS)))).elements
     hidden = [attributes.get("id") for _, attributes in elements if "hidden" in attributes]
     assert hidden == ["filter"]
+
+
+def test_page_without_charts_needs_no_matplotlib() -> None:
+    text = "import sys, harness.report.html; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=True)
