@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.checks.check import Check, Need, Scale, Stage
-from harness.checks.common import KIB, MIB, WriterJob, WriterStep, open_gate, start_writer
-from harness.checks.streams.plans import BURSTS, PYTHON
+from harness.checks.common import MIB, WriterJob, WriterStep, open_gate, start_writer
+from harness.checks.streams.plans import BURSTS, PYTHON, bytes_for_readers
 from harness.drive.streamers import ConcurrentReaders, Reader
 from harness.host.clock import measured_window
 from harness.judge.promises import answered, equal, floor
@@ -17,6 +17,7 @@ from harness.record.verdict import Finding, UnsupportedError
 # -- one job, followed from its first byte --------------------------------------------------------
 
 READ_TIMEOUT_S: Final = 180.0
+THOUSAND_MESSAGES: Final = 32  # for each: with 4 KiB each, so many took a minute on two processors
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,9 @@ def run_thousand(stage: Stage) -> None:
     """Run 1000 readers of one job."""
     if stage.scale is Scale.SMALL:
         raise UnsupportedError("a native processor, which 1000 readers need")
-    _follow(stage, (1000,), (WriterStep(256 * KIB, pause_ms=100, repeat=4),))
+    with stage.client() as client:
+        size_bytes = bytes_for_readers(stage, client, MIB, THOUSAND_MESSAGES)
+    _follow(stage, (1000,), (WriterStep(size_bytes // 4, pause_ms=100, repeat=4),))
 
 
 THOUSAND: Final = Check(

@@ -7,7 +7,7 @@ from typing import Final
 
 from harness.checks.check import Check, Stage
 from harness.checks.common import MIB, WriterStep, open_gate, start_writer
-from harness.checks.streams.plans import PYTHON
+from harness.checks.streams.plans import PYTHON, bytes_for_readers
 from harness.drive.streamers import READERS_PER_PROCESS, ConcurrentReaders, Reader
 from harness.judge.promises import at_most_s, equal, floor, in_time
 from harness.judge.streams import all_exact
@@ -15,6 +15,8 @@ from harness.record.history import History, Observation, Stream
 from harness.record.verdict import Finding
 
 READ_TIMEOUT_S: Final = 150.0
+MESSAGES: Final = 256  # for each, if the server's messages are small
+FLOOD_WRITES: Final = 8
 FIRST_BYTE_S: Final = 5.0
 FIRST_BYTE_WHY: Final = "a handshake and a call, beside as many others"
 # Streams that take turns message by message end almost together; so does half of them, while the
@@ -22,6 +24,7 @@ FIRST_BYTE_WHY: Final = "a handshake and a call, beside as many others"
 SHARE: Final = 2.0
 SHARE_WHY: Final = "the readers' own processes compete for the processors, too"
 EARLY: Final = "early"
+READER: Final = "reader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,12 @@ def run_stampede(stage: Stage) -> None:
     early = -(-count // (READERS_PER_PROCESS - 1))
     files, address = stage.target.identities.files("user"), stage.server.address
     with stage.client() as client:
-        flood = [WriterStep(MIB, repeat=stage.pick(full=8, small=1))]
+        most_bytes = stage.pick(full=8, small=1) * MIB
+        size_bytes = bytes_for_readers(stage, client, most_bytes, MESSAGES)
+        flood = [WriterStep(size_bytes // FLOOD_WRITES, repeat=FLOOD_WRITES)]
         writer = start_writer(stage, client, flood, gated=True)
         names = [f"{EARLY} {number}" for number in range(early)]
-        names += [f"reader {number}" for number in range(count)]
+        names += [f"{READER} {number}" for number in range(count)]
         readers = [
             Reader(
                 name,
@@ -79,7 +84,7 @@ def judge_stampede(history: History) -> Iterator[Finding]:
     """The last first byte is in time, every byte is right, and the last end is near the others."""
     seen = history.the(Stampede)
     yield floor("processes of readers that are ready before the flood", seen.joined, seen.early)
-    streams = [each for each in history.streams() if not each.label.startswith(EARLY)]
+    streams = [each for each in history.streams() if each.label.startswith(READER)]
     yield equal("every reader's stream ends", len(streams), seen.readers)
     yield in_time(
         "each reader that connects during a flood has its first byte",
