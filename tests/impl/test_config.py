@@ -263,6 +263,8 @@ def test_defaults_are_accepted() -> None:
     for setting in SETTINGS:
         if setting.default is not None:
             assert rule(setting).accept(setting.default) == setting.default
+            shown = rule(setting).text(setting.default)
+            assert rule(setting).accept(shown) == setting.default
 
 
 @every_number
