@@ -12,11 +12,17 @@ from worker_service.timers import Timers
 LONG_S = 60.0
 
 
+def timer_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "rpc_timers"}
+
+
 @pytest.fixture
 def timers() -> Iterator[Timers]:
+    before = timer_threads()
     running = Timers()
     yield running
     running.close()
+    assert timer_threads() == before
 
 
 def test_timer_repeats_after_the_seconds_it_returns_until_infinity(timers: Timers) -> None:
