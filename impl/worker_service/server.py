@@ -50,6 +50,9 @@ _THREADS_MIN: Final = _SPARE_THREADS + 32
 # Of each method, accepted at a time: of a thousand that arrive beside as many streams, the last
 # waits 16 rounds of gRPC's queue.
 _CALLS_AT_A_TIME: Final = 64
+# Calls that wait for that: beyond, gRPC cancels them without a reason (by default from 1000 on, at
+# random). As many as the server admits may begin at once, and as many more, to be refused.
+_WAITING_CALLS_MIN: Final = 4096
 _EVERY_ADDRESS: Final = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 # The signals that stop the server: SIGTERM always; the others unless the server inherits them as
 # ignored, which `nohup` does with SIGHUP, and a shell without job control with SIGINT and SIGQUIT
@@ -58,13 +61,20 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIG
 _SERVICE_NAME: Final = jobworker_pb2.DESCRIPTOR.services_by_name["JobWorker"].full_name
 
 
+def _calls_max(settings: Settings) -> int:
+    return settings.max_streams + 2 * settings.unary_threads + _SPARE_THREADS
+
+
 def channel_options(settings: Settings) -> list[tuple[str, int]]:
     """Return gRPC's options for a server; `config.Settings` explains what each affects."""
 
     def milliseconds(seconds: float) -> int:
         return int(seconds * 1000)
 
+    waiting_calls = max(_WAITING_CALLS_MIN, 2 * _calls_max(settings))
     return [
+        ("grpc.server.max_pending_requests", waiting_calls),
+        ("grpc.server.max_pending_requests_hard_limit", waiting_calls),
         # Otherwise two servers could share one port, and silently split its clients.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", milliseconds(settings.keepalive_time)),
@@ -133,7 +143,7 @@ class Server:
             self._close_hierarchy()
             raise
         self.admission = Admission(settings.max_streams)
-        self._calls_max = settings.max_streams + 2 * settings.unary_threads + _SPARE_THREADS
+        self._calls_max = _calls_max(settings)
         self._pool = Pool(self._calls_max, _SPARE_THREADS)
         self._gate = Gate(
             self.admission, self._doorkeeper, settings.unary_threads, self._pool.idle_threads

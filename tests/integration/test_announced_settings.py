@@ -14,6 +14,7 @@ from h2.settings import SettingCodes
 from harness.drive.net.http2 import grpc_headers, grpc_message
 from harness.drive.net.tls_client import TlsConnection, client_context
 from jobworker.v1 import jobworker_pb2 as pb
+from jobworker.v1 import jobworker_pb2_grpc
 from tests.support.service import Certificates, channel_for, running_server
 from worker_service.config import Settings
 from worker_service.server import Server
@@ -140,3 +141,18 @@ def test_server_without_reflection_does_not_offer_it(certificates: Certificates)
         with pytest.raises(grpc.RpcError) as refused:
             list(stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT_S))
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_crowd_that_begins_at_once_is_answered_or_refused_and_never_cancelled(
+    certificates: Certificates,
+) -> None:
+    """gRPC cancels calls that wait to be taken, from 1000 on by default, at random."""
+    with (
+        running_server(certificates, max_concurrent_streams=5000) as server,
+        channel_for(server.address, certificates.user) as channel,
+    ):
+        stub = jobworker_pb2_grpc.JobWorkerStub(channel)
+        request = pb.QueryJobRequest(job_id="not an id")
+        calls = [stub.QueryJob.future(request, timeout=60) for _ in range(3000)]
+        codes = {call.code().name for call in calls}
+    assert codes <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}

@@ -29,6 +29,12 @@ ADMITTED: Final = """\
 """
 
 MUTANTS: Final = (
+    Mutation(
+        "calls that wait to be taken are cancelled from 1000 on",
+        (Edit("server.py", "max(_WAITING_CALLS_MIN, 2 * _calls_max(settings))", "1000"),),
+        "tests/integration/test_announced_settings.py::"
+        "test_crowd_that_begins_at_once_is_answered_or_refused_and_never_cancelled",
+    ),
     # Streams.
     Mutation(
         "a silent stream does not renew its lease",
